@@ -1,0 +1,286 @@
+"""One row of the table: operands, a check of every provider, the times, and what they mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from bandwidth import Bandwidth
+from peers import OURS, Functions, Library, OwnLibrary, as_tuple
+from problems import Problem, footprint, laid_out, operand_shapes, random_operands
+from timing import Arguments, EventClock, HostClock, Provider, Settings, interleave, paired_ratio
+
+from nnkernels.dispatch.dtypes import ELEMENTS
+from nnkernels.registry import all_ops
+
+# More sets would only cost time to make.
+_MOST_SETS = 64
+# Elements of an elementwise op that are compared with the reference, which takes some
+# microseconds an element.
+_CHECKED_ELEMENTS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What stays the same from row to row.
+
+    Attributes
+    ----------
+    xp
+        NumPy, or CuPy on a GPU.
+    warm_bytes
+        What a call may touch and still be timed with warm caches, on purpose.
+    cache_bytes
+        The last-level cache, which the sets of larger calls must exceed.
+    out
+        Whether results are written into arrays made beforehand, where a provider can.
+    """
+
+    xp: Any
+    backend: str
+    peers: list[Library]
+    clock: HostClock | EventClock
+    settings: Settings
+    warm_bytes: int
+    cache_bytes: int
+    memory_bytes: Callable[[], int]
+    copy: Bandwidth | None
+    out: bool
+
+
+def measure(problem: Problem, bench: Bench) -> dict[str, Any]:
+    """Time a problem, and return its row for the result file."""
+    operands = random_operands(problem, lambda name, x: _forward(problem, bench, name, x))
+    sets, results, traffic = _buffers(problem, bench, operands)
+    row = _described(problem, bench, traffic, len(sets), footprint(problem, _bytes(results[0])))
+    expected = _expected(problem, operands)
+    providers = []
+    for library in (OwnLibrary(), *bench.peers):
+        entry: dict[str, Any] = {}
+        row["timings"][library.name] = entry
+        functions = library.functions(problem)
+        if functions is None:
+            entry.update(status="missing", message=f"{library.name} has no such function")
+            continue
+        try:
+            provider, entry["out"] = _provider(library, functions, bench.out, sets, results)
+            got = provider.call(*provider.sets[0])
+            error = _error(expected, [library.export(part) for part in as_tuple(got)], problem)
+        except Exception as reason:  # whatever a peer raises, the rest goes on
+            entry.update(status="failed", message=f"{type(reason).__name__}: {reason}")
+            continue
+        # Written so that NaN, which compares as false, is wrong too. JSON has no infinity.
+        entry["status"] = "ok" if error <= 1 else "wrong"
+        entry["error_of_tolerance"] = error if math.isfinite(error) else None
+        if entry["status"] == "ok":
+            providers.append(provider)
+    if providers:
+        _time(row, providers, bench)
+    return row
+
+
+def failed_row(problem: Problem, bench: Bench, reason: Exception) -> dict[str, Any]:
+    """The row of a problem that could not be set up."""
+    row = _described(problem, bench, 0, 0, 0)
+    row["timings"][OURS] = {"status": "failed", "message": f"{type(reason).__name__}: {reason}"}
+    return row
+
+
+def _forward(problem: Problem, bench: Bench, name: str, x: np.ndarray) -> np.ndarray:
+    axis = {} if problem.axis is None else {"axis": problem.axis}
+    return OwnLibrary().export(all_ops()[name].function(bench.xp.asarray(x), **axis))
+
+
+# ---- buffers -------------------------------------------------------------------------------
+
+
+def _buffers(
+    problem: Problem, bench: Bench, operands: list[np.ndarray]
+) -> tuple[list[Arguments], list[Arguments], int]:
+    """Sets of operands in different memory, results to match, and the bytes that a call moves."""
+    op = problem.record
+    first = _set(problem, bench, operands)
+    result = as_tuple(op.function(*first, **problem.options))
+    touched = footprint(problem, _bytes(result))
+    count = 1
+    if touched > bench.warm_bytes:
+        count = min(_MOST_SETS, 1 + math.ceil(2 * bench.cache_bytes / touched))
+    count = max(1, min(count, bench.memory_bytes() // 2 // touched))
+    sets = [first, *(_set(problem, bench, operands) for _ in range(count - 1))]
+    results = [result, *(tuple(map(bench.xp.empty_like, result)) for _ in range(count - 1))]
+    for arrays in results:
+        for array in arrays:
+            array[...] = 0  # so that the memory is really there
+    traffic = sum(a.nbytes for a in first + result)
+    if op.traffic is not None:
+        traffic = op.traffic(first, result)
+    return sets, results, traffic
+
+
+def _set(problem: Problem, bench: Bench, operands: list[np.ndarray]) -> Arguments:
+    return tuple(laid_out(bench.xp, bench.xp.asarray(x), problem.layout) for x in operands)
+
+
+def _bytes(arrays: Arguments) -> int:
+    return sum(array.nbytes for array in arrays)
+
+
+def _provider(
+    library: Library,
+    functions: Functions,
+    out: bool,
+    sets: list[Arguments],
+    results: list[Arguments],
+) -> tuple[Provider, bool]:
+    """A provider on its views of the buffers, and whether it writes into given results."""
+    adopted = [tuple(map(library.adopt, arguments)) for arguments in sets]
+    if not out or functions.call_out is None:
+        return Provider(library.name, functions.call, tuple(adopted)), False
+    call_out = functions.call_out
+    adopted = [
+        (library.adopt(result), *arguments)
+        for arguments, (result,) in zip(adopted, results, strict=True)
+    ]
+    return (
+        Provider(library.name, lambda y, *xs: call_out(*xs, out=y), tuple(adopted)),
+        True,
+    )
+
+
+# ---- the check -----------------------------------------------------------------------------
+
+
+def _expected(problem: Problem, operands: list[np.ndarray]) -> tuple[Any, tuple[np.ndarray, ...]]:
+    """The reference's results, and the index at which they stand in a result (or ...)."""
+    op = problem.record
+    large = math.prod(problem.shape) > 4 * _CHECKED_ELEMENTS
+    alike = len({x.shape for x in operands}) == 1 and problem.axis is None
+    if not (op.family == "elementwise" and large and alike):
+        return ..., as_tuple(op.reference(*operands, **problem.options))
+    # The two ends, where a kernel handles what is left of a vector, and a sample between.
+    size = math.prod(problem.shape)
+    sample = np.random.default_rng(2).integers(0, size, _CHECKED_ELEMENTS)
+    flat = np.concatenate([np.arange(1024), sample, np.arange(size - 1024, size)])
+    index = np.unravel_index(flat, problem.shape)
+    return index, as_tuple(op.reference(*(x[index] for x in operands)))
+
+
+def _error(expected: Any, results: list[np.ndarray], problem: Problem) -> float:
+    """The largest error, as a multiple of what is tolerated."""
+    index, references = expected
+    if len(results) != len(references):
+        return math.inf
+    worst = 0.0
+    for got, reference in zip(results, references, strict=True):
+        if got[index].shape != reference.shape:
+            return math.inf
+        wide = np.complex128 if reference.dtype.kind == "c" else np.float64
+        right = reference.astype(wide)
+        error = np.abs(got[index].astype(wide) - right)
+        size = np.abs(right)
+        tolerated = tolerance(problem) * (size + size.max(initial=0.0)) + 1e-300
+        worst = max(worst, float(np.max(error / tolerated, initial=0.0)))
+        if np.isnan(error).any():
+            return math.nan
+    return worst
+
+
+def tolerance(problem: Problem) -> float:
+    """Rounding of the element type, and of sums in the type in which they are made.
+
+    Relative to an element plus the largest one. Expressions of NumPy and CuPy round after every
+    step, hence eight units in the last place.
+    """
+    record = ELEMENTS[problem.dtype]
+    if record.kind in "iu":
+        return 0.0
+    length = max(math.prod(shape) for shape in operand_shapes(problem))
+    if problem.record.family == "rows":
+        length = problem.shape[problem.axis or 0]
+    elif problem.record.family == "elementwise" and not problem.op.startswith("prelu"):
+        length = 1
+    single = record.compute_name in ("float32", "complex64")
+    computed = np.finfo(np.float32 if single else np.float64).eps
+    stored = {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(problem.dtype, computed)
+    return float(8 * stored + 4 * math.sqrt(length) * computed)
+
+
+# ---- the numbers ---------------------------------------------------------------------------
+
+
+def _described(
+    problem: Problem, bench: Bench, traffic: int, sets: int, touched: int
+) -> dict[str, Any]:
+    op = problem.record
+    flops = op.flops(operand_shapes(problem), problem.options) if op.flops else None
+    return {
+        "op": problem.op,
+        "family": op.family,
+        "shape": list(problem.shape),
+        "dtype": problem.dtype,
+        "axis": problem.axis,
+        "layout": problem.layout,
+        "backend": bench.backend,
+        "out": bench.out,
+        "bytes": traffic,
+        "flops": flops,
+        "sets": sets,
+        "sets_bytes": sets * touched,
+        "caches": _caches(bench, sets * touched),
+        "timings": {},
+        "ratios": {},
+        "best_peer": None,
+        "ratio": None,
+        "paired_ratio": None,
+        "bytes_per_s": None,
+        "copy_share": None,
+        "flops_per_s": None,
+        "target": None,
+    }
+
+
+def _caches(bench: Bench, sets_bytes: int) -> str:
+    """Whether the buffers in turn exceed the last-level cache."""
+    return "exceeded" if sets_bytes > bench.cache_bytes else "warm"
+
+
+def _time(row: dict[str, Any], providers: list[Provider], bench: Bench) -> None:
+    timings = interleave(providers, bench.clock, bench.settings)
+    for name, timing in timings.items():
+        row["timings"][name].update(timing.summary())
+    ours = timings.pop(OURS, None)
+    if ours is None:
+        return
+    row["bytes_per_s"] = row["bytes"] / ours.median
+    if row["flops"]:
+        row["flops_per_s"] = row["flops"] / ours.median
+    if bench.copy is not None and row["caches"] == "exceeded":
+        row["copy_share"] = row["bytes_per_s"] / bench.copy.bytes_per_s
+    row["ratios"] = {name: timing.median / ours.median for name, timing in timings.items()}
+    if timings:
+        best = min(timings, key=lambda name: timings[name].median)
+        row["best_peer"] = best
+        row["ratio"] = row["ratios"][best]
+        row["paired_ratio"] = paired_ratio(timings[best], ours)
+
+
+def judge(row: dict[str, Any], problem: Problem) -> None:
+    """Add to a row what was asked of it, and whether it is met (None: could not be told)."""
+    target = problem.target
+    if target is None:
+        return
+    if target.kind == "seconds":
+        measured = row["timings"][OURS].get("median_s")
+        met = None if measured is None else measured <= target.limit
+    else:
+        measured = row["ratios"].get("torch")
+        met = None if measured is None else measured >= target.limit
+    row["target"] = {
+        "kind": target.kind,
+        "limit": target.limit,
+        "measured": measured,
+        "met": met,
+    }

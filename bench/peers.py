@@ -1,0 +1,129 @@
+"""Who is timed: nnkernels, and the libraries whose functions do the same."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import array_functions
+import numpy as np
+import torch_functions
+from problems import Problem
+
+from nnkernels.dispatch.dtypes import numpy_dtype
+
+OURS = "nnkernels"
+PEERS = ("numpy", "torch", "cupy")
+
+
+class Unavailable(Exception):
+    """A peer that cannot take part, and why."""
+
+
+class Functions(NamedTuple):
+    """An op in one library: a call, and one with ``out=`` where the library has that."""
+
+    call: Callable[..., Any]
+    call_out: Callable[..., Any] | None = None
+
+
+def as_tuple(result: Any) -> tuple[Any, ...]:
+    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+
+class OwnLibrary:
+    """nnkernels, on the arrays that the bench makes."""
+
+    name = OURS
+
+    def adopt(self, array: Any) -> Any:
+        return array
+
+    def export(self, array: Any) -> np.ndarray:
+        return array if isinstance(array, np.ndarray) else array.get()
+
+    def functions(self, problem: Problem) -> Functions | None:
+        op = problem.record
+        call = functools.partial(op.function, **problem.options) if problem.options else op.function
+        return Functions(call, call if op.outputs == 1 else None)
+
+
+class ArrayLibrary(OwnLibrary):
+    """NumPy, or CuPy with its special functions: expressions as a user would write them."""
+
+    def __init__(self, name: str, xp: Any, special: Any = None) -> None:
+        self.name = name
+        self._xp, self._special = xp, special
+
+    def functions(self, problem: Problem) -> Functions | None:
+        is_complex = problem.dtype.startswith("complex")
+        table = array_functions.table(self._xp, self._special, problem.axis, is_complex)
+        function = table.get(problem.op)
+        if function is None:
+            return None
+        takes_out = problem.op not in array_functions.WITHOUT_OUT
+        return Functions(function, function if takes_out else None)
+
+
+class TorchLibrary:
+    """PyTorch on the very memory of the arrays, on the CPU or a GPU."""
+
+    name = "torch"
+
+    def __init__(self, torch: Any, threads: int) -> None:
+        self._torch = torch
+        torch.set_num_threads(threads)
+
+    def adopt(self, array: Any) -> Any:
+        if array.dtype.name == "bfloat16":  # NumPy's DLPack knows none: pass the bits
+            return self._share(array.view("uint16")).view(self._torch.bfloat16)
+        return self._share(array)
+
+    def _share(self, array: Any) -> Any:
+        if isinstance(array, np.ndarray):
+            return self._torch.from_numpy(array)
+        return self._torch.from_dlpack(array)
+
+    def export(self, tensor: Any) -> np.ndarray:
+        if tensor.dtype == self._torch.bfloat16:
+            bits = tensor.view(self._torch.uint16).cpu().numpy()
+            return bits.view(numpy_dtype("bfloat16"))
+        return tensor.cpu().numpy()
+
+    def functions(self, problem: Problem) -> Functions | None:
+        pair = torch_functions.table(self._torch, problem.axis).get(problem.op)
+        return None if pair is None else Functions(*pair)
+
+
+Library = OwnLibrary | TorchLibrary
+
+
+def open_peer(name: str, on_gpu: bool, threads: int) -> Library:
+    """A peer by name.
+
+    Raises
+    ------
+    Unavailable
+        If it is not installed, or works on other arrays than those of this run.
+    """
+    if name == "numpy":
+        if on_gpu:
+            raise Unavailable("numpy cannot take CuPy arrays; it is a peer of --backend cpu")
+        return ArrayLibrary("numpy", np)
+    if name == "cupy":
+        if not on_gpu:
+            raise Unavailable("cupy needs arrays on a GPU; it is a peer of --backend cupy")
+        import cupy
+        from cupyx.scipy import special
+
+        return ArrayLibrary("cupy", cupy, special)
+    try:
+        import torch
+    except ImportError as error:
+        raise Unavailable(
+            f'torch cannot be imported ({error}): pip install "nnkernels[bench]"'
+        ) from None
+    if on_gpu and not torch.cuda.is_available():
+        raise Unavailable("this torch has no GPU support")
+    return TorchLibrary(torch, threads)

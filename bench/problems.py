@@ -1,0 +1,282 @@
+"""What is timed: an op, on arrays of a shape, an element type and a layout in memory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
+from nnkernels.registry import Op, all_ops
+
+Shape = tuple[int, ...]
+
+LAYOUTS = ("contiguous", "transposed", "strided")
+
+
+class UsageError(Exception):
+    """A request that cannot be measured; the message says what could."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a measurement should reach: at least so many times PyTorch, or at most so long."""
+
+    kind: str  # "times torch" (at least) or "seconds" (at most)
+    limit: float
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of the table. ``axis`` is None for an op that has none."""
+
+    op: str
+    shape: Shape
+    dtype: str = "float32"
+    axis: int | None = None
+    layout: str = "contiguous"
+    target: Target | None = None
+
+    @property
+    def record(self) -> Op:
+        return all_ops()[self.op]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {} if self.axis is None else {"axis": self.axis}
+
+    @property
+    def label(self) -> str:
+        axis = "" if self.axis is None else f" axis {self.axis}"
+        layout = "" if self.layout == "contiguous" else f" {self.layout}"
+        return f"{self.op} {shape_text(self.shape)}{axis} {self.dtype}{layout}"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+# ---- default problems ----------------------------------------------------------------------
+
+# (shape, axis or None for the op's own, layout). Matrix products are written MxKxN.
+_ROWS = (
+    ((4096, 1024), None, "contiguous"),
+    ((256, 32768), None, "contiguous"),
+    ((65536, 64), None, "contiguous"),
+    ((1024, 4096), 0, "contiguous"),
+)
+_ELEMENTWISE = (
+    ((4096, 4096), None, "contiguous"),
+    ((4096, 4096), None, "transposed"),
+    ((4096, 4096), None, "strided"),
+    ((8, 8), None, "contiguous"),
+)
+_MATMUL = (
+    ((64, 64, 64), None, "contiguous"),
+    ((512, 512, 512), None, "contiguous"),
+    ((16, 128, 128, 128), None, "contiguous"),
+)
+DEFAULTS = {"rows": _ROWS, "elementwise": _ELEMENTWISE, "matmul": _MATMUL}
+
+
+def default_axis(op: Op) -> int | None:
+    """The op's own default for ``axis``, or None if it has no such option."""
+    parameter = inspect.signature(op.function).parameters.get("axis")
+    return None if parameter is None else parameter.default
+
+
+# ---- from the command line -----------------------------------------------------------------
+
+
+def find_ops(names: Sequence[str], backward: bool) -> list[Op]:
+    """Records by name, and with ``backward`` that of each op's gradient after it."""
+    ops = all_ops()
+    found: list[Op] = []
+    for name in names:
+        if name not in ops:
+            raise UsageError(f"no op is called {name!r}; --list names them all")
+        found.append(ops[name])
+        if backward and not name.endswith("_backward"):
+            if f"{name}_backward" not in ops:
+                raise UsageError(f"{name} has no backward function to time")
+            found.append(ops[f"{name}_backward"])
+    return list({op.name: op for op in found}.values())
+
+
+def parse_shape(text: str) -> Shape:
+    sides = text.lower().split("x")
+    if not all(side.isascii() and side.isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(
+            f"{text!r} is not a shape; write whole numbers of at least 1, such as 4096x1024"
+        )
+    return tuple(map(int, sides))
+
+
+def build(
+    ops: Sequence[Op],
+    shapes: Sequence[Shape],
+    dtypes: Sequence[str],
+    layouts: Sequence[str],
+    axis: int | None,
+) -> tuple[list[Problem], list[str]]:
+    """All combinations that make sense, and a message for each kind that does not.
+
+    Parameters
+    ----------
+    shapes, layouts
+        Empty for the defaults of each op.
+    axis
+        None for the default of each op.
+
+    Raises
+    ------
+    UsageError
+        If a dtype or layout is unknown, or nothing is left.
+    """
+    for dtype in dtypes:
+        if dtype not in ELEMENTS:
+            raise UsageError(f"no dtype is called {dtype!r}; there are {', '.join(ELEMENTS)}")
+    for layout in layouts:
+        if layout not in LAYOUTS:
+            raise UsageError(f"no layout is called {layout!r}; there are {', '.join(LAYOUTS)}")
+    problems: list[Problem] = []
+    skipped: dict[str, None] = {}
+    for op in ops:
+        if op.family not in DEFAULTS:
+            raise UsageError(f"bench/problems.py does not know what shapes {op.name} takes")
+        own = default_axis(op)
+        for (shape, case_axis, layout), dtype in product(_cases(op, shapes, layouts), dtypes):
+            chosen = next((a for a in (axis, case_axis) if a is not None), own)
+            problem = Problem(op.name, shape, dtype, None if own is None else chosen, layout)
+            reason = obstacle(problem)
+            if reason:
+                skipped[reason] = None
+            else:
+                problems.append(problem)
+    if not problems:
+        raise UsageError("nothing to time. " + "; ".join(skipped))
+    return list(dict.fromkeys(problems)), list(skipped)
+
+
+def _cases(op: Op, shapes: Sequence[Shape], layouts: Sequence[str]) -> list[Any]:
+    if shapes:
+        return [(shape, None, layout) for shape in shapes for layout in layouts or ("contiguous",)]
+    if layouts:
+        return [
+            (shape, axis, layout)
+            for shape, axis, _ in dict.fromkeys((s, a, None) for s, a, _ in DEFAULTS[op.family])
+            for layout in layouts
+        ]
+    return list(DEFAULTS[op.family])
+
+
+def obstacle(problem: Problem) -> str:
+    """Why a problem cannot be timed, or nothing."""
+    op, rank = problem.record, len(problem.shape)
+    if problem.dtype not in op.dtypes:
+        return f"{op.name} takes {', '.join(op.dtypes)}, not {problem.dtype}"
+    shape = shape_text(problem.shape)
+    if op.family == "matmul" and rank < 3:
+        return f"{op.name}: the shape is MxKxN, or BxMxKxN for a batch, not {shape}"
+    if problem.layout == "transposed" and rank < 2:
+        return f"{op.name}: the transposed layout needs two axes, and {shape} has one"
+    if problem.axis is None:
+        return ""
+    if not -rank <= problem.axis < rank:
+        return f"{op.name}: {shape} has no axis {problem.axis}"
+    if op.name.removesuffix("_backward") == "glu" and problem.shape[problem.axis] % 2:
+        return f"{op.name} halves its axis, whose length in {shape} is odd"
+    return ""
+
+
+# ---- arrays --------------------------------------------------------------------------------
+
+
+def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
+    """The shape of each array argument."""
+    op, shape, axis = problem.record, problem.shape, problem.axis or 0
+    if op.family == "matmul":
+        *batch, m, k, n = shape
+        matrices = {"x1": (m, k), "x2": (k, n), "dy": (m, n)}
+        return tuple((*batch, *matrices[name]) for name in op.arrays)
+    special: dict[str, Shape] = {}
+    if op.name.startswith("prelu"):
+        special["weight"] = (shape[axis],)
+    elif op.name == "glu_backward":
+        special["dy"] = _replaced(shape, axis, shape[axis] // 2)
+    elif op.name == "logsumexp_backward":
+        special["dy"] = special["y"] = tuple(np.delete(shape, axis).tolist())
+    return tuple(special.get(name, shape) for name in op.arrays)
+
+
+def _replaced(shape: Shape, axis: int, side: int) -> Shape:
+    sides = list(shape)
+    sides[axis] = side
+    return tuple(sides)
+
+
+def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
+    """Contiguous NumPy operands with normally distributed values, never zeros.
+
+    ``forward(name, x)`` computes the result that a gradient takes as its argument ``y``.
+    """
+    random = np.random.default_rng(1)
+    dtype = numpy_dtype(problem.dtype)
+    op, shapes = problem.record, operand_shapes(problem)
+    arrays = {name: _random(random, s, dtype) for name, s in zip(op.arrays, shapes, strict=True)}
+    if op.name.endswith("_backward") and "y" in arrays:
+        x = arrays["x"] if "x" in arrays else _random(random, problem.shape, dtype)
+        arrays["y"] = forward(op.name.removesuffix("_backward"), x)
+    return list(arrays.values())
+
+
+def _random(random: np.random.Generator, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray:
+    if dtype.kind in "iu":
+        return random.integers(0 if dtype.kind == "u" else -50, 50, shape).astype(dtype)
+    values = random.standard_normal(shape, np.float32)
+    if dtype.kind == "c":
+        return (values + 1j * random.standard_normal(shape, np.float32)).astype(dtype)
+    return values.astype(dtype)
+
+
+def laid_out(xp: Any, values: Any, layout: str) -> Any:
+    """A new array of the library ``xp`` with the values, in a layout."""
+    shape, dtype = values.shape, values.dtype
+    if layout == "transposed" and len(shape) > 1:
+        view = xp.empty((*shape[:-2], shape[-1], shape[-2]), dtype).swapaxes(-1, -2)
+    elif layout == "strided" and shape:
+        view = xp.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2]
+    else:
+        view = xp.empty(shape, dtype)
+    view[...] = values
+    return view
+
+
+def footprint(problem: Problem, results: int) -> int:
+    """Bytes of memory that one set of operands and results spans."""
+    stretch = 2 if problem.layout == "strided" else 1
+    itemsize = numpy_dtype(problem.dtype).itemsize
+    return sum(prod(shape) for shape in operand_shapes(problem)) * itemsize * stretch + results
+
+
+def check_memory(problems: Sequence[Problem], free_bytes: int) -> None:
+    """Refuse what does not fit into memory.
+
+    Raises
+    ------
+    UsageError
+        Naming the first such problem.
+    """
+    for problem in problems:
+        # Operands, a contiguous copy of them, the result, and the reference's in float64.
+        needed = 6 * footprint(problem, 0)
+        if needed > free_bytes:
+            raise UsageError(
+                f"{problem.label} needs some {needed / 2**30:.1f} GiB of memory, and "
+                f"{free_bytes / 2**30:.1f} GiB are free; give a smaller --shape"
+            )

@@ -1,0 +1,191 @@
+"""The result of a run: as tables on the terminal, and as a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peers import OURS
+from problems import shape_text
+
+SCHEMA = 1
+Row = dict[str, Any]
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def text(result: dict[str, Any]) -> str:
+    """All that is printed of a result."""
+    parts = [heading(result)]
+    if result["copy"]:
+        parts.append(copy_text(result["copy"]))
+    if result["rows"]:
+        parts.append(table(result["rows"], result["peers"]))
+    if result["checks"]:
+        parts.append(checks_table(result["checks"]))
+    return "\n".join([*parts, *problems_text(result["rows"])])
+
+
+def heading(result: dict[str, Any]) -> str:
+    """Device, threads, versions, and whether results are allocated."""
+    facts, versions = result["machine"], result["versions"]
+    if facts["gpu"]:
+        device = facts["gpu"]["name"]
+    else:
+        device = f"{facts['cpu']}, {result['threads']} threads"
+    names = dict.fromkeys(["nnkernels", "numpy", *result["peers"]])
+    used = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
+    how = "results into out=" if result["out"] else "results allocated by the call"
+    return f"{device}, {how}; {used}"
+
+
+# ---- tables --------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row], peers: Sequence[str]) -> str:
+    """One line for each row of a result file."""
+    columns = ["op", "shape", "axis", "dtype", "layout", OURS, *peers]
+    columns += ["ratio", "paired", "rate", "copy", "sets", "target"]
+    lines = [_line(row, peers) for row in rows]
+    notes = []
+    if any("*" in cell for line in lines for cell in line):
+        notes.append("* allocates its result: it has no out=")
+    if any(row["caches"] == "warm" for row in rows):
+        notes.append("sets: buffers used in turn; warm: they fit into the cache, and are meant to")
+    return "\n".join([aligned([columns, *lines]), *notes])
+
+
+def _line(row: Row, peers: Sequence[str]) -> list[str]:
+    share = row["copy_share"]
+    axis = "" if row["axis"] is None else str(row["axis"])
+    return [
+        row["op"],
+        shape_text(row["shape"]),
+        axis,
+        row["dtype"],
+        "" if row["layout"] == "contiguous" else row["layout"],
+        *(_time(row["timings"].get(name), row["out"]) for name in (OURS, *peers)),
+        _times(row["ratio"]),
+        _times(row["paired_ratio"]),
+        _rate(row),
+        "" if share is None else f"{100 * share:.0f}%",
+        "warm" if row["caches"] == "warm" else str(row["sets"]),
+        _verdict(row["target"]),
+    ]
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def _time(timing: dict[str, Any] | None, wanted_out: bool) -> str:
+    """The median, and half the distance of the quartiles in per cent of it."""
+    if timing is None or timing["status"] == "missing":
+        return "-"
+    if timing["status"] != "ok":
+        return timing["status"].upper()
+    spread = 50 * (timing["p75_s"] - timing["p25_s"]) / timing["median_s"]
+    mark = "*" if wanted_out and not timing["out"] else ""
+    return f"{duration(timing['median_s'])}{mark} ±{spread:.0f}%"
+
+
+def _rate(row: Row) -> str:
+    if row["family"] == "matmul" and row["flops_per_s"]:
+        return f"{row['flops_per_s'] / 1e9:.3g} GFLOP/s"
+    return "" if row["bytes_per_s"] is None else f"{row['bytes_per_s'] / 1e9:.3g} GB/s"
+
+
+def _verdict(target: dict[str, Any] | None) -> str:
+    if target is None:
+        return ""
+    if target["kind"] == "seconds":
+        asked = f"at most {duration(target['limit'])}"
+    else:
+        asked = f"{target['limit']:g}x torch"
+    return f"{asked}: {met_text(target['met'])}"
+
+
+def met_text(met: bool | None) -> str:
+    return {True: "met", False: "MISSED", None: "not measured"}[met]
+
+
+def checks_table(checks: Sequence[dict[str, Any]]) -> str:
+    """Import time and first calls."""
+    lines = [["what", "median", "spread", "target", ""]]
+    for check in checks:
+        first, third = check["p25_s"], check["p75_s"]
+        target = "" if check["limit_s"] is None else f"at most {duration(check['limit_s'])}"
+        verdict = "" if check["limit_s"] is None else met_text(check["met"])
+        median = "FAILED" if check["median_s"] is None else duration(check["median_s"])
+        spread = "" if first is None else f"{duration(first)} - {duration(third)}"
+        lines.append([check["name"], median, spread, target, verdict])
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns side by side: the first line is the heading, numbers stand to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    used = [i for i, column in enumerate(zip(*lines[1:], strict=True)) if any(column)]
+    text = []
+    for line in lines:
+        cells = [
+            line[i].rjust(widths[i]) if _is_number(lines[1][i]) else line[i].ljust(widths[i])
+            for i in used
+        ]
+        text.append("  ".join(cells).rstrip())
+    rule = "  ".join("-" * widths[i] for i in used)
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1].isdigit() and "x" not in cell[:-1]
+
+
+def problems_text(rows: Sequence[Row]) -> list[str]:
+    """What did not work, a line for each distinct message."""
+    found: dict[str, None] = {}
+    for row in rows:
+        for name, timing in row["timings"].items():
+            what = f"{row['op']} {shape_text(row['shape'])} {row['dtype']} {row['layout']}"
+            if timing["status"] == "wrong":
+                error = timing["error_of_tolerance"]
+                size = "not finite" if error is None else f"{error:.2g} times the tolerance"
+                found[f"{name} is WRONG on {what}: its error is {size}"] = None
+            elif timing["status"] == "failed":
+                reason = timing["message"].partition("\n")[0]
+                found[f"{name} failed on {what}: {reason}"] = None
+            elif timing["status"] == "missing":
+                found[f"{name} has no {row['op']}"] = None
+    return list(found)
+
+
+def ours_is_right(rows: Sequence[Row]) -> bool:
+    return all(row["timings"][OURS]["status"] == "ok" for row in rows)
+
+
+def copy_text(copy: dict[str, Any]) -> str:
+    tried = ", ".join(f"{name} {rate / 1e9:.1f}" for name, rate in copy["tried"].items())
+    return (
+        f"copy bandwidth {copy['bytes_per_s'] / 1e9:.1f} GB/s, read and written, by {copy['by']} "
+        f"on buffers of {copy['buffer_bytes'] / 2**20:.0f} MiB (tried: {tried})"
+    )
+
+
+# ---- the file ------------------------------------------------------------------------------
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write a result file in one step, so that no reader finds half of one."""
+    text = json.dumps(result, indent=1, allow_nan=False)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text + "\n")
+    unfinished.replace(path)

@@ -1,0 +1,77 @@
+"""Named lists of problems with the speed that is asked of them."""
+
+from __future__ import annotations
+
+from problems import Problem, Target
+
+_ROW_OPS = ("softmax", "log_softmax")
+_ROW_SHAPES = (((4096, 1024), -1), ((256, 32768), -1), ((65536, 64), -1), ((1024, 4096), 0))
+_ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh")
+# 16 M elements. A strided view of 4096x4096 is every second column of 4096x8192.
+_LAYOUTS = ("contiguous", "transposed", "strided")
+_SMALL_CALLS = ("relu", "gelu", "softmax", "log_softmax", "softmax_backward", "matmul")
+
+CALL_SECONDS = 6e-6
+
+
+def _times_torch(limit: float) -> Target:
+    return Target("times torch", limit)
+
+
+def rows() -> list[Problem]:
+    """Softmax and log_softmax, forward and backward."""
+    problems = []
+    for name in _ROW_OPS:
+        for shape, axis in _ROW_SHAPES:
+            forward = 2.0 if shape == (256, 32768) else 1.3
+            for op, limit in ((name, forward), (f"{name}_backward", 1.3)):
+                problems.append(Problem(op, shape, "float32", axis, target=_times_torch(limit)))
+                problems += [
+                    Problem(op, shape, dtype, axis, target=_times_torch(1.0))
+                    for dtype in ("float16", "bfloat16")
+                ]
+    return problems
+
+
+def elementwise() -> list[Problem]:
+    """Activations on 16 M elements in three layouts."""
+    return [
+        Problem(op, (4096, 4096), layout=layout, target=_times_torch(1.0))
+        for op in _ACTIVATIONS
+        for layout in _LAYOUTS
+    ]
+
+
+def calls() -> list[Problem]:
+    """What a call costs that has next to nothing to compute."""
+    return [
+        Problem(
+            op,
+            (8, 8, 8) if op == "matmul" else (8, 8),
+            axis=-1 if "softmax" in op else None,
+            target=Target("seconds", CALL_SECONDS),
+        )
+        for op in _SMALL_CALLS
+    ]
+
+
+# What "--suite NAME" times.
+SUITES = {
+    "foundation": (rows, elementwise, calls),
+    "rows": (rows,),
+    "elementwise": (elementwise,),
+    "calls": (calls,),
+    "startup": (),
+}
+WITH_STARTUP = ("foundation", "startup")
+MEANINGS = {
+    "foundation": "all of the following",
+    "rows": rows.__doc__,
+    "elementwise": elementwise.__doc__,
+    "calls": calls.__doc__,
+    "startup": "Import time and first calls, from a cold and from a warm cache.",
+}
+
+
+def problems_of(suite: str) -> list[Problem]:
+    return [problem for part in SUITES[suite] for problem in part()]

@@ -1,0 +1,167 @@
+// One functor over broadcast, strided operands of any types: y = f(a, b, ...).
+//
+// The host merges the axes, so that the last one (`inner`) is as long as it can be; N
+// elements of it make a vector, and the vectors of all rows are numbered through. A block
+// takes `tile` of them in a row.
+#pragma once
+#include "nnk/types.cuh"
+#include "nnk/results.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// F       functor: F::apply(parameters, Vec<S, N>...) -> Vec<S, N> or Results<Vec<S, N>, n>
+// S       the type in which it computes
+// Outs    Types<...> of the results, Ins of the inputs
+// Steps   Ints<...>: any_step, unit_step or zero_step of each operand along the inner axis,
+//         results first
+// Unroll  vectors of a thread that are loaded before the first is stored
+// Rank    number of merged axes, the inner one included
+// Streaming  results go past the caches (they are larger than these)
+template <class F, class S, class Outs, class Ins, class Steps, int N, int Unroll, int Rank,
+          class Index, bool Streaming>
+struct Elementwise;
+
+template <class F, class S, class... Out, class... In, class Steps, int N, int Unroll, int Rank,
+          class Index, bool Streaming>
+struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, Index, Streaming> {
+  static constexpr int outputs = sizeof...(Out);
+  static constexpr int inputs = sizeof...(In);
+  static constexpr int operands = outputs + inputs;
+  using V = Vec<S, N>;
+
+  struct Args {
+    void* data[operands];
+    int64 vectors;      // of all rows
+    int64 tile;         // vectors of one block
+    Index inner;        // elements of a row
+    Index row_vectors;  // ceil(inner / N)
+    Divisor<Index> by_row_vectors;
+    Divisor<Index> by_shape[Rank];  // of the outer axes; the last entry is not used
+    Index stride[operands][Rank];   // in bytes
+    S parameters[F::parameters > 0 ? F::parameters : 1];
+  };
+
+  // The rows of all operands at one outer position.
+  struct Row { Index offset[operands]; };
+
+  static NNK_FN Row row_at(const Args& args, Index row) {
+    Row r;
+    NNK_UNROLL
+    for (int o = 0; o < operands; ++o) r.offset[o] = 0;
+    NNK_UNROLL
+    for (int axis = Rank - 2; axis >= 0; --axis) {
+      const Index next = axis == 0 ? 0 : args.by_shape[axis].divide(row);
+      const Index position = row - next * args.by_shape[axis].divisor;
+      NNK_UNROLL
+      for (int o = 0; o < operands; ++o) r.offset[o] += position * args.stride[o][axis];
+      row = next;
+    }
+    return r;
+  }
+
+  template <int O> using Element = type_at<O, Types<Out..., In...>>;
+  template <int O> static NNK_FN auto line(const Args& args, const Row& row) {
+    using T = Element<O>;
+    return Line<T, Index, int_at<O, Steps>>{
+        byte_offset(static_cast<T*>(args.data[O]), row.offset[O]), args.inner,
+        args.stride[O][Rank - 1]};
+  }
+
+  struct Inputs { V value[inputs]; };
+
+  template <int... I>
+  static NNK_FN Inputs load(const Args& args, const Row& row, Index i, int count, Ints<I...>) {
+    Inputs in;
+    if (count == N) {
+      ((in.value[I] = convert<S>(line<outputs + I>(args, row).template load<N>(i))), ...);
+    } else {
+      ((in.value[I] = convert<S>(line<outputs + I>(args, row).template load_partial<N>(
+            i, count, Element<outputs + I>()))),
+       ...);
+    }
+    return in;
+  }
+
+  template <int O>
+  static NNK_FN void store_one(const Args& args, const Row& row, Index i, int count, const V& v) {
+    const auto y = convert<Element<O>>(v);
+    const auto to = line<O>(args, row);
+    if (count != N) to.store_partial(i, y, count);
+    else if constexpr (Streaming) to.store_streaming(i, y);
+    else to.store(i, y);
+  }
+
+  template <int... I, int... O>
+  static NNK_FN void apply_and_store(const Args& args, const Row& row, Index i, int count,
+                                     const Inputs& in, Ints<I...>, Ints<O...>) {
+    if constexpr (outputs == 1) {
+      store_one<0>(args, row, i, count, F::apply(args.parameters, in.value[I]...));
+    } else {
+      const auto result = F::apply(args.parameters, in.value[I]...);
+      (store_one<O>(args, row, i, count, result.value[O]), ...);
+    }
+  }
+
+  static NNK_FN int count_at(const Args& args, Index i) {
+    const Index left = args.inner - i;
+    return left < N ? int(left) : N;
+  }
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const int64 first = group.block() * args.tile;
+    const int64 last = first + args.tile < args.vectors ? first + args.tile : args.vectors;
+    if constexpr (G::threads == 1) walk_rows(args, Index(first), Index(last));
+    else stride_threads(group, args, Index(first), Index(last));
+  }
+
+  // One thread has the whole tile: it walks along the rows, and decodes a position once a row.
+  static NNK_FN void walk_rows(const Args& args, Index v, Index last) {
+    while (v < last) {
+      const Index row_index = Rank == 1 ? 0 : args.by_row_vectors.divide(v);
+      const Index k = v - row_index * args.row_vectors;
+      const Index row_end = args.row_vectors - k < last - v ? args.row_vectors - k : last - v;
+      const Row row = row_at(args, row_index);
+      const Index whole = args.inner / N - k < row_end ? args.inner / N - k : row_end;
+      Index i = k * N;
+      for (Index n = 0; n < whole; ++n, i += N) {
+        const Inputs in = load(args, row, i, N, range<inputs>());
+        apply_and_store(args, row, i, N, in, range<inputs>(), range<outputs>());
+      }
+      if (whole < row_end) {
+        const int count = count_at(args, i);
+        const Inputs in = load(args, row, i, count, range<inputs>());
+        apply_and_store(args, row, i, count, in, range<inputs>(), range<outputs>());
+      }
+      v += row_end;
+    }
+  }
+
+  // Neighbouring threads take neighbouring vectors.
+  template <class G>
+  static NNK_FN void stride_threads(G& group, const Args& args, Index first, Index last) {
+    for (Index base = first + group.rank(); base < last; base += Unroll * G::threads) {
+      Row row[Unroll];
+      Index i[Unroll];
+      Inputs in[Unroll];
+      NNK_UNROLL
+      for (int u = 0; u < Unroll; ++u) {
+        const Index v = base + u * G::threads;
+        if (v < last) {
+          const Index row_index = Rank == 1 ? 0 : args.by_row_vectors.divide(v);
+          row[u] = row_at(args, row_index);
+          i[u] = (v - row_index * args.row_vectors) * N;
+          in[u] = load(args, row[u], i[u], count_at(args, i[u]), range<inputs>());
+        }
+      }
+      NNK_UNROLL
+      for (int u = 0; u < Unroll; ++u) {
+        if (base + u * G::threads < last)
+          apply_and_store(args, row[u], i[u], count_at(args, i[u]), in[u], range<inputs>(),
+                          range<outputs>());
+      }
+    }
+  }
+};
+
+}  // namespace nnk

@@ -1,0 +1,115 @@
+// The platform names on CPUs, compiled by the system's C++ compiler into a shared library.
+//
+// A block is one thread, and the lanes of a Vec are SIMD lanes: barriers vanish, a warp is
+// one lane. The host hands ranges of blocks to its worker threads (see NNK_ENTRY). Nothing
+// is included from the standard library: every header costs compile time.
+#pragma once
+
+#define NNK_INLINE __attribute__((always_inline))  // of a lambda
+#define NNK_FN inline NNK_INLINE
+#if defined(__clang__)
+#define NNK_UNROLL _Pragma("clang loop unroll(full)")
+#define NNK_NO_UNROLL _Pragma("clang loop unroll(disable) vectorize(disable)")
+#else
+#define NNK_UNROLL _Pragma("GCC unroll 128")
+#define NNK_NO_UNROLL _Pragma("GCC unroll 1")
+#endif
+#define NNK_LIBM(name) nnk::libm::name
+
+#include "nnk/types.cuh"
+
+#include "platform/simd_convert.cuh"
+#include "platform/math_simd.cuh"
+#include "platform/vec_simd_memory.cuh"
+
+namespace nnk {
+
+constexpr int warp_width = 1;
+constexpr bool lanes_are_simd = true;
+
+// ---- where a check failed: nothing is checked on this machine -----------------------
+struct Site {};
+#define NNK_HERE nnk::Site()
+NNK_FN void check_access(int64, int64, int64, Site) {}
+
+// ---- shared memory: plain memory of the one thread ------------------------------------
+template <class T> struct Shared {
+  T* data;
+  NNK_FN T load(int i, Site = NNK_HERE) const { return data[i]; }
+  NNK_FN void store(int i, T x, Site = NNK_HERE) const { data[i] = x; }
+  template <int N> NNK_FN Vec<T, N> load_vec(int i, Site = NNK_HERE) const {
+    return nnk::load<N>(data + i);
+  }
+  template <int N> NNK_FN void store_vec(int i, const Vec<T, N>& v, Site = NNK_HERE) const {
+    nnk::store(data + i, v);
+  }
+};
+
+// ---- the block ----------------------------------------------------------------------
+template <int Threads> struct Group {
+  static_assert(Threads == 1, "a block is one thread on a CPU");
+  static constexpr int threads = Threads;
+  int64 block_index, block_count;
+  void* scratch;  // dynamic shared memory, 64-byte aligned
+
+  static constexpr NNK_FN int rank() { return 0; }
+  static constexpr NNK_FN int size() { return 1; }
+  NNK_FN int64 block() const { return block_index; }
+  NNK_FN int64 blocks() const { return block_count; }
+  NNK_FN void barrier(Site = NNK_HERE) const {}
+
+  // Static shared memory: one array for each Tag and worker thread.
+  template <class T, int Count, class Tag> NNK_FN Shared<T> shared() const {
+    alignas(64) static thread_local unsigned char bytes[Count * sizeof(T)];
+    return {reinterpret_cast<T*>(bytes)};
+  }
+  // `count` elements of the dynamic shared memory of the launch, `offset` bytes into it.
+  template <class T> NNK_FN Shared<T> dynamic_shared(int offset, int /*count*/) const {
+    return {reinterpret_cast<T*>(static_cast<char*>(scratch) + offset)};
+  }
+};
+
+// ---- the warp: one lane -----------------------------------------------------------------
+template <int Width> struct Warp {
+  static_assert(Width == 1, "a warp is one lane on a CPU");
+  template <class T> static NNK_FN T shuffle_xor(T x, int /*mask*/, Site = NNK_HERE) { return x; }
+  template <class T> static NNK_FN T shuffle(T x, int /*source*/, Site = NNK_HERE) { return x; }
+};
+
+// ---- asynchronous copy: done at once ------------------------------------------------------
+template <int N, class T>
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site = NNK_HERE) {
+  nnk::store(to.data + i, nnk::load<N>(from));
+}
+NNK_FN void copy_async_commit(Site = NNK_HERE) {}
+template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
+
+// ---- atomics: for opt-in paths only; the order of additions is not fixed -------------------
+template <class T> NNK_FN T atomic_add(T* p, T x) {
+  if constexpr (is_same<T, float> || is_same<T, double>) {
+    using Bits = conditional<is_same<T, float>, uint32, uint64>;
+    Bits* bits = reinterpret_cast<Bits*>(p);
+    Bits expected = __atomic_load_n(bits, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(bits, &expected, bit_cast<Bits>(bit_cast<T>(expected) + x),
+                                        true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    return bit_cast<T>(expected);
+  } else {
+    return __atomic_fetch_add(p, x, __ATOMIC_RELAXED);
+  }
+}
+
+}  // namespace nnk
+
+// The one line of a generated text: an entry for one template instance. It runs the blocks
+// [begin, end) of `blocks`. The copy of the arguments tells the compiler that no store of
+// the kernel changes them.
+#define NNK_ENTRY(name, threads, ...)                                                      \
+  extern "C" __attribute__((visibility("default"))) void name(                             \
+      const void* args, long long begin, long long end, long long blocks, void* scratch) { \
+    const __VA_ARGS__::Args copy = *static_cast<const __VA_ARGS__::Args*>(args);           \
+    for (long long block = begin; block < end; ++block) {                                  \
+      nnk::Group<threads> group{block, blocks, scratch};                                   \
+      __VA_ARGS__::run(group, copy);                                                       \
+    }                                                                                      \
+    nnk::finish_streaming_stores();                                                        \
+  }

@@ -1,0 +1,174 @@
+// The platform names on NVIDIA GPUs, compiled by NVRTC (or nvcc).
+//
+// One GPU thread is one thread of a Group. Nothing is included from the CUDA toolkit:
+// NVRTC has no include path of its own, and every header costs compile time.
+#pragma once
+
+#define NNK_FN __device__ __forceinline__
+#define NNK_UNROLL _Pragma("unroll")
+#define NNK_NO_UNROLL _Pragma("unroll 1")
+#define NNK_LIBM(name) ::name
+#define NNK_MEMCPY memcpy
+
+#include "nnk/types.cuh"
+
+namespace nnk {
+
+NNK_FN float half_to_float(half x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+NNK_FN half float_to_half(float x) {
+  half y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+NNK_FN bfloat16 float_to_bfloat16(float x) {
+  bfloat16 y;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+
+}  // namespace nnk
+
+#include "platform/math_scalar.cuh"
+
+namespace nnk {
+
+// The integer vector of so many bytes: what one access of a thread moves.
+template <int Bytes> struct RawVector;
+template <> struct RawVector<1> { using type = unsigned char; };
+template <> struct RawVector<2> { using type = unsigned short; };
+template <> struct RawVector<4> { using type = unsigned int; };
+template <> struct RawVector<8> { using type = uint2; };
+template <> struct RawVector<16> { using type = uint4; };
+
+}  // namespace nnk
+
+#include "platform/vec_array.cuh"
+
+namespace nnk {
+
+constexpr int warp_width = 32;
+constexpr bool lanes_are_simd = false;  // a Vec is several elements of one thread
+
+// ---- where a check failed: nothing is checked on this machine -----------------------
+struct Site {};
+#define NNK_HERE nnk::Site()
+NNK_FN void check_access(int64, int64, int64, Site) {}
+
+// ---- shared memory ------------------------------------------------------------------
+// The memory of one block. `T` may be any trivial type.
+template <class T> struct Shared {
+  T* data;
+  NNK_FN T load(int i, Site = NNK_HERE) const { return data[i]; }
+  NNK_FN void store(int i, T x, Site = NNK_HERE) const { data[i] = x; }
+  template <int N> NNK_FN Vec<T, N> load_vec(int i, Site = NNK_HERE) const {
+    return nnk::load<N>(data + i);
+  }
+  template <int N> NNK_FN void store_vec(int i, const Vec<T, N>& v, Site = NNK_HERE) const {
+    nnk::store(data + i, v);
+  }
+};
+
+// ---- the block ----------------------------------------------------------------------
+// Threads is a compile-time number, so that loops over it unroll and single-warp blocks
+// lose their barriers.
+template <int Threads> struct Group {
+  static constexpr int threads = Threads;
+  NNK_FN int rank() const { return threadIdx.x; }
+  static constexpr NNK_FN int size() { return Threads; }
+  NNK_FN int64 block() const { return blockIdx.x; }
+  NNK_FN int64 blocks() const { return gridDim.x; }
+  // Every thread of the block must reach every barrier, the same number of times.
+  NNK_FN void barrier(Site = NNK_HERE) const { __syncthreads(); }
+
+  // Static shared memory: one array for each Tag.
+  template <class T, int Count, class Tag> NNK_FN Shared<T> shared() const {
+    __shared__ alignas(16) unsigned char bytes[Count * sizeof(T)];
+    return {reinterpret_cast<T*>(bytes)};
+  }
+  // `count` elements of the dynamic shared memory of the launch, `offset` bytes into it.
+  template <class T> NNK_FN Shared<T> dynamic_shared(int offset, int count) const {
+    extern __shared__ uint4 nnk_dynamic_shared[];
+    return {reinterpret_cast<T*>(reinterpret_cast<char*>(nnk_dynamic_shared) + offset)};
+  }
+};
+
+// ---- the warp -----------------------------------------------------------------------
+// Segments of Width lanes (a power of two up to warp_width); all lanes of the warp that
+// exist must call together.
+template <int Width> struct Warp {
+  template <class T> static NNK_FN T shuffle_xor(T x, int mask, Site = NNK_HERE) {
+    return exchange(x, [&](int v) { return __shfl_xor_sync(0xffffffffu, v, mask, Width); });
+  }
+  template <class T> static NNK_FN T shuffle(T x, int source, Site = NNK_HERE) {
+    return exchange(x, [&](int v) { return __shfl_sync(0xffffffffu, v, source, Width); });
+  }
+
+ private:
+  template <class T, class F> static NNK_FN T exchange(T x, F f) {
+    constexpr int words = (sizeof(T) + 3) / 4;
+    int buffer[words] = {};
+    NNK_MEMCPY(buffer, &x, sizeof(T));
+    NNK_UNROLL
+    for (int i = 0; i < words; ++i) buffer[i] = f(buffer[i]);
+    NNK_MEMCPY(&x, buffer, sizeof(T));
+    return x;
+  }
+};
+
+// ---- asynchronous copy: global to shared memory ---------------------------------------
+// A copy may land at any time between its issue and the wait that covers it.
+// N elements from global memory to elements [i, i + N) of a shared array; 4, 8 or 16 bytes
+// in all, both sides aligned to that.
+template <int N, class T>
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site = NNK_HERE) {
+  constexpr int bytes = N * int(sizeof(T));
+  static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async moves 4, 8 or 16 bytes");
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to.data + i));
+  if constexpr (bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(bytes)
+                 : "memory");
+  }
+}
+NNK_FN void copy_async_commit(Site = NNK_HERE) {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Waits until at most Pending of the newest groups are still under way.
+template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+// ---- atomics: for opt-in paths only; the order of additions is not fixed ---------------
+template <class T> NNK_FN T atomic_add(T* p, T x) { return ::atomicAdd(p, x); }
+
+}  // namespace nnk
+
+// ---- entries ------------------------------------------------------------------------------
+namespace nnk {
+
+// The second argument of __launch_bounds__: blocks that a multiprocessor must hold, 0 to leave it
+// to the compiler. That prefers many warps to enough registers, and spills with numbers of 8
+// bytes; for these, room for 512 threads gives each of them up to 128 registers.
+template <class Kernel, class = void> struct LeastBlocks {
+  static constexpr int of(int) { return 0; }
+};
+template <class Kernel>
+struct LeastBlocks<Kernel, enable_if<(sizeof(typename Kernel::V::value_type) > 4)>> {
+  static constexpr int of(int threads) { return threads < 512 ? 512 / threads : 1; }
+};
+
+}  // namespace nnk
+
+// The one line of a generated text: an entry for one template instance.
+#define NNK_ENTRY(name, threads, ...)                                                      \
+  extern "C" __global__ void __launch_bounds__(threads,                                    \
+                                               nnk::LeastBlocks<__VA_ARGS__>::of(threads)) \
+      name(const __grid_constant__ __VA_ARGS__::Args args) {                               \
+    nnk::Group<threads> group;                                                             \
+    __VA_ARGS__::run(group, args);                                                         \
+  }

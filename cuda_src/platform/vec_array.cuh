@@ -1,0 +1,276 @@
+// Vec<T, N>: N values handled together, as an array with unrolled loops.
+//
+// This is the form for GPUs (N elements make one 16-byte access of a thread) and for the
+// simulator. On the CPU platform vec_simd.cuh gives the same names on SIMD registers.
+// Everything an algorithm may do with a Vec stands in this file; math.cuh adds exp & co.
+#pragma once
+#include "nnk/types.cuh"
+
+namespace nnk {
+
+template <class T, int N> struct Mask;
+
+template <class T, int N> struct Vec {
+  static constexpr int size = N;
+  using value_type = T;
+  T lane[N];
+
+  static NNK_FN Vec splat(T x) {
+    Vec v;
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i) v.lane[i] = x;
+    return v;
+  }
+  NNK_FN T operator[](int i) const { return lane[i]; }
+  NNK_FN void set(int i, T x) { lane[i] = x; }
+};
+
+// One truth value for each lane of a Vec<T, N>.
+template <class T, int N> struct Mask {
+  static constexpr int size = N;
+  bool lane[N];
+  NNK_FN bool operator[](int i) const { return lane[i]; }
+};
+
+template <class T, int N, class F> NNK_FN Vec<T, N> map_lanes(const Vec<T, N>& a, F f) {
+  Vec<T, N> r;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) r.lane[i] = f(a.lane[i]);
+  return r;
+}
+template <class T, int N, class F>
+NNK_FN Vec<T, N> map_lanes(const Vec<T, N>& a, const Vec<T, N>& b, F f) {
+  Vec<T, N> r;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) r.lane[i] = f(a.lane[i], b.lane[i]);
+  return r;
+}
+
+// ---- arithmetic, comparison, selection -------------------------------------------
+
+#define NNK_VEC_BINARY(op)                                                                         \
+  template <class T, int N> NNK_FN Vec<T, N> operator op(const Vec<T, N>& a, const Vec<T, N>& b) { \
+    Vec<T, N> r;                                                                                   \
+    NNK_UNROLL                                                                                     \
+    for (int i = 0; i < N; ++i) r.lane[i] = a.lane[i] op b.lane[i];                                \
+    return r;                                                                                      \
+  }                                                                                                \
+  template <class T, int N>                                                                        \
+  NNK_FN Vec<T, N> operator op(const Vec<T, N>& a, typename Vec<T, N>::value_type b) {             \
+    return a op Vec<T, N>::splat(b);                                                               \
+  }                                                                                                \
+  template <class T, int N>                                                                        \
+  NNK_FN Vec<T, N> operator op(typename Vec<T, N>::value_type a, const Vec<T, N>& b) {             \
+    return Vec<T, N>::splat(a) op b;                                                               \
+  }
+NNK_VEC_BINARY(+)
+NNK_VEC_BINARY(-)
+NNK_VEC_BINARY(*)
+NNK_VEC_BINARY(/)
+#undef NNK_VEC_BINARY
+
+#define NNK_VEC_COMPARE(op)                                                             \
+  template <class T, int N>                                                             \
+  NNK_FN Mask<T, N> operator op(const Vec<T, N>& a, const Vec<T, N>& b) {               \
+    Mask<T, N> r;                                                                       \
+    NNK_UNROLL                                                                          \
+    for (int i = 0; i < N; ++i) r.lane[i] = a.lane[i] op b.lane[i];                     \
+    return r;                                                                           \
+  }                                                                                     \
+  template <class T, int N>                                                             \
+  NNK_FN Mask<T, N> operator op(const Vec<T, N>& a, typename Vec<T, N>::value_type b) { \
+    return a op Vec<T, N>::splat(b);                                                    \
+  }
+NNK_VEC_COMPARE(<)
+NNK_VEC_COMPARE(>)
+NNK_VEC_COMPARE(<=)
+NNK_VEC_COMPARE(>=)
+NNK_VEC_COMPARE(==)
+NNK_VEC_COMPARE(!=)
+#undef NNK_VEC_COMPARE
+
+#define NNK_MASK_BINARY(op)                                                 \
+  template <class T, int N>                                                 \
+  NNK_FN Mask<T, N> operator op(const Mask<T, N>& a, const Mask<T, N>& b) { \
+    Mask<T, N> r;                                                           \
+    NNK_UNROLL                                                              \
+    for (int i = 0; i < N; ++i) r.lane[i] = a.lane[i] op b.lane[i];         \
+    return r;                                                               \
+  }
+NNK_MASK_BINARY(&)
+NNK_MASK_BINARY(|)
+#undef NNK_MASK_BINARY
+
+template <class T, int N> NNK_FN Mask<T, N> operator!(const Mask<T, N>& a) {
+  Mask<T, N> r;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) r.lane[i] = !a.lane[i];
+  return r;
+}
+template <class T, int N> NNK_FN bool any(const Mask<T, N>& a) {
+  bool r = false;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) r = r || a.lane[i];
+  return r;
+}
+
+template <class T, int N> NNK_FN Vec<T, N> operator-(const Vec<T, N>& a) {
+  return map_lanes(a, [](T x) { return T(-x); });
+}
+template <class T, int N>
+NNK_FN Vec<T, N> where(const Mask<T, N>& m, const Vec<T, N>& a, const Vec<T, N>& b) {
+  Vec<T, N> r;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) r.lane[i] = m.lane[i] ? a.lane[i] : b.lane[i];
+  return r;
+}
+
+// max and min return NaN if either operand is NaN (std::max and fmax do not).
+template <class T, int N> NNK_FN Vec<T, N> max(const Vec<T, N>& a, const Vec<T, N>& b) {
+  return map_lanes(a, b, [](T x, T y) { return nnk::max(x, y); });
+}
+template <class T, int N> NNK_FN Vec<T, N> min(const Vec<T, N>& a, const Vec<T, N>& b) {
+  return map_lanes(a, b, [](T x, T y) { return nnk::min(x, y); });
+}
+template <class T, int N>
+NNK_FN Vec<T, N> fma(const Vec<T, N>& a, const Vec<T, N>& b, const Vec<T, N>& c) {
+  Vec<T, N> r;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) r.lane[i] = nnk::fma(a.lane[i], b.lane[i], c.lane[i]);
+  return r;
+}
+
+// ---- functions of one argument, lane by lane --------------------------------------
+
+#define NNK_VEC_FUNCTION(name)                                          \
+  template <class T, int N> NNK_FN Vec<T, N> name(const Vec<T, N>& a) { \
+    return map_lanes(a, [](T x) { return nnk::name(x); });              \
+  }
+NNK_VEC_FUNCTION(abs)
+NNK_VEC_FUNCTION(exp)
+NNK_VEC_FUNCTION(expm1)
+NNK_VEC_FUNCTION(log)
+NNK_VEC_FUNCTION(log1p)
+NNK_VEC_FUNCTION(tanh)
+NNK_VEC_FUNCTION(erf)
+NNK_VEC_FUNCTION(erfc)
+NNK_VEC_FUNCTION(sqrt)
+NNK_VEC_FUNCTION(rsqrt)
+NNK_VEC_FUNCTION(conj)
+#undef NNK_VEC_FUNCTION
+
+// ---- conversion -------------------------------------------------------------------
+
+// half and bfloat16 convert to and from float (rounding to nearest, ties to even); any
+// other pair as static_cast.
+template <class U, class T, int N> NNK_FN Vec<U, N> convert(const Vec<T, N>& a) {
+  Vec<U, N> r;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) r.lane[i] = nnk::convert_scalar<U>(a.lane[i]);
+  return r;
+}
+
+// ---- halves -----------------------------------------------------------------------
+
+template <class T, int N> NNK_FN Vec<T, N / 2> lower_half(const Vec<T, N>& a) {
+  Vec<T, N / 2> r;
+  NNK_UNROLL
+  for (int i = 0; i < N / 2; ++i) r.lane[i] = a.lane[i];
+  return r;
+}
+template <class T, int N> NNK_FN Vec<T, N / 2> upper_half(const Vec<T, N>& a) {
+  Vec<T, N / 2> r;
+  NNK_UNROLL
+  for (int i = 0; i < N / 2; ++i) r.lane[i] = a.lane[N / 2 + i];
+  return r;
+}
+
+// ---- memory -----------------------------------------------------------------------
+// Raw pointers here; algorithms go through View and Line (nnk/view.cuh), which add the
+// bounds checks of the simulator.
+
+template <int Bytes> struct RawVector;  // the platform's integer vector of that many bytes
+
+// N adjacent elements, aligned to min(N * sizeof(T), 16) bytes.
+template <int N, class T> NNK_FN Vec<T, N> load(const T* p) {
+  constexpr int bytes = N * int(sizeof(T));
+  Vec<T, N> v;
+  if constexpr (is_power_of_two(bytes) && bytes <= 16) {
+    using Raw = typename RawVector<bytes>::type;
+    const Raw raw = *reinterpret_cast<const Raw*>(p);
+    NNK_MEMCPY(&v, &raw, bytes);
+  } else if constexpr (bytes % 16 == 0) {
+    using Raw = typename RawVector<16>::type;
+    NNK_UNROLL
+    for (int i = 0; i < bytes / 16; ++i) {
+      const Raw raw = reinterpret_cast<const Raw*>(p)[i];
+      NNK_MEMCPY(reinterpret_cast<char*>(&v) + 16 * i, &raw, 16);
+    }
+  } else {
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i) v.lane[i] = p[i];
+  }
+  return v;
+}
+template <class T, int N> NNK_FN void store(T* p, const Vec<T, N>& v) {
+  constexpr int bytes = N * int(sizeof(T));
+  if constexpr (is_power_of_two(bytes) && bytes <= 16) {
+    using Raw = typename RawVector<bytes>::type;
+    Raw raw;
+    NNK_MEMCPY(&raw, &v, bytes);
+    *reinterpret_cast<Raw*>(p) = raw;
+  } else if constexpr (bytes % 16 == 0) {
+    using Raw = typename RawVector<16>::type;
+    NNK_UNROLL
+    for (int i = 0; i < bytes / 16; ++i) {
+      Raw raw;
+      NNK_MEMCPY(&raw, reinterpret_cast<const char*>(&v) + 16 * i, 16);
+      reinterpret_cast<Raw*>(p)[i] = raw;
+    }
+  } else {
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i) p[i] = v.lane[i];
+  }
+}
+
+// The first `count` (0 to N) of N adjacent elements; the other lanes get `fill`. (Not
+// `i < count ? p[i] : fill`: of a struct, such as half, clang selects the address, and `fill` has
+// one in memory only.)
+template <int N, class T> NNK_FN Vec<T, N> load_partial(const T* p, int count, T fill) {
+  Vec<T, N> v;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) {
+    v.lane[i] = fill;
+    if (i < count) v.lane[i] = p[i];
+  }
+  return v;
+}
+template <class T, int N> NNK_FN void store_partial(T* p, const Vec<T, N>& v, int count) {
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i)
+    if (i < count) p[i] = v.lane[i];
+}
+
+// Elements `step` bytes apart, the first `count` of them.
+template <int N, class T, class Index>
+NNK_FN Vec<T, N> load_strided(const T* p, Index step, int count, T fill) {
+  Vec<T, N> v;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) {
+    v.lane[i] = fill;
+    if (i < count)
+      v.lane[i] = *reinterpret_cast<const T*>(reinterpret_cast<const char*>(p) + i * step);
+  }
+  return v;
+}
+template <class T, int N, class Index>
+NNK_FN void store_strided(T* p, Index step, const Vec<T, N>& v, int count) {
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i)
+    if (i < count) *reinterpret_cast<T*>(reinterpret_cast<char*>(p) + i * step) = v.lane[i];
+}
+
+// Past-the-cache store, where the platform has one; a plain store here.
+template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) { store(p, v); }
+
+}  // namespace nnk

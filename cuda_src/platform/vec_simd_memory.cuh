@@ -1,0 +1,129 @@
+// Vec<T, N> on SIMD registers: conversion and memory.
+#pragma once
+#include "platform/simd_convert.cuh"
+#include "platform/simd_memory.cuh"
+#include "platform/vec_simd.cuh"
+
+namespace nnk {
+
+// ---- conversion -------------------------------------------------------------------
+
+// Lanes [First, First + Lanes) of a, converted, as one register.
+template <class U, int Lanes, int First, class T, int N>
+NNK_FN Register<U, Lanes> convert_lanes(const Vec<T, N>& a) {
+  constexpr int from = Vec<T, N>::lanes;
+  if constexpr (Lanes <= from) {
+    const auto part = part_of<T, Lanes, First % from, from>(a.reg[First / from], range<Lanes>());
+    return convert_register<U, T, Lanes>(part);
+  } else {
+    const auto low = convert_lanes<U, Lanes / 2, First>(a),
+               high = convert_lanes<U, Lanes / 2, First + Lanes / 2>(a);
+    return join<U, Lanes / 2>(low, high, range<Lanes>());
+  }
+}
+template <class U, class T, int N, int... K>
+NNK_FN Vec<U, N> convert_registers(const Vec<T, N>& a, Ints<K...>) {
+  constexpr int lanes = Vec<U, N>::lanes;
+  return {{convert_lanes<U, lanes, K * lanes>(a)...}};
+}
+
+// half and bfloat16 convert to and from float (rounding to nearest, ties to even); any
+// other pair as static_cast.
+template <class U, class T, int N> NNK_FN Vec<U, N> convert(const Vec<T, N>& a) {
+  if constexpr (is_same<T, U>) {
+    return a;
+  } else if constexpr (is_complex<T> || is_complex<U>) {
+    Vec<U, N> r;
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i) r.set(i, nnk::convert_scalar<U>(a[i]));
+    return r;
+  } else {
+    return convert_registers<U>(a, range<Vec<U, N>::registers>());
+  }
+}
+
+// ---- memory -----------------------------------------------------------------------
+// Raw pointers of any alignment here; algorithms go through View and Line (nnk/view.cuh).
+
+// The address of element i, without the arithmetic on T* that assumes alignment.
+template <class T> NNK_FN auto lane_address(T* p, int i) {
+  using Byte = conditional<is_same<T, const T>, const char, char>;
+  return reinterpret_cast<Byte*>(p) + i * int(sizeof(T));
+}
+// How many of the first `count` lanes of a V lie in its register k.
+template <class V> NNK_FN int part_count(int count, int k) {
+  if constexpr (V::registers == 1) return count;
+  const int there = count - k * V::lanes;
+  return there < 0 ? 0 : there > V::lanes ? V::lanes : there;
+}
+
+// N adjacent elements.
+template <int N, class T> NNK_FN Vec<T, N> load(const T* p) {
+  using V = Vec<T, N>;
+  V v;
+  NNK_UNROLL
+  for (int k = 0; k < V::registers; ++k)
+    v.reg[k] = load_register<T, V::lanes>(lane_address(p, k * V::lanes));
+  return v;
+}
+template <class T, int N> NNK_FN void store(T* p, const Vec<T, N>& v) {
+  using V = Vec<T, N>;
+  NNK_UNROLL
+  for (int k = 0; k < V::registers; ++k)
+    store_register<T, V::lanes>(lane_address(p, k * V::lanes), v.reg[k]);
+}
+// Past-the-cache store, where p is a multiple of the register size.
+template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) {
+  using V = Vec<T, N>;
+  NNK_UNROLL
+  for (int k = 0; k < V::registers; ++k)
+    store_register_streaming<T, V::lanes>(lane_address(p, k * V::lanes), v.reg[k]);
+}
+
+// The first `count` (0 to N) of N adjacent elements; the other lanes get `fill`.
+template <int N, class T> NNK_FN Vec<T, N> load_partial(const T* p, int count, T fill) {
+  using V = Vec<T, N>;
+  V v = V::splat(fill);
+  NNK_UNROLL
+  for (int k = 0; k < V::registers; ++k)
+    v.reg[k] = load_register_partial<T, V::lanes>(lane_address(p, k * V::lanes),
+                                                  part_count<V>(count, k), v.reg[k]);
+  return v;
+}
+template <class T, int N> NNK_FN void store_partial(T* p, const Vec<T, N>& v, int count) {
+  using V = Vec<T, N>;
+  NNK_UNROLL
+  for (int k = 0; k < V::registers; ++k)
+    store_register_partial<T, V::lanes>(lane_address(p, k * V::lanes), v.reg[k],
+                                        part_count<V>(count, k));
+}
+
+// Elements `step` bytes apart, the first `count` of them.
+template <int N, class T, class Index>
+NNK_FN Vec<T, N> load_strided(const T* p, Index step, int count, T fill) {
+  using V = Vec<T, N>;
+  V v = V::splat(fill);
+  const char* bytes = reinterpret_cast<const char*>(p);
+  NNK_UNROLL
+  for (int k = 0; k < V::registers; ++k) {
+    const char* first = bytes + int64(k * V::lanes) * step;
+    const int there = part_count<V>(count, k);
+    if (there == V::lanes) v.reg[k] = load_register_strided<T, V::lanes>(first, step);
+    else v.reg[k] = load_register_strided_partial<T, V::lanes>(first, step, there, v.reg[k]);
+  }
+  return v;
+}
+template <class T, int N, class Index>
+NNK_FN void store_strided(T* p, Index step, const Vec<T, N>& v, int count) {
+  using V = Vec<T, N>;
+  char* bytes = reinterpret_cast<char*>(p);
+  NNK_UNROLL
+  for (int k = 0; k < V::registers; ++k) {
+    char* first = bytes + int64(k * V::lanes) * step;
+    const int there = part_count<V>(count, k);
+    if (there == V::lanes) store_register_strided<T, V::lanes>(first, step, v.reg[k]);
+    else store_register_strided_partial<T, V::lanes>(first, step, v.reg[k], there);
+  }
+}
+
+}  // namespace nnk

@@ -1,0 +1,69 @@
+"""Where the headers are, and a fingerprint of all that is in them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from nnkernels.errors import BackendError
+
+# pathlib and hashlib are imported where they are used: `import nnkernels` needs neither.
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@cache
+def include_directories() -> tuple[Path, Path]:
+    """``cuda_src`` and ``hip_src``: inside the installed package, or beside it in a checkout."""
+    from pathlib import Path
+
+    package = Path(__file__).resolve().parent.parent
+    for root in (package, package.parent):
+        directories = (root / "cuda_src", root / "hip_src")
+        if all((d / "platform").is_dir() for d in directories):
+            return directories
+    raise BackendError(
+        f"the kernel headers are missing: no cuda_src and hip_src in {package} or beside it; "
+        "install nnkernels again"
+    )
+
+
+@cache
+def fingerprint() -> str:
+    """Hash of every file of both source trees.
+
+    CuPy's disk cache does not see the contents of included headers, so this goes into the
+    compiler options: an edited header is a new key.
+    """
+    import hashlib
+
+    digest = hashlib.sha256()
+    for directory in include_directories():
+        for path in sorted(directory.rglob("*")):
+            if path.suffix in (".cuh", ".cc"):
+                digest.update(path.relative_to(directory).as_posix().encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def include_options() -> list[str]:
+    """The options that make ``#include "nnk/..."`` and ``"platform/..."`` work."""
+    return [f"-I{directory}" for directory in include_directories()]
+
+
+def get_include() -> str:
+    """The directory of the kernel headers, for ``-I``: it holds ``nnk/`` and ``platform/``.
+
+    Returns
+    -------
+    str
+        For NVIDIA GPUs and CPUs. AMD's platform header is beside it, in ``hip_src``.
+
+    Examples
+    --------
+    >>> import os
+    >>> import nnkernels as nnk
+    >>> os.path.isfile(os.path.join(nnk.get_include(), "nnk", "softmax.cuh"))
+    True
+    """
+    return str(include_directories()[0])

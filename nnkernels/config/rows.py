@@ -1,0 +1,375 @@
+"""Layout, team and storage of the row kernels (softmax and its kin, row sums)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnkernels.config.device import Device
+from nnkernels.dispatch.axes import Shape, Strides, index_kind, largest_power_of_two
+
+ALONG, ACROSS = 0, 1
+ANY_STEP, UNIT_STEP = 0, 1
+KEEP_NONE, KEEP_REGISTERS, KEEP_SHARED, KEEP_EXP = 0, 1, 2, 3
+
+# Numbers that a GPU thread keeps in registers: with 32 and what else it needs, 1024 threads still
+# fit the 65536 registers of a multiprocessor.
+_GPU_KEPT = 32
+# Threads of a block that holds several short rows.
+_GPU_SHORT_BLOCK = 128
+_GPU_ACROSS_BLOCK = 256
+# Shared memory that a kernel may have beside the row: its reductions.
+_REDUCTION_BYTES = 4096
+# A part of a row that is worth a block of its own.
+_GPU_PART = 4096
+_CPU_PART = 32768
+# Groups of a row that a CPU thread keeps in registers.
+_CPU_DEPTH = 8
+# SIMD registers that the rows of one thread may fill in all.
+_CPU_KEPT = 16
+
+
+@dataclass(frozen=True)
+class RowsProblem:
+    """Merged axes of one call; operands in the order of the kernel's geometry.
+
+    Attributes
+    ----------
+    outer, inner : tuple of int
+        Shapes of the rows' positions and of a row; each has at least one axis.
+    outer_strides, inner_strides : tuple of tuple of int
+        In bytes, for each operand.
+    itemsizes : tuple of int
+        Of each operand.
+    compute_itemsize : int
+        Of the computing type.
+    tiles : int
+        Rows that are kept on the chip at once: 1 forward, 2 backward, 0 for a plain reduction.
+    keeps_exp : bool
+        Whether exponentials are computed once and kept (softmax), or nothing but the row.
+    per_row : bool
+        Whether the last operand has one element for a row.
+    alignment : int
+        A power of two that divides all addresses.
+    """
+
+    outer: Shape
+    inner: Shape
+    outer_strides: tuple[Strides, ...]
+    inner_strides: tuple[Strides, ...]
+    itemsizes: tuple[int, ...]
+    compute_itemsize: int
+    tiles: int
+    keeps_exp: bool
+    per_row: bool
+    alignment: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return _product(self.outer)
+
+    @property
+    def length(self) -> int:
+        """Elements of a row."""
+        return _product(self.inner)
+
+
+@dataclass(frozen=True)
+class RowsConfig:
+    """Template arguments of one instance, and the cut of a row into parts (1: none)."""
+
+    layout: int
+    steps: tuple[int, ...]
+    vector: int
+    columns: int
+    threads: int
+    team: int
+    keep: int
+    depth: int
+    parts: int
+    part_groups: int
+    kept: int
+    index: str
+    streaming: bool
+
+    @property
+    def side_by_side(self) -> int:
+        """Teams of a block."""
+        return self.threads // self.team
+
+
+def configure(problem: RowsProblem, device: Device) -> RowsConfig:
+    """The kernel for a problem on a device."""
+    layout = _layout(problem)
+    choose = {
+        (False, ALONG): _cpu_along,
+        (False, ACROSS): _cpu_across,
+        (True, ALONG): _gpu_along,
+        (True, ACROSS): _gpu_across,
+    }
+    return choose[device.is_gpu, layout](problem, device)
+
+
+def _layout(problem: RowsProblem) -> int:
+    # The main operand decides: its neighbours in memory are what SIMD lanes or threads take.
+    inner_unit = problem.inner_strides[0][-1] == problem.itemsizes[0] or problem.length == 1
+    outer_unit = problem.outer_strides[0][-1] == problem.itemsizes[0] and problem.outer[-1] > 1
+    return ACROSS if outer_unit and not inner_unit else ALONG
+
+
+def _steps(problem: RowsProblem, layout: int) -> tuple[int, ...]:
+    strides = problem.inner_strides if layout == ALONG else problem.outer_strides
+    return tuple(
+        UNIT_STEP if s[-1] == size else ANY_STEP
+        for s, size in zip(strides, problem.itemsizes, strict=True)
+    )
+
+
+def _index(problem: RowsProblem) -> str:
+    shape = problem.outer + problem.inner
+    strides = [o + i for o, i in zip(problem.outer_strides, problem.inner_strides, strict=True)]
+    # Loops step up to 4 groups of every thread past the end: 4 * 1024 threads * 16 elements.
+    return index_kind(shape, strides, slack=4 * 1024 * 16 * 16)
+
+
+def _streaming(problem: RowsProblem, device: Device, steps: tuple[int, ...]) -> bool:
+    written = problem.rows * problem.length * problem.itemsizes[-1]
+    return (
+        not device.is_gpu
+        and not problem.per_row
+        and written >= device.cache_bytes
+        and steps[-1] == UNIT_STEP
+    )
+
+
+def _along_vector(problem: RowsProblem, vector: int) -> int:
+    # With several inner axes no group may cross the end of the last.
+    if len(problem.inner) > 1:
+        return largest_power_of_two(vector, problem.inner[-1])
+    return vector
+
+
+# ---- CPU -----------------------------------------------------------------------------------------
+
+
+def _cpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
+    steps = _steps(problem, ALONG)
+    vector = _along_vector(problem, device.vector_bytes // problem.compute_itemsize)
+    groups = -(-problem.length // vector)
+    depth = next_power_of_two(groups)
+    keep, kept, columns = KEEP_NONE, 0, 1
+    parts, part_groups = _cpu_parts(problem, groups, vector)
+    if problem.tiles and depth * problem.tiles <= _CPU_DEPTH:
+        keep = KEEP_REGISTERS
+        # Several short rows at once: the folds of one run under the exponentials of the next.
+        columns = min(_CPU_KEPT // (depth * problem.tiles), 4)
+    elif problem.tiles == 1 and problem.length * problem.compute_itemsize <= device.shared_limit:
+        keep, kept = KEEP_EXP, groups * vector if problem.keeps_exp else 0
+    if parts > 1:
+        keep, kept, columns = KEEP_NONE, 0, 1
+    return RowsConfig(
+        layout=ALONG,
+        steps=steps,
+        vector=vector,
+        columns=columns,
+        threads=1,
+        team=1,
+        keep=keep,
+        depth=depth if keep == KEEP_REGISTERS else 1,
+        parts=parts,
+        part_groups=part_groups,
+        kept=kept,
+        index=_index(problem),
+        streaming=_streaming(problem, device, steps),
+    )
+
+
+def _cpu_parts(problem: RowsProblem, groups: int, vector: int) -> tuple[int, int]:
+    # The cut must not depend on the number of threads: results are the same for any.
+    if problem.rows >= 8 or problem.length < 2 * _CPU_PART:
+        return 1, groups
+    part_groups = _CPU_PART // vector
+    return -(-groups // part_groups), part_groups
+
+
+def _cpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
+    steps = _steps(problem, ACROSS)
+    vector = device.vector_bytes // problem.compute_itemsize
+    neighbours = problem.outer[-1]
+    columns = 4
+    while columns > 1 and (columns - 1) * vector >= neighbours:
+        columns //= 2
+    keep, kept, depth = KEEP_NONE, 0, 1
+    if problem.tiles:
+        limit = device.shared_limit // (
+            problem.compute_itemsize * problem.tiles * vector * problem.length
+        )
+        if limit:
+            while columns > limit:
+                columns //= 2
+            keep, kept = KEEP_SHARED, problem.tiles * problem.length * vector * columns
+    return RowsConfig(
+        layout=ACROSS,
+        steps=steps,
+        vector=vector,
+        columns=columns,
+        threads=1,
+        team=1,
+        keep=keep,
+        depth=depth,
+        parts=1,
+        part_groups=problem.length,
+        kept=kept,
+        index=_index(problem),
+        streaming=_streaming(problem, device, steps),
+    )
+
+
+# ---- GPU -----------------------------------------------------------------------------------------
+
+
+def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
+    steps = _steps(problem, ALONG)
+    vector = _along_vector(
+        problem, _gpu_vector(problem, device, steps, problem.outer_strides, problem.inner_strides)
+    )
+    groups = -(-problem.length // vector)
+    limit = max(_GPU_KEPT // (vector * max(problem.tiles, 1)), 1)
+    threads, team = _gpu_team(problem, groups, limit, device)
+    depth = next_power_of_two(-(-groups // team))
+    keep, kept = KEEP_NONE, 0
+    if problem.tiles and depth <= limit:
+        keep = KEEP_REGISTERS
+    elif problem.tiles and _fits_shared(problem, groups * vector, device):
+        keep, kept = KEEP_SHARED, problem.tiles * groups * vector
+    parts, part_groups = _gpu_parts(
+        problem, device, groups, vector, team, -(-problem.rows * team // threads), keep
+    )
+    if parts > 1:
+        keep, kept, threads, team = KEEP_NONE, 0, 256, 256
+    return RowsConfig(
+        layout=ALONG,
+        steps=steps,
+        vector=vector,
+        columns=1,
+        threads=threads,
+        team=team,
+        keep=keep,
+        depth=depth if keep == KEEP_REGISTERS else 1,
+        parts=parts,
+        part_groups=part_groups,
+        kept=kept,
+        index=_index(problem),
+        streaming=False,
+    )
+
+
+def _gpu_team(problem: RowsProblem, groups: int, limit: int, device: Device) -> tuple[int, int]:
+    """Threads of a block and of a row: the fewest that keep the row in registers."""
+    # 1024 threads have 64 registers each, too few to compute with numbers of 8 bytes.
+    most = 1024 if problem.compute_itemsize <= 4 else 512
+    team = 8
+    while team < device.warp and groups > team * limit:
+        team *= 2
+    if groups <= team * limit:
+        return _GPU_SHORT_BLOCK, team
+    threads = 128
+    while threads < most and groups > threads * limit:
+        threads *= 2
+    return threads, threads
+
+
+def _gpu_parts(
+    problem: RowsProblem,
+    device: Device,
+    groups: int,
+    vector: int,
+    team: int,
+    blocks: int,
+    keep: int,
+) -> tuple[int, int]:
+    """How many blocks share a row: several if the rows alone would leave processors idle."""
+    wanted = 2 * device.processors // max(blocks, 1)
+    useful = problem.length // _GPU_PART
+    if blocks >= device.processors or useful < 2 or wanted < 2:
+        return 1, groups
+    part_groups = -(-groups // min(wanted, useful))
+    return -(-groups // part_groups), part_groups
+
+
+def _fits_shared(problem: RowsProblem, elements: int, device: Device) -> bool:
+    return (
+        problem.tiles * elements * problem.compute_itemsize + _REDUCTION_BYTES
+        <= device.shared_limit
+    )
+
+
+def _gpu_vector(
+    problem: RowsProblem, device: Device, steps: tuple[int, ...], *strides: tuple[Strides, ...]
+) -> int:
+    operands = range(len(steps) - 1 if problem.per_row else len(steps))
+    if any(steps[o] != UNIT_STEP for o in operands):
+        return 1
+    vector = device.vector_bytes // max(problem.itemsizes[o] for o in operands)
+    while vector > 1:
+        wanted = [(o, vector * problem.itemsizes[o]) for o in operands]
+        if all(
+            largest_power_of_two(size, problem.alignment, *_other_strides(problem, o, strides))
+            == size
+            for o, size in wanted
+        ):
+            break
+        vector //= 2
+    return vector
+
+
+def _other_strides(
+    problem: RowsProblem, operand: int, strides: tuple[tuple[Strides, ...], ...]
+) -> list[int]:
+    return [s for group in strides for s in group[operand] if s != problem.itemsizes[operand]]
+
+
+def _gpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
+    steps = _steps(problem, ACROSS)
+    vector = min(
+        _gpu_vector(problem, device, steps, problem.outer_strides, problem.inner_strides), 4
+    )
+    neighbours = -(-problem.outer[-1] // vector)
+    side = min(next_power_of_two(neighbours), 32)
+    threads = _GPU_ACROSS_BLOCK
+    team = threads // side
+    depth = next_power_of_two(-(-problem.length // team))
+    registers = problem.tiles and depth * vector * problem.tiles <= _GPU_KEPT
+    blocks = _product(problem.outer[:-1]) * -(-neighbours // side)
+    parts, part_groups = _gpu_parts(
+        problem, device, problem.length, vector, team, blocks, KEEP_NONE
+    )
+    if parts > 1:
+        registers = False
+    return RowsConfig(
+        layout=ACROSS,
+        steps=steps,
+        vector=vector,
+        columns=1,
+        threads=threads,
+        team=team,
+        keep=KEEP_REGISTERS if registers else KEEP_NONE,
+        depth=depth if registers else 1,
+        parts=parts,
+        part_groups=part_groups,
+        kept=0,
+        index=_index(problem),
+        streaming=False,
+    )
+
+
+def next_power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _product(shape: Shape) -> int:
+    product = 1
+    for n in shape:
+        product *= n
+    return product

@@ -1,0 +1,1 @@
+"""How arrays of any library, dtype and stride become a kernel problem."""

@@ -1,0 +1,116 @@
+"""Matrix products: from arrays to a launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnkernels.dispatch import machines, rows
+from nnkernels.dispatch.dtypes import ELEMENTS
+from nnkernels.dispatch.elementwise import remember
+from nnkernels.dispatch.results import adopt_out, check_memory
+from nnkernels.errors import ShapeError
+from nnkernels.interop.libraries import NUMPY, adopt_all, library_of
+
+NAMES = ("x1", "x2")
+
+
+def _planning() -> Any:
+    # See nnkernels.dispatch.elementwise.
+    from nnkernels.dispatch import matmul_plan
+
+    return matmul_plan
+
+
+def apply(
+    x1: Any,
+    x2: Any,
+    out_dtype: Any = None,
+    conjugate: tuple[bool, bool] = (False, False),
+    out: Any = None,
+) -> Any:
+    """The product of two stacks of matrices, as the Array API defines it.
+
+    Parameters
+    ----------
+    conjugate : pair of bool
+        Whether to take the complex conjugate of each operand.
+    """
+    a, b, library, like = x1, x2, NUMPY, x1
+    if type(x1) is np.ndarray and type(x2) is np.ndarray:
+        machine, address = machines.for_numpy(), machines.numpy_address
+    else:
+        (a, b), library, like = adopt_all((x1, x2), NAMES)
+        machine, address = machines.for_array(a)
+    view = None if out is None else adopt_out(out, "out", library, like)
+    key: Any = (
+        "matmul",
+        a.shape,
+        a.strides,
+        a.dtype,
+        b.shape,
+        b.strides,
+        b.dtype,
+        out_dtype,
+        conjugate,
+    )
+    if view is not None:
+        key = (*key, view.shape, view.strides, view.dtype)
+    plans = machine.plans
+    try:
+        plan = plans.get(key)
+    except TypeError:  # an out_dtype that cannot be a key is no dtype either
+        raise _planning().no_dtype(out_dtype) from None
+    if plan is None:
+        plan = _planning().make_plan(a, b, out_dtype, conjugate, machine, view)
+        remember(plans, key, plan)
+    if view is None:
+        result = plan.allocation.make(machine)
+    else:
+        result = view
+        addresses = [address(view), address(a), address(b)]
+        check_memory(view, "out", (a, b), NAMES, False, addresses, plan.reaches)
+    if plan.start is not None:
+        plan.start(plan.pack(address(a), address(b), address(result)) + plan.tail)
+    return library.restore(result, like) if out is None else out
+
+
+def transposed(x: Any) -> Any:
+    """A view with the last two axes exchanged, for an array of any library."""
+    return x.swapaxes(-1, -2) if hasattr(x, "swapaxes") else x.mT
+
+
+def gradient(x1: Any, x2: Any, conjugate: tuple[bool, bool], operand: Any) -> Any:
+    """A product of the shape and dtype of an operand, summed over its broadcast batches.
+
+    The terms of a sum keep the type of the accumulator: only the sum is rounded.
+    """
+    (a, b, wanted), library, like = adopt_all((x1, x2, operand), (*NAMES, "operand"))
+    name = wanted.dtype.name
+    terms = (
+        name if _planning().as_product(a, b).result == wanted.shape else ELEMENTS[name].compute_name
+    )
+    return library.restore(
+        rows.sum_to_shape(apply(a, b, terms, conjugate), wanted.shape, name), like
+    )
+
+
+def check_cotangent(dy: Any, x1: Any, x2: Any) -> None:
+    """Check the arguments of the gradient together.
+
+    Raises
+    ------
+    DTypeError
+        If one is no array.
+    ShapeError
+        If ``dy`` has not the shape of the product.
+    """
+    for array, name in ((dy, "dy"), (x1, "x1"), (x2, "x2")):
+        library_of(array, name)  # not even a Python number
+    (cotangent, a, b), _, _ = adopt_all((dy, x1, x2), ("dy", *NAMES))
+    shape = _planning().as_product(a, b).result
+    if cotangent.shape != shape:
+        raise ShapeError(
+            f"dy has shape {cotangent.shape}; the product of x1 and x2 has shape {shape}"
+        )

@@ -1,0 +1,263 @@
+"""Row kernels (softmax and its kin, sums over axes): from arrays to launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from nnkernels.dispatch import machines
+from nnkernels.dispatch.axes import Shape
+from nnkernels.dispatch.dtypes import ELEMENTS, Element
+from nnkernels.dispatch.elementwise import _alignment, remember
+from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
+from nnkernels.errors import ShapeError
+from nnkernels.interop.libraries import NUMPY, Library, adopt_all
+
+
+@dataclass(frozen=True, eq=False)
+class RowKernel:
+    """A C++ row kernel: see ``cuda_src/nnk/row_team.cuh``.
+
+    Attributes
+    ----------
+    struct, header : str
+        The template, and the header of ``nnk/`` that has it.
+    kind : str
+        Its first template argument, if it has variants.
+    names : tuple of str
+        The array arguments, all of one shape and dtype.
+    kinds : str
+        dtypes: ``f`` real floating, ``c`` complex, ``i`` signed, ``u`` unsigned integers.
+    tiles : int
+        Rows kept on the chip at once.
+    keeps_exp : bool
+        Whether exponentials are kept.
+    per_row : bool
+        Whether the result has one element for a row.
+    saved : int
+        Numbers that a part of a row saves when several blocks share it.
+    of_nothing : float
+        The result for rows of length 0, if there is one for each row.
+    result : str
+        dtype of the result, if it is not that of the arrays.
+    """
+
+    struct: str
+    header: str
+    kind: str
+    names: tuple[str, ...]
+    kinds: str = "f"
+    tiles: int = 1
+    keeps_exp: bool = False
+    per_row: bool = False
+    saved: int = 1
+    of_nothing: float = 0.0
+    result: str = ""
+
+    def result_of(self, found: Element) -> Element:
+        """The element type of the result for arrays of one element type."""
+        return ELEMENTS[self.result] if self.result else found
+
+
+def _planning() -> Any:
+    # See nnkernels.dispatch.elementwise.
+    from nnkernels.dispatch import rows_plan
+
+    return rows_plan
+
+
+def apply(
+    kernel: RowKernel, arrays: Sequence[Any], axis: Any, keepdims: bool = False, out: Any = None
+) -> Any:
+    """Run a row kernel over an axis, several, or all (None) of its arrays.
+
+    Returns
+    -------
+    array
+        Of the library and dtype of the inputs: of their shape and memory order, or without the
+        reduced axes (of size 1 with ``keepdims``) if the kernel gives one number for a row.
+    """
+    for array in arrays:
+        if type(array) is not np.ndarray:
+            views, library, like = adopt_all(arrays, kernel.names)
+            machine, address = machines.for_array(views[0])
+            if out is not None:
+                return _apply_out(kernel, views, axis, keepdims, out, library, like)
+            return library.restore(_run(kernel, views, axis, keepdims, machine, address), like)
+    if out is not None:
+        return _apply_out(kernel, arrays, axis, keepdims, out, NUMPY, arrays[0])
+    return _run(kernel, arrays, axis, keepdims, machines.for_numpy(), machines.numpy_address)
+
+
+def _run(
+    kernel: RowKernel, arrays: Sequence[Any], axis: Any, keepdims: bool, machine: Any, address: Any
+) -> Any:
+    key: Any = (kernel, axis if type(axis) is int else _checked_axis(axis), keepdims)
+    for a in arrays:
+        key = (*key, a.shape, a.strides, a.dtype)
+    addresses = [address(a) for a in arrays]
+    plans = machine.plans
+    if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
+        key = (*key, _alignment(addresses))
+    plan = plans.get(key)
+    if plan is None:
+        plan = _planning().make_plan(
+            kernel, arrays, axis, keepdims, machine, _alignment(addresses), None
+        )
+        remember(plans, key, plan)
+    result = plan.allocation.make(machine)
+    _launch(plan, machine, address, addresses, result)
+    return result
+
+
+def _apply_out(
+    kernel: RowKernel,
+    arrays: Sequence[Any],
+    axis: Any,
+    keepdims: bool,
+    out: Any,
+    library: Library,
+    like: Any,
+) -> Any:
+    view = adopt_out(out, "out", library, like)
+    machine, address = machines.for_array(arrays[0])
+    addresses = [address(view), *(address(a) for a in arrays)]
+    alignment = _alignment(addresses)
+    described = tuple((a.shape, a.strides, a.dtype) for a in (*arrays, view))
+    key = (
+        kernel,
+        axis if type(axis) is int else _checked_axis(axis),
+        keepdims,
+        alignment,
+        described,
+    )
+    plans = machine.plans
+    plan = plans.get(key)
+    if plan is None:
+        _planning().check_inputs(kernel, arrays)
+        axes = normalize_axes(axis, arrays[0].ndim, kernel.names[0])
+        shape = (
+            reduced_shape(arrays[0].shape, axes, keepdims) if kernel.per_row else arrays[0].shape
+        )
+        check_out(view, "out", shape, arrays[0].dtype)
+        machines.require_aligned(machine, (view,), ("out",))
+        plan = _planning().make_plan(kernel, arrays, axis, keepdims, machine, alignment, view)
+        plan.reaches = [reach(a) for a in (view, *arrays)]
+        remember(plans, key, plan)
+    in_place = not kernel.per_row
+    check_memory(view, "out", arrays, kernel.names, in_place, addresses, plan.reaches)
+    addresses = addresses[1:]
+    _launch(plan, machine, address, addresses, view)
+    return out
+
+
+def _launch(plan: Any, machine: Any, address: Any, addresses: list[int], result: Any) -> None:
+    if plan.fill is not None:
+        # CuPy writes on the current device, which need not be the array's.
+        with nullcontext() if isinstance(result, np.ndarray) else result.device:
+            result[...] = plan.fill
+    if plan.workspace is None:
+        for start, tail in plan.steps:
+            start(plan.pack(*addresses, address(result), 0) + tail)
+        return
+    workspace = plan.workspace.make(machine)
+    pointers = plan.pack(*addresses, address(result), address(workspace))
+    for start, tail in plan.steps:
+        start(pointers + tail)
+
+
+# ---- checks -------------------------------------------------------------------------------------
+
+
+def _checked_axis(axis: Any) -> Any:
+    """The axis argument as a key: an int, a tuple of ints or None."""
+    if axis is None:
+        return None
+    if isinstance(axis, tuple):
+        return tuple(_checked_axis_number(a) for a in axis)
+    return _checked_axis_number(axis)
+
+
+def _checked_axis_number(axis: Any) -> int:
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(
+            "axis must be an integer, a tuple of integers or None; got "
+            f"{type(axis).__name__} {axis!r}"
+        )
+    return int(axis)
+
+
+def normalize_axes(axis: Any, rank: int, name: str = "x") -> tuple[int, ...]:
+    """Axes as sorted numbers from 0 on; None is all of them.
+
+    Raises
+    ------
+    TypeError
+        For anything but an integer, a tuple of integers or None.
+    ShapeError
+        For an axis out of range or given twice.
+    """
+    checked = _checked_axis(axis)
+    if checked is None:
+        return tuple(range(rank))
+    given = checked if isinstance(checked, tuple) else (checked,)
+    for a in given:
+        if not -rank <= a < rank:
+            raise ShapeError(
+                f"axis {a} is out of range for {name} of rank {rank}; it must lie in "
+                f"[{-rank}, {rank})"
+            )
+    axes = sorted(a % rank for a in given)
+    if len(set(axes)) != len(axes):
+        raise ShapeError(f"axis {given} names an axis of {name} twice; give each once")
+    return tuple(axes)
+
+
+# ---- plans --------------------------------------------------------------------------------------
+
+
+def reduced_shape(shape: Shape, axes: tuple[int, ...], keepdims: bool) -> Shape:
+    """A shape without some axes, or with them of size 1."""
+    if keepdims:
+        return tuple(1 if a in axes else n for a, n in enumerate(shape))
+    return tuple(n for a, n in enumerate(shape) if a not in axes)
+
+
+# ---- sums over axes -----------------------------------------------------------------------------
+
+
+@cache
+def _sum_kernel(result: str) -> RowKernel:
+    return RowKernel(
+        "RowSum", "row_sum", "", ("x",), kinds="fciu", tiles=0, per_row=True, result=result
+    )
+
+
+def sum_over(x: Any, axes: tuple[int, ...], keepdims: bool = False, dtype: str = "") -> Any:
+    """The sum of an array over some axes, accumulated as everywhere here.
+
+    Parameters
+    ----------
+    dtype : str, optional
+        Name of the dtype of the result, if it is not that of the array.
+    """
+    return apply(_sum_kernel(dtype), (x,), axes, keepdims)
+
+
+def sum_to_shape(x: Any, shape: Sequence[int], dtype: str = "") -> Any:
+    """The gradient of a broadcast: the sum over every axis along which ``shape`` was repeated."""
+    have, wanted = tuple(x.shape), tuple(shape)
+    if have == wanted:
+        return x
+    missing = len(have) - len(wanted)
+    axes = tuple(range(missing)) + tuple(
+        missing + a for a, n in enumerate(wanted) if n == 1 and have[missing + a] != 1
+    )
+    total = sum_over(x, axes, keepdims=True, dtype=dtype)
+    # The axes that `shape` lacks, now of size 1, are left out.
+    return total[(*(0,) * missing, ...)] if missing else total

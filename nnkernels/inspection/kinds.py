@@ -1,0 +1,70 @@
+"""In words, what makes an instance different from the others of its template."""
+
+from __future__ import annotations
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config import rows
+
+# Template parameters by position, those that are read here.
+_ROW_TEMPLATES = {
+    "SoftmaxForward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
+    "SoftmaxBackward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
+    "RowSum": {"layout": 4, "n": 6, "threads": 8, "team": 9, "stage": 10},
+}
+_KEEP = {
+    rows.KEEP_NONE: "row read again",
+    rows.KEEP_REGISTERS: "row in registers",
+    rows.KEEP_SHARED: "row in shared memory",
+    rows.KEEP_EXP: "row in scratch memory",
+}
+_STAGES = ("", "parts of rows", "rows of parts")
+
+
+def kind_of(instance: Instance, warp: int) -> str:
+    """A short description: ``"warp, row in registers"``, ``"4 elements at once"``.
+
+    >>> geometry = "RowGeometry<2, 1, 1, int32>, 0, Ints<1, 1>"
+    >>> kernel = f"RowSum<float, float, float, {geometry}, 4, 1, 128, 32, 0>"
+    >>> kind_of(Instance("row_sum", kernel, 128), 32)
+    'warp'
+    """
+    name, arguments = template_arguments(instance.kernel)
+    if name in _ROW_TEMPLATES:
+        return _row_kind(_ROW_TEMPLATES[name], arguments, warp)
+    if name == "Elementwise":
+        rank = "" if arguments[7] == "1" else f", {arguments[7]} axes"
+        return f"{arguments[5]} elements, {arguments[6]} at once{rank}"
+    if name == "Matmul":
+        return f"tile {arguments[6]}x{arguments[7]}x{arguments[8]}"
+    return "-"
+
+
+def _row_kind(places: dict[str, int], arguments: list[str], warp: int) -> str:
+    at = {name: int(arguments[place]) for name, place in places.items()}
+    threads, team = at["threads"], at["team"]
+    if at["layout"] == rows.ACROSS:
+        who = f"{team} threads a column"
+    elif team == threads:
+        who = f"block of {threads}"
+    else:
+        who = "warp" if team == warp else f"{team} lanes"
+    stage = _STAGES[at["stage"]]
+    kept = "" if "keep" not in at or stage else _KEEP[at["keep"]]
+    return ", ".join(part for part in (who, kept, stage) if part)
+
+
+def template_arguments(kernel: str) -> tuple[str, list[str]]:
+    """Name and arguments of a C++ template instance.
+
+    >>> template_arguments("Elementwise<Relu, Types<float, half>, 4>")
+    ('Elementwise', ['Relu', 'Types<float, half>', '4'])
+    """
+    name, _, rest = kernel.partition("<")
+    arguments, depth = [""], 0
+    for character in rest.rpartition(">")[0]:
+        depth += (character == "<") - (character == ">")
+        if character == "," and depth == 0:
+            arguments.append("")
+        else:
+            arguments[-1] += character
+    return name, [argument.strip() for argument in arguments]

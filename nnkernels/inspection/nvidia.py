@@ -1,0 +1,114 @@
+"""Resources of kernels on NVIDIA GPUs: ptxas's report, and the machine code by nvdisasm."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nnkernels.compile import nvrtc
+from nnkernels.errors import BackendError
+from nnkernels.inspection.result import Resources
+
+_FUNCTION = re.compile(r"Compiling entry function '(\w+)'")
+_FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_USED = re.compile(r"Used (\d+) registers")
+_SHARED = re.compile(r"(\d+) bytes smem")
+
+_SECTION = re.compile(r"^\.text\.(\w+):")
+# "        /*0a60*/              @!P0 LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;"
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)")
+_WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
+
+
+def resources(text: str, arch: str) -> dict[str, Resources]:
+    """Compile a translation unit; what each of its kernels takes, by symbol.
+
+    Raises
+    ------
+    BackendError
+        If NVRTC is not installed or cannot compile for the architecture.
+    CompileError
+        If it rejects the text.
+    """
+    cubin = nvrtc.compile_cubin(text, arch)
+    found = parse_report(cubin.log)
+    for symbol, instructions in _disassembled(cubin.code).items():
+        if symbol in found:
+            found[symbol] = replace(found[symbol], **count(instructions))
+    return found
+
+
+def parse_report(log: str) -> dict[str, Resources]:
+    """What ``ptxas -v`` says about each kernel."""
+    found: dict[str, Resources] = {}
+    symbol = ""
+    frame = (0, 0, 0)
+    for line in log.splitlines():
+        if function := _FUNCTION.search(line):
+            symbol, frame = function[1], (0, 0, 0)
+        elif sizes := _FRAME.search(line):
+            frame = (int(sizes[1]), int(sizes[2]), int(sizes[3]))
+        elif (used := _USED.search(line)) and symbol:
+            shared = _SHARED.search(line)
+            found[symbol] = Resources(
+                registers=int(used[1]),
+                spill_bytes=frame[1] + frame[2],
+                local_bytes=frame[0],
+                static_shared=int(shared[1]) if shared else 0,
+            )
+    return found
+
+
+def count(instructions: list[str]) -> dict[str, Any]:
+    """The fields of Resources that come from the machine code."""
+    loads: dict[int, int] = {}
+    stores: dict[int, int] = {}
+    mix: Counter[str] = Counter()
+    for instruction in instructions:
+        name, *modifiers = instruction.split(".")
+        mix[name] += 1
+        # LD and ST are accesses of which the compiler does not know the memory.
+        table = loads if name in ("LDG", "LD") else stores if name in ("STG", "ST") else None
+        if table is not None:
+            width = next((_WIDTHS[m] for m in modifiers if m in _WIDTHS), 4)
+            table[width] = table.get(width, 0) + 1
+    return {"loads": loads, "stores": stores, "mix": mix}
+
+
+def _disassembled(code: bytes) -> dict[str, list[str]]:
+    program = nvrtc.nvdisasm_path()
+    if program is None:
+        raise BackendError(
+            "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm (or "
+            "nvidia-cuda-nvcc-cu12), or set CUDA_PATH to a CUDA toolkit"
+        )
+    with tempfile.TemporaryDirectory(prefix="nnkernels-") as directory:
+        path = Path(directory) / "kernel.cubin"
+        path.write_bytes(code)
+        done = subprocess.run([program, "-c", path], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BackendError(f"nvdisasm failed: {done.stderr.strip() or done.stdout.strip()}")
+    return parse_disassembly(done.stdout)
+
+
+def parse_disassembly(text: str) -> dict[str, list[str]]:
+    """Instructions with their modifiers (``LDG.E.128``), by kernel."""
+    found: dict[str, list[str]] = {}
+    for symbol, instruction in _instructions(text):
+        found.setdefault(symbol, []).append(instruction)
+    return found
+
+
+def _instructions(text: str) -> Iterator[tuple[str, str]]:
+    symbol = ""
+    for line in text.splitlines():
+        if section := _SECTION.match(line):
+            symbol = section[1]
+        elif symbol and (instruction := _INSTRUCTION.match(line)):
+            yield symbol, instruction[1]

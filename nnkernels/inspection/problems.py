@@ -1,0 +1,180 @@
+"""Calls that between them reach every kind of instance that the configurations choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnkernels.dispatch.dtypes import numpy_dtype
+from nnkernels.registry.record import Example, Op, Shape
+
+# Enough elements that an elementwise kernel takes several vectors at a time on any GPU, and
+# enough rows that no row is cut into parts.
+_MANY = (2048, 4096)
+_ROWS = 512
+# From a row that 8 lanes hold to one that no block can keep (2^17 float32 numbers are 512 KiB).
+# What only shared memory can keep lies between powers of two.
+_POWERS = tuple(2**exponent for exponent in range(5, 18))
+_LENGTHS = tuple(sorted((*_POWERS, 20000, 40000)))
+_CUT_LENGTH = 2**20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call.
+
+    Attributes
+    ----------
+    label : str
+        What is special about it.
+    aligned : bool
+        Whether every array can be read and written in accesses of 16 bytes.
+    """
+
+    label: str
+    aligned: bool
+    shapes: tuple[Shape, ...]
+    options: dict[str, Any]
+    layout: Callable[[Shape, Any], np.ndarray]
+
+    def arrays(self, dtype_name: str) -> list[np.ndarray]:
+        """The arguments. Nothing is written to them, so that large ones take no memory."""
+        dtype = numpy_dtype(dtype_name)
+        return [self.layout(shape, dtype) for shape in self.shapes]
+
+
+def problems(op: Op) -> Iterator[Problem]:
+    """The calls of an op that are worth a look."""
+    family = {"elementwise": _elementwise, "rows": _rows, "matmul": _matmul}.get(op.family)
+    if family is not None:
+        yield from family(op)
+    for number, example in enumerate(op.examples):
+        yield Problem(
+            f"example {number + 1}", False, example.shapes, dict(example.options), contiguous
+        )
+
+
+# ---- layouts ------------------------------------------------------------------------------------
+
+
+def contiguous(shape: Shape, dtype: Any) -> np.ndarray:
+    """A dense array that begins at a multiple of 64 bytes."""
+    return _aligned(shape, dtype, 0)
+
+
+def misaligned(shape: Shape, dtype: Any) -> np.ndarray:
+    """A dense array that begins one element after such a multiple."""
+    return _aligned(shape, dtype, dtype.itemsize)
+
+
+def _aligned(shape: Shape, dtype: Any, offset: int) -> np.ndarray:
+    count = int(np.prod(shape, dtype=np.int64))
+    buffer = np.empty(count * dtype.itemsize + 128, np.uint8)
+    start = -buffer.__array_interface__["data"][0] % 64 + offset
+    return buffer[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def strided(shape: Shape, dtype: Any) -> np.ndarray:
+    """Every second element of the last axis."""
+    if not shape:
+        return contiguous(shape, dtype)
+    return contiguous((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2]
+
+
+def padded(shape: Shape, dtype: Any) -> np.ndarray:
+    """Rows of a wider array: 64 bytes more from one to the next."""
+    if not shape:
+        return contiguous(shape, dtype)
+    wide = contiguous((*shape[:-1], shape[-1] + 64 // dtype.itemsize), dtype)
+    return wide[..., : shape[-1]]
+
+
+def transposed(shape: Shape, dtype: Any) -> np.ndarray:
+    """The last two axes exchanged in memory."""
+    if len(shape) < 2:
+        return contiguous(shape, dtype)
+    return contiguous((*shape[:-2], shape[-1], shape[-2]), dtype).swapaxes(-1, -2)
+
+
+def far_apart(shape: Shape, dtype: Any) -> np.ndarray:
+    """Rows 2 GiB apart in all, so that 32-bit offsets do not reach."""
+    if len(shape) < 2:
+        return contiguous(shape, dtype)
+    step = -(-(2**31) // shape[0] // 64) * 64 + 64
+    dense = (*shape[:-1], step // dtype.itemsize) if len(shape) == 2 else shape
+    return contiguous(dense, dtype)[..., : shape[-1]]
+
+
+# ---- families -----------------------------------------------------------------------------------
+
+
+def resized(example: Example, sizes: dict[int, int]) -> tuple[Shape, ...]:
+    """The shapes of an example with some lengths replaced wherever they occur.
+
+    >>> resized(Example(((64, 125), (64, 250))), {64: 8, 250: 32})
+    ((8, 16), (8, 32))
+    """
+    halves = {length // 2: size // 2 for length, size in sizes.items()}
+    return tuple(tuple(sizes.get(n, halves.get(n, n)) for n in shape) for shape in example.shapes)
+
+
+def _elementwise(op: Op) -> Iterator[Problem]:
+    example = next((e for e in op.examples if len(max(e.shapes, key=len)) == 2), None)
+    if example is None:
+        return
+    rows = max(shape[0] for shape in example.shapes if shape)
+    length = max(shape[1] for shape in example.shapes if len(shape) == 2)
+    options = dict(example.options)
+    many = resized(example, {rows: _MANY[0], length: _MANY[1]})
+    few = resized(example, {rows: 64, length: 256})
+    yield Problem("dense, large", True, many, options, contiguous)
+    yield Problem("dense, small", True, few, options, contiguous)
+    yield Problem("rows of a wider array", True, many, options, padded)
+    yield Problem("misaligned", False, many, options, misaligned)
+    yield Problem("strided", False, many, options, strided)
+    yield Problem("strided, small", False, few, options, strided)
+    yield Problem("64-bit offsets", True, many, options, far_apart)
+
+
+def _rows(op: Op) -> Iterator[Problem]:
+    rows, length = 64, 250
+    last, first = {"axis": -1}, {"axis": 0}
+
+    def shapes(new_rows: int, new_length: int) -> tuple[Shape, ...]:
+        return resized(op.examples[0], {rows: new_rows, length: new_length})
+
+    for n in _LENGTHS:
+        yield Problem(f"rows of {n}", True, shapes(_ROWS, n), last, contiguous)
+    for n in _LENGTHS:
+        yield Problem(f"rows of {n - 1}", False, shapes(_ROWS, n - 1), last, contiguous)
+    yield Problem(f"2 rows of {_CUT_LENGTH}", True, shapes(2, _CUT_LENGTH), last, contiguous)
+    yield Problem("rows of 1004", False, shapes(_ROWS, 1004), last, contiguous)
+    yield Problem("rows of 1024, strided", False, shapes(_ROWS, 1024), last, strided)
+    yield Problem("rows of 1024, padded", True, shapes(_ROWS, 1024), last, padded)
+    yield Problem("rows of 1024, 64-bit offsets", True, shapes(_ROWS, 1024), last, far_apart)
+    for n in (*_POWERS[:7:2], _POWERS[-1]):
+        yield Problem(f"columns of {n}", True, _columns(shapes(n, 8192), op), first, contiguous)
+    yield Problem(
+        "columns of 1024, odd", False, _columns(shapes(1024, 8191), op), first, contiguous
+    )
+    yield Problem("4 columns of 65536", False, _columns(shapes(65536, 4), op), first, contiguous)
+
+
+def _columns(shapes: tuple[Shape, ...], op: Op) -> tuple[Shape, ...]:
+    # What has one number for each row has one for each column when the axis is 0.
+    whole = max(shapes, key=len)
+    return tuple(shape if len(shape) == 2 else (whole[1],) for shape in shapes)
+
+
+def _matmul(op: Op) -> Iterator[Problem]:
+    shapes = resized(op.examples[0], {64: 512, 50: 384, 70: 640})
+    for label, layout in (
+        ("dense", contiguous),
+        ("operands transposed", transposed),
+        ("strided", strided),
+        ("64-bit offsets", far_apart),
+    ):
+        yield Problem(label, False, shapes, {}, layout)

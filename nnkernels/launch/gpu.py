@@ -1,0 +1,185 @@
+"""The ``cuda`` and ``hip`` machines: kernels through ``cupy.RawModule``, on CuPy's streams."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from nnkernels.compile.instance import Instance, source_text
+from nnkernels.compile.sources import fingerprint, include_options
+from nnkernels.config.device import PROFILES, Device
+from nnkernels.errors import BackendError, CompileError
+from nnkernels.launch.single_flight import SingleFlight
+
+# Without asking, a block gets this much shared memory.
+_DEFAULT_SHARED = 48 * 1024
+# Blocks of a launch: gridDim.x of CUDA. HIP counts threads, in 32 bits.
+_MOST_BLOCKS, _MOST_HIP_THREADS = 2**31 - 1, 2**32 - 1
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel as CuPy has it.
+
+    ``function`` is what RawKernel.__call__ looks up for the current device at every call; found
+    once, while the right device was current.
+    """
+
+    raw: Any
+    function: Any
+
+
+@cache
+def _one_of(size: int) -> np.dtype[Any]:
+    """The dtype of one element of that many bytes."""
+    return np.dtype((np.void, size))
+
+
+class GpuMachine:
+    """Runs kernels on one device of CuPy.
+
+    Launches go to CuPy's current stream and nothing waits for them, so a call can be captured
+    into a CUDA graph once its kernel is compiled.
+    """
+
+    def __init__(self, cupy: Any, index: int) -> None:
+        self._cupy = cupy
+        self.index = index
+        self.plans: dict[Any, Any] = {}
+        self.device = _device(cupy, index)
+        self.name = f"{self.device.machine}:{index}"
+        self._kernels: SingleFlight[Instance, _Kernel] = SingleFlight(self._load)
+        self._shared_granted: dict[Instance, int] = {}
+        self._shared_lock = threading.Lock()
+
+    def prepare(
+        self, instance: Instance, blocks: int, shared_bytes: int, traffic: int
+    ) -> Callable[[bytes], None]:
+        """A function that launches an instance with packed arguments.
+
+        Raises
+        ------
+        BackendError
+            If CuPy cannot compile here, or the grid is too large.
+        CompileError
+            If the compiler fails.
+        """
+        self._check_grid(blocks, instance.threads)
+        kernel = self._kernels.get(instance)
+        self._grant_shared(instance, kernel, shared_bytes)
+        function = kernel.function
+        grid, block = (blocks,), (instance.threads,)
+        frombuffer, index = np.frombuffer, self.index
+        current_device = self._cupy.cuda.runtime.getDevice
+        device = self._cupy.cuda.Device(index)
+
+        def start(args: bytes) -> None:
+            # CuPy passes an array of one element by value: the whole argument struct.
+            packed = (frombuffer(args, _one_of(len(args))),)
+            if current_device() == index:
+                function(grid, block, packed, shared_mem=shared_bytes)
+            else:
+                with device:
+                    function(grid, block, packed, shared_mem=shared_bytes)
+
+        return start
+
+    def _check_grid(self, blocks: int, threads: int) -> None:
+        hip = self.device.machine == "hip"
+        most = min(_MOST_BLOCKS, _MOST_HIP_THREADS // threads) if hip else _MOST_BLOCKS
+        if blocks > most:
+            raise BackendError(
+                f"a launch of {blocks} blocks of {threads} threads is more than {self.name} can do "
+                f"({most} blocks); split the arrays"
+            )
+
+    def _grant_shared(self, instance: Instance, kernel: _Kernel, shared_bytes: int) -> None:
+        # On AMD a block may have all 64 KiB without asking, and CuPy refuses to ask.
+        if shared_bytes <= _DEFAULT_SHARED or self.device.machine == "hip":
+            return
+        with self._shared_lock:
+            if shared_bytes > self._shared_granted.get(instance, _DEFAULT_SHARED):
+                with self._cupy.cuda.Device(self.index):
+                    kernel.raw.max_dynamic_shared_size_bytes = shared_bytes
+                self._shared_granted[instance] = shared_bytes
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new array on this device."""
+        if self._cupy.cuda.runtime.getDevice() == self.index:
+            return self._cupy.empty(shape, dtype)
+        with self._cupy.cuda.Device(self.index):
+            return self._cupy.empty(shape, dtype)
+
+    def precompile(self, instances: tuple[Instance, ...]) -> None:
+        """Compile several instances as one module."""
+        for instance, kernel in zip(instances, self._compile(instances), strict=True):
+            self._kernels.put(instance, kernel)
+
+    def _load(self, instance: Instance) -> _Kernel:
+        return self._compile((instance,))[0]
+
+    def _compile(self, instances: tuple[Instance, ...]) -> list[_Kernel]:
+        text = source_text(instances, self.device.machine)
+        with self._cupy.cuda.Device(self.index):
+            module = self._cupy.RawModule(code=text, options=compile_options())
+            try:
+                raw = [module.get_function(instance.symbol) for instance in instances]
+                return [_Kernel(kernel, kernel.kernel) for kernel in raw]
+            except self._cupy.cuda.compiler.CompileException as error:
+                raise CompileError(
+                    f"{self.device.machine} compiler failed on {instances[0].kernel}: {error}",
+                    str(error),
+                ) from error
+            except (ImportError, OSError, RuntimeError) as error:
+                # No NVRTC, no CUDA headers, a driver that is too old: CuPy says which.
+                raise BackendError(f"CuPy cannot compile for {self.name}: {error}") from error
+
+
+def compile_options() -> tuple[str, ...]:
+    """The options of every compile with NVRTC or hipRTC.
+
+    The fingerprint is there because CuPy's disk cache does not see what included headers hold.
+    """
+    return ("-std=c++17", f"-DNNK_FINGERPRINT={fingerprint()}", *include_options())
+
+
+def _device(cupy: Any, index: int) -> Device:
+    properties = cupy.cuda.runtime.getDeviceProperties(index)
+    hip = bool(cupy.cuda.runtime.is_hip)
+    if hip:
+        arch = properties["gcnArchName"].decode().partition(":")[0]
+    else:
+        arch = f"sm_{properties['major']}{properties['minor']}"
+    known = PROFILES.get(arch)
+    limit = properties.get("sharedMemPerBlockOptin") or properties["sharedMemPerBlock"]
+    return Device(
+        machine="hip" if hip else "cuda",
+        arch=arch,
+        warp=properties.get("warpSize", known.warp if known else 32),
+        processors=properties["multiProcessorCount"],
+        shared_limit=max(int(limit), int(properties["sharedMemPerBlock"])),
+        vector_bytes=16,
+        cache_bytes=int(properties.get("l2CacheSize", 0)) or 8 << 20,
+    )
+
+
+_machines: dict[int, GpuMachine] = {}
+_lock = threading.Lock()
+
+
+def machine_of(index: int) -> GpuMachine:
+    """The machine of a CuPy device, made at the first call."""
+    machine = _machines.get(index)
+    if machine is None:
+        import cupy
+
+        with _lock:
+            machine = _machines.get(index)
+            if machine is None:
+                machine = _machines[index] = GpuMachine(cupy, index)
+    return machine

@@ -1,0 +1,127 @@
+"""Docstring sections that many functions share, written once.
+
+A docstring names a shared piece in braces on a line of its own; ``documented`` puts the piece
+in its place when the module is imported, so that ``help(nnk.gelu)`` shows the whole.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_PARAMETERS = "Parameters\n----------\n"
+
+_OPERAND = """\
+x : array
+    Of any shape and strides, and of {dtypes}."""
+
+_REAL = "float16, bfloat16, float32 or float64"
+_REAL_OR_COMPLEX = "float16, bfloat16, float32, float64, complex64 or\n    complex128"
+_REAL_OR_INTEGER = "float16, bfloat16, float32, float64 or integers of\n    any width"
+
+_OPERANDS = """\
+x, gate : array
+    Of shapes that broadcast together, any strides, and of float16, bfloat16, float32 or
+    float64."""
+
+_COTANGENT = """\
+dy : array
+    The cotangent: the gradient of the loss with respect to the result of `{forward}`."""
+
+_OUT = """\
+out : array, optional
+    Where to write the result: an array of its shape and dtype, of any strides. {overlap}
+
+Returns
+-------
+array
+    {result}
+
+"""
+
+_IN_PLACE = "It may be an\n    operand itself, but must not overlap one in another way."
+_APART = "It must not\n    overlap an operand."
+
+_RAISES = """\
+Raises
+------
+DTypeError
+    If an operand is no array or of a dtype that is not supported, if the libraries or dtypes of
+    operands do not go together, or if ``out`` is read-only or of another dtype than the result.
+ShapeError
+    If the shapes do not fit together, an axis is out of range or given twice, or if ``out`` has
+    another shape than the result, or memory in common with itself or an operand.
+BackendError
+    If arrays are on different devices, or a kernel cannot be compiled."""
+
+_OPTION_ERRORS = """
+TypeError, ValueError
+    If an option is of the wrong type, or out of its range."""
+
+_EXAMPLES = """\
+Examples
+--------
+>>> import numpy as np
+>>> import nnkernels as nnk"""
+
+_RESULT = "Of the library, shape, dtype and memory order of ``x``."
+_HALF_RESULT = "Of the library and dtype of ``x``, and its shape with half the axis."
+_ROW_RESULT = "Of the library and dtype of ``x``, without the reduced axes."
+_BROADCAST_RESULT = "Of the broadcast shape and the promoted dtype of the operands."
+_GRADIENT = "The gradient of the operand, of its shape and the promoted dtype of the arguments."
+_GRADIENTS = """\
+Returns
+-------
+dx, dgate : array
+    Of the shapes of ``x`` and ``gate``, summed over the axes along which those were broadcast,
+    and of the promoted dtype of the operands."""
+
+
+def _parameters(*parts: str) -> str:
+    return _PARAMETERS + "\n".join(parts)
+
+
+def _end(result: str, more: str = "", overlap: str = _IN_PLACE) -> str:
+    """``out`` and the sections that follow the parameters."""
+    return _OUT.format(result=result, overlap=overlap) + _RAISES + more
+
+
+def _pieces(name: str) -> dict[str, str]:
+    """Every shared piece, as it reads in the docstring of one function."""
+    forward = name.removesuffix("_backward")
+    cotangent = _COTANGENT.format(forward=forward)
+    result = f"y : array\n    The result of `{forward}`: its operand is not needed."
+    return {
+        "{x}": _parameters(_OPERAND.format(dtypes=_REAL)),
+        "{x, also complex}": _parameters(_OPERAND.format(dtypes=_REAL_OR_COMPLEX)),
+        "{x, also integers}": _parameters(_OPERAND.format(dtypes=_REAL_OR_INTEGER)),
+        "{x, gate}": _parameters(_OPERANDS),
+        "{dy, x}": _parameters(cotangent, f"x : array\n    The operand of `{forward}`."),
+        "{dy, y}": _parameters(cotangent, result),
+        "{dy, x, gate}": _parameters(
+            cotangent, f"x, gate : array\n    The operands of `{forward}`."
+        ),
+        "{out}": _end(_RESULT),
+        "{out after options}": _end(_RESULT, _OPTION_ERRORS),
+        "{out of half the shape}": _end(_HALF_RESULT, _OPTION_ERRORS, _APART),
+        "{out of a row}": _end(_ROW_RESULT, _OPTION_ERRORS, _APART),
+        "{out of two operands}": _end(_BROADCAST_RESULT),
+        "{gradient}": _end(_GRADIENT),
+        "{gradient after options}": _end(_GRADIENT, _OPTION_ERRORS),
+        "{gradients}": _GRADIENTS,
+        "{raises}": _RAISES,
+        "{examples}": _EXAMPLES,
+    }
+
+
+def documented(function: Function) -> Function:
+    """Put the shared pieces into the docstring of a function, and return the function."""
+    if function.__doc__ is None:  # python -OO
+        return function
+    pieces = _pieces(function.__name__)
+    lines = inspect.cleandoc(function.__doc__).split("\n")
+    function.__doc__ = "\n".join(pieces.get(line, line) for line in lines) + "\n"
+    return function

@@ -1,0 +1,60 @@
+"""Checks of options that are numbers: what came in, as a Python float, or an error that names it.
+
+The public functions call these only for a value that is not plainly good, such as a Python
+float in range, because a call on a small array has a few microseconds in all.
+"""
+
+from __future__ import annotations
+
+from math import isfinite, isnan
+from numbers import Real
+
+
+def number(name: str, value: object) -> float:
+    """Any real number but NaN; infinities are fine."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{name} must be a real number, such as 1 or 0.5, not {type(value).__name__}"
+            f" ({value!r:.60})"
+        )
+    try:
+        result = float(value)
+    except OverflowError:
+        raise ValueError(
+            f"{name} does not fit a float: it is an integer of too many digits"
+        ) from None
+    if isnan(result):
+        raise ValueError(f"{name} must not be NaN")
+    return result
+
+
+def finite(name: str, value: object) -> float:
+    """Any finite number."""
+    result = number(name, value)
+    if not isfinite(result):
+        raise ValueError(f"{name} must be a finite number, not {result}")
+    return result
+
+
+def positive(name: str, value: object) -> float:
+    """A finite number above 0."""
+    result = finite(name, value)
+    if not result > 0:
+        raise ValueError(f"{name} must be above 0, not {result}")
+    return result
+
+
+def not_negative(name: str, value: object) -> float:
+    """A finite number that is 0 or more."""
+    result = finite(name, value)
+    if not result >= 0:
+        raise ValueError(f"{name} must be 0 or more, not {result}")
+    return result
+
+
+def not_zero(name: str, value: object) -> float:
+    """A finite number that is not 0."""
+    result = finite(name, value)
+    if result == 0:
+        raise ValueError(f"{name} must not be 0")
+    return result

@@ -1,0 +1,109 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from nnkernels._typing import Array, DTypeLike
+from nnkernels.dispatch import matmul as dispatch
+from nnkernels.ops._public import public
+
+
+@public
+def matmul(
+    x1: Array, x2: Array, /, *, out_dtype: DTypeLike | None = None, out: Array | None = None
+) -> Array:
+    """Matrix product of two arrays, as the Array API defines it.
+
+    ``y[..., i, j] = sum_k x1[..., i, k] x2[..., k, j]``
+
+    Parameters
+    ----------
+    x1 : array
+        Of shape (..., M, K) or (K,), any strides, of any real floating, complex or integer type.
+    x2 : array
+        Of shape (..., K, N) or (K,). Batch shapes broadcast, without a copy.
+    out_dtype : dtype, optional
+        dtype of the result: another of the same kind, such as ``"int32"`` for int8 operands or
+        ``"float32"`` for float16 ones. Default: the promoted dtype of the operands.
+    out : array, optional
+        Where to write the result: of its shape and dtype, of any strides, apart from the operands.
+
+    Returns
+    -------
+    array
+        Of the library of the operands and shape (..., M, N); an axis that a one-dimensional
+        operand lacks is left out.
+
+    Raises
+    ------
+    ShapeError
+        If the inner sizes differ, the batch shapes do not broadcast, or ``out`` does not fit.
+    DTypeError
+        If an operand is no array or of an unsupported dtype, if the dtypes have no common one or
+        do not go with ``out_dtype``, or if ``out`` is read-only or of another dtype.
+    BackendError
+        If arrays are on different devices, or a kernel cannot be compiled.
+
+    Notes
+    -----
+    Sums are in float32 for float16 and bfloat16, in float64 for float64, in 32 bits for integers
+    up to 32 bits and in 64 bits beyond, where overflow wraps. K = 0 gives zeros. NaN and inf
+    propagate as IEEE 754 has it.
+
+    References
+    ----------
+    Python array API standard, ``matmul``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnkernels as nnk
+    >>> nnk.matmul(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])).tolist()
+    [[11.0]]
+    """
+    return dispatch.apply(x1, x2, out_dtype, (False, False), out)
+
+
+@public
+def matmul_backward(dy: Array, x1: Array, x2: Array, /) -> tuple[Array, Array]:
+    """Gradients of `matmul`: ``dx1 = dy x2^H`` and ``dx2 = x1^H dy``.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `matmul`.
+    x1, x2 : array
+        The operands of `matmul`.
+
+    Returns
+    -------
+    dx1, dx2 : array
+        Of the shapes of ``x1`` and ``x2``, summed over the batches along which those were
+        broadcast.
+
+    Raises
+    ------
+    ShapeError, DTypeError, BackendError
+        As `matmul`; also if ``dy`` has not the shape of the product.
+
+    Notes
+    -----
+    The same kernels with strides swapped: nothing is transposed in memory. For complex operands
+    the gradient is PyTorch's, with a conjugate.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnkernels as nnk
+    >>> x1, x2 = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])
+    >>> dx1, dx2 = nnk.matmul_backward(np.ones((1, 1)), x1, x2)
+    >>> dx1.tolist(), dx2.tolist()
+    ([[3.0, 4.0]], [[1.0], [2.0]])
+    """
+    dispatch.check_cotangent(dy, x1, x2)
+    a = x1 if len(x1.shape) > 1 else x1[None, :]
+    b = x2 if len(x2.shape) > 1 else x2[:, None]
+    d = dy if len(x2.shape) > 1 else dy[..., None]
+    d = d if len(x1.shape) > 1 else d[..., None, :]
+    dx1 = dispatch.gradient(d, dispatch.transposed(b), (False, True), a)
+    dx2 = dispatch.gradient(dispatch.transposed(a), d, (True, False), b)
+    return (dx1 if len(x1.shape) > 1 else dx1[0, :]), (dx2 if len(x2.shape) > 1 else dx2[:, 0])

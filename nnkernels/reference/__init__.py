@@ -1,0 +1,1 @@
+"""The specification of every operation in NumPy, one module for each family."""

@@ -1,0 +1,52 @@
+"""Runs a public function as its NumPy reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnkernels import registry
+from nnkernels.dispatch import machines
+from nnkernels.dispatch.results import adopt_out
+from nnkernels.errors import BackendError, DTypeError
+from nnkernels.interop.libraries import adopt_all, library_of
+
+
+def applies(arrays: Sequence[Any]) -> bool:
+    """Whether a call is for the CPU: arrays on a GPU always run there."""
+    for x in arrays:
+        if type(x) is np.ndarray:
+            return True
+        if not isinstance(x, (int, float, complex)):
+            try:
+                return isinstance(library_of(x, "").adopt(x, ""), np.ndarray)
+            except (DTypeError, BackendError):  # said again, and better, by the function itself
+                return True
+    return True
+
+
+def run_reference(
+    function: Callable[..., Any], arrays: Sequence[Any], options: dict[str, Any]
+) -> Any:
+    """The reference of an op, on arrays of any library, with ``out`` honoured.
+
+    Parameters
+    ----------
+    function : callable
+        The public function below :func:`nnkernels.ops._public.public`.
+    """
+    with machines.use_machine(machines.DRY):
+        function(*arrays, **options)  # all its checks, and no kernel
+    op = registry.find(function.__name__)
+    options = dict(options)
+    out = options.pop("out", None)
+    views, library, like = adopt_all(arrays, op.arrays)
+    result = op.reference(*views, **options)
+    if out is None:
+        if isinstance(result, tuple):
+            return tuple(library.restore(np.asarray(r), like) for r in result)
+        return library.restore(np.asarray(result), like)
+    adopt_out(out, "out", library, like)[...] = result
+    return out

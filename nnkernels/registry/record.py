@@ -1,0 +1,65 @@
+"""The record that says everything about an op which tests, docs, selftest and bench need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+COMPLEX = ("complex64", "complex128")
+INTEGERS = (
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+)  # fmt: skip
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """Array shapes and options of one call."""
+
+    shapes: tuple[Shape, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation.
+
+    Attributes
+    ----------
+    name, family : str
+        As in the public interface.
+    function, reference : callable
+        The public function, and its specification in NumPy.
+    arrays : tuple of str
+        Names of the array arguments, in order.
+    dtypes : tuple of str
+        Element types of the first array argument that are supported.
+    examples : tuple of Example
+        Shapes and options for ``selftest``, the bench and smoke tests.
+    gradient : callable, optional
+        ``gradient(*arrays, **options) -> (y, pullback)``; the pullback takes the cotangent of
+        each output and returns one gradient, or None, for each array argument.
+    flops : callable, optional
+        ``flops(shapes, options)``: operations of one call. Default: one for each element of
+        the first array.
+    traffic : callable, optional
+        ``traffic(arrays, results)``: bytes that a call must move. Default: every argument
+        read and every result written once.
+    outputs : int
+        Number of results.
+    """
+
+    name: str
+    family: str
+    function: Callable[..., Any]
+    reference: Callable[..., Any]
+    arrays: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    examples: tuple[Example, ...]
+    gradient: Callable[..., Any] | None = None
+    flops: Callable[[tuple[Shape, ...], dict[str, Any]], float] | None = None
+    traffic: Callable[[tuple[Any, ...], tuple[Any, ...]], int] | None = None
+    outputs: int = 1

@@ -1,0 +1,85 @@
+"""Options, Hypothesis profiles and the ``backend`` parameter of all tests."""
+
+from __future__ import annotations
+
+import pytest
+from backends import Backend
+from hypothesis import HealthCheck, settings
+
+DEFAULT_BACKENDS = ("cpu", "sim:sm_80", "sim:sm_90", "sim:gfx90a", "sim:gfx1100")
+
+# An example may compile a kernel, which takes as long as a thousand other examples.
+_COMMON = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+# The same few examples in every run: what `make test` uses, and the default. It takes the place
+# of Hypothesis's own profile of that name.
+settings.register_profile("ci", max_examples=16, derandomize=True, database=None, **_COMMON)
+# Hours: python -m pytest --hypothesis-profile=deep
+settings.register_profile("deep", max_examples=3000, **_COMMON)
+settings.load_profile("ci")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backend",
+        action="append",
+        metavar="NAME[,NAME...]",
+        help=f"machines to test: {', '.join(DEFAULT_BACKENDS)} (the default) or cupy",
+    )
+
+
+def pytest_configure(config):
+    # Tests that differ by the backend alone share compiled kernels: one worker runs them all.
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "loadgroup"
+
+
+def _backends(config):
+    given = config.getoption("backend")
+    if not given:
+        return DEFAULT_BACKENDS
+    return tuple(name for option in given for name in option.split(","))
+
+
+def _parameter(name):
+    marks = ()
+    if name == "cupy":
+        reason = _why_no_gpu()
+        marks = (pytest.mark.skip(reason=reason),) if reason else ()
+    return pytest.param(Backend(name), marks=marks, id=name)
+
+
+def _why_no_gpu():
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy is not installed: {error}"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"CuPy finds no GPU: {error}"
+    return "" if count else "CuPy finds no GPU"
+
+
+def pytest_generate_tests(metafunc):
+    wanted = {
+        "backend": lambda name: True,
+        # The configuration of a GPU, whose blocks have many threads.
+        "simulator": lambda name: name.startswith("sim"),
+        "cpu": lambda name: name == "cpu",
+    }
+    for argument, belongs in wanted.items():
+        if argument in metafunc.fixturenames:
+            names = [name for name in _backends(metafunc.config) if belongs(name)]
+            metafunc.parametrize(argument, [_parameter(name) for name in names])
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        parameters = getattr(item, "callspec", None) and item.callspec.params
+        machine = parameters and (parameters.get("backend") or parameters.get("simulator"))
+        if machine:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.replace(machine.name, "")))

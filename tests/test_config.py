@@ -1,0 +1,570 @@
+"""Which kernel is chosen: every rung of every ladder is reached, and what it chooses runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from comparing import assert_close, wide
+from layouts import dense, lay_out, place
+from strategies import make_numbers
+
+import nnkernels as nnk
+from nnkernels import registry
+from nnkernels.config import elementwise, matmul, rows
+from nnkernels.config.device import PROFILES, SIMULATED, Device
+from nnkernels.config.elementwise import ElementwiseProblem
+from nnkernels.config.rows import RowsProblem
+from nnkernels.dispatch import rows as rows_dispatch
+from nnkernels.dispatch.axes import contiguous_strides
+
+CPU = Device("cpu", "host", 1, 2, 512 * 1024, 64, 32 << 20)
+GPUS = list(PROFILES.values())
+REGISTER_NUMBERS = 32  # what a GPU thread keeps of its rows
+
+
+def row_problem(count, length, across=False, tiles=1, itemsize=4, per_row=False, **changes):
+    """Rows of a dense matrix; ``across``: the rows lie side by side in memory."""
+    operands = 2 if tiles < 2 else 3
+    step, next_row = (count * itemsize, itemsize) if across else (itemsize, length * itemsize)
+    outer, inner = [(next_row,)] * operands, [(step,)] * operands
+    if per_row:
+        outer[-1], inner[-1] = (itemsize,), (0,)
+    problem = RowsProblem(
+        outer=(count,), inner=(length,), outer_strides=tuple(outer), inner_strides=tuple(inner),
+        itemsizes=(itemsize,) * operands, compute_itemsize=max(itemsize, 4), tiles=tiles,
+        keeps_exp=tiles == 1, per_row=per_row, alignment=64,
+    )  # fmt: skip
+    return replace(problem, **changes)
+
+
+def flat_problem(shape, strides=None, itemsizes=(4, 4), alignment=64, compute=4):
+    if strides is None:
+        strides = tuple(contiguous_strides(shape, size) for size in itemsizes)
+    return ElementwiseProblem(shape, strides, itemsizes, compute, 1, alignment)
+
+
+# ---- rows on a GPU -------------------------------------------------------------------------
+
+LENGTHS = sorted({1, 3, 7, *(2**e + d for e in range(2, 20) for d in (-1, 0, 1))})
+
+
+@pytest.mark.parametrize("device", GPUS, ids=lambda d: d.arch)
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_longer_rows_climb_the_ladder(tiles, device):
+    # Many rows, so that no row is cut into parts.
+    chosen = [(n, rows.configure(row_problem(4096, n, tiles=tiles), device)) for n in LENGTHS]
+    for n, c in chosen:
+        assert c.layout == rows.ALONG
+        assert c.threads % c.team == 0
+        assert c.team == c.threads or (
+            c.team <= device.warp and 2 ** c.team.bit_length() == 2 * c.team
+        )
+        assert c.threads <= 1024
+        assert c.parts == 1
+        groups = -(-n // c.vector)
+        if c.keep == rows.KEEP_REGISTERS:
+            assert c.depth * c.team >= groups
+            assert c.depth * c.vector * tiles <= REGISTER_NUMBERS
+            assert c.kept == 0
+        elif c.keep == rows.KEEP_SHARED:
+            assert c.kept >= tiles * n
+            assert c.kept * 4 < device.shared_limit
+    teams = [c.team for _, c in chosen]
+    assert all(a <= b for a, b in pairwise(teams))
+    lanes = [8, 16, 32, 64][: {32: 3, 64: 4}[device.warp]]
+    assert sorted(set(teams)) == [*lanes, 128, 256, 512, 1024]
+    # In registers, then in shared memory, then read again; each of them for some length.
+    order = [rows.KEEP_REGISTERS, rows.KEEP_SHARED, rows.KEEP_NONE]
+    ranks = [order.index(c.keep) for _, c in chosen]
+    assert ranks == sorted(ranks)
+    has_room = device.shared_limit - 4096 > 1024 * REGISTER_NUMBERS * 4
+    assert set(ranks) == ({0, 1, 2} if has_room else {0, 2})
+
+
+@pytest.mark.parametrize("device", GPUS, ids=lambda d: d.arch)
+def test_few_long_rows_are_shared_by_blocks(device):
+    for across in (False, True):
+        for count, length in ((1, 10**6), (3, 100_000), (8, 50_000)):
+            problem = row_problem(count, length, across and count > 1)
+            c = rows.configure(problem, device)
+            assert c.parts > 1, (count, length)
+            assert c.keep == rows.KEEP_NONE
+            groups = length if c.layout == rows.ACROSS else -(-length // c.vector)
+            assert (c.parts - 1) * c.part_groups < groups <= c.parts * c.part_groups
+    assert rows.configure(row_problem(device.processors * 4, 10**6), device).parts == 1
+    assert rows.configure(row_problem(1, 5000), device).parts == 1
+
+
+@pytest.mark.parametrize("device", GPUS, ids=lambda d: d.arch)
+def test_rows_side_by_side_are_reduced_across(device):
+    keeps = set()
+    for count in (2, 5, 32, 1000):
+        for length in (3, 50, 500, 5000):
+            c = rows.configure(row_problem(count * 64, length, True), device)
+            assert c.layout == rows.ACROSS
+            assert c.threads % c.team == 0
+            if c.keep == rows.KEEP_REGISTERS:
+                assert c.depth * c.team >= length
+                assert c.depth * c.vector <= REGISTER_NUMBERS
+            keeps.add(c.keep)
+    assert keeps == {rows.KEEP_REGISTERS, rows.KEEP_NONE}
+
+
+@pytest.mark.parametrize(
+    ("changes", "vector"),
+    [
+        ({}, 4),
+        ({"alignment": 8}, 2),
+        ({"alignment": 4}, 1),
+        ({"outer_strides": ((400,), (400,))}, 4),
+        ({"outer_strides": ((408,), (400,))}, 2),
+        ({"outer_strides": ((404,), (400,))}, 1),
+        ({"inner_strides": ((4,), (8,))}, 1),
+        ({"inner": (5, 6), "inner_strides": ((200, 4), (24, 4))}, 2),
+        ({"inner": (5, 8), "inner_strides": ((204, 4), (32, 4))}, 1),
+        ({"inner": (5, 8), "inner_strides": ((208, 4), (32, 4))}, 4),
+        ({"itemsizes": (8, 8), "inner_strides": ((8,), (8,)), "outer_strides": ((96,), (96,))}, 2),
+        ({"itemsizes": (2, 2), "inner_strides": ((2,), (2,)), "outer_strides": ((96,), (96,))}, 8),
+    ],
+)
+def test_vectors_of_a_row_are_as_wide_as_alignment_allows(changes, vector):
+    problem = row_problem(1000, 40, **changes)
+    assert rows.configure(problem, PROFILES["sm_90"]).vector == vector
+
+
+def test_a_result_for_a_row_needs_no_alignment():
+    problem = row_problem(1001, 40, per_row=True)
+    assert problem.outer_strides[-1] == (4,)
+    assert rows.configure(problem, PROFILES["sm_90"]).vector == 4
+
+
+# ---- rows on a CPU -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        # Short rows in registers, several at once; a power of two of groups.
+        (row_problem(99, 16), {"keep": rows.KEEP_REGISTERS, "depth": 1, "columns": 4}),
+        (row_problem(99, 128), {"keep": rows.KEEP_REGISTERS, "depth": 8, "columns": 2}),
+        (row_problem(99, 64, tiles=2), {"keep": rows.KEEP_REGISTERS, "depth": 4, "columns": 2}),
+        (row_problem(99, 65, tiles=2), {"keep": rows.KEEP_NONE, "columns": 1}),
+        # The exponentials in a thread's scratch memory, as long as it stays in its cache.
+        (row_problem(99, 129), {"keep": rows.KEEP_EXP, "kept": 144}),
+        (row_problem(99, 129, keeps_exp=False), {"keep": rows.KEEP_EXP, "kept": 0}),
+        (row_problem(99, 131_072), {"keep": rows.KEEP_EXP}),
+        (row_problem(99, 131_073), {"keep": rows.KEEP_NONE, "kept": 0}),
+        # Few long rows in parts, always the same ones.
+        (row_problem(7, 65_536), {"keep": rows.KEEP_NONE, "parts": 2, "part_groups": 2048}),
+        (row_problem(8, 65_536), {"parts": 1}),
+        (row_problem(7, 65_535), {"parts": 1}),
+        # A sum keeps nothing.
+        (row_problem(99, 16, tiles=0, per_row=True), {"keep": rows.KEEP_NONE}),
+        # Columns of a matrix: up to four registers side by side, kept in scratch memory.
+        (row_problem(100, 30, True), {"layout": rows.ACROSS, "columns": 4, "kept": 30 * 64}),
+        (row_problem(32, 30, True), {"columns": 2, "keep": rows.KEEP_SHARED}),
+        (row_problem(16, 30, True), {"layout": rows.ACROSS, "columns": 1}),
+        (row_problem(100, 8000, True), {"columns": 1, "keep": rows.KEEP_SHARED}),
+        (row_problem(100, 9000, True), {"columns": 4, "keep": rows.KEEP_NONE, "kept": 0}),
+        (row_problem(99, 16, True, tiles=0, per_row=True), {"keep": rows.KEEP_NONE}),
+        # Vectors are of the type that is computed in, and divide the last axis of several.
+        (row_problem(99, 40, itemsize=8), {"vector": 8}),
+        (row_problem(99, 40, itemsize=2), {"vector": 16}),
+        (row_problem(99, 40, inner=(5, 8), inner_strides=((64, 4), (32, 4))), {"vector": 8}),
+        (row_problem(99, 15, inner=(5, 3), inner_strides=((64, 4), (12, 4))), {"vector": 1}),
+        # Results beyond the caches go past them, if they are dense.
+        (row_problem(1 << 13, 1 << 10), {"streaming": True}),
+        (row_problem(1 << 13, 1 << 10, per_row=True), {"streaming": False}),
+        (row_problem(1 << 13, 1 << 9), {"streaming": False}),
+        (row_problem(1 << 13, 1 << 10, True), {"streaming": True}),
+    ],
+)  # fmt: skip
+def test_rows_on_a_cpu(problem, expected):
+    found = rows.configure(problem, CPU)
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_the_cut_of_a_row_does_not_depend_on_the_number_of_threads():
+    problem = row_problem(3, 200_000)
+    chosen = {rows.configure(problem, replace(CPU, processors=n)) for n in (1, 2, 64)}
+    assert len(chosen) == 1
+
+
+# ---- index width ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "device", [CPU, PROFILES["sm_90"], PROFILES["gfx90a"]], ids=lambda d: d.arch
+)
+def test_indices_are_as_wide_as_the_reach_of_the_strides(device):
+    far = 2**31
+    for step, index in ((4, "i"), (far // 16, "i"), (far // 4, "q"), (-far // 4, "q"), (0, "i")):
+        flat = flat_problem((8, 10), ((40, 4), (step, 4)))
+        assert elementwise.configure(flat, device).index == index
+        problem = row_problem(8, 10, outer_strides=((step,), (40,)))
+        assert rows.configure(problem, device).index == index
+    assert elementwise.configure(flat_problem((2**31,), ((1,), (0,)), (1, 1)), device).index == "q"
+    product = matmul.MatmulProblem(8, 8, 8, (32, 4), (32, 4), (4, 4, 4), 4, False, reach=1000)
+    assert matmul.configure(product, device).index == "i"
+    assert matmul.configure(replace(product, reach=far), device).index == "q"
+
+
+# ---- elementwise ----------------------------------------------------------------------------
+
+UNIT, ZERO, ANY = elementwise.UNIT_STEP, elementwise.ZERO_STEP, elementwise.ANY_STEP
+
+
+@pytest.mark.parametrize(
+    ("problem", "vector", "steps"),
+    [
+        (flat_problem((100,)), 4, (UNIT, UNIT)),
+        (flat_problem((100,), itemsizes=(2, 2)), 8, (UNIT, UNIT)),
+        (flat_problem((100,), itemsizes=(1, 1)), 16, (UNIT, UNIT)),
+        (flat_problem((100,), itemsizes=(8, 2)), 2, (UNIT, UNIT)),
+        (flat_problem((100,), itemsizes=(16, 16)), 1, (UNIT, UNIT)),
+        (flat_problem((100,), alignment=8), 2, (UNIT, UNIT)),
+        (flat_problem((100,), alignment=4), 1, (UNIT, UNIT)),
+        (flat_problem((9, 100), ((400, 4), (416, 4))), 4, (UNIT, UNIT)),
+        (flat_problem((9, 100), ((400, 4), (408, 4))), 2, (UNIT, UNIT)),
+        (flat_problem((9, 100), ((400, 4), (0, 4))), 4, (UNIT, UNIT)),
+        (flat_problem((9, 100), ((400, 4), (40, 0))), 4, (UNIT, ZERO)),
+        (flat_problem((100,), ((4,), (8,))), 1, (UNIT, ANY)),
+        (flat_problem((100,), ((4,), (-4,))), 1, (UNIT, ANY)),
+        (flat_problem((1,), ((0,), (0,))), 4, (UNIT, ZERO)),
+    ],
+)  # fmt: skip
+def test_elementwise_on_a_gpu(problem, vector, steps):
+    for device in GPUS:
+        found = elementwise.configure(problem, device)
+        assert (found.vector, found.steps, found.streaming) == (vector, steps, False)
+        assert found.unroll == 1
+
+
+def test_busy_gpus_unroll():
+    for device in GPUS:
+        enough = device.processors * 256 * 4 * 4
+        for length, unroll in ((enough, 4), (enough - 4, 1)):
+            found = elementwise.configure(flat_problem((length,)), device)
+            assert (found.unroll, found.tile) == (unroll, 256 * unroll)
+
+
+@pytest.mark.parametrize(
+    ("problem", "vector", "streaming"),
+    [
+        (flat_problem((100,)), 16, False),
+        (flat_problem((100,), itemsizes=(2, 2)), 16, False),
+        (flat_problem((100,), itemsizes=(8, 2), compute=8), 8, False),
+        (flat_problem((100,), itemsizes=(1, 1), compute=1), 64, False),
+        (flat_problem((100,), itemsizes=(8, 8), compute=0), 1, False),
+        (flat_problem((8 << 20,)), 16, True),
+        (flat_problem((8 << 20,), ((8,), (4,))), 16, False),
+        (flat_problem(((8 << 20) - 1,)), 16, False),
+    ],
+)
+def test_elementwise_on_a_cpu(problem, vector, streaming):
+    found = elementwise.configure(problem, CPU)
+    assert (found.threads, found.vector, found.streaming) == (1, vector, streaming)
+
+
+# ---- matrix products --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", [CPU, *GPUS], ids=lambda d: d.arch)
+@pytest.mark.parametrize(("size", "is_complex"), [(4, False), (8, False), (8, True), (16, True)])
+def test_tiles_of_a_product_fit(size, is_complex, device):
+    problem = matmul.MatmulProblem(
+        500, 500, 500, (4, 2000), (2000, 4), (4, 4, 4), size, is_complex, 10**6
+    )
+    c = matmul.configure(problem, device)
+    assert c.shared_elements() * size <= min(
+        device.shared_limit, 64 * 1024 if device.is_gpu else 2**30
+    )
+    assert c.tile_m % c.micro_m == 0
+    assert c.tile_n % c.vector == 0
+    assert (c.fast_a, c.fast_b) == (matmul.ROWS_FAST, matmul.COLUMNS_FAST)
+    assert c.unit_a
+    assert c.unit_b
+    other = matmul.configure(replace(problem, strides_a=(2000, 8), strides_b=(4, 2000)), device)
+    assert (other.fast_a, other.fast_b) == (matmul.COLUMNS_FAST, matmul.ROWS_FAST)
+    assert not other.unit_a
+    assert not other.unit_b
+
+
+# ---- every regime runs --------------------------------------------------------------------------
+
+
+def run(name, shape, axis, seed=0):
+    """Call a row operation on random numbers and compare it with NumPy."""
+    generator = np.random.default_rng(seed)
+    x = make_numbers(generator, shape, "float32")
+    length = shape[axis]
+    if name == "sum":
+        wanted = wide(x).sum(axis).astype(np.float32)
+        assert_close(rows_dispatch.sum_over(x, (axis,)), wanted, length, 50.0)
+        return
+    op = registry.find(name)
+    operands = [x]
+    if name.endswith("_backward"):
+        forward = registry.find(name.removesuffix("_backward"))
+        operands = [x, forward.reference(make_numbers(generator, shape, "float32"), axis=axis)]
+    scale = 20.0 if "log" in name else 1.0
+    result = op.function(*operands, axis=axis)
+    assert_close(result, op.reference(*operands, axis=axis), length, scale, name)
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The configurations that calls have chosen; the plans before and after do not count."""
+    found = []
+    for module in (rows, elementwise, matmul):
+
+        def configure(problem, device, original=module.configure):
+            found.append(original(problem, device))
+            return found[-1]
+
+        monkeypatch.setattr(module, "configure", configure)
+    return found
+
+
+@pytest.fixture
+def machine_of(monkeypatch):
+    """Change the properties of a machine, and the constants of a configuration, for one test."""
+    machines = []
+
+    def change(backend, constants, module=rows, **properties):
+        machine = backend.machine
+        machine.plans.clear()
+        machines.append(machine)
+        monkeypatch.setattr(machine, "device", replace(machine.device, **properties))
+        for name, value in constants.items():
+            monkeypatch.setattr(module, name, value)
+
+    yield change
+    for machine in machines:
+        machine.plans.clear()
+
+
+FORWARD = ("softmax", "log_softmax", "logsumexp")
+BACKWARD = ("softmax_backward", "log_softmax_backward")
+ALL = (*FORWARD, *BACKWARD, "sum")
+KEPT = {"_GPU_KEPT": 4}  # so that short rows reach the higher rungs
+PARTS = {"_GPU_PART": 64, "_CPU_PART": 64}
+
+
+class _Many:
+    """Equal to any number above 1."""
+
+    def __eq__(self, other):
+        return other > 1
+
+    __hash__ = None
+
+
+MANY = _Many()
+
+# Name: operations, shape, axis, constants, device properties, what the configuration must say.
+GPU_REGIMES = {
+    "8 lanes a row": (ALL, (21, 30), 1, {}, {}, {"team": 8, "threads": 128}),
+    "16 lanes a row": (("softmax", "sum"), (3, 60), 1, KEPT, {}, {"team": 16, "threads": 128}),
+    "a warp a row": (FORWARD, (5, 128), 1, KEPT, {}, {"team": 32, "threads": 128}),
+    "a block a row": (ALL, (2, 500), 1, KEPT, {}, {"team": 128, "threads": 128}),
+    "a large block a row": (("softmax",), (2, 4000), 1, KEPT, {}, {"team": 1024, "threads": 1024}),
+    "a row in shared memory": (
+        ("softmax", "log_softmax", "softmax_backward"),
+        *((2, 4100), 1, KEPT, {}, {"keep": rows.KEEP_SHARED}),
+    ),
+    "a row read again": (
+        (*FORWARD, *BACKWARD),
+        *((2, 4100), 1, KEPT, {"shared_limit": 8192}, {"keep": rows.KEEP_NONE, "parts": 1}),
+    ),
+    "rows in parts": (
+        *(ALL, (2, 700), 1, PARTS, {"processors": 8}),
+        {"keep": rows.KEEP_NONE, "parts": MANY},
+    ),
+    "rows side by side": (
+        *(ALL, (30, 44), 0, {}, {}),
+        {"layout": rows.ACROSS, "parts": 1},
+    ),
+    "long rows side by side": (
+        *((*FORWARD, *BACKWARD), (600, 40), 0, KEPT, {}),
+        {"layout": rows.ACROSS, "keep": rows.KEEP_NONE, "parts": 1},
+    ),
+    "rows side by side in parts": (
+        *(ALL, (300, 11), 0, PARTS, {"processors": 6}),
+        {"layout": rows.ACROSS, "parts": MANY},
+    ),
+}  # fmt: skip
+
+CPU_REGIMES = {
+    "rows in registers": (ALL[:5], (21, 30), 1, {}, {}, {"keep": rows.KEEP_REGISTERS}),
+    "a row's exponentials": (FORWARD, (5, 300), 1, {}, {}, {"keep": rows.KEEP_EXP}),
+    "a row read again": (
+        *((*FORWARD, *BACKWARD), (9, 700), 1, {}, {"shared_limit": 1024}),
+        {"keep": rows.KEEP_NONE, "parts": 1},
+    ),
+    "rows in parts": (ALL, (3, 1000), 1, PARTS, {}, {"keep": rows.KEEP_NONE, "parts": MANY}),
+    "rows side by side": (ALL[:5], (30, 100), 0, {}, {}, {"layout": rows.ACROSS, "columns": 4}),
+    "some rows side by side": (("softmax",), (30, 20), 0, {}, {}, {"layout": rows.ACROSS}),
+    "a few rows side by side": (("softmax",), (30, 3), 0, {}, {}, {"columns": 1}),
+    "long rows side by side": (
+        *((*FORWARD, *BACKWARD), (300, 100), 0, {}, {"shared_limit": 4096}),
+        {"layout": rows.ACROSS, "keep": rows.KEEP_NONE},
+    ),
+    "fewer long rows at a time": (
+        *(("softmax",), (100, 100), 0, {}, {"shared_limit": 16384}),
+        {"layout": rows.ACROSS, "keep": rows.KEEP_SHARED},
+    ),
+    "rows past the caches": (
+        *((*FORWARD[:2], *BACKWARD), (64, 128), 1, {}, {"cache_bytes": 1024}),
+        {"streaming": True},
+    ),
+    "rows side by side past the caches": (
+        *(("softmax",), (33, 128), 0, {}, {"cache_bytes": 1024}),
+        {"streaming": True},
+    ),
+}  # fmt: skip
+
+
+def check_regime(regime, backend, chosen, change):
+    names, shape, axis, constants, properties, expected = regime
+    change(backend, constants, **properties)
+
+    def body():
+        for seed, name in enumerate(names):
+            chosen.clear()
+            with backend.context(seed):
+                if backend.recording:
+                    call_only(name, shape, axis)
+                else:
+                    run(name, shape, axis, seed)
+            backward = name == "sum" or name in BACKWARD
+            for found in chosen:
+                wanted = dict(expected)
+                if backward and backend.device.is_gpu and "parts" not in expected:
+                    wanted.pop("team", None)  # two rows, or none, are kept: other rungs
+                    wanted.pop("threads", None)
+                assert wanted == {key: getattr(found, key) for key in wanted}, name
+            assert chosen, name
+            backend.machine.plans.clear()
+
+    backend.precompiled(body)
+
+
+def call_only(name, shape, axis):
+    x = np.ones(shape, np.float32)
+    if name == "sum":
+        rows_dispatch.sum_over(x, (axis,))
+    else:
+        op = registry.find(name)
+        op.function(*[x] * len(op.arrays), axis=axis)
+
+
+@pytest.mark.parametrize("name", GPU_REGIMES)
+def test_regime_of_a_gpu_runs(name, simulator, chosen, machine_of):
+    check_regime(GPU_REGIMES[name], simulator, chosen, machine_of)
+
+
+@pytest.mark.parametrize("name", CPU_REGIMES)
+def test_regime_of_a_cpu_runs(name, cpu, chosen, machine_of):
+    check_regime(CPU_REGIMES[name], cpu, chosen, machine_of)
+
+
+@pytest.mark.parametrize("shift", [0, 4, 8])
+def test_elementwise_vectors_run(shift, simulator, chosen, machine_of):
+    machine_of(simulator, {})
+    x = place(make_numbers(np.random.default_rng(50), (3, 33), "float32"), dense((3, 33), 4, shift))
+    with simulator.context(shift):
+        y = nnk.relu(x.view)
+    assert np.array_equal(y, np.maximum(x.view, 0))
+    assert [c.vector for c in chosen] == [{0: 4, 4: 1, 8: 2}[shift]]
+
+
+def test_unrolled_elementwise_runs(simulator, chosen, machine_of):
+    machine_of(simulator, {}, processors=1)
+    x = make_numbers(np.random.default_rng(51), (5000,), "float32")
+    with simulator.context(3):
+        y = nnk.relu(x)
+    assert np.array_equal(y, np.maximum(x, 0))
+    assert [c.unroll for c in chosen] == [4]
+
+
+def test_elementwise_past_the_caches_runs(cpu, chosen, machine_of):
+    machine_of(cpu, {}, cache_bytes=1024)
+    generator = np.random.default_rng(52)
+    for dtype in ("float32", "float16", "float64"):
+        for shape in ((3001,), (30, 77)):
+            x = make_numbers(generator, shape, dtype)
+            for shift in (0, x.dtype.itemsize, 1):  # where vectors straddle cache lines, too
+                out = place(np.zeros(shape, dtype), dense(shape, x.dtype.itemsize, shift))
+                chosen.clear()
+                nnk.relu(x, out=out.view)
+                assert np.array_equal(out.view, np.maximum(x, x.dtype.type(0)))
+                assert out.is_unchanged_outside
+                assert all(c.streaming for c in chosen)
+
+
+def test_wide_indices_run(backend, monkeypatch):
+    generator = np.random.default_rng(53)
+    for module in (rows, elementwise):
+        monkeypatch.setattr(module, "index_kind", lambda *args, **options: "q")
+    original = matmul.configure
+    monkeypatch.setattr(
+        matmul, "configure", lambda problem, device: replace(original(problem, device), index="q")
+    )
+    x = place(
+        make_numbers(generator, (4, 6, 20), "float32"),
+        lay_out((4, 6, 20), 4, (1, 0, 2), (1, -2, 1)),
+    ).view
+    weight = make_numbers(generator, (6,), "float32")
+    backend.machine.plans.clear()
+
+    def body():
+        with backend.context(2):
+            x_, weight_ = backend.array(x), backend.array(weight)
+            results = [
+                (nnk.prelu(x_, weight_), registry.find("prelu").reference(x, weight)),
+                (nnk.softmax(x_), registry.find("softmax").reference(x)),
+                (nnk.softmax(x_, axis=(0, 1)), registry.find("softmax").reference(x, axis=(0, 1))),
+                (nnk.logsumexp(x_, axis=1), registry.find("logsumexp").reference(x, axis=1)),
+                (nnk.softmax(x_.T, axis=0), registry.find("softmax").reference(x.T, axis=0)),
+                (nnk.matmul(x_, x_[0].T), registry.find("matmul").reference(x, x[0].T)),
+            ]
+        if not backend.recording:
+            for got, wanted in results:
+                assert_close(backend.numpy(got), wanted, 24)
+
+    backend.precompiled(body)
+    backend.machine.plans.clear()
+
+
+def test_strides_beyond_32_bits(backend, chosen):
+    # Two rows 2 GiB apart. Of the memory between them nothing is ever touched.
+    if backend.is_cupy:
+        pytest.skip("takes 2 GiB of GPU memory")
+    try:
+        memory = np.zeros(2**31 + 4096, np.uint8)
+    except MemoryError:
+        pytest.skip("takes 2 GiB of address space")
+    x = np.ndarray((2, 40), np.float32, memory, 0, (2**31, 4))
+    x[...] = make_numbers(np.random.default_rng(54), (2, 40), "float32")
+    backend.machine.plans.clear()
+    with backend.context():
+        y = nnk.relu(x)
+        p = nnk.softmax(x)
+        c = nnk.matmul(x, np.eye(40, dtype=np.float32))
+    backend.machine.plans.clear()
+    assert [found.index for found in chosen] == ["q", "q", "q"]
+    assert np.array_equal(y, np.maximum(x, 0))
+    assert_close(p, registry.find("softmax").reference(x), 40)
+    assert np.array_equal(c, x)
+
+
+def test_simulated_profiles_are_those_of_real_devices():
+    assert set(SIMULATED) <= set(PROFILES)
+    for arch in SIMULATED:
+        device = PROFILES[arch].simulated()
+        assert device.is_gpu
+        assert replace(device, machine=PROFILES[arch].machine) == PROFILES[arch]

@@ -1,0 +1,329 @@
+"""The way of CuPy arrays from a public function to a launch, on a stand-in for CuPy.
+
+No GPU is needed: see fake_cupy.py. What a kernel computes is tested elsewhere; here it is that the
+right kernel gets the right arguments, on the right device.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import fake_cupy
+import numpy as np
+import pytest
+
+import nnkernels as nnk
+from nnkernels import registry
+from nnkernels.compile.instance import Instance
+from nnkernels.dispatch.dtypes import numpy_dtype
+from nnkernels.errors import BackendError, CompileError, DTypeError, ShapeError
+from nnkernels.launch import gpu
+from nnkernels.reference.tolerance import assert_close
+
+
+@pytest.fixture
+def cupy() -> Iterator[Any]:
+    with fake_cupy.installed() as module:
+        yield module
+
+
+def numbers(shape, dtype="float32", seed=0):
+    drawn = np.random.default_rng(seed).standard_normal(shape)
+    return np.asarray(drawn).astype(numpy_dtype(dtype))
+
+
+# Views as functions of a dense array, so that both libraries can take them.
+VIEWS = {
+    "dense": lambda x: x,
+    "transposed": lambda x: x.swapaxes(-1, -2),
+    "strided": lambda x: x[:, ::2],
+    "reversed": lambda x: x[::-1, ::-1],
+    # 4 bytes after an aligned address, and rows that are no multiple of 16 bytes apart.
+    "misaligned": lambda x: x[:, 1:],
+}
+ONE_ARRAY = (
+    *(("relu", {}, view) for view in VIEWS),
+    *(("softmax", {"axis": -1}, view) for view in VIEWS),
+    ("softmax", {"axis": 0}, "strided"),
+    ("gelu", {"approximate": "tanh"}, "dense"),
+    ("log_softmax", {"axis": (0, 1)}, "transposed"),
+    ("logsumexp", {"axis": 0, "keepdims": True}, "reversed"),
+)
+SEVERAL_ARRAYS = (
+    ("swiglu", 2, {}), ("tanh_backward", 2, {}), ("softmax_backward", 2, {"axis": -1}),
+    ("log_softmax_backward", 2, {"axis": 0}), ("geglu_backward", 3, {}), ("matmul", 2, {}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "view"), ONE_ARRAY, ids=str)
+def test_one_array(cupy, name, options, view):
+    host = numbers((12, 18))
+    view = VIEWS[view]
+    result = getattr(nnk, name)(view(cupy.asarray(host)), **options)
+    assert type(result) is cupy.ndarray
+    assert cupy.recorded.launches
+    expected = registry.find(name).reference(view(host), **options)
+    assert_close(result.get(), expected, 12 * 18)
+
+
+@pytest.mark.parametrize(("name", "count", "options"), SEVERAL_ARRAYS, ids=str)
+def test_several_arrays(cupy, name, count, options):
+    host = [numbers((16, 16), seed=seed) for seed in range(count)]
+    results = getattr(nnk, name)(*(cupy.asarray(x) for x in host), **options)
+    expected = registry.find(name).reference(*host, **options)
+    check_all(cupy, results, expected)
+    # and each argument in another layout
+    square = [numbers((17, 33), seed=seed) for seed in range(count)]
+    cut = [lambda x: x[:16, :16], lambda x: x[::-1, :16][:16], lambda x: x[1:, 1:17]]
+    mixed = [cut[i % 3] for i in range(count)]
+    results = getattr(nnk, name)(
+        *(f(cupy.asarray(x)) for f, x in zip(mixed, square, strict=True)), **options
+    )
+    expected = registry.find(name).reference(
+        *(f(x) for f, x in zip(mixed, square, strict=True)), **options
+    )
+    check_all(cupy, results, expected)
+
+
+def check_all(cupy, results, expected):
+    if not isinstance(results, tuple):
+        results, expected = (results,), (expected,)
+    for result, wanted in zip(results, expected, strict=True):
+        assert type(result) is cupy.ndarray
+        assert_close(result.get(), wanted, 64)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_dtypes(cupy, dtype):
+    host = numbers((6, 40), dtype)
+    for name in ("relu", "softmax"):
+        result = getattr(nnk, name)(cupy.asarray(host))
+        assert result.dtype == numpy_dtype(dtype)
+        assert_close(result.get(), registry.find(name).reference(host), 40)
+
+
+def test_out(cupy):
+    host = numbers((8, 12))
+    x = cupy.asarray(host)
+    buffer = cupy.empty((12, 8), np.float32)
+    out = buffer.T
+    assert nnk.softmax(x, out=out) is out
+    assert_close(buffer.get().T, registry.find("softmax").reference(host), 12)
+    in_place = cupy.asarray(host)
+    assert nnk.relu(in_place, out=in_place) is in_place
+    assert_close(in_place.get(), np.maximum(host, 0))
+
+
+def test_out_must_fit(cupy):
+    x = cupy.asarray(numbers((8, 12)))
+    with pytest.raises(ShapeError, match=r"out has shape \(8, 11\)"):
+        nnk.relu(x, out=cupy.empty((8, 11), np.float32))
+    with pytest.raises(DTypeError, match="out has dtype float64"):
+        nnk.relu(x, out=cupy.empty((8, 12), np.float64))
+    with pytest.raises(ShapeError, match="shares memory with x"):
+        nnk.relu(x[:, :8], out=x[:, 2:10])
+    with pytest.raises(DTypeError, match="out"):
+        nnk.relu(x, out=np.empty((8, 12), np.float32))
+
+
+def test_rows_cut_into_parts(cupy):
+    # Two launches, and a workspace between them.
+    host = numbers((1, 70_000))
+    result = nnk.softmax(cupy.asarray(host))
+    first, second = cupy.recorded.launches
+    assert first.grid[0] > 1
+    assert first.symbol != second.symbol
+    assert_close(result.get(), registry.find("softmax").reference(host), 70_000)
+
+
+def test_more_shared_memory_is_asked_for(cupy):
+    # 40000 float32 numbers in shared memory; a row for each processor, so that no row is cut.
+    host = numbers((8, 40_000))
+    result = nnk.softmax(cupy.asarray(host))
+    (launch,) = cupy.recorded.launches
+    assert launch.shared > fake_cupy.DEFAULT_SHARED
+    assert_close(result.get(), registry.find("softmax").reference(host), 40_000)
+
+
+def test_no_rows_and_no_columns(cupy):
+    empty = cupy.empty((0, 4), np.float32)
+    assert nnk.relu(empty).shape == (0, 4)
+    assert nnk.softmax(empty).shape == (0, 4)
+    nothing = nnk.logsumexp(cupy.empty((3, 0), np.float32))
+    assert nothing.get().tolist() == [-np.inf] * 3
+    assert cupy.recorded.launches == []
+
+
+# ---- devices ------------------------------------------------------------------------------------
+
+
+def test_work_stays_on_the_device_of_the_array(cupy):
+    host = numbers((5, 9))
+    with cupy.cuda.Device(1):
+        x = cupy.asarray(host)
+    assert cupy.cuda.runtime.getDevice() == 0
+    for name in ("relu", "softmax", "log_softmax"):
+        result = getattr(nnk, name)(x)
+        assert result.device.id == 1
+        assert_close(result.get(), registry.find(name).reference(host), 9)
+    assert nnk.swiglu(x, 2.0).device.id == 1  # a Python scalar goes where the array is
+    with cupy.cuda.Device(1):
+        nothing = cupy.empty((3, 0), np.float32)
+    assert nnk.logsumexp(nothing).device.id == 1
+    assert {launch.device for launch in cupy.recorded.launches} == {1}
+    assert cupy.cuda.runtime.getDevice() == 0
+
+
+def test_each_device_has_its_own_kernels(cupy):
+    host = numbers((4, 4))
+    on_0 = cupy.asarray(host)
+    with cupy.cuda.Device(1):
+        on_1 = cupy.asarray(host)
+    nnk.relu(on_0), nnk.relu(on_1), nnk.relu(on_0)
+    assert [launch.device for launch in cupy.recorded.launches] == [0, 1, 0]
+    assert [device for device, _ in cupy.recorded.compiled] == [0, 1]
+
+
+def test_arrays_on_two_devices_are_refused(cupy):
+    on_0 = cupy.asarray(numbers((4, 4)))
+    with cupy.cuda.Device(1):
+        on_1 = cupy.asarray(numbers((4, 4)))
+    with pytest.raises(BackendError, match=r"x1 is on .* and x2 on"):
+        nnk.matmul(on_0, on_1)
+    with pytest.raises(BackendError, match=r"x is on .* and gate on"):
+        nnk.swiglu(on_0, on_1)
+    with pytest.raises(BackendError, match="out"):
+        nnk.relu(on_0, out=on_1)
+    with pytest.raises(BackendError, match="out"):
+        nnk.softmax(on_0, out=on_1)
+    with pytest.raises(BackendError, match="out"):
+        nnk.matmul(on_0, on_0, out=on_1)
+
+
+def test_two_libraries_are_refused(cupy):
+    x, y = cupy.asarray(numbers((4, 4))), numbers((4, 4))
+    for first, second in ((x, y), (y, x)):
+        with pytest.raises(DTypeError, match="of cupy"):
+            nnk.matmul(first, second)
+        with pytest.raises(DTypeError, match="of cupy"):
+            nnk.swiglu(first, second)
+
+
+def test_backends_for_numpy_arrays_do_not_concern_cupy(cupy):
+    x = cupy.asarray(numbers((4, 4)))
+    for backend in ("reference", "sim:gfx90a", "cpu"):
+        with nnk.use_backend(backend):
+            assert type(nnk.relu(x)) is cupy.ndarray
+    assert len(cupy.recorded.launches) == 3
+
+
+# ---- what is remembered -------------------------------------------------------------------------
+
+
+def test_a_kernel_is_compiled_once_and_looked_up_once(cupy):
+    for seed in range(3):
+        for shape in ((4, 32), (7, 32), (9, 32)):
+            nnk.softmax(cupy.asarray(numbers(shape, seed=seed)))
+    assert len(cupy.recorded.launches) == 9
+    assert len(cupy.recorded.compiled) == 1
+    assert len(cupy.recorded.looked_up) == 1
+
+
+def test_another_alignment_is_another_kernel(cupy):
+    # The plan of an aligned array must not serve one of the same shape and strides beside it.
+    base = cupy.asarray(numbers(4 * 256 + 1))
+    aligned, beside = base[:-1], base[1:]
+    assert aligned.strides == beside.strides
+    for x in (aligned, beside):
+        assert_close(nnk.relu(x).get(), np.maximum(x.get(), 0))
+    wide, narrow = cupy.recorded.launches
+    assert wide.symbol != narrow.symbol
+
+
+def test_precompiled_kernels_are_not_compiled_again(cupy):
+    x = cupy.asarray(numbers((6, 32)))
+    nnk.softmax(x), nnk.relu(x)
+    instances = tuple(gpu.machine_of(0)._kernels._values)
+    gpu._machines.clear()
+    cupy.recorded.compiled.clear()
+    gpu.machine_of(0).precompile(instances)
+    nnk.softmax(x), nnk.relu(x)
+    ((_, text),) = cupy.recorded.compiled
+    assert all(instance.symbol in text for instance in instances)
+
+
+def test_threads_share_one_compile(cupy):
+    x, failures = cupy.asarray(numbers((6, 48))), []
+
+    def call():
+        try:
+            assert_close(nnk.softmax(x).get(), registry.find("softmax").reference(x.get()), 48)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(cupy.recorded.compiled) == 1
+
+
+# ---- what goes wrong ----------------------------------------------------------------------------
+
+
+def test_a_kernel_that_does_not_compile(cupy):
+    with pytest.raises(CompileError, match="NoSuchKernel") as caught:
+        gpu.machine_of(0).prepare(Instance("softmax", "NoSuchKernel<1>", 32), 1, 0, 0)
+    assert "NoSuchKernel" in caught.value.log
+
+
+def test_no_nvrtc(cupy, monkeypatch):
+    def fail(self):
+        raise RuntimeError("Failed to find CUDA headers.")
+
+    monkeypatch.setattr(cupy.RawModule, "_module", fail)
+    with pytest.raises(BackendError, match=r"CuPy cannot compile for cuda:0: Failed to find CUDA"):
+        nnk.relu(cupy.asarray(numbers((4, 4))))
+
+
+def test_a_grid_that_is_too_large(cupy):
+    machine = gpu.machine_of(0)
+    with pytest.raises(BackendError, match="2147483648 blocks of 32 threads"):
+        machine.prepare(Instance("softmax", "Any", 32), 2**31, 0, 0)
+
+
+def test_a_device_of_an_unknown_architecture(cupy, monkeypatch):
+    properties = cupy.cuda.runtime.getDeviceProperties(0) | {"major": 15, "minor": 3}
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda index: properties)
+    device = gpu.machine_of(0).device
+    assert (device.arch, device.warp, device.shared_limit) == ("sm_153", 32, 232448)
+    assert_close(nnk.relu(cupy.asarray(numbers(9))).get(), np.maximum(numbers(9), 0))
+
+
+# ---- AMD ----------------------------------------------------------------------------------------
+
+
+def test_hip():
+    with fake_cupy.installed(hip=True) as cupy:
+        host = numbers((7, 600))
+        for name in ("relu", "softmax"):
+            result = getattr(nnk, name)(cupy.asarray(host))
+            assert_close(result.get(), registry.find(name).reference(host), 600)
+        device = gpu.machine_of(0).device
+        assert (device.machine, device.arch, device.warp) == ("hip", "gfx90a", 64)
+        assert device.shared_limit == 65536
+
+
+def test_hip_never_asks_for_shared_memory():
+    # CuPy has no such call on HIP, and a block may have 64 KiB without one.
+    with fake_cupy.installed(hip=True) as cupy:
+        nnk.relu(cupy.asarray(numbers(8)))
+        machine = gpu.machine_of(0)
+        (instance,) = machine._kernels._values
+        machine.prepare(instance, 1, 60 * 1024, 0)
+        with pytest.raises(BackendError, match="more than hip:0 can do"):
+            machine.prepare(instance, 2**32 // instance.threads, 0, 0)

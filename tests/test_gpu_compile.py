@@ -1,0 +1,195 @@
+"""GPU kernels as the compilers make them: nothing spills, and memory is read 16 bytes at a time.
+
+No GPU is needed. Of all instances that the configurations can choose, float32 ones of a few ops
+are compiled on every architecture, and an eighth of the others on one of them, so that the test
+takes about a minute; NNKERNELS_TEST_ALL_INSTANCES=1 compiles all of them everywhere (20 minutes).
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import Counter
+
+import gpu_compilers
+import pytest
+
+from nnkernels import registry
+from nnkernels.config.device import PROFILES
+from nnkernels.config.elementwise import UNIT_STEP
+from nnkernels.dispatch.dtypes import ELEMENTS
+from nnkernels.dispatch.rows_plan import FINISH_ROW, PART_OF_ROW
+from nnkernels.inspection.inspect import Choice, choices, compile_all, report
+from nnkernels.inspection.kinds import template_arguments
+from nnkernels.inspection.problems import Problem
+from nnkernels.inspection.result import Report
+
+ARCHS = ("sm_80", "sm_90", "sm_120", "gfx90a")
+ALWAYS = ("softmax", "softmax_backward", "relu", "swiglu_backward", "matmul")
+ALL = os.environ.get("NNKERNELS_TEST_ALL_INSTANCES", "") not in ("", "0")
+# The others: one in so many, spread over the architectures.
+SPARSE = 8 * len(ARCHS)
+SHARES = 4
+# Kernels of one translation unit.
+BATCH = 40
+# The reduction of large arguments of the double-precision sine uses an array; it is called for
+# arguments beyond 10^5 alone, and not spilt.
+TRIGONOMETRIC_ARRAY = 40
+# The compiler of ROCm 5.2 passes a vector of float16 results of some functors through memory.
+HALF_VECTORS = 32
+
+
+def selected(arch: str, share: int) -> list[Choice]:
+    """What is compiled for an architecture by one of the tests that share the work."""
+    found: dict[str, Choice] = {}
+    for op in registry.all_ops().values():
+
+        def wanted(dtype: str, problem: Problem, name: str = op.name) -> bool:
+            draw = zlib.crc32(f"{name} {dtype} {problem.label}".encode())
+            if draw // SPARSE % SHARES != share:
+                return False
+            always = ALL or (name in ALWAYS and dtype == "float32")
+            return always or draw % SPARSE == ARCHS.index(arch)
+
+        for choice in choices(op, op.dtypes, arch, wanted):
+            found.setdefault(choice.launch.instance.symbol, choice)
+    return list(found.values())
+
+
+def reports(chosen: list[Choice], arch: str) -> list[Report]:
+    found = []
+    for first in range(0, len(chosen), BATCH):
+        batch = chosen[first : first + BATCH]
+        compiled = compile_all(batch, arch)
+        found += [report(c, arch, compiled[c.launch.instance.symbol]) for c in batch]
+    return found
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
+@gpu_compilers.needs_nvdisasm
+def test_instances(arch, share):
+    chosen = selected(arch, share)
+    assert len(chosen) > 20
+    faults = [fault for row in reports(chosen, arch) for fault in faults_of(row)]
+    assert not faults, "\n".join(faults)
+
+
+def faults_of(row: Report) -> list[str]:
+    """What is wrong with an instance."""
+    found, resources = [], row.resources
+    if resources.spill_bytes:
+        found.append(f"{resources.spill_bytes} bytes of spills")
+    allowed = TRIGONOMETRIC_ARRAY if ELEMENTS[row.dtype].kind == "c" else 0
+    if row.arch.startswith("gfx") and row.kernel.startswith("Elementwise<"):
+        allowed = HALF_VECTORS
+    if resources.local_bytes > allowed:
+        found.append(f"{resources.local_bytes} bytes of local memory")
+    if row.blocks_per_processor == 0:
+        found.append(f"{resources.registers} registers, and no block fits")
+    if row.shared > PROFILES[row.arch].shared_limit:
+        found.append(f"{row.shared} bytes of shared memory")
+    if row.aligned:
+        found += narrow_accesses(row)
+    return [f"{row.arch} {row.op} {row.dtype}, {row.problem} ({row.kind}): {f}" for f in found]
+
+
+def narrow_accesses(row: Report) -> list[str]:
+    """Accesses of the aligned path that are narrower than they can be.
+
+    One that the compiler splits, or that goes element by element, is missing in the counts.
+    """
+    found = []
+    loads, stores = expected_accesses(row.kernel)
+    # Neighbouring rows are taken four at a time: 8 bytes of a 2-byte type.
+    widest = max(loads | stores, default=16)
+    if widest < (16 if ELEMENTS[row.dtype].itemsize >= 4 else 8):
+        found.append(f"at most {widest} bytes at a time")
+    for what, counts, expected in (
+        ("loads", row.resources.loads, loads),
+        ("stores", row.resources.stores, stores),
+    ):
+        for width, least in expected.items():
+            if counts.get(width, 0) < least:
+                found.append(f"{what} {counts}, and {least} of {width} bytes were to be there")
+    return found
+
+
+SIZES = {element.storage: element.itemsize for element in ELEMENTS.values()}
+
+
+def expected_accesses(kernel: str) -> tuple[Counter[int], Counter[int]]:
+    """How many loads and stores of how many bytes a kernel has at least."""
+    loads: Counter[int] = Counter()
+    stores: Counter[int] = Counter()
+    name, arguments = template_arguments(kernel)
+    if name == "Elementwise":
+        vector, groups = int(arguments[5]), int(arguments[6])
+        outs, ins, steps = (template_arguments(argument)[1] for argument in arguments[2:5])
+        for number, (storage, step) in enumerate(zip([*outs, *ins], steps, strict=True)):
+            if step == str(UNIT_STEP):
+                width = min(vector * SIZES[storage], 16)
+                (stores if number < len(outs) else loads)[width] += groups
+    elif name in ("SoftmaxForward", "SoftmaxBackward"):
+        vector, depth, stage = (int(arguments[i]) for i in (7, 12, 13))
+        width = vector * SIZES[arguments[1]]
+        both = name == "SoftmaxBackward" and arguments[0] == "softmax_kind"
+        writes = arguments[0] != "logsumexp_kind" and stage != PART_OF_ROW
+        # The last stage of a logsumexp only reads what the first saved.
+        if writes or stage != FINISH_ROW:
+            loads[width] = depth * (2 if both else 1)
+        if writes:
+            stores[width] = depth
+    return loads, stores
+
+
+def test_faults_are_seen():
+    """The checks above, on reports with one fault each."""
+    op = registry.find("softmax")
+    (choice,) = [c for c in choices(op, ("float32",), "sm_90") if c.problem.label == "rows of 256"]
+    good = {
+        "registers": 54, "spill_bytes": 0, "local_bytes": 0, "static_shared": 0,
+        "loads": {16: 8, 4: 32}, "stores": {16: 8, 4: 32},
+    }  # fmt: skip
+    assert faults_of(made(choice, good)) == []
+    for change, word in (
+        ({"spill_bytes": 8}, "spills"),
+        ({"local_bytes": 16}, "local memory"),
+        ({"registers": 600}, "no block fits"),
+        ({"static_shared": 1 << 20}, "shared memory"),
+        ({"loads": {16: 7, 4: 40}}, "8 of 16 bytes"),
+        ({"stores": {8: 16, 4: 32}}, "8 of 16 bytes"),
+    ):
+        faults = faults_of(made(choice, good | change))
+        assert any(word in fault for fault in faults), (change, faults)
+
+
+def made(choice, fields):
+    from nnkernels.inspection.result import Resources
+
+    return report(choice, "sm_90", Resources(**fields))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_row_length_class_is_reached(arch):
+    """The problems that are compiled reach the whole ladder, so that no class goes untested."""
+    kinds = set()
+    for dtype in ("float32", "float64"):
+        for choice in choices(registry.find("softmax"), (dtype,), arch):
+            kinds.add(report_kind(choice, arch))
+    warp = PROFILES[arch].warp
+    lanes = {f"{n} lanes, row in registers" for n in (8, 16, 32) if n < warp}
+    blocks = {f"block of {n}, row in registers" for n in (128, 256, 512)}
+    assert lanes | blocks <= kinds
+    assert "warp, row in registers" in kinds
+    assert "block of 1024, row read again" in kinds
+    assert {"block of 256, parts of rows", "block of 256, rows of parts"} <= kinds
+    assert {"8 threads a column, row in registers", "8 threads a column, row read again"} <= kinds
+    if PROFILES[arch].shared_limit > 160 * 1024:  # what registers cannot keep must still fit
+        assert "block of 1024, row in shared memory" in kinds
+
+
+def report_kind(choice, arch):
+    from nnkernels.inspection.kinds import kind_of
+
+    return kind_of(choice.launch.instance, PROFILES[arch].warp)

@@ -1,0 +1,141 @@
+"""Gradients against difference quotients, and what every gradient must obey."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from comparing import assert_close, wide
+from strategies import make_numbers
+
+import nnkernels as nnk
+from nnkernels import registry
+from nnkernels.registry import COMPLEX
+
+OPS = registry.all_ops()
+DIFFERENTIABLE = [op for op in OPS.values() if op.gradient is not None]
+
+
+def cases(op):
+    """Small shapes with every option of the record's examples, in float64 and complex128."""
+    dtypes = ["float64"] + ["complex128"] * bool(set(COMPLEX) & set(op.dtypes))
+    for dtype in dtypes:
+        for example in op.examples:
+            shapes = tuple(tuple(min(n, _limit(n)) for n in shape) for shape in example.shapes)
+            yield dtype, shapes, example.options
+
+
+def _limit(n):
+    return 10 if n % 2 == 0 else 7  # even lengths stay even
+
+
+def operands_for(op, shapes, dtype, seed):
+    """Numbers at least 1e-3 away from kinks, and complex ones away from poles (1.57 i is one)."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for shape in shapes:
+        x = make_numbers(generator, shape, dtype)
+        if x.dtype.kind == "f":
+            near = np.abs(x - np.round(4 * x) / 4) < 1e-3
+            x = np.where(near, x + 2e-3, x)
+        else:
+            x = x.real + 1j * np.clip(x.imag, -1, 1)
+        found.append(x)
+    return found
+
+
+def inner(a, b):
+    """The inner product; for complex numbers its real part, as those of R^2 have it."""
+    return float(np.sum(np.conj(wide(a)) * wide(b)).real)
+
+
+def test_every_forward_op_has_a_gradient():
+    forward = {name for name in OPS if not name.endswith("_backward")}
+    assert forward == {op.name for op in DIFFERENTIABLE}
+    assert {f"{name}_backward" for name in forward} == set(OPS) - forward
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_gradient_is_the_limit_of_difference_quotients(op, backend):
+    step = 1e-5
+
+    def body():
+        for seed, (dtype, shapes, options) in enumerate(cases(op)):
+            operands = operands_for(op, shapes, dtype, seed)
+            generator = np.random.default_rng(1000 + seed)
+            arrays = [backend.array(x) for x in operands]
+            with backend.context(seed):
+                y, pullback = nnk.vjp(op.function, *arrays, **options)
+                dy = make_numbers(generator, tuple(y.shape), dtype)
+                gradients = pullback(backend.array(dy))
+            assert len(gradients) == len(operands)
+            for i, x in enumerate(operands):
+                for _ in range(3):
+                    direction = make_numbers(generator, x.shape, dtype)
+                    sides = []
+                    for sign in (1, -1):
+                        moved = [
+                            *arrays[:i],
+                            backend.array(x + sign * step * direction),
+                            *arrays[i + 1 :],
+                        ]
+                        with backend.context():
+                            sides.append(backend.numpy(op.function(*moved, **options)))
+                    if backend.recording:
+                        continue
+                    gradient = backend.numpy(gradients[i])
+                    assert gradient.shape == x.shape
+                    assert gradient.dtype == x.dtype
+                    quotient = inner(dy, (sides[0] - sides[1]) / (2 * step))
+                    size = np.sum(np.abs(dy)) * 10 + np.sum(np.abs(gradient * direction))
+                    assert abs(inner(gradient, direction) - quotient) <= 1e-8 * size, (i, options)
+
+    backend.precompiled(body)
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_pullbacks_are_linear(op):
+    generator = np.random.default_rng(40)
+    dtype, shapes, options = next(cases(op))
+    operands = operands_for(op, shapes, dtype, 41)
+    y, pullback = nnk.vjp(op.function, *operands, **options)
+    one, two = (make_numbers(generator, y.shape, dtype) for _ in range(2))
+    together = pullback(one + 3 * two)
+    for a, b, c in zip(pullback(one), pullback(two), together, strict=True):
+        assert_close(a + 3 * b, c, 100, scale=100.0)
+    for zero in pullback(np.zeros_like(one)):
+        assert not np.any(zero)
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_value_is_that_of_the_function(op):
+    dtype, shapes, options = next(cases(op))
+    operands = operands_for(op, shapes, dtype, 42)
+    y, _ = nnk.vjp(op.function, *operands, **options)
+    assert np.array_equal(y, op.function(*operands, **options))
+
+
+def test_pullback_may_be_called_again():
+    x = np.linspace(-2, 2, 9)
+    _, pullback = nnk.vjp(nnk.softmax, x)
+    dy = np.arange(9.0)
+    (first,), (second,) = pullback(dy), pullback(dy)
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (np.tanh, "must be one of nnkernels"),
+        ([], "must be one of nnkernels"),
+        (nnk.relu_backward, "no gradient"),
+    ],
+    ids=["a function of NumPy", "no function", "a backward function"],
+)
+def test_only_differentiable_functions(function, message):
+    with pytest.raises(TypeError, match=message):
+        nnk.vjp(function, np.ones(3), np.ones(3))
+
+
+def test_out_is_refused():
+    with pytest.raises(TypeError, match="out"):
+        nnk.vjp(nnk.relu, np.ones(3), out=np.empty(3))
