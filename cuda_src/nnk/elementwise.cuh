@@ -29,6 +29,7 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
   static constexpr int inputs = sizeof...(In);
   static constexpr int operands = outputs + inputs;
   using V = Vec<S, N>;
+  static constexpr int register_budget = sizeof(S) > 4 ? 128 : 0;
 
   struct Args {
     void* data[operands];

@@ -23,6 +23,7 @@ template <class TA, class TB, class TC, class S, class Index, int BatchRank, int
           bool ConjugateA, bool ConjugateB>
 struct Matmul {
   using V = Vec<S, N>;
+  static constexpr int register_budget = sizeof(S) > 4 ? 128 : 0;
   static constexpr int micro_rows = TileM / MicroM, micro_columns = TileN / N;
   static constexpr int micro_tiles = micro_rows * micro_columns;
   static constexpr int tiles_of_thread = (micro_tiles + Threads - 1) / Threads;

@@ -35,6 +35,7 @@ struct SoftmaxForward {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
+  static constexpr int register_budget = sizeof(S) > 4 ? 128 : 80;
   using Stats = MaxSumExpValue<S>;
 
   struct Args {
@@ -208,7 +209,8 @@ struct SoftmaxForward {
   // Maximum and sum in one reading, `chunk` groups at a time: the sum is rescaled once a chunk,
   // so an element costs 1 + 1 / chunk exponentials.
   static NNK_FN RowStats online(const Rows& rows, const Args& args, Index first, Index last) {
-    constexpr int chunk = 4;
+    // Eight numbers in each of four groups would leave a GPU thread no registers to compute with.
+    constexpr int chunk = lanes_are_simd || N <= 4 ? 4 : 2;
     RowStats stats;
     NNK_UNROLL
     for (int c = 0; c < Columns; ++c) {

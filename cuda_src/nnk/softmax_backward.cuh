@@ -16,6 +16,7 @@ struct SoftmaxBackward {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
+  static constexpr int register_budget = sizeof(S) > 4 ? 128 : 80;
 
   struct Args {
     const T* dy;

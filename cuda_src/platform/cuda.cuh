@@ -152,14 +152,16 @@ template <class T> NNK_FN T atomic_add(T* p, T x) { return ::atomicAdd(p, x); }
 namespace nnk {
 
 // The second argument of __launch_bounds__: blocks that a multiprocessor must hold, 0 to leave it
-// to the compiler. That prefers many warps to enough registers, and spills with numbers of 8
-// bytes; for these, room for 512 threads gives each of them up to 128 registers.
+// to the compiler. That prefers many warps to enough registers, and spills; so a kernel may say how
+// many registers a thread may have (`Kernel::register_budget`).
 template <class Kernel, class = void> struct LeastBlocks {
   static constexpr int of(int) { return 0; }
 };
-template <class Kernel>
-struct LeastBlocks<Kernel, enable_if<(sizeof(typename Kernel::V::value_type) > 4)>> {
-  static constexpr int of(int threads) { return threads < 512 ? 512 / threads : 1; }
+template <class Kernel> struct LeastBlocks<Kernel, enable_if<(Kernel::register_budget > 0)>> {
+  static constexpr int of(int threads) {
+    const int blocks = 65536 / Kernel::register_budget / threads;
+    return blocks > 0 ? blocks : 1;
+  }
 };
 
 }  // namespace nnk

@@ -11,9 +11,10 @@ ALONG, ACROSS = 0, 1
 ANY_STEP, UNIT_STEP = 0, 1
 KEEP_NONE, KEEP_REGISTERS, KEEP_SHARED, KEEP_EXP = 0, 1, 2, 3
 
-# Numbers that a GPU thread keeps in registers: with 32 and what else it needs, 1024 threads still
-# fit the 65536 registers of a multiprocessor.
+# Numbers that a GPU thread keeps in registers.
 _GPU_KEPT = 32
+# The most threads that do: 1024 have 64 registers each, and need some to compute with.
+_GPU_KEPT_THREADS = 512
 # Threads of a block that holds several short rows.
 _GPU_SHORT_BLOCK = 128
 _GPU_ACROSS_BLOCK = 256
@@ -238,7 +239,7 @@ def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
     threads, team = _gpu_team(problem, groups, limit, device)
     depth = next_power_of_two(-(-groups // team))
     keep, kept = KEEP_NONE, 0
-    if problem.tiles and depth <= limit:
+    if problem.tiles and depth <= limit and threads <= _GPU_KEPT_THREADS:
         keep = KEEP_REGISTERS
     elif problem.tiles and _fits_shared(problem, groups * vector, device):
         keep, kept = KEEP_SHARED, problem.tiles * groups * vector
@@ -266,16 +267,18 @@ def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
 
 def _gpu_team(problem: RowsProblem, groups: int, limit: int, device: Device) -> tuple[int, int]:
     """Threads of a block and of a row: the fewest that keep the row in registers."""
-    # 1024 threads have 64 registers each, too few to compute with numbers of 8 bytes.
-    most = 1024 if problem.compute_itemsize <= 4 else 512
     team = 8
     while team < device.warp and groups > team * limit:
         team *= 2
     if groups <= team * limit:
         return _GPU_SHORT_BLOCK, team
     threads = 128
-    while threads < most and groups > threads * limit:
+    while threads < _GPU_KEPT_THREADS and groups > threads * limit:
         threads *= 2
+    # In shared memory or read again: as many as there can be, but with numbers of 8 bytes 64
+    # registers are too few even so.
+    if groups > threads * limit and problem.compute_itemsize <= 4:
+        threads = 1024
     return threads, threads
 
 
