@@ -52,6 +52,7 @@ def _directory(override: str | None) -> Path:
                 f"NNKERNELS_CACHE_DIR is {override!r}, which is no path on this machine ({error}); "
                 "set it to a directory that can be written"
             ) from error
+    # Here, because it takes 5 ms, and not every program compiles for the CPU.
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("nnkernels", appauthor=False)) / __version__

@@ -6,9 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
-import shlex
 import shutil
-import signal
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -20,8 +18,8 @@ from nnkernels.compile import cache as disk
 from nnkernels.compile.sources import fingerprint, include_options
 from nnkernels.errors import BackendError, CompileError
 
-# subprocess and tempfile are imported where they are used: a kernel that is in the cache needs
-# neither, and its first call has 10 ms.
+# subprocess, tempfile, shlex and signal are imported where they are used: a kernel that is in the
+# cache needs none of them.
 if TYPE_CHECKING:
     import subprocess
 
@@ -96,6 +94,10 @@ def _find_compiler(override: str | None, _path: str) -> Compiler | None:
 
 def _words(variable: str, text: str) -> list[str]:
     """The words of an environment variable, split as a shell does."""
+    if not text:
+        return []
+    import shlex
+
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -206,6 +208,7 @@ def _compile(compiler: Compiler, flags: list[str], text: str, entry: Path) -> No
 
 def _run(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
     """Run a compiler, its messages in English."""
+    import shlex
     import subprocess
 
     try:
@@ -227,6 +230,8 @@ def _run(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
 
 
 def _failure(command: list[str], done: subprocess.CompletedProcess[str], text: str) -> CompileError:
+    import shlex
+
     log = (done.stderr or "") + (done.stdout or "")
     lines = [line for line in log.splitlines() if "error" in line] or log.splitlines()
     kept = _keep(text)
@@ -244,6 +249,8 @@ def _outcome(status: int) -> str:
         return f"failed with exit status {status}"
     if status == 0:
         return "reported success but wrote no file"
+    import signal
+
     try:
         return f"was killed by {signal.Signals(-status).name}"
     except ValueError:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from nnkernels.errors import BackendError
-
-# pathlib and hashlib are imported where they are used: `import nnkernels` needs neither.
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @cache
 def include_directories() -> tuple[Path, Path]:
     """``cuda_src`` and ``hip_src``: inside the installed package, or beside it in a checkout."""
-    from pathlib import Path
-
     package = Path(__file__).resolve().parent.parent
     for root in (package, package.parent):
         directories = (root / "cuda_src", root / "hip_src")
@@ -35,8 +30,6 @@ def fingerprint() -> str:
     CuPy's disk cache does not see the contents of included headers, so this goes into the
     compiler options: an edited header is a new key.
     """
-    import hashlib
-
     digest = hashlib.sha256()
     for directory in include_directories():
         for path in sorted(directory.rglob("*")):

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnkernels.errors import ShapeError
 
 Shape = tuple[int, ...]
 Strides = tuple[int, ...]
@@ -93,3 +98,57 @@ def largest_power_of_two(limit: int, *numbers: int) -> int:
     while vector > 1 and any(n % vector for n in numbers):
         vector //= 2
     return vector
+
+
+# ---- the argument `axis` ------------------------------------------------------------------------
+
+
+def checked_axis(axis: Any) -> Any:
+    """The axis argument as a key: an int, a tuple of ints or None."""
+    if axis is None:
+        return None
+    if isinstance(axis, tuple):
+        return tuple(_axis_number(a) for a in axis)
+    return _axis_number(axis)
+
+
+def _axis_number(axis: Any) -> int:
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(
+            "axis must be an integer, a tuple of integers or None; got "
+            f"{type(axis).__name__} {axis!r}"
+        )
+    return int(axis)
+
+
+def normalize_axes(axis: Any, rank: int, name: str = "x") -> tuple[int, ...]:
+    """Axes as sorted numbers from 0 on; None is all of them.
+
+    Raises
+    ------
+    TypeError
+        For anything but an integer, a tuple of integers or None.
+    ShapeError
+        For an axis out of range or given twice.
+    """
+    checked = checked_axis(axis)
+    if checked is None:
+        return tuple(range(rank))
+    given = checked if isinstance(checked, tuple) else (checked,)
+    for a in given:
+        if not -rank <= a < rank:
+            raise ShapeError(
+                f"axis {a} is out of range for {name} of rank {rank}; it must lie in "
+                f"[{-rank}, {rank})"
+            )
+    axes = sorted(a % rank for a in given)
+    if len(set(axes)) != len(axes):
+        raise ShapeError(f"axis {given} names an axis of {name} twice; give each once")
+    return tuple(axes)
+
+
+def reduced_shape(shape: Shape, axes: tuple[int, ...], keepdims: bool) -> Shape:
+    """A shape without some axes, or with them of size 1."""
+    if keepdims:
+        return tuple(1 if a in axes else n for a, n in enumerate(shape))
+    return tuple(n for a, n in enumerate(shape) if a not in axes)

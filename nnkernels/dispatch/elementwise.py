@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch import machines
+from nnkernels.dispatch import elementwise_plan, machines
 from nnkernels.dispatch.axes import Shape, memory_order
 from nnkernels.dispatch.results import Allocation, adopt_out, check_memory, check_out, reach
 from nnkernels.errors import ShapeError
@@ -48,14 +48,6 @@ class Functor:
     def __post_init__(self) -> None:
         if self.cotangent is None:
             object.__setattr__(self, "cotangent", self.names[0] == "dy")
-
-
-def _planning() -> Any:
-    # Planning brings the configurations and the compile module, which a program that only imports
-    # nnkernels does not need (about 10 ms).
-    from nnkernels.dispatch import elementwise_plan
-
-    return elementwise_plan
 
 
 def apply(
@@ -132,7 +124,7 @@ def _run(
         key = (key, _alignment(addresses))
     plan = plans.get(key)
     if plan is None:
-        plan = _planning().make_plan(
+        plan = elementwise_plan.make_plan(
             functor, arrays, params, machine, _alignment(addresses), None, wide
         )
         remember(plans, key, plan)
@@ -172,11 +164,13 @@ def _apply_out(
     plans = machine.plans
     plan = plans.get(key)
     if plan is None:
-        shape, dtype = _planning().result_type(functor, arrays)
+        shape, dtype = elementwise_plan.result_type(functor, arrays)
         for view, name in zip(views, names, strict=True):
             check_out(view, name, shape, dtype)
         machines.require_aligned(machine, views, names)
-        plan = _planning().make_plan(functor, arrays, params, machine, _alignment(addresses), views)
+        plan = elementwise_plan.make_plan(
+            functor, arrays, params, machine, _alignment(addresses), views
+        )
         plan.reaches = [reach(a) for a in (*views, *arrays)]
         remember(plans, key, plan)
     reaches = plan.reaches
@@ -230,7 +224,7 @@ def apply_and_sum(
     from nnkernels.dispatch import rows
 
     views, library, like = adopt_all(arrays, functor.names)
-    shape, dtype = _planning().result_type(functor, views)
+    shape, dtype = elementwise_plan.result_type(functor, views)
     results = apply(functor, views, params, None, tuple(s != shape for s in shapes))
     summed = (rows.sum_to_shape(r, s, dtype.name) for r, s in zip(results, shapes, strict=True))
     return tuple(library.restore(r, like) for r in summed)

@@ -8,20 +8,17 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from nnkernels.compile.cxx import find_compiler
+from nnkernels.compile.instance import Instance
+from nnkernels.config.device import SIMULATED, Device
 from nnkernels.errors import BackendError
 from nnkernels.launch import simulation_seed
+from nnkernels.launch.cpu import CpuMachine
 from nnkernels.launch.single_flight import SingleFlight
-
-# What compiles and launches is imported when it is first needed: that keeps 30 ms out of
-# `import nnkernels`.
-if TYPE_CHECKING:
-    from nnkernels.compile.instance import Instance
-    from nnkernels.config.device import Device
-    from nnkernels.launch.cpu import CpuMachine
 
 
 class ReferenceMachine:
@@ -91,9 +88,11 @@ def for_reference() -> bool:
 
 
 def _make(name: str) -> Any:
-    from nnkernels.launch import cpu, sim
+    if name == "cpu":
+        return CpuMachine()
+    from nnkernels.launch import sim
 
-    return cpu.CpuMachine() if name == "cpu" else sim.SimMachine(name.partition(":")[2])
+    return sim.SimMachine(name.partition(":")[2])
 
 
 _machines: SingleFlight[str, Any] = SingleFlight(_make)
@@ -106,8 +105,6 @@ def cpu_machine() -> CpuMachine:
 
 def _choose_default(_: str) -> Any:
     global _default, default_has_kernels
-    from nnkernels.compile.cxx import find_compiler
-
     if find_compiler() is not None:
         _default = cpu_machine()
         default_has_kernels = True
@@ -153,8 +150,6 @@ def machine_named(name: str) -> Any:
         return _machines.get("sim:sm_90")
     if isinstance(name, str) and name.startswith("sim:"):
         return _machines.get(name)
-    from nnkernels.config.device import SIMULATED
-
     known = ["cpu", "reference", "sim", *(f"sim:{arch}" for arch in SIMULATED)]
     raise BackendError(f"no backend is called {name!r}; there are {', '.join(known)}")
 

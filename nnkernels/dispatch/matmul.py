@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch import machines, rows
+from nnkernels.dispatch import machines, matmul_plan, rows
 from nnkernels.dispatch.dtypes import ELEMENTS
 from nnkernels.dispatch.elementwise import remember
 from nnkernels.dispatch.results import adopt_out, check_memory
@@ -14,13 +14,6 @@ from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import NUMPY, adopt_all, library_of
 
 NAMES = ("x1", "x2")
-
-
-def _planning() -> Any:
-    # See nnkernels.dispatch.elementwise.
-    from nnkernels.dispatch import matmul_plan
-
-    return matmul_plan
 
 
 def apply(
@@ -61,9 +54,9 @@ def apply(
     try:
         plan = plans.get(key)
     except TypeError:  # an out_dtype that cannot be a key is no dtype either
-        raise _planning().no_dtype(out_dtype) from None
+        raise matmul_plan.no_dtype(out_dtype) from None
     if plan is None:
-        plan = _planning().make_plan(a, b, out_dtype, conjugate, machine, view)
+        plan = matmul_plan.make_plan(a, b, out_dtype, conjugate, machine, view)
         remember(plans, key, plan)
     if view is None:
         result = plan.allocation.make(machine)
@@ -89,7 +82,7 @@ def gradient(x1: Any, x2: Any, conjugate: tuple[bool, bool], operand: Any) -> An
     (a, b, wanted), library, like = adopt_all((x1, x2, operand), (*NAMES, "operand"))
     name = wanted.dtype.name
     terms = (
-        name if _planning().as_product(a, b).result == wanted.shape else ELEMENTS[name].compute_name
+        name if matmul_plan.as_product(a, b).result == wanted.shape else ELEMENTS[name].compute_name
     )
     return library.restore(
         rows.sum_to_shape(apply(a, b, terms, conjugate), wanted.shape, name), like
@@ -109,7 +102,7 @@ def check_cotangent(dy: Any, x1: Any, x2: Any) -> None:
     for array, name in ((dy, "dy"), (x1, "x1"), (x2, "x2")):
         library_of(array, name)  # not even a Python number
     (cotangent, a, b), _, _ = adopt_all((dy, x1, x2), ("dy", *NAMES))
-    shape = _planning().as_product(a, b).result
+    shape = matmul_plan.as_product(a, b).result
     if cotangent.shape != shape:
         raise ShapeError(
             f"dy has shape {cotangent.shape}; the product of x1 and x2 has shape {shape}"

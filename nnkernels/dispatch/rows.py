@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch import machines
-from nnkernels.dispatch.axes import Shape
+from nnkernels.dispatch import machines, rows_plan
+from nnkernels.dispatch.axes import checked_axis, normalize_axes, reduced_shape
 from nnkernels.dispatch.dtypes import ELEMENTS, Element
 from nnkernels.dispatch.elementwise import _alignment, remember
 from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
-from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import NUMPY, Library, adopt_all
 
 
@@ -64,13 +63,6 @@ class RowKernel:
         return ELEMENTS[self.result] if self.result else found
 
 
-def _planning() -> Any:
-    # See nnkernels.dispatch.elementwise.
-    from nnkernels.dispatch import rows_plan
-
-    return rows_plan
-
-
 def apply(
     kernel: RowKernel, arrays: Sequence[Any], axis: Any, keepdims: bool = False, out: Any = None
 ) -> Any:
@@ -97,7 +89,7 @@ def apply(
 def _run(
     kernel: RowKernel, arrays: Sequence[Any], axis: Any, keepdims: bool, machine: Any, address: Any
 ) -> Any:
-    key: Any = (kernel, axis if type(axis) is int else _checked_axis(axis), keepdims)
+    key: Any = (kernel, axis if type(axis) is int else checked_axis(axis), keepdims)
     for a in arrays:
         key = (*key, a.shape, a.strides, a.dtype)
     addresses = [address(a) for a in arrays]
@@ -106,7 +98,7 @@ def _run(
         key = (*key, _alignment(addresses))
     plan = plans.get(key)
     if plan is None:
-        plan = _planning().make_plan(
+        plan = rows_plan.make_plan(
             kernel, arrays, axis, keepdims, machine, _alignment(addresses), None
         )
         remember(plans, key, plan)
@@ -131,7 +123,7 @@ def _apply_out(
     described = tuple((a.shape, a.strides, a.dtype) for a in (*arrays, view))
     key = (
         kernel,
-        axis if type(axis) is int else _checked_axis(axis),
+        axis if type(axis) is int else checked_axis(axis),
         keepdims,
         alignment,
         described,
@@ -139,14 +131,14 @@ def _apply_out(
     plans = machine.plans
     plan = plans.get(key)
     if plan is None:
-        _planning().check_inputs(kernel, arrays)
+        rows_plan.check_inputs(kernel, arrays)
         axes = normalize_axes(axis, arrays[0].ndim, kernel.names[0])
         shape = (
             reduced_shape(arrays[0].shape, axes, keepdims) if kernel.per_row else arrays[0].shape
         )
         check_out(view, "out", shape, arrays[0].dtype)
         machines.require_aligned(machine, (view,), ("out",))
-        plan = _planning().make_plan(kernel, arrays, axis, keepdims, machine, alignment, view)
+        plan = rows_plan.make_plan(kernel, arrays, axis, keepdims, machine, alignment, view)
         plan.reaches = [reach(a) for a in (view, *arrays)]
         remember(plans, key, plan)
     in_place = not kernel.per_row
@@ -169,63 +161,6 @@ def _launch(plan: Any, machine: Any, address: Any, addresses: list[int], result:
     pointers = plan.pack(*addresses, address(result), address(workspace))
     for start, tail in plan.steps:
         start(pointers + tail)
-
-
-# ---- checks -------------------------------------------------------------------------------------
-
-
-def _checked_axis(axis: Any) -> Any:
-    """The axis argument as a key: an int, a tuple of ints or None."""
-    if axis is None:
-        return None
-    if isinstance(axis, tuple):
-        return tuple(_checked_axis_number(a) for a in axis)
-    return _checked_axis_number(axis)
-
-
-def _checked_axis_number(axis: Any) -> int:
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(
-            "axis must be an integer, a tuple of integers or None; got "
-            f"{type(axis).__name__} {axis!r}"
-        )
-    return int(axis)
-
-
-def normalize_axes(axis: Any, rank: int, name: str = "x") -> tuple[int, ...]:
-    """Axes as sorted numbers from 0 on; None is all of them.
-
-    Raises
-    ------
-    TypeError
-        For anything but an integer, a tuple of integers or None.
-    ShapeError
-        For an axis out of range or given twice.
-    """
-    checked = _checked_axis(axis)
-    if checked is None:
-        return tuple(range(rank))
-    given = checked if isinstance(checked, tuple) else (checked,)
-    for a in given:
-        if not -rank <= a < rank:
-            raise ShapeError(
-                f"axis {a} is out of range for {name} of rank {rank}; it must lie in "
-                f"[{-rank}, {rank})"
-            )
-    axes = sorted(a % rank for a in given)
-    if len(set(axes)) != len(axes):
-        raise ShapeError(f"axis {given} names an axis of {name} twice; give each once")
-    return tuple(axes)
-
-
-# ---- plans --------------------------------------------------------------------------------------
-
-
-def reduced_shape(shape: Shape, axes: tuple[int, ...], keepdims: bool) -> Shape:
-    """A shape without some axes, or with them of size 1."""
-    if keepdims:
-        return tuple(1 if a in axes else n for a, n in enumerate(shape))
-    return tuple(n for a, n in enumerate(shape) if a not in axes)
 
 
 # ---- sums over axes -----------------------------------------------------------------------------

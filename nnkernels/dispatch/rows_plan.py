@@ -12,11 +12,18 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import rows as config
 from nnkernels.config.rows import ACROSS, RowsConfig, RowsProblem
 from nnkernels.dispatch import machines
-from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order, merge
+from nnkernels.dispatch.axes import (
+    Shape,
+    Strides,
+    contiguous_strides,
+    memory_order,
+    merge,
+    normalize_axes,
+    reduced_shape,
+)
 from nnkernels.dispatch.dtypes import Element, numpy_dtype, require
 from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation
-from nnkernels.dispatch.rows import normalize_axes, reduced_shape
 from nnkernels.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from nnkernels.dispatch import machines
+from nnkernels.errors import BackendError, DTypeError
+from nnkernels.interop.libraries import library_of
 from nnkernels.ops._documentation import documented
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -23,11 +27,24 @@ def public(function: Function) -> Function:
     @functools.wraps(function)
     def call(*arrays: Any, **options: Any) -> Any:
         # Two attribute look-ups in the ordinary case: this stands in the path of every call.
-        if machines.reference_selected or not machines.default_has_kernels:
-            from nnkernels.reference.run import applies, run_reference
+        unsure = machines.reference_selected or not machines.default_has_kernels
+        if unsure and _on_cpu(arrays) and machines.for_reference():
+            from nnkernels.reference.run import run_reference
 
-            if applies(arrays) and machines.for_reference():
-                return run_reference(function, arrays, options)
+            return run_reference(function, arrays, options)
         return function(*arrays, **options)
 
     return cast(Function, call)
+
+
+def _on_cpu(arrays: Sequence[Any]) -> bool:
+    """Whether a call is for the CPU: arrays on a GPU always run there."""
+    for x in arrays:
+        if type(x) is np.ndarray:
+            return True
+        if not isinstance(x, (int, float, complex)):
+            try:
+                return isinstance(library_of(x, "").adopt(x, ""), np.ndarray)
+            except (DTypeError, BackendError):  # said again, and better, by the function itself
+                return True
+    return True

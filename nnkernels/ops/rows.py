@@ -6,6 +6,7 @@ from typing import Any
 
 from nnkernels._typing import Array
 from nnkernels.dispatch import elementwise, rows
+from nnkernels.dispatch.axes import normalize_axes, reduced_shape
 from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import library_of
 from nnkernels.ops._public import public
@@ -180,8 +181,8 @@ def logsumexp_backward(
     """
     library_of(x, "x")
     shape = tuple(x.shape)
-    axes = rows.normalize_axes(axis, len(shape))
-    wanted = rows.reduced_shape(shape, axes, _flag("keepdims", keepdims))
+    axes = normalize_axes(axis, len(shape))
+    wanted = reduced_shape(shape, axes, _flag("keepdims", keepdims))
     for array, name in ((dy, "dy"), (y, "y")):
         if tuple(getattr(array, "shape", wanted)) != wanted:
             raise ShapeError(

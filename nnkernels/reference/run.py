@@ -10,21 +10,7 @@ import numpy as np
 from nnkernels import registry
 from nnkernels.dispatch import machines
 from nnkernels.dispatch.results import adopt_out
-from nnkernels.errors import BackendError, DTypeError
-from nnkernels.interop.libraries import adopt_all, library_of
-
-
-def applies(arrays: Sequence[Any]) -> bool:
-    """Whether a call is for the CPU: arrays on a GPU always run there."""
-    for x in arrays:
-        if type(x) is np.ndarray:
-            return True
-        if not isinstance(x, (int, float, complex)):
-            try:
-                return isinstance(library_of(x, "").adopt(x, ""), np.ndarray)
-            except (DTypeError, BackendError):  # said again, and better, by the function itself
-                return True
-    return True
+from nnkernels.interop.libraries import adopt_all
 
 
 def run_reference(
