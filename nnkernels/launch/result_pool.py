@@ -75,10 +75,10 @@ class ResultPool:
     def empty(self, shape: tuple[int, ...], dtype: Any, size: int) -> np.ndarray:
         """A new array of `size` bytes that begins at a multiple of 64."""
         block = self._take(size) or self._new(size)
-        memory = block.memory
+        memory: Any = block.memory
         offset = -memory.__array_interface__["data"][0] % _CACHE_LINE
         # What the array and all its views hold on to; with its end the block is free.
-        owner = (ctypes.c_char * size).from_buffer(memory, offset)
+        owner: Any = (ctypes.c_char * size).from_buffer(memory, offset)
         reference = weakref.ref(owner, self._give)
         self._used[id(reference)] = (reference, block)
         return np.ndarray(shape, dtype, owner)
