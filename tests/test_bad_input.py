@@ -556,6 +556,17 @@ def test_refused_overlap(case, machine):
     assert np.array_equal(memory, np.arange(-7, 9, dtype=np.float32))
 
 
+def test_overlap_that_is_too_hard_to_decide_is_refused(monkeypatch):
+    # A system of Diophantine equations; NumPy gives up after so many steps.
+    def give_up(a, b, max_work):
+        raise np.exceptions.TooHardError
+
+    monkeypatch.setattr(np, "shares_memory", give_up)
+    memory = np.zeros(12, np.float32)
+    with pytest.raises(ShapeError, match="out shares memory with x"):
+        nnk.silu(memory[0:8:2], out=memory[1:9:2])
+
+
 def test_there_are_enough_cases():
     names = [parameter.id for parameter in ALL_ROWS]
     assert len(set(names)) == len(names)

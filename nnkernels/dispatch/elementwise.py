@@ -98,11 +98,8 @@ def _apply_adopted(
         return _apply_out(functor, views, params, out, library, like)
     machine, address = machines.for_array(views[0])
     result = _run(functor, views, params, machine, address, wide)
-    if library.restore is NUMPY.restore:
-        return result
-    if functor.outputs == 1:
-        return library.restore(result, like)
-    return tuple(library.restore(r, like) for r in result)
+    # Several results are of NumPy or CuPy arrays: of others, apply_and_sum has made those.
+    return result if functor.outputs > 1 else library.restore(result, like)
 
 
 def _run(
@@ -148,9 +145,6 @@ def _apply_out(
     like: Any,
 ) -> Any:
     outs = out if functor.outputs > 1 else (out,)
-    if not isinstance(outs, tuple) or len(outs) != functor.outputs:
-        got = f"{len(outs)} of them" if isinstance(outs, tuple) else type(outs).__name__
-        raise ShapeError(f"out must be a tuple of {functor.outputs} arrays; got {got}")
     names = ("out",) if functor.outputs == 1 else tuple(f"out[{i}]" for i in range(functor.outputs))
     views = [adopt_out(o, name, library, like) for o, name in zip(outs, names, strict=True)]
     machine, address = machines.for_array(arrays[0])

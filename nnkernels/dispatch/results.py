@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch.axes import Shape, memory_order
+from nnkernels.dispatch.axes import Shape
 from nnkernels.dispatch.machines import cupy_address, numpy_address
 from nnkernels.errors import DTypeError, ShapeError
 from nnkernels.interop.libraries import NUMPY, Library, check_together, library_of
@@ -32,11 +32,6 @@ class Allocation:
             return machine.empty(self.shape, self.dtype)
         dense = machine.empty(tuple(self.shape[axis] for axis in self.order), self.dtype)
         return dense.transpose(np.argsort(self.order).tolist())
-
-
-def allocation_like(array: Any, dtype: Any) -> Allocation:
-    """A result of the shape and memory order of an array."""
-    return Allocation(array.shape, dtype, memory_order(array.shape, array.strides))
 
 
 def adopt_out(out: Any, name: str, library: Library, like: Any) -> Any:

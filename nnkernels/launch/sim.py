@@ -19,7 +19,7 @@ _MESSAGE_BYTES = 2048
 
 
 class _SimLaunch(ctypes.Structure):
-    # The same layout as SimLaunch in cuda_src/platform/sim.cuh.
+    # The same layout as SimLaunch in cuda_src/platform/sim_state.cuh.
     _fields_ = (
         ("blocks", ctypes.c_int64),
         ("shared_bytes", ctypes.c_int64),

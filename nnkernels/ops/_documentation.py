@@ -72,6 +72,7 @@ _HALF_RESULT = "Of the library and dtype of ``x``, and its shape with half the a
 _ROW_RESULT = "Of the library and dtype of ``x``, without the reduced axes."
 _BROADCAST_RESULT = "Of the broadcast shape and the promoted dtype of the operands."
 _GRADIENT = "The gradient of the operand, of its shape and the promoted dtype of the arguments."
+_ROW_GRADIENT = "The gradient of the operand, of the shape and dtype that ``dy`` and ``y`` share."
 _GRADIENTS = """\
 Returns
 -------
@@ -111,6 +112,7 @@ def _pieces(name: str) -> dict[str, str]:
         "{out of two operands}": _end(_BROADCAST_RESULT),
         "{gradient}": _end(_GRADIENT),
         "{gradient after options}": _end(_GRADIENT, _OPTION_ERRORS),
+        "{gradient of rows}": _end(_ROW_GRADIENT, _OPTION_ERRORS),
         "{gradients}": _GRADIENTS,
         "{raises}": _RAISES,
         "{examples}": _EXAMPLES,

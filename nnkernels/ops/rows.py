@@ -72,7 +72,7 @@ def softmax_backward(dy: Array, y: Array, /, *, axis: Axis = -1, out: Array | No
     {dy, y}
     axis : int, tuple of int or None, default -1
         As in `softmax`.
-    {gradient after options}
+    {gradient of rows}
 
     {examples}
     >>> y = np.array([0.5, 0.5])
@@ -112,7 +112,7 @@ def log_softmax_backward(
     {dy, y}
     axis : int, tuple of int or None, default -1
         As in `log_softmax`.
-    {gradient after options}
+    {gradient of rows}
 
     {examples}
     >>> y = np.log(np.array([0.25, 0.75]))
