@@ -280,9 +280,8 @@ def test_tiles_of_a_product_fit(size, is_complex, device):
         500, 500, 500, (4, 2000), (2000, 4), (4, 4, 4), size, is_complex, 10**6
     )
     c = matmul.configure(problem, device)
-    assert c.shared_elements() * size <= min(
-        device.shared_limit, 64 * 1024 if device.is_gpu else 2**30
-    )
+    # On a CPU, packed parts of A and B for level-2 and level-3 caches.
+    assert c.shared_elements(500) * size <= (64 * 1024 if device.is_gpu else 2 << 20)
     assert c.tile_m % c.micro_m == 0
     assert c.tile_n % c.vector == 0
     assert (c.fast_a, c.fast_b) == (matmul.ROWS_FAST, matmul.COLUMNS_FAST)
@@ -291,7 +290,56 @@ def test_tiles_of_a_product_fit(size, is_complex, device):
     other = matmul.configure(replace(problem, strides_a=(2000, 8), strides_b=(4, 2000)), device)
     assert (other.fast_a, other.fast_b) == (matmul.COLUMNS_FAST, matmul.ROWS_FAST)
     assert not other.unit_a
-    assert not other.unit_b
+    # A GPU's threads read B along its rows; a CPU transposes it on the way.
+    assert other.unit_b != device.is_gpu
+
+
+PACKED = matmul.MatmulProblem(500, 500, 500, (2000, 4), (2000, 4), (4, 4, 4), 4, False, 10**6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # Two threads: two blocks, cut across the longer side.
+        ({}, {"tile_m": 504, "tile_n": 256, "rows_at_once": 168}),
+        ({"m": 400, "n": 300}, {"tile_m": 210, "tile_n": 320}),
+        ({"m": 3000}, {"tile_m": 1008, "tile_n": 512}),
+        ({"batches": 7}, {"tile_m": 504, "tile_n": 512}),
+        ({"m": 60, "n": 50, "k": 50}, {"micro_m": 14, "tile_m": 70, "tile_n": 64, "rows_at_once": 70}),
+        ({"m": 16, "n": 4096}, {"micro_m": 8, "tile_m": 16, "tile_n": 1024}),
+        ({"m": 14, "n": 31}, {"micro_m": 14, "tile_m": 14, "tile_n": 32}),
+        ({"m": 32, "n": 32, "k": 32}, {"micro_m": 8, "tile_m": 32}),
+        ({"m": 3000, "in_place": False}, {"tile_m": 252, "tile_n": 256, "in_place": False}),
+        ({"compute_itemsize": 8}, {"vector": 16, "tile_k": 256}),
+        ({"m": 1, "n": 1, "k": 10**6}, {"tile_m": 8, "tile_n": 32}),
+        ({"compute_itemsize": 8, "is_complex": True}, {"vector": 2, "micro_m": 4}),
+    ],
+    ids=str,
+)
+def test_packed_product(changes, expected):
+    device = replace(CPU, vector_bytes=64, processors=2)
+    c = matmul.configure(replace(PACKED, **changes), device)
+    assert isinstance(c, matmul.PackedConfig)
+    assert {name: getattr(c, name) for name in expected} == expected
+    assert c.tile_m % c.micro_m == c.rows_at_once % c.micro_m == c.tile_n % c.vector == 0
+    assert c.tile_k % c.vector == 0
+    waits = c.tile_m * c.tile_n if not c.in_place else 0
+    assert c.shared_elements(c.tile_k + 1) - c.shared_elements(c.tile_k) == waits
+
+
+@pytest.mark.parametrize(("vector_bytes", "micro_m"), [(16, 6), (32, 6), (64, 14)])
+def test_packed_product_fits_the_registers(vector_bytes, micro_m):
+    device = replace(CPU, vector_bytes=vector_bytes)
+    c = matmul.configure(replace(PACKED, m=420), device)
+    assert (c.micro_m, c.vector) == (micro_m, vector_bytes // 2)
+    assert 2 * c.micro_m + 3 <= (32 if vector_bytes == 64 else 16)
+
+
+@pytest.mark.parametrize("micro_m", [4, 6, 8, 14])
+def test_rows_that_a_packed_product_computes(micro_m):
+    for m in range(60):
+        panels = -(-2 * m // micro_m)
+        assert matmul._computed_rows(m, micro_m) == panels * micro_m // 2 if m else True
 
 
 # ---- every regime runs --------------------------------------------------------------------------

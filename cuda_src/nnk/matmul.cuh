@@ -6,13 +6,11 @@
 // not write that. A thread with one micro-tile keeps it in registers; with several (few threads: a
 // CPU's one) they wait in shared memory between the slices.
 #pragma once
+#include "nnk/matmul_operands.cuh"
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
 
 namespace nnk {
-
-// Which axis of an operand's tile is read by neighbouring threads (or SIMD lanes).
-enum : int { rows_fast = 0, columns_fast = 1 };
 
 // TA, TB, TC: element types; S: the accumulator's
 // FastA, FastB: rows_fast or columns_fast
@@ -57,7 +55,7 @@ struct Matmul {
     const Index first_m = Index(tile / args.tiles_n) * TileM;
     const Index first_n = Index(tile - tile / args.tiles_n * args.tiles_n) * TileN;
     Index offset[3];
-    decode_batch(args, Index(batch), offset);
+    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const View<const TA, 2, Index> a{
         byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}};
     const View<const TB, 2, Index> b{
@@ -93,18 +91,6 @@ struct Matmul {
   }
 
  private:
-  static NNK_FN void decode_batch(const Args& args, Index batch, Index (&offset)[3]) {
-    offset[0] = offset[1] = offset[2] = 0;
-    NNK_UNROLL
-    for (int axis = BatchRank - 1; axis >= 0; --axis) {
-      const Index next = axis == 0 ? 0 : args.batch[axis].divide(batch);
-      const Index position = batch - next * args.batch[axis].divisor;
-      NNK_UNROLL
-      for (int o = 0; o < 3; ++o) offset[o] += position * args.batch_stride[o][axis];
-      batch = next;
-    }
-  }
-
   // Whether a micro-tile has any element of C.
   static NNK_FN bool reaches(const View<TC, 2, Index>& c, Index first_m, Index first_n, int micro) {
     return first_m + micro / micro_columns * MicroM < c.shape[0] &&

@@ -39,9 +39,9 @@ template <class T, int L>
 NNK_FN Register<T, L> load_register_partial(const void* p, int count, Register<T, L> fill) {
   using R = Register<T, L>;
 #if NNK_AVX512
-  if constexpr (sizeof(R) >= 16) return x86::masked_load<sizeof(T), R>(p, low_bits(count), fill);
+  if constexpr (L > 1 && sizeof(R) >= 16) return x86::masked_load<sizeof(T), R>(p, low_bits(count), fill);
 #elif defined(__AVX2__)
-  if constexpr (sizeof(R) >= 16 && sizeof(T) >= 4) {
+  if constexpr (L > 1 && sizeof(R) >= 16 && sizeof(T) >= 4) {
     using I = conditional<sizeof(T) == 4, int32, int64>;
     const auto there = lane_numbers<I, L>() < I(count);
     return there ? x86::masked_load_avx<sizeof(T), R>(p, there) : fill;
@@ -54,9 +54,9 @@ NNK_FN Register<T, L> load_register_partial(const void* p, int count, Register<T
 }
 template <class T, int L> NNK_FN void store_register_partial(void* p, Register<T, L> x, int count) {
 #if NNK_AVX512
-  if constexpr (sizeof(x) >= 16) return x86::masked_store<sizeof(T)>(p, low_bits(count), x);
+  if constexpr (L > 1 && sizeof(x) >= 16) return x86::masked_store<sizeof(T)>(p, low_bits(count), x);
 #elif defined(__AVX2__)
-  if constexpr (sizeof(x) >= 16 && sizeof(T) >= 4) {
+  if constexpr (L > 1 && sizeof(x) >= 16 && sizeof(T) >= 4) {
     using I = conditional<sizeof(T) == 4, int32, int64>;
     return x86::masked_store_avx<sizeof(T)>(p, lane_numbers<I, L>() < I(count), x);
   }

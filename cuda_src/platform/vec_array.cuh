@@ -273,4 +273,22 @@ NNK_FN void store_strided(T* p, Index step, const Vec<T, N>& v, int count) {
 // Past-the-cache store, where the platform has one; a plain store here.
 template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) { store(p, v); }
 
+// ---- transposition --------------------------------------------------------------------
+
+// Side of the squares of a Vec<T, N> that are transposed at once.
+template <class T, int N> constexpr int transposed_lanes() { return N % 4 == 0 ? 4 : 1; }
+
+// Lane j of row i and lane i of row j change places.
+template <class T, int L> NNK_FN void transpose(Vec<T, L> (&x)[L]) {
+  NNK_UNROLL
+  for (int i = 1; i < L; ++i) {
+    NNK_UNROLL
+    for (int j = 0; j < i; ++j) {
+      const T lane = x[i][j];
+      x[i].set(j, x[j][i]);
+      x[j].set(i, lane);
+    }
+  }
+}
+
 }  // namespace nnk

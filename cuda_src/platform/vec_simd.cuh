@@ -242,4 +242,39 @@ template <class T, int N> NNK_FN Vec<T, N / 2> upper_half(const Vec<T, N>& a) {
   return half_from<N / 2>(a);
 }
 
+// ---- transposition --------------------------------------------------------------------
+
+// Side of the squares of a Vec<T, N> that are transposed at once: a register's lanes.
+template <class T, int N> constexpr int transposed_lanes() { return Vec<T, N>::lanes; }
+
+// One of two exchanges between rows `Distance` apart: of a, the lanes whose number lacks the bit
+// `Distance`, each followed by its counterpart of b; or the others.
+template <int Distance, bool Upper, class T, int L, int... I>
+NNK_FN Register<T, L> exchanged(const Register<T, L>& a, const Register<T, L>& b, Ints<I...>) {
+  if constexpr (Upper)
+    return shuffle<T, L>(a, b, Ints<((I & Distance) ? L + I : I + Distance)...>());
+  else return shuffle<T, L>(a, b, Ints<((I & Distance) ? L + I - Distance : I)...>());
+}
+template <int Distance, class T, int L> NNK_FN void transpose_blocks(Vec<T, L> (&x)[L]) {
+  if constexpr (Distance > 0) {
+    NNK_UNROLL
+    for (int i = 0; i < L; ++i) {
+      if ((i & Distance) == 0) {
+        const auto low =
+            exchanged<Distance, false, T, L>(x[i].reg[0], x[i + Distance].reg[0], range<L>());
+        x[i + Distance].reg[0] =
+            exchanged<Distance, true, T, L>(x[i].reg[0], x[i + Distance].reg[0], range<L>());
+        x[i].reg[0] = low;
+      }
+    }
+    transpose_blocks<Distance / 2>(x);
+  }
+}
+// Lane j of row i and lane i of row j change places: blocks of half the side first, then those
+// within them.
+template <class T, int L> NNK_FN void transpose(Vec<T, L> (&x)[L]) {
+  static_assert(Vec<T, L>::registers == 1, "a row is one register");
+  if constexpr (L > 1) transpose_blocks<L / 2>(x);
+}
+
 }  // namespace nnk

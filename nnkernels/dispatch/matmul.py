@@ -65,7 +65,8 @@ def apply(
         addresses = [address(view), address(a), address(b)]
         check_memory(view, "out", (a, b), NAMES, False, addresses, plan.reaches)
     if plan.start is not None:
-        plan.start(plan.pack(address(a), address(b), address(result)) + plan.tail)
+        first, second = (b, a) if plan.mirrored else (a, b)
+        plan.start(plan.pack(address(first), address(second), address(result)) + plan.tail)
     return library.restore(result, like) if out is None else out
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import matmul as config
-from nnkernels.config.matmul import MatmulConfig, MatmulProblem
+from nnkernels.config.matmul import MatmulConfig, MatmulProblem, PackedConfig
 from nnkernels.dispatch import machines
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, merge, span
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype, promote, require
@@ -34,15 +34,22 @@ class Product:
     strides_b: Strides
     result: Shape
 
+    def mirrored(self) -> Product:
+        """The transposed product: B transposed times A transposed."""
+        a, b = ((*s[:-2], s[-1], s[-2]) for s in (self.strides_b, self.strides_a))
+        return Product(self.batch, self.n, self.m, self.k, a, b, self.result)
+
 
 class MatmulPlan:
     """Everything about a call but its pointers."""
 
-    __slots__ = ("allocation", "pack", "reaches", "start", "tail")
+    __slots__ = ("allocation", "mirrored", "pack", "reaches", "start", "tail")
 
     def __init__(self, allocation: Allocation) -> None:
         self.allocation = allocation
         self.start: Any = None
+        # Whether the kernel makes the transposed product: its operands change places.
+        self.mirrored = False
         self.tail = b""
         self.pack = pointer_struct(3).pack
         # Where the result is given: the lowest and highest byte of it and of both operands.
@@ -148,32 +155,57 @@ def make_plan(
         return plan
     strides_c = contiguous_strides(product.result, dtype.itemsize) if out is None else out.strides
     strides_c = _with_matrix_axes(strides_c, a.ndim > 1, b.ndim > 1)
-    accumulator, compute_itemsize = _accumulator(first, second, result)
+    elements = (first, second, result)
+    if product.n > 1 and abs(strides_c[-2]) < abs(strides_c[-1]):
+        # C lies by columns: its transpose is the product of the transposes.
+        plan.mirrored = True
+        product, elements, conjugate = product.mirrored(), (second, first, result), conjugate[::-1]
+        strides_c = (*strides_c[:-2], strides_c[-1], strides_c[-2])
+    _finish(plan, product, elements, strides_c, conjugate, machine)
+    return plan
+
+
+def _finish(
+    plan: MatmulPlan,
+    product: Product,
+    elements: tuple[Element, Element, Element],
+    strides_c: Strides,
+    conjugate: tuple[bool, bool],
+    machine: Any,
+) -> None:
+    """Choose the kernel, and prepare its launch."""
+    accumulator, compute_itemsize = _accumulator(*elements)
     batch, batch_strides = merge(
         product.batch, [product.strides_a[:-2], product.strides_b[:-2], strides_c[:-2]]
     )
+    storage = result_storage(elements[2], accumulator)
+    batches = int(np.prod(batch, dtype=np.int64))
     problem = MatmulProblem(
         m=product.m,
         n=product.n,
         k=product.k,
         strides_a=(product.strides_a[-2], product.strides_a[-1]),
         strides_b=(product.strides_b[-2], product.strides_b[-1]),
-        itemsizes=(first.itemsize, second.itemsize, result.itemsize),
+        itemsizes=(elements[0].itemsize, elements[1].itemsize, elements[2].itemsize),
         compute_itemsize=compute_itemsize,
-        is_complex=result.kind == "c",
+        is_complex=elements[2].kind == "c",
         reach=_reach(product, strides_c),
+        batches=batches,
+        in_place=storage == accumulator,
     )
     chosen = config.configure(problem, machine.device)
-    instance = make_instance((first, second, result), accumulator, len(batch), chosen, conjugate)
+    if isinstance(chosen, PackedConfig):
+        instance = make_packed_instance(
+            elements, storage, accumulator, len(batch), chosen, conjugate
+        )
+    else:
+        instance = make_instance(elements, accumulator, len(batch), chosen, conjugate)
     tiles_m, tiles_n = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
-    blocks = int(np.prod(batch, dtype=np.int64)) * tiles_m * tiles_n
     plan.tail = _pack(problem, chosen, batch, batch_strides, strides_c[-2:], tiles_m, tiles_n)
     # Work, in bytes that would take as long: a product is worth a thread much earlier than a copy.
-    traffic = int(np.prod(batch, dtype=np.int64)) * product.m * product.n * max(product.k, 1)
-    plan.start = machine.prepare(
-        instance, blocks, chosen.shared_elements() * compute_itemsize, traffic
-    )
-    return plan
+    traffic = batches * product.m * product.n * max(product.k, 1)
+    shared_bytes = chosen.shared_elements(problem.k) * compute_itemsize
+    plan.start = machine.prepare(instance, batches * tiles_m * tiles_n, shared_bytes, traffic)
 
 
 def _with_matrix_axes(strides: Strides, has_m: bool, has_n: bool) -> Strides:
@@ -204,23 +236,52 @@ def make_instance(
     chosen: MatmulConfig,
     conjugate: tuple[bool, bool],
 ) -> Instance:
-    """The template instance for the element types of A, B and C, and a config."""
+    """The plain kernel for the element types of A, B and C, and a config."""
     types = ", ".join(e.storage for e in elements)
-    index = "int32" if chosen.index == "i" else "int64"
-    flags = ", ".join(
-        "true" if flag else "false" for flag in (chosen.unit_a, chosen.unit_b, *conjugate)
-    )
     kernel = (
-        f"Matmul<{types}, {accumulator}, {index}, {batch_rank}, {chosen.tile_m}, "
+        f"Matmul<{types}, {accumulator}, {_index_type(chosen)}, {batch_rank}, {chosen.tile_m}, "
         f"{chosen.tile_n}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {chosen.threads}, "
-        f"{chosen.fast_a}, {chosen.fast_b}, {flags}>"
+        f"{chosen.fast_a}, {chosen.fast_b}, "
+        f"{_flags(chosen.unit_a, chosen.unit_b, *conjugate)}>"
     )
     return Instance("matmul", kernel, chosen.threads)
 
 
+def result_storage(result: Element, accumulator: str) -> str:
+    """C++ type of C: the accumulator itself for integers of its size, whose bits are the same."""
+    same_size = accumulator in (f"uint{8 * result.itemsize}", f"int{8 * result.itemsize}")
+    return accumulator if result.kind in "iu" and same_size else result.storage
+
+
+def make_packed_instance(
+    elements: tuple[Element, Element, Element],
+    storage: str,
+    accumulator: str,
+    batch_rank: int,
+    chosen: PackedConfig,
+    conjugate: tuple[bool, bool],
+) -> Instance:
+    """The kernel for a CPU, for the element types of A, B and C (`storage`) and a config."""
+    kernel = (
+        f"MatmulPacked<{elements[0].storage}, {elements[1].storage}, {storage}, {accumulator}, "
+        f"{_index_type(chosen)}, {batch_rank}, {chosen.tile_k}, {chosen.micro_m}, "
+        f"{chosen.vector}, {chosen.fast_a}, {chosen.fast_b}, "
+        f"{_flags(chosen.unit_a, chosen.unit_b, *conjugate, chosen.in_place)}, PlainEpilogue>"
+    )
+    return Instance("matmul_packed", kernel, 1)
+
+
+def _index_type(chosen: MatmulConfig | PackedConfig) -> str:
+    return "int32" if chosen.index == "i" else "int64"
+
+
+def _flags(*flags: bool) -> str:
+    return ", ".join("true" if flag else "false" for flag in flags)
+
+
 def _pack(
     problem: MatmulProblem,
-    chosen: MatmulConfig,
+    chosen: MatmulConfig | PackedConfig,
     batch: Shape,
     batch_strides: list[Strides],
     strides_c: Strides,
@@ -229,11 +290,14 @@ def _pack(
 ) -> bytes:
     packer = Packer(3, chosen.index)
     packer.add("q", tiles_m, tiles_n)
+    if isinstance(chosen, PackedConfig):
+        packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
     packer.add_index(problem.m, problem.n, problem.k)
     packer.add_divisors(batch)
     for strides in batch_strides:
         packer.add_index(*strides)
     packer.add_index(*problem.strides_a, *problem.strides_b, *strides_c)
+    packer.add("i", 0)  # an empty epilogue has a byte
     return packer.finish()
 
 

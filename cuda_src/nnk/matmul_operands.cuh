@@ -1,0 +1,36 @@
+// What all kernels of matrix products share: how operands lie, where a batch begins, and loads.
+#pragma once
+#include "nnk/types.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// Which axis of an operand's tile is read by neighbouring threads (or SIMD lanes).
+enum : int { rows_fast = 0, columns_fast = 1 };
+
+// Byte offsets of a, b and c of one batch.
+template <class Index, int Rank>
+NNK_FN void decode_batch(const Divisor<Index> (&shape)[Rank], const Index (&stride)[3][Rank],
+                         Index batch, Index (&offset)[3]) {
+  offset[0] = offset[1] = offset[2] = 0;
+  NNK_UNROLL
+  for (int axis = Rank - 1; axis >= 0; --axis) {
+    const Index next = axis == 0 ? 0 : shape[axis].divide(batch);
+    const Index position = batch - next * shape[axis].divisor;
+    NNK_UNROLL
+    for (int o = 0; o < 3; ++o) offset[o] += position * stride[o][axis];
+    batch = next;
+  }
+}
+
+// N elements of a line from `first` on, of which `left` are there, in the type S; zeros follow.
+template <class S, bool Conjugate, int N, class L>
+NNK_FN Vec<S, N> loaded(const L& line, int first, int left) {
+  using T = conditional<true, decltype(line.template load<1>(0)[0]), void>;
+  const auto x = left >= N ? line.template load<N>(first)
+                           : line.template load_partial<N>(first, left < 0 ? 0 : left, T());
+  const Vec<S, N> y = convert<S>(x);
+  return Conjugate ? conj(y) : y;
+}
+
+}  // namespace nnk

@@ -1,0 +1,262 @@
+// Matrix product C = epilogue(A B) by a block of one thread, at the speed of its SIMD registers.
+//
+// After Goto and van de Geijn (ACM TOMS 34(3), 2008): for every slice of TileK terms, a block packs
+// its part of B, and then of A as many rows at once as a level-2 cache holds, into panels that are
+// read in order, whatever the strides of the operands are. A micro-tile of MicroM rows and N
+// columns stays in registers for the whole slice. The sums of a slice wait in C itself where C has
+// their type (InPlace), else in scratch memory.
+//
+// How C is cut into blocks does not change an element of it: each is the sum of slices in order,
+// and each slice a chain of fused multiply-adds in order.
+#pragma once
+#include "nnk/matmul_epilogue.cuh"
+#include "nnk/matmul_operands.cuh"
+#include "nnk/types.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// TA, TB, TC: element types; S: the accumulator's
+// FastA, FastB: rows_fast or columns_fast; UnitA, UnitB: elements along that axis are adjacent
+template <class TA, class TB, class TC, class S, class Index, int BatchRank, int TileK, int MicroM,
+          int N, int FastA, int FastB, bool UnitA, bool UnitB, bool ConjugateA, bool ConjugateB,
+          bool InPlace, class Epilogue>
+struct MatmulPacked {
+  // Panels of A lie as [row][k] where A has its k side by side, as [k][row] where its rows are.
+  static constexpr bool a_by_rows = FastA == columns_fast;
+  // MicroM rows of A at one k are stored as a whole vector, whose end the next k overwrites; the
+  // last one reaches past the panel.
+  static constexpr int row_vector = next_power_of_two(MicroM);
+  static constexpr int panel_a = MicroM * TileK + row_vector - MicroM;
+  // Half a micro-tile, for the edges.
+  static constexpr int half_m = MicroM > 1 ? MicroM / 2 : 1, half_n = N > 1 ? N / 2 : 1;
+
+  struct Args {
+    const TA* a;
+    const TB* b;
+    TC* c;
+    int64 tiles_m, tiles_n;
+    int32 tile_m, tile_n;  // multiples of MicroM and N
+    int32 rows_at_once;    // of A that are packed; a multiple of MicroM
+    Index m, n, k;
+    Divisor<Index> batch[BatchRank];
+    Index batch_stride[3][BatchRank];  // of a, b, c, in bytes
+    Index stride_a[2], stride_b[2], stride_c[2];
+    typename Epilogue::template Args<Index> epilogue;
+  };
+
+  // What a block works on.
+  struct Block {
+    View<const TA, 2, Index> a;
+    View<const TB, 2, Index> b;
+    View<TC, 2, Index> c;
+    Shared<S> packed_a, packed_b, waiting;
+    Index first_m, first_n;
+    int rows, columns, waiting_columns;
+  };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const int64 tiles = args.tiles_m * args.tiles_n;
+    const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
+    const int64 tile_row = tile / args.tiles_n;
+    Index offset[3];
+    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
+    const int elements_a = args.rows_at_once / MicroM * panel_a, elements_b = args.tile_n * TileK;
+    Block block{
+        {byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}},
+        {byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}},
+        {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
+        group.template dynamic_shared<S>(elements_b * int(sizeof(S)), elements_a),
+        group.template dynamic_shared<S>(0, elements_b),
+        group.template dynamic_shared<S>((elements_a + elements_b) * int(sizeof(S)),
+                                         InPlace ? 0 : args.tile_m * args.tile_n),
+        Index(tile_row) * args.tile_m,
+        Index(tile - tile_row * args.tiles_n) * args.tile_n,
+        0,
+        0,
+        args.tile_n};
+    block.rows = extent(args.m - block.first_m, args.tile_m);
+    block.columns = extent(args.n - block.first_n, args.tile_n);
+    Index first_k = 0;
+    do {  // once for an empty sum too: its zeros go through the epilogue
+      const int depth = extent(args.k - first_k, TileK);
+      pack_b(block, first_k, depth);
+      for (int i = 0; i < block.rows; i += args.rows_at_once) {
+        const int rows = extent(block.rows - i, args.rows_at_once);
+        pack_a(block, i, rows, first_k, depth);
+        multiply_rows(args, block, i, rows, depth, first_k == 0, first_k + depth >= args.k);
+      }
+      first_k += TileK;
+    } while (first_k < args.k);
+  }
+
+ private:
+  static NNK_FN int extent(Index left, int tile) { return left < tile ? int(left) : tile; }
+
+  // ---- packing ----------------------------------------------------------------------------
+
+  // Row i and term k of packed A, for the first row of a panel or, by rows, any.
+  static NNK_FN int slot_a(int i, int k) {
+    return i / MicroM * panel_a + (a_by_rows ? i % MicroM * TileK + k : k * MicroM);
+  }
+  static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
+    const auto& a = block.a;
+    const Index first_m = block.first_m + first_i;
+    if constexpr (a_by_rows) {
+      for (int i = 0; i < rows && depth > 0; ++i) {
+        const Line<const TA, Index, UnitA ? unit_step : any_step> row{
+            a.at(NNK_HERE, first_m + i, first_k), Index(depth), a.stride[1]};
+        for (int k = 0; k < depth; k += N)
+          block.packed_a.store_vec(slot_a(i, k), loaded<S, ConjugateA, N>(row, k, depth - k));
+      }
+    } else {
+      for (int k = 0; k < depth; ++k) {
+        const Line<const TA, Index, UnitA ? unit_step : any_step> column{
+            a.at(NNK_HERE, first_m, first_k + k), Index(rows), a.stride[0]};
+        for (int i = 0; i < rows; i += MicroM) {
+          const int there = rows - i < MicroM ? rows - i : MicroM;
+          block.packed_a.store_vec(slot_a(i, k),
+                                   loaded<S, ConjugateA, row_vector>(column, i, there));
+        }
+      }
+    }
+  }
+
+  // Panels of N columns, each as [k][column].
+  static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
+    const auto& b = block.b;
+    if constexpr (FastB == columns_fast || !UnitB) {
+      for (int k = 0; k < depth; ++k) {
+        const Line<const TB, Index, UnitB ? unit_step : any_step> row{
+            b.at(NNK_HERE, first_k + k, block.first_n), Index(block.columns), b.stride[1]};
+        for (int j = 0; j < block.columns; j += N)
+          block.packed_b.store_vec(j * TileK + k * N,
+                                   loaded<S, ConjugateB, N>(row, j, block.columns - j));
+      }
+    } else {
+      for (int j = 0; j < block.columns; j += square)
+        for (int k = 0; k < depth; k += square) pack_transposed(block, first_k, depth, j, k);
+    }
+  }
+  // The square that is transposed in registers.
+  static constexpr int square = transposed_lanes<S, N>();
+  static NNK_FN void pack_transposed(const Block& block, Index first_k, int depth, int j, int k) {
+    const auto& b = block.b;
+    Vec<S, square> x[square];
+    NNK_UNROLL
+    for (int i = 0; i < square; ++i) {
+      // Past the last column, any other will do: what it gives is not written.
+      const int column = j + i < block.columns ? j + i : j;
+      const Line<const TB, Index, unit_step> line{
+          b.at(NNK_HERE, first_k + k, block.first_n + column), Index(depth - k), b.stride[0]};
+      x[i] = loaded<S, ConjugateB, square>(line, 0, depth - k);
+    }
+    transpose(x);
+    const int panel = j / N * N;
+    NNK_UNROLL
+    for (int i = 0; i < square; ++i)
+      block.packed_b.store_vec(panel * TileK + (k + i) * N + j - panel, x[i]);
+  }
+
+  // ---- multiplying ------------------------------------------------------------------------
+
+  static NNK_FN void multiply_rows(const Args& args, const Block& block, int first_i, int rows,
+                                   int depth, bool first, bool last) {
+    for (int j = 0; j < block.columns; j += N) {
+      // A panel of B stays in the nearest cache while all of A's pass.
+      for (int i = 0; i < rows; i += MicroM) {
+        const int left = rows - i;
+        const Micro at{first_i + i, j, left, slot_a(i, 0), depth, first, last};
+        const bool low = left <= half_m, narrow = block.columns - j <= half_n;
+        if (low && narrow) micro_tile<half_m, half_n>(args, block, at);
+        else if (low) micro_tile<half_m, N>(args, block, at);
+        else if (narrow) micro_tile<MicroM, half_n>(args, block, at);
+        else micro_tile<MicroM, N>(args, block, at);
+      }
+    }
+  }
+
+  // A micro-tile: its place in the block, rows left from there on, its panel of A.
+  struct Micro {
+    int i, j, rows, panel, depth;
+    bool first, last;
+  };
+
+  template <int Rows, int Columns>
+  static NNK_FN void micro_tile(const Args& args, const Block& block, const Micro& at) {
+    const int i = at.i, j = at.j;
+    using V = Vec<S, Columns>;
+    const int rows = at.rows < Rows ? at.rows : Rows;
+    const int columns = block.columns - j < Columns ? block.columns - j : Columns;
+    V sum[Rows];
+    if (at.first) {
+      NNK_UNROLL
+      for (int r = 0; r < Rows; ++r) sum[r] = V::splat(S());
+    } else {
+      NNK_UNROLL
+      for (int r = 0; r < Rows; ++r) sum[r] = resume<V>(block, i + (r < rows ? r : 0), j, columns);
+    }
+    for (int k = 0; k < at.depth; ++k) {
+      const V b = block.packed_b.template load_vec<Columns>(j * TileK + k * N);
+      NNK_UNROLL
+      for (int r = 0; r < Rows; ++r) {
+        const S a = block.packed_a.load(at.panel + (a_by_rows ? r * TileK + k : k * MicroM + r));
+        sum[r] = fma(V::splat(a), b, sum[r]);
+      }
+    }
+    NNK_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      if (r < rows) {
+        if (at.last) write(args, block, i + r, j, columns, sum[r]);
+        else suspend(block, i + r, j, columns, sum[r]);
+      }
+    }
+  }
+
+  template <int Columns>
+  static NNK_FN void write(const Args& args, const Block& block, int i, int j, int columns,
+                           const Vec<S, Columns>& sum) {
+    const Index row = block.first_m + i, column = block.first_n + j;
+    const auto y = convert<TC>(Epilogue::apply(args.epilogue, sum, row, column, columns));
+    store_row(block, i, j, columns, y);
+  }
+  template <int Columns>
+  static NNK_FN void store_row(const Block& block, int i, int j, int columns,
+                               const Vec<TC, Columns>& y) {
+    const auto& c = block.c;
+    TC* const to = c.at(NNK_HERE, block.first_m + i, block.first_n + j);
+    if (c.stride[1] == Index(sizeof(TC))) {
+      const Line<TC, Index, unit_step> line{to, Index(columns), c.stride[1]};
+      if (columns == Columns) line.store(Index(0), y);
+      else line.store_partial(Index(0), y, columns);
+    } else {
+      const Line<TC, Index> line{to, Index(columns), c.stride[1]};
+      line.store_partial(Index(0), y, columns);
+    }
+  }
+
+  // Sums between two slices.
+  template <int Columns>
+  static NNK_FN void suspend(const Block& block, int i, int j, int columns,
+                             const Vec<S, Columns>& sum) {
+    if constexpr (InPlace) store_row(block, i, j, columns, sum);
+    else block.waiting.store_vec(i * block.waiting_columns + j, sum);
+  }
+  template <class V> static NNK_FN V resume(const Block& block, int i, int j, int columns) {
+    if constexpr (InPlace) {
+      const auto& c = block.c;
+      const TC* from = c.at(NNK_HERE, block.first_m + i, block.first_n + j);
+      if (c.stride[1] == Index(sizeof(TC))) {
+        const Line<const TC, Index, unit_step> line{from, Index(columns), c.stride[1]};
+        return columns == V::size ? line.template load<V::size>(Index(0))
+                                  : line.template load_partial<V::size>(Index(0), columns, TC());
+      }
+      const Line<const TC, Index> line{from, Index(columns), c.stride[1]};
+      return line.template load_partial<V::size>(Index(0), columns, TC());
+    } else {
+      return block.waiting.template load_vec<V::size>(i * block.waiting_columns + j);
+    }
+  }
+};
+
+}  // namespace nnk
