@@ -106,6 +106,29 @@ def test_infinities_and_nan_stay_in_their_rows_and_columns(backend):
     assert_close(backend.numpy(y), wanted, 37, scale=100.0)
 
 
+# On a CPU: beyond a slice of 128 to 512 terms, with whole, half and cut micro-tiles, several
+# packings of A, and several blocks.
+SLICED = ((30, 513, 33), (200, 600, 70), (15, 520, 600), (1, 1100, 1), (260, 385, 16))
+
+
+@pytest.mark.parametrize("out_by_columns", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int16", "complex64"])
+def test_sums_of_several_slices(dtype, out_by_columns):
+    generator = np.random.default_rng(35)
+    for m, k, n in SLICED:
+        for transposed in ((False, False), (True, False), (False, True), (True, True)):
+            x1, x2 = (
+                make_numbers(generator, shape[::-1] if turned else shape, dtype)
+                for shape, turned in zip(((m, k), (k, n)), transposed, strict=True)
+            )
+            x1, x2 = x1.T if transposed[0] else x1, x2.T if transposed[1] else x2
+            out = np.full((n, m), 99, x1.dtype).T if out_by_columns else None
+            with nnk.use_backend("cpu"):
+                y = nnk.matmul(x1, x2, out=out)
+            assert y.shape == (m, n)
+            assert_right(y, x1, x2)
+
+
 # ---- dtypes ----------------------------------------------------------------------------------
 
 

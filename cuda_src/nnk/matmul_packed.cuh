@@ -50,7 +50,7 @@ struct MatmulPacked {
     View<const TA, 2, Index> a;
     View<const TB, 2, Index> b;
     View<TC, 2, Index> c;
-    Shared<S> packed_a, packed_b, waiting;
+    Shared<S> packed_a, packed_b, micro, waiting;
     Index first_m, first_n;
     int rows, columns, waiting_columns;
   };
@@ -68,7 +68,8 @@ struct MatmulPacked {
         {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
         group.template dynamic_shared<S>(elements_b * int(sizeof(S)), elements_a),
         group.template dynamic_shared<S>(0, elements_b),
-        group.template dynamic_shared<S>((elements_a + elements_b) * int(sizeof(S)),
+        group.template dynamic_shared<S>((elements_a + elements_b) * int(sizeof(S)), MicroM * N),
+        group.template dynamic_shared<S>((elements_a + elements_b + MicroM * N) * int(sizeof(S)),
                                          InPlace ? 0 : args.tile_m * args.tile_n),
         Index(tile_row) * args.tile_m,
         Index(tile - tile_row * args.tiles_n) * args.tile_n,
@@ -163,71 +164,63 @@ struct MatmulPacked {
   static NNK_FN void multiply_rows(const Args& args, const Block& block, int first_i, int rows,
                                    int depth, bool first, bool last) {
     for (int j = 0; j < block.columns; j += N) {
+      const int columns = block.columns - j < N ? block.columns - j : N;
       // A panel of B stays in the nearest cache while all of A's pass.
       for (int i = 0; i < rows; i += MicroM) {
-        const int left = rows - i;
-        const Micro at{first_i + i, j, left, slot_a(i, 0), depth, first, last};
-        const bool low = left <= half_m, narrow = block.columns - j <= half_n;
-        if (low && narrow) micro_tile<half_m, half_n>(args, block, at);
-        else if (low) micro_tile<half_m, N>(args, block, at);
-        else if (narrow) micro_tile<MicroM, half_n>(args, block, at);
-        else micro_tile<MicroM, N>(args, block, at);
+        const int left = rows - i < MicroM ? rows - i : MicroM;
+        if (!first) resume(block, first_i + i, j, left, columns);
+        const int panel_of_a = slot_a(i, 0), panel_of_b = j * TileK;
+        const bool low = left <= half_m, narrow = columns <= half_n;
+        if (low && narrow) multiply<half_m, half_n>(block, panel_of_a, panel_of_b, depth, first);
+        else if (low) multiply<half_m, N>(block, panel_of_a, panel_of_b, depth, first);
+        else if (narrow) multiply<MicroM, half_n>(block, panel_of_a, panel_of_b, depth, first);
+        else multiply<MicroM, N>(block, panel_of_a, panel_of_b, depth, first);
+        if (last) write(args, block, first_i + i, j, left, columns);
+        else suspend(block, first_i + i, j, left, columns);
       }
     }
   }
 
-  // A micro-tile: its place in the block, rows left from there on, its panel of A.
-  struct Micro {
-    int i, j, rows, panel, depth;
-    bool first, last;
-  };
-
+  // A micro-tile comes from `block.micro` and goes back to it, from where a loop over its rows
+  // writes it: written from registers, every row would be code of its own, four times, and compile
+  // for seconds.
   template <int Rows, int Columns>
-  static NNK_FN void micro_tile(const Args& args, const Block& block, const Micro& at) {
-    const int i = at.i, j = at.j;
+  static NNK_FN void multiply(const Block& block, int panel_of_a, int panel_of_b, int depth,
+                              bool first) {
     using V = Vec<S, Columns>;
-    const int rows = at.rows < Rows ? at.rows : Rows;
-    const int columns = block.columns - j < Columns ? block.columns - j : Columns;
     V sum[Rows];
-    if (at.first) {
-      NNK_UNROLL
-      for (int r = 0; r < Rows; ++r) sum[r] = V::splat(S());
-    } else {
-      NNK_UNROLL
-      for (int r = 0; r < Rows; ++r) sum[r] = resume<V>(block, i + (r < rows ? r : 0), j, columns);
-    }
-    for (int k = 0; k < at.depth; ++k) {
-      const V b = block.packed_b.template load_vec<Columns>(j * TileK + k * N);
+    NNK_UNROLL
+    for (int r = 0; r < Rows; ++r)
+      sum[r] = first ? V::splat(S()) : block.micro.template load_vec<Columns>(r * N);
+    for (int k = 0; k < depth; ++k) {
+      const V b = block.packed_b.template load_vec<Columns>(panel_of_b + k * N);
       NNK_UNROLL
       for (int r = 0; r < Rows; ++r) {
-        const S a = block.packed_a.load(at.panel + (a_by_rows ? r * TileK + k : k * MicroM + r));
+        const S a = block.packed_a.load(panel_of_a + (a_by_rows ? r * TileK + k : k * MicroM + r));
         sum[r] = fma(V::splat(a), b, sum[r]);
       }
     }
     NNK_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      if (r < rows) {
-        if (at.last) write(args, block, i + r, j, columns, sum[r]);
-        else suspend(block, i + r, j, columns, sum[r]);
-      }
-    }
+    for (int r = 0; r < Rows; ++r) block.micro.store_vec(r * N, sum[r]);
   }
 
-  template <int Columns>
-  static NNK_FN void write(const Args& args, const Block& block, int i, int j, int columns,
-                           const Vec<S, Columns>& sum) {
-    const Index row = block.first_m + i, column = block.first_n + j;
-    const auto y = convert<TC>(Epilogue::apply(args.epilogue, sum, row, column, columns));
-    store_row(block, i, j, columns, y);
+  static NNK_FN void write(const Args& args, const Block& block, int i, int j, int rows,
+                           int columns) {
+    NNK_NO_UNROLL
+    for (int r = 0; r < rows; ++r) {
+      const Index row = block.first_m + i + r, column = block.first_n + j;
+      const auto sum = block.micro.template load_vec<N>(r * N);
+      const auto y = Epilogue::apply(args.epilogue, sum, row, column, columns);
+      store_row(block, row, column, columns, convert<TC>(y));
+    }
   }
-  template <int Columns>
-  static NNK_FN void store_row(const Block& block, int i, int j, int columns,
-                               const Vec<TC, Columns>& y) {
+  static NNK_FN void store_row(const Block& block, Index row, Index column, int columns,
+                               const Vec<TC, N>& y) {
     const auto& c = block.c;
-    TC* const to = c.at(NNK_HERE, block.first_m + i, block.first_n + j);
+    TC* const to = c.at(NNK_HERE, row, column);
     if (c.stride[1] == Index(sizeof(TC))) {
       const Line<TC, Index, unit_step> line{to, Index(columns), c.stride[1]};
-      if (columns == Columns) line.store(Index(0), y);
+      if (columns == N) line.store(Index(0), y);
       else line.store_partial(Index(0), y, columns);
     } else {
       const Line<TC, Index> line{to, Index(columns), c.stride[1]};
@@ -236,26 +229,33 @@ struct MatmulPacked {
   }
 
   // Sums between two slices.
-  template <int Columns>
-  static NNK_FN void suspend(const Block& block, int i, int j, int columns,
-                             const Vec<S, Columns>& sum) {
-    if constexpr (InPlace) store_row(block, i, j, columns, sum);
-    else block.waiting.store_vec(i * block.waiting_columns + j, sum);
-  }
-  template <class V> static NNK_FN V resume(const Block& block, int i, int j, int columns) {
-    if constexpr (InPlace) {
-      const auto& c = block.c;
-      const TC* from = c.at(NNK_HERE, block.first_m + i, block.first_n + j);
-      if (c.stride[1] == Index(sizeof(TC))) {
-        const Line<const TC, Index, unit_step> line{from, Index(columns), c.stride[1]};
-        return columns == V::size ? line.template load<V::size>(Index(0))
-                                  : line.template load_partial<V::size>(Index(0), columns, TC());
-      }
-      const Line<const TC, Index> line{from, Index(columns), c.stride[1]};
-      return line.template load_partial<V::size>(Index(0), columns, TC());
-    } else {
-      return block.waiting.template load_vec<V::size>(i * block.waiting_columns + j);
+  static NNK_FN void suspend(const Block& block, int i, int j, int rows, int columns) {
+    NNK_NO_UNROLL
+    for (int r = 0; r < rows; ++r) {
+      const auto sum = block.micro.template load_vec<N>(r * N);
+      if constexpr (InPlace)
+        store_row(block, block.first_m + i + r, block.first_n + j, columns, sum);
+      else block.waiting.store_vec((i + r) * block.waiting_columns + j, sum);
     }
+  }
+  static NNK_FN void resume(const Block& block, int i, int j, int rows, int columns) {
+    NNK_NO_UNROLL
+    for (int r = 0; r < rows; ++r) {
+      Vec<S, N> sum;
+      if constexpr (InPlace) sum = load_row(block, i + r, j, columns);
+      else sum = block.waiting.template load_vec<N>((i + r) * block.waiting_columns + j);
+      block.micro.store_vec(r * N, sum);
+    }
+  }
+  static NNK_FN Vec<S, N> load_row(const Block& block, int i, int j, int columns) {
+    const auto& c = block.c;
+    const TC* from = c.at(NNK_HERE, block.first_m + i, block.first_n + j);
+    if (c.stride[1] == Index(sizeof(TC))) {
+      const Line<const TC, Index, unit_step> line{from, Index(columns), c.stride[1]};
+      return loaded<S, false, N>(line, 0, columns);
+    }
+    const Line<const TC, Index> line{from, Index(columns), c.stride[1]};
+    return loaded<S, false, N>(line, 0, columns);
   }
 };
 

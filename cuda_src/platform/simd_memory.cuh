@@ -39,7 +39,8 @@ template <class T, int L>
 NNK_FN Register<T, L> load_register_partial(const void* p, int count, Register<T, L> fill) {
   using R = Register<T, L>;
 #if NNK_AVX512
-  if constexpr (L > 1 && sizeof(R) >= 16) return x86::masked_load<sizeof(T), R>(p, low_bits(count), fill);
+  if constexpr (L > 1 && sizeof(R) >= 16)
+    return x86::masked_load<sizeof(T), R>(p, low_bits(count), fill);
 #elif defined(__AVX2__)
   if constexpr (L > 1 && sizeof(R) >= 16 && sizeof(T) >= 4) {
     using I = conditional<sizeof(T) == 4, int32, int64>;
@@ -54,7 +55,8 @@ NNK_FN Register<T, L> load_register_partial(const void* p, int count, Register<T
 }
 template <class T, int L> NNK_FN void store_register_partial(void* p, Register<T, L> x, int count) {
 #if NNK_AVX512
-  if constexpr (L > 1 && sizeof(x) >= 16) return x86::masked_store<sizeof(T)>(p, low_bits(count), x);
+  if constexpr (L > 1 && sizeof(x) >= 16)
+    return x86::masked_store<sizeof(T)>(p, low_bits(count), x);
 #elif defined(__AVX2__)
   if constexpr (L > 1 && sizeof(x) >= 16 && sizeof(T) >= 4) {
     using I = conditional<sizeof(T) == 4, int32, int64>;

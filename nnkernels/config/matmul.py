@@ -154,6 +154,7 @@ class PackedConfig:
         """Accumulator-type elements of scratch memory of a thread, for sums of `k` terms."""
         panel = self.micro_m * self.tile_k + next_power_of_two(self.micro_m) - self.micro_m
         packed = self.rows_at_once // self.micro_m * panel + self.tile_n * self.tile_k
+        packed += self.micro_m * self.vector
         waits = not self.in_place and k > self.tile_k
         return packed + (self.tile_m * self.tile_n if waits else 0)
 
@@ -161,12 +162,15 @@ class PackedConfig:
 # Rows of the micro-tile, two SIMD registers wide: of 32 registers, 14 rows leave four for B and the
 # element of A; of 16, six rows leave four too. The smaller ones waste less where rows are few.
 _MICRO_ROWS = {64: (14, 8), 32: (6, 4), 16: (6, 4)}
-# With AVX-512 a slice of a panel of B is 32 KiB then. What is packed of A, 168 KiB of float32,
-# stays in a level-2 cache; what is packed of B is read once for it, from there or the next.
-_TERMS = 256
-_ROWS_AT_ONCE = 168
+# Terms of a sum that are packed at once, by the size of the accumulator. Longer slices touch C less
+# often; but rows of A 4 KiB apart would share one set of a level-1 cache (512 terms of float64
+# were a fifth slower than 384).
+_TERMS = {4: 512, 8: 384, 16: 128}
+# What is packed of A, 224 KiB of float32, stays in a level-2 cache; what is packed of B, 512 KiB,
+# is read once for it, from there or the next.
+_ROWS_AT_ONCE = 112
 _MOST_ROWS = 1024
-_MOST_COLUMNS = 512
+_MOST_COLUMNS = 256
 # Fewer products than this are not worth a second block.
 _SMALLEST_BLOCK = 64 * 64 * 64
 
@@ -180,7 +184,7 @@ def _configure_packed(problem: MatmulProblem, device: Device) -> PackedConfig:
     fast_a, fast_b = _fast_axes(problem)
     # Sums that cannot wait in C wait in scratch memory, of the size of a block.
     most_rows, most_columns = (
-        (_MOST_ROWS, _MOST_COLUMNS) if problem.in_place else (_MOST_ROWS // 4, 256)
+        (_MOST_ROWS, _MOST_COLUMNS) if problem.in_place else (_MOST_ROWS // 4, _MOST_COLUMNS)
     )
     if problem.in_place and problem.m <= _ROWS_AT_ONCE:
         most_columns *= 2  # B is read once, and longer runs of it are read faster
@@ -202,7 +206,7 @@ def _configure_packed(problem: MatmulProblem, device: Device) -> PackedConfig:
         tile_m=tile_m,
         tile_n=round_up(-(-problem.n // tiles_n), vector),
         rows_at_once=min(tile_m, _ROWS_AT_ONCE // micro_m * micro_m),
-        tile_k=_TERMS,
+        tile_k=_TERMS[problem.compute_itemsize],
         micro_m=micro_m,
         vector=vector,
         fast_a=fast_a,
