@@ -160,6 +160,42 @@ def test_any_number_of_threads(threads):
     nnk.set_num_threads(2)
 
 
+PLACES = """
+import os, pathlib
+import numpy as np
+import nnkernels as nnk
+
+def allowed(task):
+    status = (task / "status").read_text()
+    places = status.partition("Cpus_allowed_list:")[2].split()[0]
+    return {n for part in places.split(",")
+            for n in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)}
+
+cpus = sorted(os.sched_getaffinity(0))
+nnk.set_num_threads(3)
+x = np.ones(1 << 20, np.float32)
+for _ in range(3):
+    assert nnk.relu(x).sum() == x.size
+tasks = [t for t in pathlib.Path("/proc/self/task").iterdir()
+         if (t / "comm").read_text().strip() == "nnkernels"]
+print(len(tasks), len(cpus), *(len(allowed(t)) for t in tasks))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux")
+def test_workers_keep_off_the_processor_of_the_caller():
+    tasks, cpus, *allowed = map(int, run_python(PLACES).split())
+    assert tasks == 2
+    # All but one; where there is only one, that one.
+    assert all(count == max(cpus - 1, 1) for count in allowed)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_one_processor_is_enough():
+    one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    assert run_python(one + PLACES).split()[1:] == ["1", "1", "1"]
+
+
 def test_an_error_in_one_thread_leaves_the_others_alone():
     expected = nnk.softmax(LARGE)
 

@@ -4,6 +4,7 @@
 // other. Idle workers spin for a few microseconds and then sleep on a futex, so that they leave
 // the processor to everybody else.
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -13,8 +14,6 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#else
-#include <sched.h>
 #endif
 
 namespace {
@@ -96,6 +95,9 @@ struct Pool {
   const void* args = nullptr;
   int64_t next = 0;  // first block that nobody has taken
   int64_t chunk = 1;
+  pthread_t threads[max_threads];
+  int placed = 0;        // workers that were told where they may run
+  int avoided_cpu = -1;  // and that this is where they may not
 };
 Pool pool;
 
@@ -164,10 +166,31 @@ void grow(int wanted) {
       delete start;  // a limit on threads: go on with those there are
       break;
     }
-    ++pool.workers;
+#if defined(__linux__)
+    pthread_setname_np(thread, "nnkernels");  // for debuggers and top
+#endif
+    pool.threads[pool.workers++] = thread;
   }
   pthread_attr_destroy(&attributes);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+// Keeps the workers off the processor on which the launching thread runs. A wake-up tends to put
+// them there, behind it; on virtual machines, whose processors seem to share no cache, they then
+// wait for milliseconds until the scheduler moves them, and two threads take as long as one.
+void place_workers() {
+#if defined(__linux__)
+  const int cpu = sched_getcpu();
+  if (cpu < 0 || (cpu == pool.avoided_cpu && pool.placed == pool.workers)) return;
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  CPU_CLR(cpu, &allowed);
+  if (CPU_COUNT(&allowed) == 0) return;
+  for (int i = 0; i < pool.workers; ++i)
+    pthread_setaffinity_np(pool.threads[i], sizeof(allowed), &allowed);
+  pool.placed = pool.workers;
+  pool.avoided_cpu = cpu;
+#endif
 }
 
 int run_here(const Launch& launch, const void* args) {
@@ -187,6 +210,7 @@ extern "C" __attribute__((visibility("default"))) int nnk_run(const Launch* laun
   // While another thread's launch has the pool, this one does its work itself.
   if (threads <= 1 || pthread_mutex_trylock(&pool.mutex) != 0) return run_here(*launch, args);
   grow(int(threads) - 1);
+  place_workers();
   const int helpers = int(threads) - 1 < pool.workers ? int(threads) - 1 : pool.workers;
   pool.launch = launch;
   pool.args = args;
