@@ -176,7 +176,8 @@ _SMALLEST_BLOCK = 64 * 64 * 64
 
 
 def _configure_packed(problem: MatmulProblem, device: Device) -> PackedConfig:
-    vector = max(2 * device.vector_bytes // problem.compute_itemsize, 1)
+    lanes = device.vector_bytes // problem.compute_itemsize
+    vector = lanes if problem.n <= lanes else 2 * lanes
     choices = _MICRO_ROWS[device.vector_bytes]
     if problem.is_complex:  # no SIMD form
         vector, choices = 2, (4, 4)
