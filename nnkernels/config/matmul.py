@@ -160,7 +160,8 @@ class PackedConfig:
 
 
 # Rows of the micro-tile, two SIMD registers wide: of 32 registers, 14 rows leave four for B and the
-# element of A; of 16, six rows leave four too. The smaller ones waste less where rows are few.
+# element of A; of 16, six rows leave four too. The smaller ones waste less where rows are few:
+# up to four micro-tiles of them.
 _MICRO_ROWS = {64: (14, 8), 32: (6, 4), 16: (6, 4)}
 # Terms of a sum that are packed at once, by the size of the accumulator. Longer slices touch C less
 # often; but rows of A 4 KiB apart would share one set of a level-1 cache (512 terms of float64
@@ -181,7 +182,7 @@ def _configure_packed(problem: MatmulProblem, device: Device) -> PackedConfig:
     choices = _MICRO_ROWS[device.vector_bytes]
     if problem.is_complex:  # no SIMD form
         vector, choices = 2, (4, 4)
-    micro_m = min(choices, key=lambda rows: _computed_rows(problem.m, rows) * (1 + 1 / rows))
+    micro_m = choices[1] if problem.m <= 4 * choices[1] else choices[0]
     fast_a, fast_b = _fast_axes(problem)
     # Sums that cannot wait in C wait in scratch memory, of the size of a block.
     most_rows, most_columns = (
@@ -217,13 +218,6 @@ def _configure_packed(problem: MatmulProblem, device: Device) -> PackedConfig:
         in_place=problem.in_place,
         index=_index(problem),
     )
-
-
-def _computed_rows(m: int, micro_m: int) -> int:
-    """Rows that are multiplied for `m` rows of C: the last micro-tile may be half a one."""
-    rest = m % micro_m
-    half = micro_m // 2
-    return m - rest + (0 if rest == 0 else half if rest <= half else micro_m)
 
 
 def round_up(n: int, multiple: int) -> int:
