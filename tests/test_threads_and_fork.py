@@ -182,7 +182,7 @@ print(len(tasks), len(cpus), *(len(allowed(t)) for t in tasks))
 """
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads Linux's /proc")
 def test_workers_keep_off_the_processor_of_the_caller():
     tasks, cpus, *allowed = map(int, run_python(PLACES).split())
     assert tasks == 2
@@ -190,7 +190,9 @@ def test_workers_keep_off_the_processor_of_the_caller():
     assert all(count == max(cpus - 1, 1) for count in allowed)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="sets a process's processors, on Linux alone"
+)
 def test_one_processor_is_enough():
     one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     assert run_python(one + PLACES).split()[1:] == ["1", "1", "1"]

@@ -1,10 +1,11 @@
-// Matrix product C = A B, two-dimensional or batched, over any strides: the plain tiled form.
+// Matrix product C = A B, two-dimensional or batched, over any strides: the plain tiled form of
+// GPUs (that of a CPU is matmul_packed.cuh).
 //
 // A block makes a tile_m x tile_n tile of C. For every slice of tile_k it copies what there is of a
 // tile of A and of B to shared memory, in the accumulator's type; then every thread multiplies its
 // micro-tiles of micro_m x N. A micro-tile at an edge multiplies whatever lies past it, and does
-// not write that. A thread with one micro-tile keeps it in registers; with several (few threads: a
-// CPU's one) they wait in shared memory between the slices.
+// not write that. A thread with one micro-tile keeps it in registers; with several (few threads)
+// they wait in shared memory between the slices.
 #pragma once
 #include "nnk/matmul_operands.cuh"
 #include "nnk/types.cuh"
@@ -26,9 +27,6 @@ struct Matmul {
   static constexpr int micro_tiles = micro_rows * micro_columns;
   static constexpr int tiles_of_thread = (micro_tiles + Threads - 1) / Threads;
   static constexpr int elements_a = TileK * TileM, elements_b = TileK * TileN;
-  // A's tile lies as tile[k][m]: threads take neighbouring m. A single thread reads one element at
-  // a time, so it leaves the tile as A lies and has nothing to transpose.
-  static constexpr bool a_by_rows = lanes_are_simd && FastA == columns_fast;
   static constexpr int elements_waiting = tiles_of_thread > 1 ? TileM * TileN : 0;
 
   struct Args {
@@ -102,28 +100,20 @@ struct Matmul {
     for (int r = 0; r < MicroM; ++r) sum.row[r] = V::splat(S());
   }
 
-  static NNK_FN int slot_a(int i, int k) { return a_by_rows ? i * TileK + k : k * TileM + i; }
+  // A's tile lies as tile[k][m]: threads multiply neighbouring m.
+  static NNK_FN int slot_a(int i, int k) { return k * TileM + i; }
 
   template <class G>
   static NNK_FN void copy_a(G& group, const View<const TA, 2, Index>& a, Index first_m,
                             Index first_k, const Shared<S>& tile) {
     const int rows = extent<TileM>(a.shape[0] - first_m),
               depth = extent<TileK>(a.shape[1] - first_k);
-    if constexpr (lanes_are_simd) {
-      for (int slow = 0; slow < (a_by_rows ? rows : depth); ++slow) {
-        const Index i = first_m + (a_by_rows ? slow : 0), k = first_k + (a_by_rows ? 0 : slow);
-        copy_line<UnitA, ConjugateA>(a.at(NNK_HERE, i, k), a.stride[a_by_rows ? 1 : 0],
-                                     a_by_rows ? depth : rows, tile,
-                                     a_by_rows ? slot_a(slow, 0) : slot_a(0, slow));
-      }
-    } else {
-      for (int e = group.rank(); e < elements_a; e += Threads) {
-        const int i = FastA == rows_fast ? e % TileM : e / TileK;
-        const int k = FastA == rows_fast ? e / TileM : e % TileK;
-        if (i < rows && k < depth) {
-          const S x = convert_scalar<S>(*a.at(NNK_HERE, first_m + i, first_k + k));
-          tile.store(slot_a(i, k), ConjugateA ? conj(x) : x);
-        }
+    for (int e = group.rank(); e < elements_a; e += Threads) {
+      const int i = FastA == rows_fast ? e % TileM : e / TileK;
+      const int k = FastA == rows_fast ? e / TileM : e % TileK;
+      if (i < rows && k < depth) {
+        const S x = convert_scalar<S>(*a.at(NNK_HERE, first_m + i, first_k + k));
+        tile.store(slot_a(i, k), ConjugateA ? conj(x) : x);
       }
     }
   }
@@ -133,36 +123,17 @@ struct Matmul {
                             Index first_n, const Shared<S>& tile) {
     const int depth = extent<TileK>(b.shape[0] - first_k),
               columns = extent<TileN>(b.shape[1] - first_n);
-    if constexpr (lanes_are_simd) {
-      for (int k = 0; k < depth; ++k)
-        copy_line<UnitB, ConjugateB>(b.at(NNK_HERE, first_k + k, first_n), b.stride[1], columns,
-                                     tile, k * TileN);
-    } else {
-      for (int e = group.rank(); e < elements_b; e += Threads) {
-        const int k = FastB == rows_fast ? e % TileK : e / TileN;
-        const int j = FastB == rows_fast ? e / TileK : e % TileN;
-        if (k < depth && j < columns) {
-          const S x = convert_scalar<S>(*b.at(NNK_HERE, first_k + k, first_n + j));
-          tile.store(k * TileN + j, ConjugateB ? conj(x) : x);
-        }
+    for (int e = group.rank(); e < elements_b; e += Threads) {
+      const int k = FastB == rows_fast ? e % TileK : e / TileN;
+      const int j = FastB == rows_fast ? e / TileK : e % TileN;
+      if (k < depth && j < columns) {
+        const S x = convert_scalar<S>(*b.at(NNK_HERE, first_k + k, first_n + j));
+        tile.store(k * TileN + j, ConjugateB ? conj(x) : x);
       }
     }
   }
   template <int Tile> static NNK_FN int extent(Index left) {
     return left < Tile ? int(left) : Tile;
-  }
-
-  // `count` elements of one row or column to neighbours in a tile, whose rows are whole vectors.
-  template <bool Unit, bool Conjugate, class T>
-  static NNK_FN void copy_line(const T* from, Index step, int count, const Shared<S>& tile,
-                               int to) {
-    const Line<const T, Index, Unit ? unit_step : any_step> line{from, Index(count), step};
-    for (int j = 0; j < count; j += N) {
-      const int left = count - j;
-      const V x = left >= N ? convert<S>(line.template load<N>(Index(j)))
-                            : convert<S>(line.template load_partial<N>(Index(j), left, T()));
-      tile.store_vec(to + j, Conjugate ? conj(x) : x);
-    }
   }
 
   static NNK_FN void multiply(const Shared<S>& tile_a, const Shared<S>& tile_b, int micro,

@@ -1,4 +1,4 @@
-// What all kernels of matrix products share: how operands lie, where a batch begins, and loads.
+// What the kernels of matrix products share: how operands lie, where a batch begins, and loads.
 #pragma once
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
@@ -26,7 +26,7 @@ NNK_FN void decode_batch(const Divisor<Index> (&shape)[Rank], const Index (&stri
 // N elements of a line from `first` on, of which `left` are there, in the type S; zeros follow.
 template <class S, bool Conjugate, int N, class L>
 NNK_FN Vec<S, N> loaded(const L& line, int first, int left) {
-  using T = conditional<true, decltype(line.template load<1>(0)[0]), void>;
+  using T = decltype(line.template load<1>(0)[0]);
   const auto x = left >= N ? line.template load<N>(first)
                            : line.template load_partial<N>(first, left < 0 ? 0 : left, T());
   const Vec<S, N> y = convert<S>(x);

@@ -16,13 +16,12 @@ from nnkernels.compile.instance import Instance, source_text
 from nnkernels.compile.sources import include_directories
 from nnkernels.config.device import Device
 from nnkernels.errors import BackendError
-from nnkernels.launch.result_pool import SMALLEST_BYTES, ResultPool, pool_bytes
+from nnkernels.launch.result_pool import CACHE_LINE, SMALLEST_BYTES, ResultPool, pool_bytes
 from nnkernels.launch.single_flight import SingleFlight
 
 # Below this many bytes of traffic a second thread costs more than it brings (waking it takes
 # about 5 microseconds, in which one thread moves some 64 KiB from its cache).
 _PARALLEL_BYTES = 128 * 1024
-_CACHE_LINE = 64
 # Below this size, aligning a new array costs more than it brings (about 1 microsecond).
 _ALIGNED_BYTES = 32 * 1024
 
@@ -141,8 +140,8 @@ class CpuMachine:
             return np.empty(shape, dtype)
         if size >= SMALLEST_BYTES:
             return self._results.empty(shape, dtype, size)
-        memory = np.empty(size + _CACHE_LINE, np.uint8)
-        offset = -memory.__array_interface__["data"][0] % _CACHE_LINE
+        memory = np.empty(size + CACHE_LINE, np.uint8)
+        offset = -memory.__array_interface__["data"][0] % CACHE_LINE
         return np.ndarray(shape, dtype, memory, offset)
 
     def precompile(self, instances: tuple[Instance, ...]) -> None:
