@@ -15,11 +15,10 @@ namespace nnk {
 
 // TA, TB, TC: element types; S: the accumulator's
 // FastA, FastB: rows_fast or columns_fast
-// UnitA: elements of A along its fast axis are adjacent; UnitB: those of B along its columns
 // ConjugateA, ConjugateB: for gradients of complex products
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, int TileM, int TileN,
-          int TileK, int MicroM, int N, int Threads, int FastA, int FastB, bool UnitA, bool UnitB,
-          bool ConjugateA, bool ConjugateB>
+          int TileK, int MicroM, int N, int Threads, int FastA, int FastB, bool ConjugateA,
+          bool ConjugateB>
 struct Matmul {
   using V = Vec<S, N>;
   static constexpr int register_budget = sizeof(S) > 4 ? 128 : 0;

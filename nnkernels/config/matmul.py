@@ -59,8 +59,6 @@ class MatmulConfig:
     threads: int
     fast_a: int
     fast_b: int
-    unit_a: bool
-    unit_b: bool
     index: str
 
     def shared_elements(self, k: int) -> int:
@@ -97,8 +95,6 @@ def _configure_plain(problem: MatmulProblem) -> MatmulConfig:
         _GPU_THREADS,
         fast_a=fast_a,
         fast_b=fast_b,
-        unit_a=problem.strides_a[fast_a] == problem.itemsizes[0],
-        unit_b=problem.strides_b[1] == problem.itemsizes[1],
         index=_index(problem),
     )
 

@@ -242,7 +242,7 @@ def make_instance(
         f"Matmul<{types}, {accumulator}, {_index_type(chosen)}, {batch_rank}, {chosen.tile_m}, "
         f"{chosen.tile_n}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {chosen.threads}, "
         f"{chosen.fast_a}, {chosen.fast_b}, "
-        f"{_flags(chosen.unit_a, chosen.unit_b, *conjugate)}>"
+        f"{_flags(*conjugate)}>"
     )
     return Instance("matmul", kernel, chosen.threads)
 
