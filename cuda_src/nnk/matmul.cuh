@@ -1,5 +1,5 @@
-// Matrix product C = A B, two-dimensional or batched, over any strides: the plain tiled form of
-// GPUs (that of a CPU is matmul_packed.cuh).
+// Matrix product C = epilogue(A B), two-dimensional or batched, over any strides: the plain tiled
+// form of GPUs (that of a CPU is matmul_packed.cuh).
 //
 // A block makes a tile_m x tile_n tile of C. For every slice of tile_k it copies what there is of a
 // tile of A and of B to shared memory, in the accumulator's type; then every thread multiplies its
@@ -7,6 +7,7 @@
 // not write that. A thread with one micro-tile keeps it in registers; with several (few threads)
 // they wait in shared memory between the slices.
 #pragma once
+#include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
@@ -18,7 +19,7 @@ namespace nnk {
 // ConjugateA, ConjugateB: for gradients of complex products
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, int TileM, int TileN,
           int TileK, int MicroM, int N, int Threads, int FastA, int FastB, bool ConjugateA,
-          bool ConjugateB>
+          bool ConjugateB, class Epilogue>
 struct Matmul {
   using V = Vec<S, N>;
   static constexpr int register_budget = sizeof(S) > 4 ? 128 : 0;
@@ -28,15 +29,16 @@ struct Matmul {
   static constexpr int elements_a = TileK * TileM, elements_b = TileK * TileN;
   static constexpr int elements_waiting = tiles_of_thread > 1 ? TileM * TileN : 0;
 
-  struct Args {
+  struct Args : Epilogue::Operands {
     const TA* a;
     const TB* b;
     TC* c;
     int64 tiles_m, tiles_n;
     Index m, n, k;
     Divisor<Index> batch[BatchRank];
-    Index batch_stride[3][BatchRank];  // of a, b, c, in bytes
+    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];
+    typename Epilogue::template Args<Index> epilogue;
   };
 
   struct Accumulator { V row[MicroM]; };
@@ -51,7 +53,7 @@ struct Matmul {
     const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
     const Index first_m = Index(tile / args.tiles_n) * TileM;
     const Index first_n = Index(tile - tile / args.tiles_n * args.tiles_n) * TileN;
-    Index offset[3];
+    Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const View<const TA, 2, Index> a{
         byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}};
@@ -59,6 +61,8 @@ struct Matmul {
         byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}};
     const View<TC, 2, Index> c{
         byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}};
+    const typename Epilogue::template Of<Index> epilogue(args, args.epilogue, offset + 3, args.m,
+                                                         args.n);
 
     Accumulator sum;
     clear(sum);
@@ -81,8 +85,8 @@ struct Matmul {
       const int micro = group.rank() + i * Threads;
       if (micro < micro_tiles && reaches(c, first_m, first_n, micro)) {
         if constexpr (tiles_of_thread > 1) restore(waiting, micro, args.k == 0, sum);
-        write(c, first_m + micro / micro_columns * MicroM, first_n + micro % micro_columns * N,
-              sum);
+        write(epilogue, c, first_m + micro / micro_columns * MicroM,
+              first_n + micro % micro_columns * N, sum);
       }
     }
   }
@@ -157,15 +161,18 @@ struct Matmul {
     for (int r = 0; r < MicroM; ++r) waiting.store_vec((micro * MicroM + r) * N, sum.row[r]);
   }
 
-  static NNK_FN void write(const View<TC, 2, Index>& c, Index first_m, Index first_n,
+  static NNK_FN void write(const typename Epilogue::template Of<Index>& epilogue,
+                           const View<TC, 2, Index>& c, Index first_m, Index first_n,
                            const Accumulator& sum) {
     const Index left = c.shape[1] - first_n;
     if (left <= 0) return;
     NNK_UNROLL
     for (int r = 0; r < MicroM; ++r) {
       if (first_m + r < c.shape[0]) {
+        const int count = left < N ? int(left) : N;
+        const auto y = epilogue(sum.row[r], first_m + r, first_n, count);
         const Line<TC, Index> row{c.at(NNK_HERE, first_m + r, first_n), left, c.stride[1]};
-        row.store_partial(Index(0), convert<TC>(sum.row[r]), left < N ? int(left) : N);
+        row.store_partial(Index(0), convert<TC>(y), count);
       }
     }
   }

@@ -8,17 +8,18 @@ namespace nnk {
 // Which axis of an operand's tile is read by neighbouring threads (or SIMD lanes).
 enum : int { rows_fast = 0, columns_fast = 1 };
 
-// Byte offsets of a, b and c of one batch.
-template <class Index, int Rank>
-NNK_FN void decode_batch(const Divisor<Index> (&shape)[Rank], const Index (&stride)[3][Rank],
-                         Index batch, Index (&offset)[3]) {
-  offset[0] = offset[1] = offset[2] = 0;
+// Byte offsets of the arrays of one batch: a, b, c and the epilogue's.
+template <class Index, int Rank, int Count>
+NNK_FN void decode_batch(const Divisor<Index> (&shape)[Rank], const Index (&stride)[Count][Rank],
+                         Index batch, Index (&offset)[Count]) {
+  NNK_UNROLL
+  for (int o = 0; o < Count; ++o) offset[o] = 0;
   NNK_UNROLL
   for (int axis = Rank - 1; axis >= 0; --axis) {
     const Index next = axis == 0 ? 0 : shape[axis].divide(batch);
     const Index position = batch - next * shape[axis].divisor;
     NNK_UNROLL
-    for (int o = 0; o < 3; ++o) offset[o] += position * stride[o][axis];
+    for (int o = 0; o < Count; ++o) offset[o] += position * stride[o][axis];
     batch = next;
   }
 }

@@ -31,7 +31,7 @@ struct MatmulPacked {
   // Half a micro-tile, for the edges.
   static constexpr int half_m = MicroM > 1 ? MicroM / 2 : 1, half_n = N > 1 ? N / 2 : 1;
 
-  struct Args {
+  struct Args : Epilogue::Operands {
     const TA* a;
     const TB* b;
     TC* c;
@@ -40,10 +40,12 @@ struct MatmulPacked {
     int32 rows_at_once;    // of A that are packed; a multiple of MicroM
     Index m, n, k;
     Divisor<Index> batch[BatchRank];
-    Index batch_stride[3][BatchRank];  // of a, b, c, in bytes
+    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];
     typename Epilogue::template Args<Index> epilogue;
   };
+
+  using EpilogueOf = typename Epilogue::template Of<Index>;
 
   // What a block works on.
   struct Block {
@@ -53,13 +55,14 @@ struct MatmulPacked {
     Shared<S> packed_a, packed_b, micro, waiting;
     Index first_m, first_n;
     int rows, columns, waiting_columns;
+    EpilogueOf epilogue;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const int64 tiles = args.tiles_m * args.tiles_n;
     const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
     const int64 tile_row = tile / args.tiles_n;
-    Index offset[3];
+    Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const int elements_a = args.rows_at_once / MicroM * panel_a, elements_b = args.tile_n * TileK;
     Block block{
@@ -75,7 +78,8 @@ struct MatmulPacked {
         Index(tile - tile_row * args.tiles_n) * args.tile_n,
         0,
         0,
-        args.tile_n};
+        args.tile_n,
+        EpilogueOf(args, args.epilogue, offset + 3, args.m, args.n)};
     block.rows = extent(args.m - block.first_m, args.tile_m);
     block.columns = extent(args.n - block.first_n, args.tile_n);
     Index first_k = 0;
@@ -85,7 +89,7 @@ struct MatmulPacked {
       for (int i = 0; i < block.rows; i += args.rows_at_once) {
         const int rows = extent(block.rows - i, args.rows_at_once);
         pack_a(block, i, rows, first_k, depth);
-        multiply_rows(args, block, i, rows, depth, first_k == 0, first_k + depth >= args.k);
+        multiply_rows(block, i, rows, depth, first_k == 0, first_k + depth >= args.k);
       }
       first_k += TileK;
     } while (first_k < args.k);
@@ -161,8 +165,8 @@ struct MatmulPacked {
 
   // ---- multiplying ------------------------------------------------------------------------
 
-  static NNK_FN void multiply_rows(const Args& args, const Block& block, int first_i, int rows,
-                                   int depth, bool first, bool last) {
+  static NNK_FN void multiply_rows(const Block& block, int first_i, int rows, int depth, bool first,
+                                   bool last) {
     for (int j = 0; j < block.columns; j += N) {
       const int columns = block.columns - j < N ? block.columns - j : N;
       // A panel of B stays in the nearest cache while all of A's pass.
@@ -175,7 +179,7 @@ struct MatmulPacked {
         else if (low) multiply<half_m, N>(block, panel_of_a, panel_of_b, depth, first);
         else if (narrow) multiply<MicroM, half_n>(block, panel_of_a, panel_of_b, depth, first);
         else multiply<MicroM, N>(block, panel_of_a, panel_of_b, depth, first);
-        if (last) write(args, block, first_i + i, j, left, columns);
+        if (last) write(block, first_i + i, j, left, columns);
         else suspend(block, first_i + i, j, left, columns);
       }
     }
@@ -204,14 +208,13 @@ struct MatmulPacked {
     for (int r = 0; r < Rows; ++r) block.micro.store_vec(r * N, sum[r]);
   }
 
-  static NNK_FN void write(const Args& args, const Block& block, int i, int j, int rows,
-                           int columns) {
+  static NNK_FN void write(const Block& block, int i, int j, int rows, int columns) {
     NNK_NO_UNROLL
     for (int r = 0; r < rows; ++r) {
       const Index row = block.first_m + i + r, column = block.first_n + j;
       const auto sum = block.micro.template load_vec<N>(r * N);
-      const auto y = Epilogue::apply(args.epilogue, sum, row, column, columns);
-      store_row(block, row, column, columns, convert<TC>(y));
+      store_row(block, row, column, columns,
+                convert<TC>(block.epilogue(sum, row, column, columns)));
     }
   }
   static NNK_FN void store_row(const Block& block, Index row, Index column, int columns,

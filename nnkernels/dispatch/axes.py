@@ -64,6 +64,16 @@ def merge(shape: Shape, strides: Sequence[Strides]) -> tuple[Shape, list[Strides
     return tuple(merged_shape), [tuple(m) for m in merged]
 
 
+def broadcast_strides(shape: Shape, strides: Strides, to: Shape) -> Strides:
+    """Strides of an array that is broadcast to another shape, to which it does broadcast."""
+    missing = len(to) - len(shape)
+    kept = (
+        0 if n == 1 and wanted != 1 else s
+        for n, s, wanted in zip(shape, strides, to[missing:], strict=True)
+    )
+    return (0,) * missing + tuple(kept)
+
+
 def span(shape: Shape, strides: Strides) -> int:
     """Bytes between the first and the last element, by absolute strides."""
     return sum((n - 1) * abs(s) for n, s in zip(shape, strides, strict=True))

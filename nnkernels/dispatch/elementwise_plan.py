@@ -11,7 +11,13 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import elementwise as config
 from nnkernels.config.elementwise import ElementwiseConfig, ElementwiseProblem
 from nnkernels.dispatch import machines
-from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order, merge
+from nnkernels.dispatch.axes import (
+    Shape,
+    broadcast_strides,
+    contiguous_strides,
+    memory_order,
+    merge,
+)
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype, promote, require
 from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation
@@ -79,7 +85,7 @@ def make_plan(
     result = ELEMENTS[dtype.name]
     widened = wide or (False,) * functor.outputs
     written = [ELEMENTS[result.compute_name] if w else result for w in widened]
-    inputs = [_broadcast_strides(a.shape, a.strides, shape) for a in arrays]
+    inputs = [broadcast_strides(a.shape, a.strides, shape) for a in arrays]
     if outs is None:
         leader = next((i for i, a in enumerate(arrays) if a.shape == shape), 0)
         order = memory_order(shape, inputs[leader])
@@ -150,12 +156,3 @@ def _pack(
         packer.add_index(*strides)
     packer.add_scalars(result.compute_name, params or (0,))
     return packer.finish(), -(-vectors // chosen.tile)
-
-
-def _broadcast_strides(shape: Shape, strides: Strides, to: Shape) -> Strides:
-    missing = len(to) - len(shape)
-    kept = (
-        0 if n == 1 and wanted != 1 else s
-        for n, s, wanted in zip(shape, strides, to[missing:], strict=True)
-    )
-    return (0,) * missing + tuple(kept)

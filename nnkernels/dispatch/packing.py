@@ -21,14 +21,15 @@ class Packer:
         self._alignment = 8
         self.index = index  # "i" or "q"
 
-    def _align(self, alignment: int) -> None:
+    def align(self, alignment: int) -> None:
+        """Begin a struct of some alignment."""
         self._alignment = max(self._alignment, alignment)
         position = self._start + len(self._bytes)
         self._bytes += bytes(-position % alignment)
 
     def add(self, kind: str, *values: float) -> None:
         """Numbers of one kind: ``i`` int32, ``I`` uint32, ``q`` int64, ``f``, ``d``."""
-        self._align(_SIZES[kind])
+        self.align(_SIZES[kind])
         self._bytes += struct.pack(f"={len(values)}{kind}", *values)
 
     def add_index(self, *values: int) -> None:
@@ -56,7 +57,7 @@ class Packer:
         if dtype_name in ("complex64", "complex128"):
             kind, size = ("f", 8) if dtype_name == "complex64" else ("d", 16)
             for value in values:
-                self._align(size)
+                self.align(size)
                 self.add(kind, value.real, value.imag)
         elif dtype_name in ("float32", "float64"):
             self.add({"float32": "f", "float64": "d"}[dtype_name], *map(_finite_double, values))
@@ -70,13 +71,13 @@ class Packer:
             (-(1 << 8 * size - 1), (1 << 8 * size - 1) - 1) if signed else (0, (1 << 8 * size) - 1)
         )
         for value in values:
-            self._align(size)
+            self.align(size)
             clipped = min(max(int(value.real), low), high)
             self._bytes += clipped.to_bytes(size, "little", signed=signed)
 
     def finish(self) -> bytes:
         """All fields, padded to the alignment of the struct."""
-        self._align(self._alignment)
+        self.align(self._alignment)
         return bytes(self._bytes)
 
 
