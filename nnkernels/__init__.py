@@ -70,6 +70,8 @@ from nnkernels.ops.gated import (
     swiglu,
     swiglu_backward,
 )
+from nnkernels.ops.gemm import gemm, gemm_backward, gemv, gemv_backward
+from nnkernels.ops.linear import linear, linear_backward
 from nnkernels.ops.matmul import matmul, matmul_backward
 from nnkernels.ops.rows import (
     log_softmax,
@@ -95,6 +97,10 @@ __all__ = [
     "geglu_backward",
     "gelu",
     "gelu_backward",
+    "gemm",
+    "gemm_backward",
+    "gemv",
+    "gemv_backward",
     "get_include",
     "glu",
     "glu_backward",
@@ -108,6 +114,8 @@ __all__ = [
     "hard_tanh_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "linear",
+    "linear_backward",
     "lisht",
     "lisht_backward",
     "log_cosh",

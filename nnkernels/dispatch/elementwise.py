@@ -50,6 +50,18 @@ class Functor:
             object.__setattr__(self, "cotangent", self.names[0] == "dy")
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What `apply` gives for `OPERAND` in place of an array: what it would have run."""
+
+    functor: Functor
+    parameters: tuple[complex, ...]
+
+
+# Stands for an array that is not there yet, to learn which functor a public function applies.
+OPERAND = object()
+
+
 def apply(
     functor: Functor,
     arrays: Sequence[Any],
@@ -93,6 +105,8 @@ def _apply_adopted(
     out: Any,
     wide: tuple[bool, ...],
 ) -> Any:
+    if arrays[0] is OPERAND:
+        return Traced(functor, params)
     views, library, like = adopt_all(arrays, functor.names)
     if out is not None:
         return _apply_out(functor, views, params, out, library, like)

@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch import machines, matmul_plan, rows
-from nnkernels.dispatch.dtypes import ELEMENTS
+from nnkernels.dispatch import machines, matmul_plan
 from nnkernels.dispatch.elementwise import remember
 from nnkernels.dispatch.matmul_plan import PLAIN, Epilogue
-from nnkernels.dispatch.matmul_product import match_shapes
-from nnkernels.dispatch.results import adopt_out, check_memory
-from nnkernels.errors import ShapeError
-from nnkernels.interop.libraries import NUMPY, Library, adopt_all, library_of
+from nnkernels.dispatch.results import adopt_out, check_memory, is_same
+from nnkernels.interop.libraries import NUMPY, Library, adopt_all
 
 NAMES = ("x1", "x2")
 
@@ -71,6 +68,8 @@ def multiply(
 ) -> Any:
     """The product of two adopted operands, plus a third array if there is one.
 
+    The result may be written to the third array, and to no other operand.
+
     Parameters
     ----------
     arrays : tuple of arrays
@@ -101,8 +100,9 @@ def multiply(
         key = (*key, epilogue)
     if addend is not None:
         key = (*key, addend.shape, addend.strides, addend.dtype)
+    in_place = view is not None and addend is not None and is_same(view, addend)
     if view is not None:
-        key = (*key, view.shape, view.strides, view.dtype)
+        key = (*key, view.shape, view.strides, view.dtype, in_place)
     plans = machine.plans
     try:
         plan = plans.get(key)
@@ -110,60 +110,22 @@ def multiply(
         raise matmul_plan.no_dtype(out_dtype) from None
     if plan is None:
         plan = matmul_plan.make_plan(
-            arrays, names, vectors, out_dtype, conjugate, epilogue, machine, view
+            arrays, names, vectors, out_dtype, conjugate, epilogue, machine, view, in_place
         )
         remember(plans, key, plan)
     if view is None:
         result = plan.allocation.make(machine)
     else:
         result = view
-        inputs = arrays if addend is not None else (a, b)
-        addresses = [address(view), *map(address, inputs)]
-        check_memory(view, "out", inputs, names, False, addresses, plan.reaches)
+        addresses, reaches = [address(view), address(a), address(b)], plan.reaches
+        check_memory(view, "out", (a, b), names, False, addresses, reaches)
+        if addend is not None:
+            addresses, reaches = [addresses[0], address(addend)], [reaches[0], reaches[3]]
+            check_memory(view, "out", (addend,), names[2:], True, addresses, reaches)
     if plan.start is not None:
         first, second = (b, a) if plan.mirrored else (a, b)
         pointers: tuple[int, ...] = (address(first), address(second), address(result))
-        if addend is not None:
+        if plan.adds:
             pointers = (address(addend), *pointers)
         plan.start(plan.pack(*pointers) + plan.tail)
     return library.restore(result, like) if out is None else out
-
-
-def transposed(x: Any) -> Any:
-    """A view with the last two axes exchanged, for an array of any library."""
-    return x.swapaxes(-1, -2) if hasattr(x, "swapaxes") else x.mT
-
-
-def gradient(x1: Any, x2: Any, conjugate: tuple[bool, bool], operand: Any) -> Any:
-    """A product of the shape and dtype of an operand, summed over its broadcast batches.
-
-    The terms of a sum keep the type of the accumulator: only the sum is rounded.
-    """
-    (a, b, wanted), library, like = adopt_all((x1, x2, operand), (*NAMES, "operand"))
-    name = wanted.dtype.name
-    terms = (
-        name if match_shapes(a, b, NAMES).result == wanted.shape else ELEMENTS[name].compute_name
-    )
-    return library.restore(
-        rows.sum_to_shape(apply(a, b, terms, conjugate), wanted.shape, name), like
-    )
-
-
-def check_cotangent(dy: Any, x1: Any, x2: Any) -> None:
-    """Check the arguments of the gradient together.
-
-    Raises
-    ------
-    DTypeError
-        If one is no array.
-    ShapeError
-        If ``dy`` has not the shape of the product.
-    """
-    for array, name in ((dy, "dy"), (x1, "x1"), (x2, "x2")):
-        library_of(array, name)  # not even a Python number
-    (cotangent, a, b), _, _ = adopt_all((dy, x1, x2), ("dy", *NAMES))
-    shape = match_shapes(a, b, NAMES).result
-    if cotangent.shape != shape:
-        raise ShapeError(
-            f"dy has shape {cotangent.shape}; the product of x1 and x2 has shape {shape}"
-        )

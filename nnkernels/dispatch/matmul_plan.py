@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,16 +52,17 @@ PLAIN = Epilogue()
 class MatmulPlan:
     """Everything about a call but its pointers."""
 
-    __slots__ = ("allocation", "mirrored", "pack", "reaches", "start", "tail")
+    __slots__ = ("adds", "allocation", "mirrored", "pack", "reaches", "start", "tail")
 
-    def __init__(self, allocation: Allocation, pointers: int) -> None:
+    def __init__(self, allocation: Allocation) -> None:
         self.allocation = allocation
         self.start: Any = None
         # Whether the kernel makes the transposed product: its operands change places.
         self.mirrored = False
         self.tail = b""
-        # Of the array that is added, if any, A, B and C.
-        self.pack = pointer_struct(pointers).pack
+        # Whether the kernel reads a third array, whose pointer then comes first.
+        self.adds = False
+        self.pack: Any = None
         # Where the result is given: the lowest and highest byte of it and of every operand.
         self.reaches: list[tuple[int, int]] = []
 
@@ -159,6 +160,7 @@ def make_plan(
     epilogue: Epilogue,
     machine: Any,
     out: Any,
+    in_place: bool,
 ) -> MatmulPlan:
     """The plan of a call.
 
@@ -176,6 +178,8 @@ def make_plan(
         Where it will run.
     out : array, optional
         The result, where it is given.
+    in_place : bool
+        Whether it is the array that is added.
     """
     a, b, addend = arrays
     types = _types(a, b, addend, names, out_dtype, epilogue)
@@ -183,22 +187,26 @@ def make_plan(
     machines.require_aligned(machine, given, names)
     shapes = match_shapes(a, b, names, vectors)
     dtype = numpy_dtype(types.c.name)
-    plan = MatmulPlan(
-        Allocation(shapes.result, dtype, tuple(range(len(shapes.result)))), len(given) + 1
-    )
+    plan = MatmulPlan(Allocation(shapes.result, dtype, tuple(range(len(shapes.result)))))
     if out is not None:
         check_out(out, "out", shapes.result, dtype)
         machines.require_aligned(machine, (out,), ("out",))
         plan.reaches = [reach(array) for array in (out, *given)]
     strides_c = contiguous_strides(shapes.result, dtype.itemsize) if out is None else out.strides
     product = shapes.product(a, b, strides_c, addend, names[-1])
+    if epilogue.beta == 0:  # what would be added is checked, and not read
+        product, types = replace(product, strides_d=None), replace(types, d=None)
+    if product.strides_d is None and epilogue.beta != 1:
+        epilogue = replace(epilogue, beta=1)
+    plan.adds = product.strides_d is not None
+    plan.pack = pointer_struct(4 if plan.adds else 3).pack
     if 0 in shapes.result:
         return plan
     if product.n > 1 and abs(product.strides_c[-2]) < abs(product.strides_c[-1]):
         # C lies by columns: its transpose is the product of the transposes.
         plan.mirrored = True
         product, types, conjugate = product.mirrored(), types.mirrored(), conjugate[::-1]
-    _finish(plan, product.folded(), types, conjugate, epilogue, machine)
+    _finish(plan, product.folded(), types, conjugate, epilogue, machine, in_place)
     return plan
 
 
@@ -209,6 +217,7 @@ def _finish(
     conjugate: tuple[bool, bool],
     epilogue: Epilogue,
     machine: Any,
+    in_place: bool,
 ) -> None:
     """Choose the kernel, and prepare its launch."""
     accumulator, _, compute_itemsize = types.accumulator
@@ -228,7 +237,8 @@ def _finish(
         is_complex=types.c.kind == "c",
         reach=product.reach,
         batches=batches,
-        in_place=types.storage_c == accumulator,
+        # Unfinished sums may wait in C, unless it holds what is still to be added.
+        in_place=types.storage_c == accumulator and not in_place,
     )
     chosen = config.configure(problem, machine.device)
     instance = make_instance(types, len(batch), chosen, conjugate, epilogue)
@@ -313,8 +323,8 @@ def make_instance(
         header, name, threads = "matmul_packed", "MatmulPacked", 1
         storage_c = types.storage_c
         options = (
-            f"{chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {chosen.fast_a}, {chosen.fast_b}, "
-            f"{_flags(chosen.unit_a, chosen.unit_b, *conjugate, chosen.in_place)}"
+            f"{chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {chosen.fast_a}, "
+            f"{chosen.fast_b}, {_flags(chosen.unit_a, chosen.unit_b, *conjugate, chosen.in_place)}"
         )
     else:
         header, name, threads = "matmul", "Matmul", chosen.threads

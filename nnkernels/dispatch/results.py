@@ -104,7 +104,7 @@ def check_memory(
     for i, array in enumerate(inputs, 1):
         if not (addresses[i] + reaches[i][0] < high and low < addresses[i] + reaches[i][1]):
             continue
-        if not (in_place and _is_same(out, array)) and overlap(out, array):
+        if not (in_place and is_same(out, array)) and overlap(out, array):
             allowed = "be it, of the same shape and strides, or " if in_place else ""
             raise ShapeError(
                 f"{name} shares memory with {input_names[i - 1]}; it must {allowed}lie apart "
@@ -159,7 +159,8 @@ def _address(array: Any) -> int:
     return numpy_address(array) if isinstance(array, np.ndarray) else cupy_address(array)
 
 
-def _is_same(a: Any, b: Any) -> bool:
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two arrays are one: of the same memory, shape, strides and size of elements."""
     return (
         a.shape == b.shape
         and a.strides == b.strides

@@ -81,6 +81,42 @@ dx, dgate : array
     and of the promoted dtype of the operands."""
 
 
+_EPILOGUE = """\
+epilogue : str or function, optional
+    What is applied to the sums before they are rounded and written: the name of an activation
+    of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
+    options."""
+
+_OUT_DTYPE = """\
+out_dtype : dtype, optional
+    dtype of the result: another of the same kind, such as ``"int32"`` for int8 operands or
+    ``"float32"`` for float16 ones. Default: the promoted dtype of the operands."""
+
+_EPILOGUE_ERRORS = """\
+TypeError, ValueError
+    If an option is of the wrong type, or names no activation."""
+
+_PRODUCT_RAISES = f"""\
+Raises
+------
+ShapeError
+    Naming both shapes: if the inner sizes differ, an operand has too few axes, the batch shapes
+    do not broadcast, what is added does not broadcast to the result, or ``out`` does not fit.
+DTypeError
+    If an operand is no array or of an unsupported dtype, if the dtypes have no common one or do
+    not go with ``out_dtype``, the scalars or the activation, or if ``out`` is read-only or of
+    another dtype.
+BackendError
+    If arrays are on different devices, or a kernel cannot be compiled.
+{_EPILOGUE_ERRORS}"""
+
+_PRODUCT_NOTES = """\
+Sums are in float32 for float16 and bfloat16, in float64 for float64, in 32 bits for integers up
+to 32 bits and in 64 bits beyond, where overflow wraps; what follows the sum is computed in that
+type too, and the result is rounded once. K = 0 gives empty sums, which are 0. NaN and inf propagate
+as IEEE 754 has it."""
+
+
 def _parameters(*parts: str) -> str:
     return _PARAMETERS + "\n".join(parts)
 
@@ -115,6 +151,11 @@ def _pieces(name: str) -> dict[str, str]:
         "{gradient of rows}": _end(_ROW_GRADIENT, _OPTION_ERRORS),
         "{gradients}": _GRADIENTS,
         "{raises}": _RAISES,
+        "{epilogue}": _EPILOGUE,
+        "{out_dtype}": _OUT_DTYPE,
+        "{epilogue errors}": _EPILOGUE_ERRORS,
+        "{raises of products}": _PRODUCT_RAISES,
+        "{notes of products}": _PRODUCT_NOTES,
         "{examples}": _EXAMPLES,
     }
 

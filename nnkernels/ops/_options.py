@@ -7,7 +7,9 @@ float in range, because a call on a small array has a few microseconds in all.
 from __future__ import annotations
 
 from math import isfinite, isnan
-from numbers import Real
+from numbers import Complex, Integral, Real
+
+import numpy as np
 
 
 def number(name: str, value: object) -> float:
@@ -26,6 +28,27 @@ def number(name: str, value: object) -> float:
     if isnan(result):
         raise ValueError(f"{name} must not be NaN")
     return result
+
+
+def scalar(name: str, value: object) -> complex:
+    """Any number but NaN, also a complex one; a whole number stays an integer."""
+    if type(value) is int:
+        return value
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, Real) or not isinstance(value, Complex):
+        return number(name, value)
+    result = complex(value)
+    if isnan(result.real) or isnan(result.imag):
+        raise ValueError(f"{name} must not be NaN")
+    return result
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False, and nothing that is merely like one."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, not {type(value).__name__} ({value!r:.60})")
 
 
 def finite(name: str, value: object) -> float:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from nnkernels._typing import Array, DTypeLike
 from nnkernels.dispatch import matmul as dispatch
+from nnkernels.dispatch import matmul_gradients as gradients
+from nnkernels.ops._activation import ActivationLike, fused
 from nnkernels.ops._public import public
 
 
 @public
 def matmul(
-    x1: Array, x2: Array, /, *, out_dtype: DTypeLike | None = None, out: Array | None = None
+    x1: Array,
+    x2: Array,
+    /,
+    *,
+    out_dtype: DTypeLike | None = None,
+    epilogue: ActivationLike = None,
+    out: Array | None = None,
 ) -> Array:
     """Matrix product of two arrays, as the Array API defines it.
 
@@ -24,6 +32,7 @@ def matmul(
     out_dtype : dtype, optional
         dtype of the result: another of the same kind, such as ``"int32"`` for int8 operands or
         ``"float32"`` for float16 ones. Default: the promoted dtype of the operands.
+    {epilogue}
     out : array, optional
         Where to write the result: of its shape and dtype, of any strides, apart from the operands.
 
@@ -42,6 +51,7 @@ def matmul(
         do not go with ``out_dtype``, or if ``out`` is read-only or of another dtype.
     BackendError
         If arrays are on different devices, or a kernel cannot be compiled.
+    {epilogue errors}
 
     Notes
     -----
@@ -60,17 +70,18 @@ def matmul(
     >>> nnk.matmul(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])).tolist()
     [[11.0]]
     """
-    return dispatch.apply(x1, x2, out_dtype, (False, False), out)
+    return dispatch.apply(x1, x2, out_dtype, (False, False), out, fused(epilogue, "epilogue"))
 
 
 @public
-def matmul_backward(dy: Array, x1: Array, x2: Array, /) -> tuple[Array, Array]:
+def matmul_backward(dy: Array, x1: Array, x2: Array, /) -> tuple[Array, ...]:
     """Gradients of `matmul`: ``dx1 = dy x2^H`` and ``dx2 = x1^H dy``.
 
     Parameters
     ----------
     dy : array
-        The cotangent: the gradient of the loss with respect to the result of `matmul`.
+        The cotangent: the gradient of the loss with respect to the result of `matmul`, before its
+        epilogue.
     x1, x2 : array
         The operands of `matmul`.
 
@@ -99,11 +110,4 @@ def matmul_backward(dy: Array, x1: Array, x2: Array, /) -> tuple[Array, Array]:
     >>> dx1.tolist(), dx2.tolist()
     ([[3.0, 4.0]], [[1.0], [2.0]])
     """
-    dispatch.check_cotangent(dy, x1, x2)
-    a = x1 if len(x1.shape) > 1 else x1[None, :]
-    b = x2 if len(x2.shape) > 1 else x2[:, None]
-    d = dy if len(x2.shape) > 1 else dy[..., None]
-    d = d if len(x1.shape) > 1 else d[..., None, :]
-    dx1 = dispatch.gradient(d, dispatch.transposed(b), (False, True), a)
-    dx2 = dispatch.gradient(dispatch.transposed(a), d, (True, False), b)
-    return (dx1 if len(x1.shape) > 1 else dx1[0, :]), (dx2 if len(x2.shape) > 1 else dx2[:, 0])
+    return gradients.matmul_backward(dy, x1, x2)

@@ -28,8 +28,10 @@ def run_reference(
     op = registry.find(function.__name__)
     options = dict(options)
     out = options.pop("out", None)
-    views, library, like = adopt_all(arrays, op.arrays)
-    result = op.reference(*views, **options)
+    given = [(x, name) for x, name in zip(arrays, op.arrays, strict=False) if x is not None]
+    found, library, like = adopt_all([x for x, _ in given], [name for _, name in given])
+    left = iter(found)
+    result = op.reference(*(None if x is None else next(left) for x in arrays), **options)
     if out is None:
         if isinstance(result, tuple):
             return tuple(library.restore(np.asarray(r), like) for r in result)

@@ -6,13 +6,46 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from nnkernels.ops import matmul
+from nnkernels.ops import gemm, linear, matmul
+from nnkernels.ops._activation import differentiable, resolve
 from nnkernels.reference import matmul as reference
 from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op, Shape
 
+Pullback = Callable[[Any], tuple[Any, ...]]
 
-def _gradient(x1: Any, x2: Any, **options: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-    return matmul.matmul(x1, x2, **options), lambda dy: matmul.matmul_backward(dy, x1, x2)
+
+# ---- gradients ----------------------------------------------------------------------------------
+
+
+def _through(function: Any, backward: Any, option: str, own: tuple[str, ...] = ()) -> Any:
+    """Gradient rule of a product whose option may name an activation.
+
+    Parameters
+    ----------
+    function, backward : callable
+        The backward function takes the cotangent before the activation.
+    option : str
+        The name of that option.
+    own : tuple of str
+        Options of the backward function.
+    """
+
+    def rule(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
+        activation = resolve(options.pop(option, None), option)
+        y, before_activation = differentiable(
+            lambda inside: function(*arrays, **{option: inside}, **options), activation
+        )
+        kept = {name: value for name, value in options.items() if name in own}
+        # Where there are fewer gradients than array arguments, the last one was not given.
+        return y, lambda dy: backward(before_activation(dy), *arrays, **kept)[: len(arrays)]
+
+    return rule
+
+
+_SCALARS = ("alpha", "beta", "transpose_a")
+
+
+# ---- work ---------------------------------------------------------------------------------------
 
 
 def _flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
@@ -20,38 +53,133 @@ def _flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
     return 2.0 * prod(shapes[0]) * columns
 
 
-_EXAMPLES = (
-    Example(((64, 50), (50, 70))),
-    Example(((3, 1, 5, 8), (2, 8, 4))),
-    Example(((9,), (9,))),
-)
-_BACKWARD_EXAMPLES = (
-    Example(((64, 70), (64, 50), (50, 70))),
-    Example(((3, 2, 5, 4), (3, 1, 5, 8), (2, 8, 4))),
-    Example(((), (9,), (9,))),
-)
+def _gemm_flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
+    return 2.0 * prod(shapes[0]) * shapes[1][-2 if options.get("transpose_b") else -1]
+
+
+def _gemv_flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
+    return 2.0 * prod(shapes[0])
+
+
+def _linear_flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
+    return 2.0 * prod(shapes[0]) * shapes[1][0]
+
+
+def _twice(flops: Any) -> Any:
+    """Of the gradient, whose first array is the cotangent: two products."""
+    return lambda shapes, options: 2 * flops(shapes[1:], options)
+
+
+# ---- records ------------------------------------------------------------------------------------
+
+
+def _pair(
+    name: str,
+    functions: tuple[Any, Any],
+    arrays: tuple[str, ...],
+    cotangent: str,
+    examples: tuple[tuple[Shape, Example], ...],
+    rule: Any,
+    flops: Any,
+    without: tuple[str, ...] = (),
+) -> tuple[Op, Op]:
+    """Records of a product and of its gradient.
+
+    Parameters
+    ----------
+    examples : tuple
+        For each the shape of the result, and the call.
+    without : tuple of str
+        Options that the gradient does not have.
+    """
+    function, backward = functions
+
+    def kept(options: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in options.items() if key not in without}
+
+    return (
+        Op(
+            name=name,
+            family="matmul",
+            function=function,
+            reference=getattr(reference, name),
+            arrays=arrays,
+            dtypes=FLOATING + COMPLEX + INTEGERS,
+            examples=tuple(example for _, example in examples),
+            gradient=rule,
+            flops=flops,
+        ),
+        Op(
+            name=f"{name}_backward",
+            family="matmul",
+            function=backward,
+            reference=getattr(reference, f"{name}_backward"),
+            arrays=(cotangent, *arrays),
+            dtypes=FLOATING + COMPLEX,
+            examples=tuple(
+                Example((result, *example.shapes), kept(example.options))
+                for result, example in examples
+            ),
+            flops=_twice(flops),
+            outputs=len(arrays),
+        ),
+    )
+
 
 OPS: tuple[Op, ...] = (
-    Op(
-        name="matmul",
-        family="matmul",
-        function=matmul.matmul,
-        reference=reference.matmul,
-        arrays=("x1", "x2"),
-        dtypes=FLOATING + COMPLEX + INTEGERS,
-        examples=_EXAMPLES,
-        gradient=_gradient,
-        flops=_flops,
+    *_pair(
+        "matmul",
+        (matmul.matmul, matmul.matmul_backward),
+        ("x1", "x2"),
+        "dy",
+        (
+            ((64, 70), Example(((64, 50), (50, 70)))),
+            ((3, 2, 5, 4), Example(((3, 1, 5, 8), (2, 8, 4)))),
+            ((), Example(((9,), (9,)))),
+        ),
+        _through(matmul.matmul, matmul.matmul_backward, "epilogue"),
+        _flops,
     ),
-    Op(
-        name="matmul_backward",
-        family="matmul",
-        function=matmul.matmul_backward,
-        reference=reference.matmul_backward,
-        arrays=("dy", "x1", "x2"),
-        dtypes=FLOATING + COMPLEX,
-        examples=_BACKWARD_EXAMPLES,
-        flops=lambda shapes, options: 2 * _flops(shapes[1:], options),
-        outputs=2,
+    *_pair(
+        "gemm",
+        (gemm.gemm, gemm.gemm_backward),
+        ("a", "b", "c"),
+        "dy",
+        (
+            ((64, 70), Example(((64, 50), (50, 70), (70,)))),
+            (
+                (2, 5, 4),
+                Example(
+                    ((2, 8, 5), (4, 8), (5, 1)),
+                    {"alpha": 2, "beta": -3, "transpose_a": True, "transpose_b": True},
+                ),
+            ),
+        ),
+        _through(gemm.gemm, gemm.gemm_backward, "epilogue", (*_SCALARS, "transpose_b")),
+        _gemm_flops,
+    ),
+    *_pair(
+        "gemv",
+        (gemm.gemv, gemm.gemv_backward),
+        ("a", "x", "y"),
+        "dz",
+        (
+            ((64,), Example(((64, 50), (50,), (64,)))),
+            ((2, 5), Example(((8, 5), (2, 8), ()), {"alpha": 3, "transpose_a": True})),
+        ),
+        _through(gemm.gemv, gemm.gemv_backward, "epilogue", _SCALARS),
+        _gemv_flops,
+    ),
+    *_pair(
+        "linear",
+        (linear.linear, linear.linear_backward),
+        ("x", "weight", "bias"),
+        "dy",
+        (
+            ((64, 70), Example(((64, 50), (70, 50), (70,)))),
+            ((3, 2, 4), Example(((3, 2, 8), (4, 8), (4,)))),
+        ),
+        _through(linear.linear, linear.linear_backward, "activation"),
+        _linear_flops,
     ),
 )

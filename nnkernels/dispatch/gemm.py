@@ -1,0 +1,122 @@
+"""Products of matrices with a third array added: from arrays to a launch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nnkernels.dispatch import matmul
+from nnkernels.dispatch.matmul_plan import Epilogue
+from nnkernels.errors import ShapeError
+from nnkernels.interop.libraries import Library
+
+GEMM = ("a", "b", "c")
+GEMV = ("a", "x", "y")
+LINEAR = ("x", "weight", "bias")
+
+
+def gemm(
+    a: Any,
+    b: Any,
+    c: Any,
+    epilogue: Epilogue,
+    transpose: tuple[bool, bool],
+    out_dtype: Any,
+    out: Any,
+) -> Any:
+    """``epilogue(op(a) op(b), c)``; c may be None."""
+    (x, y, d), library, like = _adopted((a, b, c), GEMM)
+    for operand, name in ((x, "a"), (y, "b")):
+        require_axes(operand, name, "gemm multiplies matrices; gemv takes a vector")
+    x, name_a = turned(x, "a") if transpose[0] else (x, "a")
+    y, name_b = turned(y, "b") if transpose[1] else (y, "b")
+    return matmul.multiply(
+        (x, y, d),
+        (name_a, name_b, "c"),
+        library,
+        like,
+        out_dtype=out_dtype,
+        epilogue=epilogue,
+        out=out,
+    )
+
+
+def gemv(
+    a: Any, x: Any, y: Any, epilogue: Epilogue, transpose: bool, out_dtype: Any, out: Any
+) -> Any:
+    """``epilogue(op(a) x, y)`` for stacks of matrices and vectors; y may be None."""
+    (matrix, vector, d), library, like = _adopted((a, x, y), GEMV)
+    require_axes(matrix, "a", "gemv multiplies a matrix by a vector")
+    matrix, name = turned(matrix, "a") if transpose else (matrix, "a")
+    return matmul.multiply(
+        (matrix, vector, d),
+        (name, "x", "y"),
+        library,
+        like,
+        out_dtype=out_dtype,
+        epilogue=epilogue,
+        vectors=True,
+        out=out,
+    )
+
+
+def linear(x: Any, weight: Any, bias: Any, epilogue: Epilogue, out_dtype: Any, out: Any) -> Any:
+    """``epilogue(x weight^T, bias)``; bias may be None."""
+    (operand, matrix, d), library, like = _adopted((x, weight, bias), LINEAR)
+    check_linear(operand, matrix, d)
+    return matmul.multiply(
+        (operand, matrix.swapaxes(0, 1), d),
+        LINEAR,
+        library,
+        like,
+        out_dtype=out_dtype,
+        epilogue=epilogue,
+        out=out,
+    )
+
+
+def check_linear(x: Any, weight: Any, bias: Any) -> None:
+    """Check the shapes of a linear layer.
+
+    Raises
+    ------
+    ShapeError
+        Naming the shapes that do not fit.
+    """
+    if weight.ndim != 2:
+        raise ShapeError(f"weight has shape {weight.shape}; it must be (outputs, inputs)")
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ShapeError(
+            f"x has shape {x.shape} and weight {weight.shape}: the last axis of x must have the "
+            f"length {weight.shape[1]} of the last axis of weight"
+        )
+    if bias is not None and bias.shape not in ((), (1,), (weight.shape[0],)):
+        raise ShapeError(
+            f"bias has shape {bias.shape} and weight {weight.shape}; bias must have the shape "
+            f"({weight.shape[0]},)"
+        )
+
+
+def _adopted(arrays: Sequence[Any], names: Sequence[str]) -> tuple[Sequence[Any], Library, Any]:
+    """Two operands and what is added, which may be None."""
+    if arrays[2] is not None:
+        return matmul.adopted(arrays, names)
+    (first, second), library, like = matmul.adopted(arrays[:2], names[:2])
+    return (first, second, None), library, like
+
+
+def require_axes(x: Any, name: str, reason: str) -> None:
+    """Check that an array has the axes of a matrix.
+
+    Raises
+    ------
+    ShapeError
+        With the reason, if it has fewer than two.
+    """
+    if x.ndim < 2:
+        raise ShapeError(f"{name} has shape {x.shape}; it needs at least two axes: {reason}")
+
+
+def turned(x: Any, name: str) -> tuple[Any, str]:
+    """A stack of matrices transposed, and its name in messages."""
+    return x.swapaxes(-1, -2), f"{name} transposed"

@@ -1,0 +1,188 @@
+"""Gradients of matrix products: the same kernels, with strides exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnkernels.dispatch import elementwise, matmul, rows
+from nnkernels.dispatch.axes import Shape, merge
+from nnkernels.dispatch.dtypes import ELEMENTS, promote
+from nnkernels.dispatch.elementwise import Functor
+from nnkernels.dispatch.gemm import GEMM, GEMV, LINEAR, check_linear, require_axes, turned
+from nnkernels.dispatch.matmul_plan import PLAIN, Epilogue
+from nnkernels.dispatch.matmul_product import broadcast_to, match_shapes
+from nnkernels.errors import ShapeError
+from nnkernels.interop.libraries import NUMPY, adopt_all, library_of
+
+_SCALE = Functor("Scale", "scale", inputs=1, outputs=1, kinds="fc")
+
+Gradients = tuple[Any, ...]
+
+
+def matmul_backward(dy: Any, x1: Any, x2: Any) -> Gradients:
+    """Gradients of x1 and x2 of ``x1 x2``."""
+    (d, a, b), restore = _adopt((dy, x1, x2), ("dy", *matmul.NAMES))
+    _check_cotangent(d, match_shapes(a, b, matmul.NAMES).result, "the product of x1 and x2")
+    # A vector is a matrix of one row or column.
+    rows_a, columns_b = a.ndim > 1, b.ndim > 1
+    d = d if columns_b else d[..., None]
+    d = d if rows_a else d[..., None, :]
+    first, second = a if rows_a else a[None, :], b if columns_b else b[:, None]
+    da = _product(d, second.swapaxes(-1, -2), (False, True), first)
+    db = _product(first.swapaxes(-1, -2), d, (True, False), second)
+    return restore(da if rows_a else da[0, :], db if columns_b else db[:, 0])
+
+
+def gemm_backward(
+    dy: Any, a: Any, b: Any, c: Any, alpha: complex, beta: complex, transpose: tuple[bool, bool]
+) -> Gradients:
+    """Gradients of a, b and c (or None) of ``alpha op(a) op(b) + beta c``."""
+    (d, first, second, added), restore = _adopt((dy, a, b, c), ("dy", *GEMM))
+    for operand, name in ((first, "a"), (second, "b")):
+        require_axes(operand, name, "gemm multiplies matrices; gemv takes a vector")
+    op_a, name_a = turned(first, "a") if transpose[0] else (first, "a")
+    op_b, name_b = turned(second, "b") if transpose[1] else (second, "b")
+    _check_cotangent(d, match_shapes(op_a, op_b, (name_a, name_b)).result, "gemm")
+    scale = _scale(alpha)
+    d_turned = d.swapaxes(-1, -2)
+    # d op(a) = dy op(b)^H and d op(b) = op(a)^H dy; their transposes for what was transposed.
+    if transpose[0]:
+        da = _product(op_b, d_turned, (True, False), first, scale)
+    else:
+        da = _product(d, op_b.swapaxes(-1, -2), (False, True), first, scale)
+    if transpose[1]:
+        db = _product(d_turned, op_a, (False, True), second, scale)
+    else:
+        db = _product(op_a.swapaxes(-1, -2), d, (True, False), second, scale)
+    return restore(da, db, _addend(d, added, "c", beta))
+
+
+def gemv_backward(
+    dy: Any, a: Any, x: Any, y: Any, alpha: complex, beta: complex, transpose: bool
+) -> Gradients:
+    """Gradients of a, x and y (or None) of ``alpha op(a) x + beta y``."""
+    (d, matrix, vector, added), restore = _adopt((dy, a, x, y), ("dy", *GEMV))
+    require_axes(matrix, "a", "gemv multiplies a matrix by a vector")
+    op_a, name = turned(matrix, "a") if transpose else (matrix, "a")
+    _check_cotangent(d, match_shapes(op_a, vector, (name, "x"), vectors=True).result, "gemv")
+    scale = _scale(alpha)
+    column = d[..., :, None]
+    if transpose:
+        da = _product(vector[..., :, None], d[..., None, :], (True, False), matrix, scale)
+    else:
+        da = _product(column, vector[..., None, :], (False, True), matrix, scale)
+    dx = _product(op_a.swapaxes(-1, -2), column, (True, False), vector[..., :, None], scale)
+    return restore(da, dx[..., 0], _addend(d, added, "y", beta))
+
+
+def linear_backward(dy: Any, x: Any, weight: Any, bias: Any) -> Gradients:
+    """Gradients of x, weight and bias (or None) of ``x weight^T + bias``."""
+    (d, operand, matrix, added), restore = _adopt((dy, x, weight, bias), ("dy", *LINEAR))
+    check_linear(operand, matrix, added)
+    _check_cotangent(d, (*operand.shape[:-1], matrix.shape[0]), "linear")
+    # A single vector is one row.
+    rows_d, rows_x = (z if z.ndim > 1 else z[None, :] for z in (d, operand))
+    dx = _product(rows_d, matrix, (False, True), rows_x)
+    dw = _product(rows_d.swapaxes(-1, -2), rows_x, (False, True), matrix)
+    return restore(dx if operand.ndim > 1 else dx[0, :], dw, _addend(d, added, "bias", 1))
+
+
+# ---- arguments ----------------------------------------------------------------------------------
+
+
+def _adopt(arrays: Sequence[Any], names: Sequence[str]) -> tuple[list[Any], Any]:
+    """Views of the arguments, None for None, and a function that restores the gradients."""
+    given = [(x, name) for x, name in zip(arrays, names, strict=True) if x is not None]
+    for array, name in given[:3]:
+        library_of(array, name)  # not even a Python number
+    found, library, like = adopt_all([x for x, _ in given], [name for _, name in given])
+    views = iter(found)
+
+    def restore(*gradients: Any) -> Gradients:
+        return tuple(None if g is None else library.restore(g, like) for g in gradients)
+
+    return [None if x is None else next(views) for x in arrays], restore
+
+
+def _check_cotangent(dy: Any, shape: Shape, name: str) -> None:
+    if dy.shape != shape:
+        raise ShapeError(f"dy has shape {dy.shape}; {name} has shape {shape}")
+
+
+def _scale(alpha: complex) -> Epilogue:
+    return PLAIN if alpha == 1 else Epilogue(alpha=alpha.conjugate())
+
+
+# ---- parts of gradients -------------------------------------------------------------------------
+
+
+def _product(
+    first: Any,
+    second: Any,
+    conjugate: tuple[bool, bool],
+    operand: Any,
+    epilogue: Epilogue = PLAIN,
+) -> Any:
+    """A product of the shape and dtype of an operand, summed over its broadcast batches.
+
+    The terms of a sum keep the type of the accumulator: only the sum is rounded. Where the batches
+    of both factors are more terms of one sum, no stack of products is made in between.
+    """
+    if operand.ndim == 2 and first.ndim == second.ndim > 2:
+        first, second = _batch_as_terms(first, second)
+    wanted = ELEMENTS[operand.dtype.name]
+    shape = match_shapes(first, second, ("dy", "the other operand")).result
+    terms = wanted.name if shape == operand.shape else wanted.compute_name
+    if ELEMENTS[promote((first.dtype.name, second.dtype.name))].kind != wanted.kind:
+        terms = promote((terms, "complex64"))  # of a real operand beside a complex one
+    product = matmul.multiply(
+        (first, second, None),
+        ("dy", "the other operand"),
+        NUMPY,  # the arrays are of the machine itself: nothing is to be restored
+        first,
+        out_dtype=terms,
+        conjugate=conjugate,
+        epilogue=epilogue,
+    )
+    return _summed(product, operand)
+
+
+def _batch_as_terms(first: Any, second: Any) -> tuple[Any, Any]:
+    """Two stacks of one batch shape, (..., m, k) and (..., k, n), as two matrices.
+
+    The axes of the batch become part of k where that takes no copy; else nothing changes.
+    """
+    batch, k = first.shape[:-2], first.shape[-1]
+    strides = [(*first.strides[:-2], first.strides[-1]), second.strides[:-1]]
+    if second.shape[:-2] != batch or len(merge((*batch, k), strides)[0]) > 1:
+        return first, second
+    terms = k * int(np.prod(batch, dtype=np.int64))
+    axes = (first.ndim - 2, *range(first.ndim - 2), first.ndim - 1)
+    return (
+        first.transpose(axes).reshape(first.shape[-2], terms),
+        second.reshape(terms, second.shape[-1]),
+    )
+
+
+def _addend(dy: Any, addend: Any, name: str, beta: complex) -> Any:
+    """``conj(beta) dy``, summed over the axes along which the addend was broadcast."""
+    if addend is None:
+        return None
+    broadcast_to(addend, dy.shape, name)
+    total = _summed(dy, addend)
+    if beta == 1:
+        return total
+    return elementwise.apply(_SCALE, (total,), params=(beta.conjugate(),))
+
+
+def _summed(terms: Any, operand: Any) -> Any:
+    """Terms summed to the shape of an operand, in its dtype; real parts for a real operand."""
+    wanted = operand.dtype
+    if terms.dtype.kind == "c" and wanted.kind != "c":
+        terms = terms.real
+    if terms.shape == operand.shape:
+        return terms if terms.dtype == wanted else terms.astype(wanted)
+    return rows.sum_to_shape(terms, operand.shape, wanted.name)

@@ -1,0 +1,150 @@
+"""The activation that a kernel applies to its results: options such as ``activation="relu"``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+from nnkernels._typing import Array
+from nnkernels.dispatch.elementwise import OPERAND, Functor, Traced
+from nnkernels.dispatch.matmul_plan import PLAIN, Epilogue
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function with its options.
+
+    Attributes
+    ----------
+    name : str
+        Of the public function.
+    options : dict
+        Its options, as they were given.
+    functor, parameters
+        What runs inside a kernel.
+    """
+
+    name: str
+    options: dict[str, Any]
+    functor: Functor
+    parameters: tuple[complex, ...]
+
+    def __call__(self, x: Array) -> Array:
+        """The activation of an array, by a kernel of its own."""
+        return self._find(self.name).function(x, **self.options)
+
+    def reference(self, x: Array) -> Array:
+        """The activation of an array by its specification."""
+        return self._find(self.name).reference(x, **self.options)
+
+    @property
+    def takes_result(self) -> bool:
+        """Whether the gradient follows from the result (and not from the operand)."""
+        return self._find(f"{self.name}_backward").arrays[1] == "y"
+
+    def backward(self, dy: Array, residual: Array) -> Array:
+        """The gradient, from the result or the operand."""
+        return self._find(f"{self.name}_backward").function(dy, residual, **self.options)
+
+    def reference_backward(self, dy: Array, residual: Array) -> Array:
+        """The gradient by its specification."""
+        return self._find(f"{self.name}_backward").reference(dy, residual, **self.options)
+
+    @staticmethod
+    def _find(name: str) -> Any:
+        from nnkernels import registry
+
+        return registry.find(name)
+
+
+# What such an option may be: None, a name, a function of nnkernels, or that with its options.
+ActivationLike = str | Callable[..., Any] | Activation | None
+
+
+def resolve(value: ActivationLike, argument: str) -> Activation | None:
+    """The activation that an option means.
+
+    Parameters
+    ----------
+    value : str, callable or None
+        A name such as ``"relu"``, a function such as ``nnk.relu``, or one with its options,
+        ``functools.partial(nnk.gelu, approximate="tanh")``.
+    argument : str
+        Name of the option, for messages.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no activation of nnkernels, or its options are wrong.
+    """
+    if value is None or isinstance(value, Activation):
+        return value
+    if isinstance(value, str):
+        names = _functions()
+        if value not in names:
+            raise ValueError(f"{argument} must be one of {', '.join(names)}; got {value!r:.60}")
+        return _plain(names[value])
+    if isinstance(value, partial) and not value.args:
+        return _traced(_known(value.func, argument), value.keywords)
+    return _plain(_known(value, argument))
+
+
+def fused(value: ActivationLike, argument: str, alpha: complex = 1, beta: complex = 1) -> Epilogue:
+    """What a kernel does with its sums: ``activation(alpha sum + beta c)``."""
+    activation = resolve(value, argument)
+    if activation is None:
+        return PLAIN if alpha == beta == 1 else Epilogue(alpha, beta)
+    return Epilogue(alpha, beta, activation.functor, activation.parameters)
+
+
+def differentiable(
+    product: Callable[[Activation | None], Array], activation: Activation | None
+) -> tuple[Array, Callable[[Array], Array]]:
+    """A result with its activation, and what pulls a cotangent back to before the activation.
+
+    Parameters
+    ----------
+    product : callable
+        Gives the result with an activation or, for None, without.
+    """
+    if activation is None:
+        return product(None), lambda dy: dy
+    if activation.takes_result:
+        y = product(activation)
+        return y, lambda dy: activation.backward(dy, y)
+    z = product(None)
+    return activation(z), lambda dy: activation.backward(dy, z)
+
+
+@cache
+def _functions() -> dict[str, Any]:
+    """Activations of one array, by name."""
+    from nnkernels.ops import activations
+
+    names = (name for name in activations.__all__ if name != "prelu")
+    return {name: getattr(activations, name) for name in names}
+
+
+def _known(function: Any, argument: str) -> Any:
+    if any(function is known for known in _functions().values()):
+        return function
+    raise TypeError(
+        f"{argument} must be the name of an activation, such as 'relu', an activation function of "
+        "nnkernels of one array, or functools.partial of one with its options; got "
+        f"{function!r:.80}"
+    )
+
+
+@cache
+def _plain(function: Any) -> Activation:
+    return _traced(function, {})
+
+
+def _traced(function: Any, options: dict[str, Any]) -> Activation:
+    if "out" in options:
+        raise TypeError("an activation inside a kernel takes no out")
+    # Below `public`: a traced call runs nothing, so it has no reference either.
+    traced: Traced = function.__wrapped__(OPERAND, **options)
+    return Activation(function.__name__, dict(options), traced.functor, traced.parameters)
