@@ -184,7 +184,7 @@ def make_plan(
     a, b, addend = arrays
     types = _types(a, b, addend, names, out_dtype, epilogue)
     given = [x for x in arrays if x is not None]
-    machines.require_aligned(machine, given, names)
+    machines.require_aligned(machine, given, names[: len(given)])
     shapes = match_shapes(a, b, names, vectors)
     dtype = numpy_dtype(types.c.name)
     plan = MatmulPlan(Allocation(shapes.result, dtype, tuple(range(len(shapes.result)))))
