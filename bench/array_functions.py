@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 # No out= where the last step of an expression has none.
-WITHOUT_OUT = frozenset({"glu_backward", "matmul_backward"})
+WITHOUT_OUT = frozenset({"glu_backward", "matmul_backward", "linear_backward"})
 
 Table = dict[str, Callable[..., Any]]
 
@@ -32,10 +32,7 @@ def table(xp: Any, special: Any, axis: int | None, is_complex: bool) -> Table:
     functions = _rows(xp, axis) | _activations(xp, axis) | _gated(xp, axis)
     if not is_complex:
         functions |= _gradients(xp)
-    functions |= {
-        "matmul": lambda a, b, out=None: xp.matmul(a, b, out=out),
-        "matmul_backward": lambda dy, a, b: (dy @ _adjoint(b), _adjoint(a) @ dy),
-    }
+    functions |= _products(xp)
     if special is not None:
         functions |= _with_erf(xp, special)
     return functions
@@ -44,6 +41,26 @@ def table(xp: Any, special: Any, axis: int | None, is_complex: bool) -> Table:
 def _adjoint(x: Any) -> Any:
     transposed = x.swapaxes(-1, -2)
     return transposed.conj() if x.dtype.kind == "c" else transposed
+
+
+def _products(xp: Any) -> Table:
+    def matmul(a: Any, b: Any, out: Any = None) -> Any:
+        if a.dtype.itemsize == 1:  # as nnkernels is timed: sums of 32 bits
+            return xp.matmul(a, b, out=out, dtype=xp.int32)
+        return xp.matmul(a, b, out=out)
+
+    def linear_backward(dy: Any, x: Any, weight: Any, bias: Any) -> Any:
+        rows = dy.reshape(-1, dy.shape[-1])
+        return dy @ weight, rows.T @ x.reshape(-1, x.shape[-1]), rows.sum(0)
+
+    return {
+        "matmul": matmul,
+        "matmul_backward": lambda dy, a, b: (dy @ _adjoint(b), _adjoint(a) @ dy),
+        "gemm": lambda a, b, c, out=None: xp.add(matmul(a, b), c, out=out),
+        "gemv": lambda a, x, y, out=None: xp.add(matmul(a, x[..., None])[..., 0], y, out=out),
+        "linear": lambda x, w, b, out=None: xp.add(matmul(x, w.T), b, out=out),
+        "linear_backward": linear_backward,
+    }
 
 
 def _rows(xp: Any, axis: int | None) -> Table:

@@ -48,6 +48,9 @@ class Problem:
 
     @property
     def options(self) -> dict[str, Any]:
+        if self.record.family == "matmul" and self.dtype in ("int8", "uint8"):
+            # What such products are for; in 8 bits, sums of more than one term wrap.
+            return {} if self.op.endswith("_backward") else {"out_dtype": "int32"}
         return {} if self.axis is None else {"axis": self.axis}
 
     @property
@@ -78,10 +81,28 @@ _ELEMENTWISE = (
 )
 _MATMUL = (
     ((64, 64, 64), None, "contiguous"),
+    ((256, 256, 256), None, "contiguous"),
     ((512, 512, 512), None, "contiguous"),
-    ((16, 128, 128, 128), None, "contiguous"),
+    ((1024, 1024, 1024), None, "contiguous"),
+    ((1024, 1024, 1024), None, "transposed"),
+    ((2048, 2048, 2048), None, "contiguous"),
+    ((4096, 64, 4096), None, "contiguous"),
+    ((64, 4096, 4096), None, "contiguous"),
+    ((16, 4096, 4096), None, "contiguous"),
+    ((1024, 32, 32, 32), None, "contiguous"),
 )
-DEFAULTS = {"rows": _ROWS, "elementwise": _ELEMENTWISE, "matmul": _MATMUL}
+# A matrix and a vector: MxK.
+_GEMV = (
+    ((512, 512), None, "contiguous"),
+    ((8192, 8192), None, "contiguous"),
+    ((8192, 8192), None, "transposed"),
+)
+DEFAULTS = {"rows": _ROWS, "elementwise": _ELEMENTWISE, "matmul": _MATMUL, "gemv": _GEMV}
+
+
+def defaults(op: Op) -> Any:
+    """The problems that are timed where no shape is given."""
+    return DEFAULTS.get(op.name.removesuffix("_backward"), DEFAULTS.get(op.family, ()))
 
 
 def default_axis(op: Op) -> int | None:
@@ -147,7 +168,7 @@ def build(
     problems: list[Problem] = []
     skipped: dict[str, None] = {}
     for op in ops:
-        if op.family not in DEFAULTS:
+        if not defaults(op):
             raise UsageError(f"bench/problems.py does not know what shapes {op.name} takes")
         own = default_axis(op)
         for (shape, case_axis, layout), dtype in product(_cases(op, shapes, layouts), dtypes):
@@ -169,10 +190,10 @@ def _cases(op: Op, shapes: Sequence[Shape], layouts: Sequence[str]) -> list[Any]
     if layouts:
         return [
             (shape, axis, layout)
-            for shape, axis, _ in dict.fromkeys((s, a, None) for s, a, _ in DEFAULTS[op.family])
+            for shape, axis, _ in dict.fromkeys((s, a, None) for s, a, _ in defaults(op))
             for layout in layouts
         ]
-    return list(DEFAULTS[op.family])
+    return list(defaults(op))
 
 
 def obstacle(problem: Problem) -> str:
@@ -181,7 +202,10 @@ def obstacle(problem: Problem) -> str:
     if problem.dtype not in op.dtypes:
         return f"{op.name} takes {', '.join(op.dtypes)}, not {problem.dtype}"
     shape = shape_text(problem.shape)
-    if op.family == "matmul" and rank < 3:
+    if op.name.startswith("gemv"):
+        if rank < 2:
+            return f"{op.name}: the shape is MxK, or BxMxK for a batch, not {shape}"
+    elif op.family == "matmul" and rank < 3:
         return f"{op.name}: the shape is MxKxN, or BxMxKxN for a batch, not {shape}"
     if problem.layout == "transposed" and rank < 2:
         return f"{op.name}: the transposed layout needs two axes, and {shape} has one"
@@ -201,9 +225,7 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     """The shape of each array argument."""
     op, shape, axis = problem.record, problem.shape, problem.axis or 0
     if op.family == "matmul":
-        *batch, m, k, n = shape
-        matrices = {"x1": (m, k), "x2": (k, n), "dy": (m, n)}
-        return tuple((*batch, *matrices[name]) for name in op.arrays)
+        return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
     special: dict[str, Shape] = {}
     if op.name.startswith("prelu"):
         special["weight"] = (shape[axis],)
@@ -212,6 +234,18 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     elif op.name == "logsumexp_backward":
         special["dy"] = special["y"] = tuple(np.delete(shape, axis).tolist())
     return tuple(special.get(name, shape) for name in op.arrays)
+
+
+def _product_shapes(op: Op, shape: Shape) -> dict[str, Shape]:
+    """Shapes of the arguments of a matrix product by name."""
+    if op.name.startswith("gemv"):
+        *batch, m, k = shape
+        return {"a": shape, "x": (*batch, k), "y": (*batch, m), "dz": (*batch, m)}
+    *batch, m, k, n = shape
+    left, right, result = (*batch, m, k), (*batch, k, n), (*batch, m, n)
+    if op.name.startswith("linear"):
+        return {"x": left, "weight": (n, k), "bias": (n,), "dy": result}
+    return {"x1": left, "x2": right, "a": left, "b": right, "c": (n,), "dy": result}
 
 
 def _replaced(shape: Shape, axis: int, side: int) -> Shape:

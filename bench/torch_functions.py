@@ -19,8 +19,7 @@ SELU_ALPHA = 1.6732632423543772848170429916717
 def table(torch: Any, axis: int | None) -> dict[str, Pair]:
     """A call and a call with ``out=`` (or None) for each op, arguments in nnkernels' order."""
     functions = _rows(torch, axis) | _activations(torch) | _gradients(torch) | _gated(torch, axis)
-    functions["matmul"] = torch.matmul, torch.matmul
-    functions["matmul_backward"] = lambda dy, a, b: (dy @ b.mH, a.mH @ dy), None
+    functions |= _products(torch)
     if axis == 1:  # the only one that PyTorch has
         functions["prelu"] = torch.nn.functional.prelu, None
     return functions
@@ -41,6 +40,31 @@ def _aten(torch: Any, name: str, *options: Any) -> Pair:
 
 def _writing(overload: Call, argument: str, options: tuple[Any, ...]) -> Call:
     return lambda *arrays, out: overload(*arrays, *options, **{argument: out})
+
+
+def _products(torch: Any) -> dict[str, Pair]:
+    def matmul(a: Any, b: Any, **out: Any) -> Any:
+        if a.dtype in (torch.int8, torch.uint8):  # the product with sums of 32 bits
+            return torch.ops.aten._int_mm(a, b, **out)
+        return torch.matmul(a, b, **out)
+
+    def gemv(a: Any, x: Any, y: Any) -> Any:
+        return torch.addmv(y, a, x) if a.dim() == 2 else (a @ x[..., None])[..., 0] + y
+
+    linear = torch.nn.functional.linear
+    return {
+        "matmul": (matmul, matmul),
+        "matmul_backward": (lambda dy, a, b: (dy @ b.mH, a.mH @ dy), None),
+        "gemm": (lambda a, b, c: torch.addmm(c, a, b) if a.dim() == 2 else a @ b + c, None),
+        "gemv": (gemv, None),
+        "linear": (linear, torch.ops.aten.linear.out),
+        "linear_backward": (_linear_backward, None),
+    }
+
+
+def _linear_backward(dy: Any, x: Any, weight: Any, bias: Any) -> Any:
+    rows = dy.reshape(-1, dy.shape[-1])
+    return dy @ weight, rows.mT @ x.reshape(-1, x.shape[-1]), rows.sum(0)
 
 
 def _rows(torch: Any, axis: int | None) -> dict[str, Pair]:

@@ -10,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -117,6 +118,14 @@ NOT_ARRAYS = {
     "matmul gradient": row(
         lambda: nnk.matmul_backward(1.0, VECTOR, VECTOR), DTypeError, "dy must be", "got float 1.0"
     ),
+    "gemm": row(lambda: nnk.gemm(X, [[1.0]]), DTypeError, "b must be", "got list"),
+    "gemm, c": row(lambda: nnk.gemm(X, X.T, [1.0]), DTypeError, "c must be", "got list"),
+    "gemv": row(lambda: nnk.gemv(X, "x"), DTypeError, "x must be", "got str"),
+    "linear": row(lambda: nnk.linear(X, None), DTypeError, "weight must be", "NoneType"),
+    "linear, bias": row(lambda: nnk.linear(X, X, (1, 2, 3)), DTypeError, "bias must", "got tuple"),
+    "linear gradient": row(
+        lambda: nnk.linear_backward(2.0, X, X), DTypeError, "dy must be", "got float 2.0"
+    ),
     "vjp": row(lambda: nnk.vjp(nnk.relu, [1.0]), DTypeError, "x must be an array", "got list"),
 }  # fmt: skip
 
@@ -184,6 +193,27 @@ DTYPES = {
     ),
     "out_dtype list": row(
         lambda: nnk.matmul(X, X.T, out_dtype=["float32"]), DTypeError, "out_dtype must be", "list"
+    ),
+    "alpha that is no whole number": row(
+        lambda: nnk.gemm(INTS, INTS.T, alpha=0.5), DTypeError, "alpha is 0.5", "whole", "int64"
+    ),
+    "beta that is infinite": row(
+        lambda: nnk.gemm(INTS, INTS.T, INTS[:, :1], beta=np.inf), DTypeError, "beta is inf", "whole"
+    ),
+    "complex alpha": row(
+        lambda: nnk.gemv(X, VECTOR, alpha=1j), DTypeError, "alpha is 1j", "real", "float32"
+    ),
+    "c of another kind": row(
+        lambda: nnk.gemm(X, X.T, INTS[:, :3]), DTypeError, "float32 and int64", "convert one"
+    ),
+    "activation of integers": row(
+        lambda: nnk.linear(INTS, INTS, activation="gelu"), DTypeError, "Gelu", "int64"
+    ),
+    "activation of complex numbers": row(
+        lambda: nnk.matmul(COMPLEX, COMPLEX.T, epilogue="relu"), DTypeError, "Relu", "complex64"
+    ),
+    "out_dtype of gemm": row(
+        lambda: nnk.gemm(X, X.T, out_dtype="int32"), DTypeError, "out_dtype int32", "float32"
     ),
     "out_dtype object": row(
         lambda: nnk.matmul(X, X.T, out_dtype=object), DTypeError, "out_dtype must be", "object"
@@ -272,6 +302,47 @@ SHAPES = {
     "matmul gradient": row(
         lambda: nnk.matmul_backward(X, X, X.T), ShapeError, "dy has shape (3, 4)", "(3, 3)"
     ),
+    "gemm": row(lambda: nnk.gemm(X, X), ShapeError, "a has shape (3, 4)", "b (3, 4)", "last axis"),
+    "gemm, transposed": row(
+        lambda: nnk.gemm(X, X.T, transpose_a=True),
+        ShapeError, "a transposed has shape (4, 3)", "b (4, 3)",
+    ),
+    "gemm of a vector": row(
+        lambda: nnk.gemm(X, VECTOR), ShapeError, "b has shape (4,)", "two axes", "gemv"
+    ),
+    "gemm, c": row(
+        lambda: nnk.gemm(X, X.T, VECTOR), ShapeError, "c has shape (4,)", "(3, 3)", "broadcast"
+    ),
+    "gemm, c of more axes": row(
+        lambda: nnk.gemm(X, X.T, CUBE[:, :3, :3], beta=0), ShapeError, "c has shape", "(3, 3)"
+    ),
+    "gemm gradient": row(
+        lambda: nnk.gemm_backward(X, X, X.T), ShapeError, "dy has shape (3, 4)", "gemm", "(3, 3)"
+    ),
+    "gemm gradient, c": row(
+        lambda: nnk.gemm_backward(X[:, :3], X, X.T, VECTOR), ShapeError, "c has shape (4,)"
+    ),
+    "gemv": row(
+        lambda: nnk.gemv(X, VECTOR[:3]), ShapeError, "a has shape (3, 4)", "x (3,)", "only axis"
+    ),
+    "gemv, stack": row(
+        lambda: nnk.gemv(X, X.T), ShapeError, "a has shape (3, 4)", "x (4, 3)", "last axis of x"
+    ),
+    "gemv of a vector": row(lambda: nnk.gemv(VECTOR, VECTOR), ShapeError, "a has shape (4,)"),
+    "gemv, y": row(lambda: nnk.gemv(X, VECTOR, VECTOR), ShapeError, "y has shape (4,)", "(3,)"),
+    "gemv gradient": row(
+        lambda: nnk.gemv_backward(VECTOR, X, VECTOR), ShapeError, "dz has shape (4,)", "gemv"
+    ),
+    "linear": row(
+        lambda: nnk.linear(X, X.T), ShapeError, "x has shape (3, 4)", "weight (4, 3)", "length 3"
+    ),
+    "linear, weight": row(lambda: nnk.linear(X, CUBE), ShapeError, "weight has", "(outputs, in"),
+    "linear, bias": row(
+        lambda: nnk.linear(X, X, VECTOR), ShapeError, "bias has shape (4,)", "(3,)", "weight (3, 4)"
+    ),
+    "linear gradient": row(
+        lambda: nnk.linear_backward(X, X, X), ShapeError, "dy has shape (3, 4)", "linear", "(3, 3)"
+    ),
     "pullback": row(
         lambda: nnk.vjp(nnk.relu, X)[1](VECTOR), ShapeError, "dy has shape (4,)", "(3, 4)"
     ),
@@ -296,6 +367,37 @@ CALLS = {
     "vjp of a list": row(lambda: nnk.vjp([], X), TypeError, "function must be", "[]"),
     "vjp of a gradient": row(
         lambda: nnk.vjp(nnk.relu_backward, X, X), TypeError, "relu_backward has no gradient"
+    ),
+    "alpha is a string": row(lambda: nnk.gemm(X, X.T, alpha="2"), TypeError, "alpha must", "str"),
+    "alpha is an array": row(lambda: nnk.gemm(X, X.T, alpha=X), TypeError, "alpha must", "ndarray"),
+    "alpha is a bool": row(lambda: nnk.gemm(X, X.T, alpha=True), TypeError, "alpha must", "bool"),
+    "alpha is NaN": row(lambda: nnk.gemm(X, X.T, alpha=np.nan), ValueError, "alpha", "NaN"),
+    "beta is complex NaN": row(
+        lambda: nnk.gemm(X, X.T, beta=complex(0, np.nan)), ValueError, "beta", "NaN"
+    ),
+    "transpose is a number": row(
+        lambda: nnk.gemm(X, X.T, transpose_a=1), TypeError, "transpose_a must be True or", "int"
+    ),
+    "transpose is an array": row(
+        lambda: nnk.gemm(X, X.T, transpose_b=X), TypeError, "transpose_b must be True or"
+    ),
+    "unknown activation": row(
+        lambda: nnk.linear(X, X, activation="rely"), ValueError, "activation", "relu", "'rely'"
+    ),
+    "activation of two arrays": row(
+        lambda: nnk.linear(X, X, activation=nnk.swiglu), TypeError, "activation must be", "swiglu"
+    ),
+    "activation that is none of ours": row(
+        lambda: nnk.matmul(X, X.T, epilogue=np.tanh), TypeError, "epilogue must be", "tanh"
+    ),
+    "activation with an argument": row(
+        lambda: nnk.matmul(X, X.T, epilogue=partial(nnk.relu, X)), TypeError, "epilogue must be"
+    ),
+    "activation with out": row(
+        lambda: nnk.matmul(X, X.T, epilogue=partial(nnk.relu, out=X)), TypeError, "no out"
+    ),
+    "activation with a bad option": row(
+        lambda: nnk.matmul(X, X.T, epilogue=partial(nnk.elu, alpha="1")), TypeError, "alpha must"
     ),
     "vjp with out": row(lambda: nnk.vjp(nnk.relu, X, out=X), TypeError, "no out"),
     "vjp with an unknown option": row(lambda: nnk.vjp(nnk.relu, X, alpha=1.0), TypeError, "alpha"),
@@ -390,6 +492,14 @@ OUTS = {
     "shape, matmul": (
         lambda out: nnk.matmul(X, X.T, out=out), lambda: np.zeros((3, 4), np.float32),
         ShapeError, "out has shape (3, 4)", "(3, 3)",
+    ),
+    "shape, gemv": (
+        lambda out: nnk.gemv(X, VECTOR, out=out), lambda: np.zeros((3, 1), np.float32),
+        ShapeError, "out has shape (3, 1)", "(3,)",
+    ),
+    "dtype, linear": (
+        lambda out: nnk.linear(X, X, VECTOR[:3].astype("f8"), out=out),
+        lambda: np.zeros((3, 3), np.float32), DTypeError, "out has dtype float32", "float64",
     ),
     "shape, empty": (
         lambda out: nnk.relu(EMPTY, out=out), lambda: np.zeros((4, 0), np.float32),
@@ -494,6 +604,27 @@ OVERLAPS = {
     "matmul in place": (
         lambda m: nnk.matmul(m.reshape(4, 4), m.reshape(4, 4), out=m.reshape(4, 4)),
         ShapeError, "out shares memory with x1", "apart",
+    ),
+    "gemm over what it adds, shifted": (
+        lambda m: nnk.gemm(
+            np.ones((2, 2), "f4"), np.ones((2, 2), "f4"), m[:4].reshape(2, 2),
+            out=m[1:5].reshape(2, 2),
+        ),
+        ShapeError, "out shares memory with c", "same shape and strides",
+    ),
+    "gemm over what it adds, broadcast": (
+        lambda m: nnk.gemm(
+            np.ones((2, 2), "f4"), np.ones((2, 2), "f4"), m[:2], out=m[:4].reshape(2, 2)
+        ),
+        ShapeError, "out shares memory with c",
+    ),
+    "gemv over its operand": (
+        lambda m: nnk.gemv(m[:4].reshape(2, 2), m[4:6], out=m[4:6]),
+        ShapeError, "out shares memory with x", "apart",
+    ),
+    "linear over its weight": (
+        lambda m: nnk.linear(m[4:8].reshape(2, 2), m[:4].reshape(2, 2), out=m[:4].reshape(2, 2)),
+        ShapeError, "out shares memory with weight",
     ),
     "logsumexp in place": (
         lambda m: nnk.logsumexp(m.reshape(4, 4), out=m[:4]), ShapeError, "memory with x",

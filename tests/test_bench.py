@@ -536,6 +536,23 @@ def test_a_turn_is_as_long_as_the_slowest_call(module, scripted):
     assert timings["fast"].seconds_spent >= 0.6
 
 
+def test_whoever_is_very_slow_is_timed_once(module, scripted):
+    timing, calls = module("timing"), []
+
+    def slow():
+        calls.append(1)
+        return 10.0
+
+    providers = [timing.Provider("a", lambda: 0.01, ((),)), timing.Provider("b", slow, ((),))]
+    timings = timing.interleave(providers, scripted, timing.Settings(min_time=0.1, settle=0.0))
+    assert len(calls) == 1
+    assert timings["b"].median == 10.0
+    assert len(timings["a"].turns) >= 3
+    assert timing.paired_ratio(timings["b"], timings["a"]) == pytest.approx(1000.0)
+    alone = timing.interleave(providers[1:], scripted, timing.Settings())
+    assert alone["b"].summary()["runs"] == 1
+
+
 def test_short_calls_are_timed_many_at_a_time(module, scripted):
     timing = module("timing")
     provider = timing.Provider("a", lambda: 1e-6, ((),))

@@ -64,10 +64,10 @@ def gemv_backward(
     dy: Any, a: Any, x: Any, y: Any, alpha: complex, beta: complex, transpose: bool
 ) -> Gradients:
     """Gradients of a, x and y (or None) of ``alpha op(a) x + beta y``."""
-    (d, matrix, vector, added), restore = _adopt((dy, a, x, y), ("dy", *GEMV))
+    (d, matrix, vector, added), restore = _adopt((dy, a, x, y), ("dz", *GEMV))
     require_axes(matrix, "a", "gemv multiplies a matrix by a vector")
     op_a, name = turned(matrix, "a") if transpose else (matrix, "a")
-    _check_cotangent(d, match_shapes(op_a, vector, (name, "x"), vectors=True).result, "gemv")
+    _check_cotangent(d, match_shapes(op_a, vector, (name, "x"), vectors=True).result, "gemv", "dz")
     scale = _scale(alpha)
     column = d[..., :, None]
     if transpose:
@@ -107,9 +107,9 @@ def _adopt(arrays: Sequence[Any], names: Sequence[str]) -> tuple[list[Any], Any]
     return [None if x is None else next(views) for x in arrays], restore
 
 
-def _check_cotangent(dy: Any, shape: Shape, name: str) -> None:
+def _check_cotangent(dy: Any, shape: Shape, name: str, argument: str = "dy") -> None:
     if dy.shape != shape:
-        raise ShapeError(f"dy has shape {dy.shape}; {name} has shape {shape}")
+        raise ShapeError(f"{argument} has shape {dy.shape}; {name} has shape {shape}")
 
 
 def _scale(alpha: complex) -> Epilogue:
