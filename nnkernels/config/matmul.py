@@ -95,13 +95,13 @@ def _configure_plain(problem: MatmulProblem) -> MatmulConfig:
         _GPU_THREADS,
         fast_a=fast_a,
         fast_b=fast_b,
-        index=_index(problem),
+        index=index_kind(problem.reach),
     )
 
 
-def _index(problem: MatmulProblem) -> str:
-    # Indices run up to one tile past the end.
-    return "i" if problem.reach + 4096 * 64 <= 2**31 - 1 else "q"
+def index_kind(reach: int) -> str:
+    """``"i"`` if 32-bit indices reach so many bytes or elements and a tile beyond, else ``"q"``."""
+    return "i" if reach + 4096 * 64 <= 2**31 - 1 else "q"
 
 
 def _fast_axes(problem: MatmulProblem) -> tuple[int, int]:
@@ -212,7 +212,7 @@ def _configure_packed(problem: MatmulProblem, device: Device) -> PackedConfig:
         unit_a=problem.strides_a[fast_a] == problem.itemsizes[0],
         unit_b=problem.strides_b[fast_b] == problem.itemsizes[1],
         in_place=problem.in_place,
-        index=_index(problem),
+        index=index_kind(problem.reach),
     )
 
 

@@ -132,11 +132,11 @@ def _run(
     addresses = [address(a) for a in arrays]
     plans = machine.plans
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
-        key = (key, _alignment(addresses))
+        key = (key, alignment_of(*addresses))
     plan = plans.get(key)
     if plan is None:
         plan = elementwise_plan.make_plan(
-            functor, arrays, params, machine, _alignment(addresses), None, wide
+            functor, arrays, params, machine, alignment_of(*addresses), None, wide
         )
         remember(plans, key, plan)
     if functor.outputs == 1:
@@ -166,7 +166,7 @@ def _apply_out(
     key = (
         functor,
         params,
-        _alignment(addresses),
+        alignment_of(*addresses),
         *[(a.shape, a.strides, a.dtype) for a in (*views, *arrays)],
     )
     plans = machine.plans
@@ -177,7 +177,7 @@ def _apply_out(
             check_out(view, name, shape, dtype)
         machines.require_aligned(machine, views, names)
         plan = elementwise_plan.make_plan(
-            functor, arrays, params, machine, _alignment(addresses), views
+            functor, arrays, params, machine, alignment_of(*addresses), views
         )
         plan.reaches = [reach(a) for a in (*views, *arrays)]
         remember(plans, key, plan)
@@ -204,7 +204,8 @@ def remember(plans: dict[Any, Any], key: Any, plan: Any) -> None:
     plans[key] = plan
 
 
-def _alignment(addresses: Sequence[int]) -> int:
+def alignment_of(*addresses: int) -> int:
+    """The largest power of two, up to 16, that divides all addresses."""
     bits = 16
     for address in addresses:
         bits |= address

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch import machines, matmul_plan
-from nnkernels.dispatch.elementwise import remember
+from nnkernels.dispatch.elementwise import alignment_of, remember
 from nnkernels.dispatch.matmul_plan import PLAIN, Epilogue
 from nnkernels.dispatch.results import adopt_out, check_memory, is_same
 from nnkernels.interop.libraries import NUMPY, Library, adopt_all
@@ -103,6 +103,10 @@ def multiply(
     in_place = view is not None and addend is not None and is_same(view, addend)
     if view is not None:
         key = (*key, view.shape, view.strides, view.dtype, in_place)
+    alignments = (1, 1)
+    if machine.device.is_gpu:  # on a CPU, kernels do not depend on it
+        alignments = (alignment_of(address(a)), alignment_of(address(b)))
+        key = (*key, alignments)
     plans = machine.plans
     try:
         plan = plans.get(key)
@@ -110,7 +114,16 @@ def multiply(
         raise matmul_plan.no_dtype(out_dtype) from None
     if plan is None:
         plan = matmul_plan.make_plan(
-            arrays, names, vectors, out_dtype, conjugate, epilogue, machine, view, in_place
+            arrays,
+            names,
+            vectors,
+            out_dtype,
+            conjugate,
+            epilogue,
+            machine,
+            view,
+            in_place,
+            alignments,
         )
         remember(plans, key, plan)
     if view is None:

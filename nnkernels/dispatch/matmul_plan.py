@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkernels.compile.instance import Instance
+from nnkernels.config import gemv as gemv_config
 from nnkernels.config import matmul as config
+from nnkernels.config.gemv import GemvConfig, GemvProblem
 from nnkernels.config.matmul import MatmulConfig, MatmulProblem, PackedConfig
 from nnkernels.dispatch import machines
-from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, merge
+from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, largest_power_of_two, merge
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype, promote, require
 from nnkernels.dispatch.matmul_product import Product, match_shapes
 from nnkernels.dispatch.packing import Packer, pointer_struct
@@ -161,6 +163,7 @@ def make_plan(
     machine: Any,
     out: Any,
     in_place: bool,
+    alignments: tuple[int, int],
 ) -> MatmulPlan:
     """The plan of a call.
 
@@ -180,6 +183,8 @@ def make_plan(
         The result, where it is given.
     in_place : bool
         Whether it is the array that is added.
+    alignments : tuple of int
+        Powers of two, up to 16, that the addresses of the operands are multiples of.
     """
     a, b, addend = arrays
     types = _types(a, b, addend, names, out_dtype, epilogue)
@@ -202,29 +207,50 @@ def make_plan(
     plan.pack = pointer_struct(4 if plan.adds else 3).pack
     if 0 in shapes.result:
         return plan
-    if product.n > 1 and abs(product.strides_c[-2]) < abs(product.strides_c[-1]):
-        # C lies by columns: its transpose is the product of the transposes.
-        plan.mirrored = True
-        product, types, conjugate = product.mirrored(), types.mirrored(), conjugate[::-1]
-    _finish(plan, product.folded(), types, conjugate, epilogue, machine, in_place)
+    product, plan.mirrored = product.oriented()
+    if plan.mirrored:
+        types, conjugate, alignments = types.mirrored(), conjugate[::-1], alignments[::-1]
+    call = Call(product, types, conjugate, epilogue, alignments, in_place)
+    finish = _finish_gemv if product.m == 1 else _finish
+    plan.tail, plan.start = finish(call, machine)
     return plan
 
 
-def _finish(
-    plan: MatmulPlan,
-    product: Product,
-    types: Types,
-    conjugate: tuple[bool, bool],
-    epilogue: Epilogue,
-    machine: Any,
-    in_place: bool,
-) -> None:
-    """Choose the kernel, and prepare its launch."""
+@dataclass(frozen=True)
+class Call:
+    """A product as the kernels see it.
+
+    Attributes
+    ----------
+    product, types, conjugate, epilogue
+        What is computed.
+    alignments : tuple of int
+        Of the addresses of A and B.
+    in_place : bool
+        Whether C is what is added.
+    """
+
+    product: Product
+    types: Types
+    conjugate: tuple[bool, bool]
+    epilogue: Epilogue
+    alignments: tuple[int, int]
+    in_place: bool
+
+    def batch(self) -> tuple[Shape, list[Strides]]:
+        """Shape of the stack, and strides of A, B, C and what is added; merged."""
+        p = self.product
+        arrays = [p.strides_a, p.strides_b, p.strides_c]
+        if p.strides_d is not None:
+            arrays.append(p.strides_d)
+        return merge(p.batch, [strides[:-2] for strides in arrays])
+
+
+def _finish(call: Call, machine: Any) -> tuple[bytes, Any]:
+    """Choose the kernel of a product of matrices, and prepare its launch."""
+    product, types = call.product, call.types
     accumulator, _, compute_itemsize = types.accumulator
-    operands = [product.strides_a, product.strides_b, product.strides_c]
-    if product.strides_d is not None:
-        operands.append(product.strides_d)
-    batch, batch_strides = merge(product.batch, [strides[:-2] for strides in operands])
+    batch, batch_strides = call.batch()
     batches = int(np.prod(batch, dtype=np.int64))
     problem = MatmulProblem(
         m=product.m,
@@ -238,39 +264,67 @@ def _finish(
         reach=product.reach,
         batches=batches,
         # Unfinished sums may wait in C, unless it holds what is still to be added.
-        in_place=types.storage_c == accumulator and not in_place,
+        in_place=types.storage_c == accumulator and not call.in_place,
     )
     chosen = config.configure(problem, machine.device)
-    instance = make_instance(types, len(batch), chosen, conjugate, epilogue)
     tiles_m, tiles_n = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
-    packer = _pack(problem, chosen, batch, batch_strides, product, tiles_m, tiles_n)
-    _pack_epilogue(packer, epilogue, types, product.strides_d)
-    plan.tail = packer.finish()
-    # Work, in bytes that would take as long: a product is worth a thread much earlier than a copy.
-    traffic = batches * product.m * product.n * max(product.k, 1)
-    shared_bytes = chosen.shared_elements(problem.k) * compute_itemsize
-    plan.start = machine.prepare(instance, batches * tiles_m * tiles_n, shared_bytes, traffic)
-
-
-def _pack(
-    problem: MatmulProblem,
-    chosen: MatmulConfig | PackedConfig,
-    batch: Shape,
-    batch_strides: list[Strides],
-    product: Product,
-    tiles_m: int,
-    tiles_n: int,
-) -> Packer:
     packer = Packer(len(batch_strides), chosen.index)
     packer.add("q", tiles_m, tiles_n)
     if isinstance(chosen, PackedConfig):
         packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
-    packer.add_index(problem.m, problem.n, problem.k)
+    packer.add_index(product.m, product.n, product.k)
+    _pack_batch(packer, batch, batch_strides)
+    packer.add_index(*problem.strides_a, *problem.strides_b, *product.strides_c[-2:])
+    _pack_epilogue(packer, call)
+    # Work, in bytes that would take as long: a product is worth a thread much earlier than a copy.
+    traffic = batches * product.m * product.n * max(product.k, 1)
+    shared_bytes = chosen.shared_elements(product.k) * compute_itemsize
+    instance = make_instance(call, len(batch), chosen)
+    return packer.finish(), machine.prepare(
+        instance, batches * tiles_m * tiles_n, shared_bytes, traffic
+    )
+
+
+def _finish_gemv(call: Call, machine: Any) -> tuple[bytes, Any]:
+    """Choose the kernel of a product of a vector and a matrix, and prepare its launch."""
+    product, types = call.product, call.types
+    batch, batch_strides = call.batch()
+    batches = int(np.prod(batch, dtype=np.int64))
+    steps = (batch_strides[0], batch_strides[1])
+    problem = GemvProblem(
+        n=product.n,
+        k=product.k,
+        stride_x=product.strides_a[-1],
+        strides_b=(product.strides_b[-2], product.strides_b[-1]),
+        itemsizes=(types.a.itemsize, types.b.itemsize, types.c.itemsize),
+        compute_itemsize=types.accumulator[2],
+        is_complex=types.c.kind == "c",
+        alignments=(
+            largest_power_of_two(call.alignments[0], *steps[0]),
+            largest_power_of_two(call.alignments[1], *steps[1]),
+        ),
+        index=config.index_kind(product.reach),
+        batches=batches,
+    )
+    chosen = gemv_config.configure(problem, machine.device)
+    tiles = -(-product.n // chosen.columns)
+    packer = Packer(len(batch_strides), chosen.index)
+    packer.add("q", tiles)
+    packer.add("i", chosen.columns)
+    packer.add_index(product.n, product.k)
+    _pack_batch(packer, batch, batch_strides)
+    packer.add_index(problem.stride_x, *problem.strides_b, product.strides_c[-1])
+    _pack_epilogue(packer, call)
+    traffic = batches * product.n * max(product.k, 1) * types.b.itemsize
+    shared_bytes = chosen.shared_elements * problem.compute_itemsize
+    instance = make_gemv_instance(call, len(batch), chosen)
+    return packer.finish(), machine.prepare(instance, batches * tiles, shared_bytes, traffic)
+
+
+def _pack_batch(packer: Packer, batch: Shape, batch_strides: list[Strides]) -> None:
     packer.add_divisors(batch)
     for strides in batch_strides:
         packer.add_index(*strides)
-    packer.add_index(*problem.strides_a, *problem.strides_b, *product.strides_c[-2:])
-    return packer
 
 
 # ---- the epilogue -------------------------------------------------------------------------------
@@ -289,10 +343,9 @@ def epilogue_type(epilogue: Epilogue, types: Types) -> tuple[str, tuple[str, ...
     )
 
 
-def _pack_epilogue(
-    packer: Packer, epilogue: Epilogue, types: Types, strides_d: Strides | None
-) -> None:
+def _pack_epilogue(packer: Packer, call: Call) -> None:
     """``AffineEpilogue::Args``: see ``cuda_src/nnk/matmul_epilogue.cuh``."""
+    epilogue, types, strides_d = call.epilogue, call.types, call.product.strides_d
     if epilogue == PLAIN and strides_d is None:
         packer.add("i", 0)  # an empty struct has a byte
         return
@@ -311,14 +364,9 @@ def _pack_epilogue(
 # ---- instances ----------------------------------------------------------------------------------
 
 
-def make_instance(
-    types: Types,
-    batch_rank: int,
-    chosen: MatmulConfig | PackedConfig,
-    conjugate: tuple[bool, bool],
-    epilogue: Epilogue,
-) -> Instance:
-    """The kernel of a config, for the element types and an epilogue."""
+def make_instance(call: Call, batch_rank: int, chosen: MatmulConfig | PackedConfig) -> Instance:
+    """The kernel of a config for a product of matrices."""
+    types, conjugate = call.types, call.conjugate
     if isinstance(chosen, PackedConfig):
         header, name, threads = "matmul_packed", "MatmulPacked", 1
         storage_c = types.storage_c
@@ -334,16 +382,30 @@ def make_instance(
             f"{chosen.vector}, {chosen.threads}, {chosen.fast_a}, {chosen.fast_b}, "
             f"{_flags(*conjugate)}"
         )
-    finish, more_headers = epilogue_type(epilogue, types)
+    finish, more_headers = epilogue_type(call.epilogue, types)
     kernel = (
         f"{name}<{types.a.storage}, {types.b.storage}, {storage_c}, {types.accumulator[0]}, "
-        f"{_index_type(chosen)}, {batch_rank}, {options}, {finish}>"
+        f"{_index_type(chosen.index)}, {batch_rank}, {options}, {finish}>"
     )
     return Instance(header, kernel, threads, more_headers)
 
 
-def _index_type(chosen: MatmulConfig | PackedConfig) -> str:
-    return "int32" if chosen.index == "i" else "int64"
+def make_gemv_instance(call: Call, batch_rank: int, chosen: GemvConfig) -> Instance:
+    """The kernel of a config for a product of a vector and a matrix."""
+    types = call.types
+    flags = (chosen.unit_x,) if chosen.along else (chosen.held,)
+    finish, more_headers = epilogue_type(call.epilogue, types)
+    kernel = (
+        f"{'GemvAlong' if chosen.along else 'GemvAcross'}<{types.a.storage}, {types.b.storage}, "
+        f"{types.storage_c}, {types.accumulator[0]}, {_index_type(chosen.index)}, {batch_rank}, "
+        f"{chosen.vector}, {chosen.threads}, {chosen.team}, {chosen.depth}, "
+        f"{_flags(*flags, chosen.unit_b, *call.conjugate)}, {finish}>"
+    )
+    return Instance("gemv", kernel, chosen.threads, more_headers)
+
+
+def _index_type(index: str) -> str:
+    return "int32" if index == "i" else "int64"
 
 
 def _flags(*flags: bool) -> str:

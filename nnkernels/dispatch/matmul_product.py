@@ -56,6 +56,20 @@ class Product:
             product = product._with_batch_as_rows()
         return product
 
+    def oriented(self) -> tuple[Product, bool]:
+        """The product folded, and turned so that C lies by rows; whether it is the transposed one.
+
+        A product with a vector becomes that of a vector and a matrix, of one row.
+        """
+        product, mirrored = self.folded(), False
+        if product.n == 1 and product.m > 1:
+            product, mirrored = product.mirrored().folded(), True
+        if product.m > 1 and product.n > 1:
+            by_columns = abs(product.strides_c[-2]) < abs(product.strides_c[-1])
+            if by_columns:
+                product, mirrored = product.mirrored().folded(), not mirrored
+        return product, mirrored
+
     def _arrays_with_rows(self) -> list[Strides]:
         arrays = [self.strides_a, self.strides_c]
         return arrays if self.strides_d is None else [*arrays, self.strides_d]

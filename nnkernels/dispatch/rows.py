@@ -13,7 +13,7 @@ import numpy as np
 from nnkernels.dispatch import machines, rows_plan
 from nnkernels.dispatch.axes import checked_axis, normalize_axes, reduced_shape
 from nnkernels.dispatch.dtypes import ELEMENTS, Element
-from nnkernels.dispatch.elementwise import _alignment, remember
+from nnkernels.dispatch.elementwise import alignment_of, remember
 from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
 from nnkernels.interop.libraries import NUMPY, Library, adopt_all
 
@@ -95,11 +95,11 @@ def _run(
     addresses = [address(a) for a in arrays]
     plans = machine.plans
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
-        key = (*key, _alignment(addresses))
+        key = (*key, alignment_of(*addresses))
     plan = plans.get(key)
     if plan is None:
         plan = rows_plan.make_plan(
-            kernel, arrays, axis, keepdims, machine, _alignment(addresses), None
+            kernel, arrays, axis, keepdims, machine, alignment_of(*addresses), None
         )
         remember(plans, key, plan)
     result = plan.allocation.make(machine)
@@ -119,7 +119,7 @@ def _apply_out(
     view = adopt_out(out, "out", library, like)
     machine, address = machines.for_array(arrays[0])
     addresses = [address(view), *(address(a) for a in arrays)]
-    alignment = _alignment(addresses)
+    alignment = alignment_of(*addresses)
     described = tuple((a.shape, a.strides, a.dtype) for a in (*arrays, view))
     key = (
         kernel,

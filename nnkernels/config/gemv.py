@@ -1,0 +1,166 @@
+"""Which kernel multiplies a vector by a matrix, and how its threads share the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnkernels.config.device import Device
+
+
+@dataclass(frozen=True)
+class GemvProblem:
+    """One product of a vector of k terms and a k x n matrix; strides in bytes.
+
+    Attributes
+    ----------
+    n, k : int
+        Columns of the matrix, and terms of a sum.
+    stride_x : int
+        Of the vector.
+    strides_b : tuple of int
+        Of rows and columns of the matrix.
+    itemsizes : tuple of int
+        Of the vector, the matrix and the result.
+    compute_itemsize : int
+        Of the sums.
+    is_complex : bool
+        Whether they are complex.
+    alignments : tuple of int
+        Powers of two, at most 16, of which the addresses of the vector and the matrix and the
+        steps between their batches are multiples.
+    index : str
+        ``"i"`` if 32-bit indices reach everything, else ``"q"``.
+    batches : int
+        How many such products there are.
+    """
+
+    n: int
+    k: int
+    stride_x: int
+    strides_b: tuple[int, int]
+    itemsizes: tuple[int, int, int]
+    compute_itemsize: int
+    is_complex: bool
+    alignments: tuple[int, int]
+    index: str
+    batches: int = 1
+
+
+@dataclass(frozen=True)
+class GemvConfig:
+    """Template arguments of one instance, and the columns of a block.
+
+    Attributes
+    ----------
+    along : bool
+        Whether the terms of a sum are neighbours in memory (`GemvAlong`), or the columns.
+    columns : int
+        Of a block.
+    vector : int
+        Terms, or columns, that are loaded at once.
+    threads, team : int
+        Threads of a block; of those, the ones that share a sum, or lie side by side.
+    depth : int
+        Columns at once; or rows of the matrix at once.
+    held : bool
+        Whether threads keep their sums in registers.
+    """
+
+    along: bool
+    columns: int
+    vector: int
+    threads: int
+    team: int
+    depth: int
+    held: bool
+    unit_x: bool
+    unit_b: bool
+    index: str
+
+    @property
+    def shared_elements(self) -> int:
+        """Elements of shared memory of a block, of the type of the sums."""
+        if self.along:
+            return 0
+        if not self.held:
+            return -(-self.columns // self.vector) * self.vector
+        return self.threads * self.vector if self.threads > self.team else 0
+
+
+# Columns of a block where their sums wait in a level-1 cache of a CPU: 16 KiB.
+_WAITING_BYTES = 16 * 1024
+# Columns at once where terms are neighbours: x is read once for them, and a processor follows so
+# many streams.
+_SUMS = 4
+# Rows of the matrix at once where columns are neighbours: for each of them, the sums are read and
+# written once.
+_TERMS = 8
+_GPU_THREADS = 256
+# A block shares a sum of at least so many terms, a warp a shorter one.
+_BLOCK_TERMS = 8192
+
+
+def configure(problem: GemvProblem, device: Device) -> GemvConfig:
+    """The kernel for a problem on a device."""
+    along = abs(problem.strides_b[0]) < abs(problem.strides_b[1]) or problem.n == 1
+    return _gpu(problem, device, along) if device.is_gpu else _cpu(problem, device, along)
+
+
+def _cpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
+    lanes = device.vector_bytes // problem.compute_itemsize
+    vector = 2 if problem.is_complex else 2 * lanes
+    # Enough blocks for all threads, whose ends nobody waits for long.
+    share = -(-problem.n * problem.batches // (4 * device.processors * problem.batches))
+    if along:
+        columns = -(-max(share, 1) // _SUMS) * _SUMS
+    else:
+        most = _WAITING_BYTES // problem.compute_itemsize
+        columns = min(most, -(-max(share, 8 * vector) // vector) * vector)
+    return GemvConfig(
+        along=along,
+        columns=columns,
+        vector=vector,
+        threads=1,
+        team=1,
+        depth=_SUMS if along else _TERMS,
+        held=False,
+        unit_x=problem.stride_x == problem.itemsizes[0],
+        unit_b=problem.strides_b[0 if along else 1] == problem.itemsizes[1],
+        index=problem.index,
+    )
+
+
+def _gpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
+    # A thread reads 16 bytes of the matrix at once, where it may.
+    vector = max(1, 16 // max(problem.itemsizes[1], problem.compute_itemsize // 2))
+    unit_x = problem.stride_x == problem.itemsizes[0]
+    unit_b = problem.strides_b[0 if along else 1] == problem.itemsizes[1]
+    step = problem.strides_b[1 if along else 0]
+    aligned = _is_aligned(problem.alignments[1], step, problem.itemsizes[1] * vector)
+    unit_b = unit_b and (aligned or vector == 1)
+    unit_x = unit_x and problem.alignments[0] % min(16, problem.itemsizes[0] * vector) == 0
+    if along:
+        whole_block = problem.k >= _BLOCK_TERMS and problem.n < 8 * device.processors
+        team = _GPU_THREADS if whole_block else device.warp
+        depth = 1 if problem.n * problem.batches < 16 * device.processors else _SUMS
+        columns = _GPU_THREADS // team * depth
+    else:
+        team, depth = device.warp, _TERMS // 2
+        columns = team * vector
+    return GemvConfig(
+        along=along,
+        columns=columns,
+        vector=vector,
+        threads=_GPU_THREADS,
+        team=team,
+        depth=depth,
+        held=not along,
+        unit_x=unit_x,
+        unit_b=unit_b,
+        index=problem.index,
+    )
+
+
+def _is_aligned(alignment: int, step: int, access: int) -> bool:
+    access = min(access, 16)
+    return alignment % access == 0 and step % access == 0
