@@ -13,7 +13,7 @@ from strategies import make_numbers
 
 import nnkernels as nnk
 from nnkernels import registry
-from nnkernels.config import elementwise, matmul, rows
+from nnkernels.config import elementwise, gemv, matmul, rows
 from nnkernels.config.device import PROFILES, SIMULATED, Device
 from nnkernels.config.elementwise import ElementwiseProblem
 from nnkernels.config.rows import RowsProblem
@@ -333,6 +333,63 @@ def test_packed_product(changes, expected):
     assert c.tile_k % c.vector == 0
     waits = c.tile_m * c.tile_n if not c.in_place else 0
     assert c.shared_elements(c.tile_k + 1) - c.shared_elements(c.tile_k) == waits
+
+
+ALONG = gemv.GemvProblem(1000, 1000, 4, (4, 4000), (4, 4, 4), 4, False, (16, 16), "i")
+ACROSS = replace(ALONG, strides_b=(4000, 4))
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        (ALONG, {"along": True, "columns": 128, "vector": 32, "depth": 4, "unit_b": True}),
+        (replace(ALONG, n=1, strides_b=(4, 0)), {"along": True, "columns": 4}),
+        (replace(ALONG, n=1, strides_b=(8, 4)), {"along": True, "unit_b": False}),
+        (replace(ALONG, stride_x=8), {"unit_x": False, "unit_b": True}),
+        (replace(ALONG, stride_x=-4), {"unit_x": False}),
+        (replace(ALONG, batches=50), {"columns": 128}),
+        (ACROSS, {"along": False, "columns": 256, "vector": 32, "depth": 8, "unit_b": True}),
+        (replace(ACROSS, n=100_000), {"columns": 4096, "shared_elements": 4096}),
+        (replace(ACROSS, n=40), {"columns": 256, "shared_elements": 256}),
+        (replace(ACROSS, strides_b=(4000, 8)), {"along": False, "unit_b": False}),
+        (replace(ACROSS, compute_itemsize=16, is_complex=True), {"vector": 2}),
+        (replace(ACROSS, index="q"), {"index": "q", "held": False, "threads": 1}),
+    ],
+    ids=str,
+)
+def test_vector_product_on_a_cpu(problem, expected):
+    c = gemv.configure(problem, replace(CPU, vector_bytes=64, processors=2))
+    assert {name: getattr(c, name) for name in expected} == expected
+    assert c.columns % (c.depth if c.along else c.vector) == 0
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        (ALONG, {"along": True, "team": 32, "depth": 1, "vector": 4, "columns": 8}),
+        (replace(ALONG, n=9000), {"team": 32, "depth": 4, "columns": 32}),
+        (replace(ALONG, batches=9), {"team": 32, "depth": 4}),
+        (replace(ALONG, k=8192, strides_b=(4, 32768)), {"team": 256, "depth": 1, "columns": 1}),
+        (replace(ALONG, k=8192, n=9000, strides_b=(4, 32768)), {"team": 32}),
+        (replace(ALONG, alignments=(16, 8)), {"unit_x": True, "unit_b": False}),
+        (replace(ALONG, alignments=(4, 16)), {"unit_x": False, "unit_b": True}),
+        (replace(ALONG, strides_b=(4, 4004)), {"unit_x": True, "unit_b": False}),
+        (replace(ALONG, itemsizes=(2, 2, 2)), {"vector": 8}),
+        (replace(ALONG, itemsizes=(1, 1, 4)), {"vector": 8}),
+        (replace(ALONG, itemsizes=(8, 8, 8), compute_itemsize=8), {"vector": 2}),
+        (replace(ALONG, itemsizes=(16, 16, 16), compute_itemsize=16), {"vector": 1}),
+        (ACROSS, {"along": False, "team": 32, "columns": 128, "held": True, "depth": 4}),
+        (replace(ACROSS, strides_b=(4002, 4)), {"unit_b": False}),
+        (replace(ACROSS, strides_b=(4000, 8)), {"unit_b": False}),
+    ],
+    ids=str,
+)
+def test_vector_product_on_a_gpu(problem, expected):
+    c = gemv.configure(problem, PROFILES["sm_90"])
+    assert {name: getattr(c, name) for name in expected} == expected
+    assert c.shared_elements == (0 if c.along else 8 * 32 * c.vector)
+    wave = gemv.configure(problem, PROFILES["gfx90a"])
+    assert wave.team in (64, 256)
 
 
 @pytest.mark.parametrize(("vector_bytes", "micro_m"), [(16, 6), (32, 6), (64, 14)])

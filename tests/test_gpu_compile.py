@@ -25,7 +25,7 @@ from nnkernels.inspection.problems import Problem
 from nnkernels.inspection.result import Report
 
 ARCHS = ("sm_80", "sm_90", "sm_120", "gfx90a")
-ALWAYS = ("softmax", "softmax_backward", "relu", "swiglu_backward", "matmul")
+ALWAYS = ("softmax", "softmax_backward", "relu", "swiglu_backward", "matmul", "gemv")
 ALL = os.environ.get("NNKERNELS_TEST_ALL_INSTANCES", "") not in ("", "0")
 # The others: one in so many, spread over the architectures.
 SPARSE = 8 * len(ARCHS)
@@ -140,7 +140,24 @@ def expected_accesses(kernel: str) -> tuple[Counter[int], Counter[int]]:
             loads[width] = depth * (2 if both else 1)
         if writes:
             stores[width] = depth
+    elif name in ("GemvAlong", "GemvAcross"):
+        # The matrix: for each of the columns, or rows, that are taken at once.
+        loads[min(int(arguments[6]) * SIZES[arguments[1]], 16)] = int(arguments[9])
     return loads, stores
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_kind_of_vector_product_is_reached(arch):
+    kinds = {
+        report_kind(choice, arch) for choice in choices(registry.find("gemv"), ("float32",), arch)
+    }
+    slices = 256 // PROFILES[arch].warp
+    assert {
+        "warp for 1 sums along memory",
+        "warp for 4 sums along memory",
+        "block of 256 for 1 sums along memory",
+        f"{slices} slices of terms, sums across memory",
+    } <= kinds
 
 
 def test_faults_are_seen():

@@ -76,6 +76,7 @@ template <class TX, class TB, class TC, class S, class Index, int BatchRank, int
 struct GemvAlong {
   static_assert(Team == Threads || Team == warp_width, "a team is a warp or a block");
   using V = Vec<S, N>;
+  static constexpr int register_budget = sizeof(S) > 4 ? 128 : 0;
   using Args = GemvArgs<TX, TB, TC, Index, BatchRank, Epilogue>;
   using Tile = GemvTile<TX, TB, TC, Index, Epilogue>;
 
@@ -148,6 +149,7 @@ struct GemvAcross {
   static constexpr int slices = Threads / Lanes;
   static_assert(Held || slices == 1, "sums that wait have one slice of terms");
   using V = Vec<S, N>;
+  static constexpr int register_budget = sizeof(S) > 4 ? 128 : 0;
   using Args = GemvArgs<TX, TB, TC, Index, BatchRank, Epilogue>;
   using Tile = GemvTile<TX, TB, TC, Index, Epilogue>;
 

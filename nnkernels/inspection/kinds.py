@@ -36,6 +36,11 @@ def kind_of(instance: Instance, warp: int) -> str:
         return f"{arguments[5]} elements, {arguments[6]} at once{rank}"
     if name == "Matmul":
         return f"tile {arguments[6]}x{arguments[7]}x{arguments[8]}"
+    if name == "GemvAlong":
+        team = "warp" if arguments[8] != arguments[7] else f"block of {arguments[7]}"
+        return f"{team} for {arguments[9]} sums along memory"
+    if name == "GemvAcross":
+        return f"{int(arguments[7]) // int(arguments[8])} slices of terms, sums across memory"
     return "-"
 
 

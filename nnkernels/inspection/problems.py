@@ -170,6 +170,9 @@ def _columns(shapes: tuple[Shape, ...], op: Op) -> tuple[Shape, ...]:
 
 
 def _matmul(op: Op) -> Iterator[Problem]:
+    if op.name == "gemv":
+        yield from _gemv(op)
+        return
     shapes = resized(op.examples[0], {64: 512, 50: 384, 70: 640})
     for label, layout in (
         ("dense", contiguous),
@@ -178,3 +181,14 @@ def _matmul(op: Op) -> Iterator[Problem]:
         ("64-bit offsets", far_apart),
     ):
         yield Problem(label, False, shapes, {}, layout)
+
+
+def _gemv(op: Op) -> Iterator[Problem]:
+    for rows, terms in ((512, 1024), (8192, 1024), (512, 16384)):
+        shapes = resized(op.examples[0], {64: rows, 50: terms})
+        yield Problem(f"{rows} sums of {terms}, dense", True, shapes, {}, contiguous)
+    shapes = resized(op.examples[0], {64: 512, 50: 1024})
+    yield Problem("transposed", True, shapes, {}, transposed)
+    yield Problem("misaligned", False, shapes, {}, misaligned)
+    yield Problem("strided", False, shapes, {}, strided)
+    yield Problem("64-bit offsets", True, shapes, {}, far_apart)
