@@ -126,6 +126,12 @@ NOT_ARRAYS = {
     "linear gradient": row(
         lambda: nnk.linear_backward(2.0, X, X), DTypeError, "dy must be", "got float 2.0"
     ),
+    "linear gradient, weight": row(
+        lambda: nnk.linear_backward(X, X, None), DTypeError, "weight must be", "got NoneType"
+    ),
+    "matmul gradient, last": row(
+        lambda: nnk.matmul_backward(X, X, None), DTypeError, "x2 must be", "got NoneType"
+    ),
     "vjp": row(lambda: nnk.vjp(nnk.relu, [1.0]), DTypeError, "x must be an array", "got list"),
 }  # fmt: skip
 

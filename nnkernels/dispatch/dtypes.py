@@ -62,6 +62,12 @@ def element(dtype: Any) -> Element | None:
 
 
 @cache
+def name_of(dtype: Any) -> str:
+    """The name of a NumPy dtype, which takes NumPy itself some microseconds to find."""
+    return str(dtype.name)
+
+
+@cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype of a name, ``bfloat16`` included."""
     if name == "bfloat16":

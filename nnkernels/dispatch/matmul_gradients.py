@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from nnkernels.dispatch import elementwise, matmul, rows
 from nnkernels.dispatch.axes import Shape, merge
-from nnkernels.dispatch.dtypes import ELEMENTS, promote
+from nnkernels.dispatch.dtypes import ELEMENTS, name_of, promote
 from nnkernels.dispatch.elementwise import Functor
 from nnkernels.dispatch.gemm import GEMM, GEMV, LINEAR, check_linear, require_axes, turned
 from nnkernels.dispatch.matmul_plan import PLAIN, Epilogue
@@ -94,17 +95,26 @@ def linear_backward(dy: Any, x: Any, weight: Any, bias: Any) -> Gradients:
 
 
 def _adopt(arrays: Sequence[Any], names: Sequence[str]) -> tuple[list[Any], Any]:
-    """Views of the arguments, None for None, and a function that restores the gradients."""
-    given = [(x, name) for x, name in zip(arrays, names, strict=True) if x is not None]
-    for array, name in given[:3]:
+    """Views of the arguments, and a function that restores the gradients.
+
+    A fourth argument may be None.
+    """
+    given = arrays if arrays[-1] is not None else arrays[:3]
+    missing = [None] * (len(arrays) - len(given))
+    if all(type(x) is np.ndarray for x in given):
+        return [*given, *missing], _as_they_are
+    for array, name in zip(given[:3], names, strict=False):
         library_of(array, name)  # not even a Python number
-    found, library, like = adopt_all([x for x, _ in given], [name for _, name in given])
-    views = iter(found)
+    found, library, like = adopt_all(given, names[: len(given)])
 
     def restore(*gradients: Any) -> Gradients:
         return tuple(None if g is None else library.restore(g, like) for g in gradients)
 
-    return [None if x is None else next(views) for x in arrays], restore
+    return [*found, *missing], restore
+
+
+def _as_they_are(*gradients: Any) -> Gradients:
+    return gradients
 
 
 def _check_cotangent(dy: Any, shape: Shape, name: str, argument: str = "dy") -> None:
@@ -133,21 +143,29 @@ def _product(
     """
     if operand.ndim == 2 and first.ndim == second.ndim > 2:
         first, second = _batch_as_terms(first, second)
-    wanted = ELEMENTS[operand.dtype.name]
     shape = match_shapes(first, second, ("dy", "the other operand")).result
-    terms = wanted.name if shape == operand.shape else wanted.compute_name
-    if ELEMENTS[promote((first.dtype.name, second.dtype.name))].kind != wanted.kind:
-        terms = promote((terms, "complex64"))  # of a real operand beside a complex one
+    exact, wide = _terms(first.dtype, second.dtype, operand.dtype)
     product = matmul.multiply(
         (first, second, None),
         ("dy", "the other operand"),
         NUMPY,  # the arrays are of the machine itself: nothing is to be restored
         first,
-        out_dtype=terms,
+        out_dtype=exact if shape == operand.shape else wide,
         conjugate=conjugate,
         epilogue=epilogue,
     )
     return _summed(product, operand)
+
+
+@cache
+def _terms(first: Any, second: Any, operand: Any) -> tuple[str, str]:
+    """dtypes of a gradient that is one product, and of products that are summed next."""
+    wanted = ELEMENTS[operand.name]
+    names = wanted.name, wanted.compute_name
+    if ELEMENTS[promote((first.name, second.name))].kind == wanted.kind:
+        return names
+    # Of a real operand beside a complex one, in complex numbers.
+    return promote((names[0], "complex64")), promote((names[1], "complex64"))
 
 
 def _batch_as_terms(first: Any, second: Any) -> tuple[Any, Any]:
@@ -185,4 +203,4 @@ def _summed(terms: Any, operand: Any) -> Any:
         terms = terms.real
     if terms.shape == operand.shape:
         return terms if terms.dtype == wanted else terms.astype(wanted)
-    return rows.sum_to_shape(terms, operand.shape, wanted.name)
+    return rows.sum_to_shape(terms, operand.shape, name_of(wanted))
