@@ -16,6 +16,8 @@ from nnkernels import registry
 from nnkernels.config import elementwise, gemv, matmul, rows
 from nnkernels.config.device import PROFILES, SIMULATED, Device
 from nnkernels.config.elementwise import ElementwiseProblem
+from nnkernels.config.matmul_packed import PackedConfig
+from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST, MatmulProblem
 from nnkernels.config.rows import RowsProblem
 from nnkernels.dispatch import rows as rows_dispatch
 from nnkernels.dispatch.axes import contiguous_strides
@@ -208,7 +210,7 @@ def test_indices_are_as_wide_as_the_reach_of_the_strides(device):
         problem = row_problem(8, 10, outer_strides=((step,), (40,)))
         assert rows.configure(problem, device).index == index
     assert elementwise.configure(flat_problem((2**31,), ((1,), (0,)), (1, 1)), device).index == "q"
-    product = matmul.MatmulProblem(8, 8, 8, (32, 4), (32, 4), (4, 4, 4), 4, False, reach=1000)
+    product = MatmulProblem(8, 8, 8, (32, 4), (32, 4), (4, 4, 4), 4, False, reach=1000)
     assert matmul.configure(product, device).index == "i"
     assert matmul.configure(replace(product, reach=far), device).index == "q"
 
@@ -276,26 +278,24 @@ def test_elementwise_on_a_cpu(problem, vector, streaming):
 @pytest.mark.parametrize("device", [CPU, *GPUS], ids=lambda d: d.arch)
 @pytest.mark.parametrize(("size", "is_complex"), [(4, False), (8, False), (8, True), (16, True)])
 def test_tiles_of_a_product_fit(size, is_complex, device):
-    problem = matmul.MatmulProblem(
-        500, 500, 500, (4, 2000), (2000, 4), (4, 4, 4), size, is_complex, 10**6
-    )
+    problem = MatmulProblem(500, 500, 500, (4, 2000), (2000, 4), (4, 4, 4), size, is_complex, 10**6)
     c = matmul.configure(problem, device)
     # On a CPU, packed parts of A and B for level-2 and level-3 caches.
     assert c.shared_elements(500) * size <= (64 * 1024 if device.is_gpu else 3 << 19)
     assert c.tile_m % c.micro_m == 0
     assert c.tile_n % c.vector == 0
-    assert (c.fast_a, c.fast_b) == (matmul.ROWS_FAST, matmul.COLUMNS_FAST)
+    assert (c.fast_a, c.fast_b) == (ROWS_FAST, COLUMNS_FAST)
     if not device.is_gpu:  # there, threads read element by element
         assert c.unit_a
         assert c.unit_b
     other = matmul.configure(replace(problem, strides_a=(2000, 8), strides_b=(4, 2000)), device)
-    assert (other.fast_a, other.fast_b) == (matmul.COLUMNS_FAST, matmul.ROWS_FAST)
+    assert (other.fast_a, other.fast_b) == (COLUMNS_FAST, ROWS_FAST)
     if not device.is_gpu:
         assert not other.unit_a
         assert other.unit_b  # along its columns: transposed on the way
 
 
-PACKED = matmul.MatmulProblem(500, 500, 500, (2000, 4), (2000, 4), (4, 4, 4), 4, False, 10**6)
+PACKED = MatmulProblem(500, 500, 500, (2000, 4), (2000, 4), (4, 4, 4), 4, False, 10**6)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ PACKED = matmul.MatmulProblem(500, 500, 500, (2000, 4), (2000, 4), (4, 4, 4), 4,
 def test_packed_product(changes, expected):
     device = replace(CPU, vector_bytes=64, processors=2)
     c = matmul.configure(replace(PACKED, **changes), device)
-    assert isinstance(c, matmul.PackedConfig)
+    assert isinstance(c, PackedConfig)
     assert {name: getattr(c, name) for name in expected} == expected
     assert c.tile_m % c.micro_m == c.rows_at_once % c.micro_m == c.tile_n % c.vector == 0
     assert c.tile_k % c.vector == 0

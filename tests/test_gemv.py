@@ -15,9 +15,9 @@ from strategies import examples, layouts, make_numbers, numbers
 
 import nnkernels as nnk
 from nnkernels import registry
+from nnkernels.compile.instance import Instance
 from nnkernels.config import gemv as config
 from nnkernels.dispatch.dtypes import numpy_dtype
-from nnkernels.dispatch.matmul_plan import Instance
 
 PAIRS = (
     ("float32", "float32"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnkernels.dispatch import matmul
-from nnkernels.dispatch.matmul_plan import Epilogue
+from nnkernels.dispatch.matmul_call import Epilogue
 from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import Library
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch import machines, matmul_plan
+from nnkernels.dispatch import machines, matmul_call, matmul_plan
 from nnkernels.dispatch.elementwise import alignment_of, remember
-from nnkernels.dispatch.matmul_plan import PLAIN, Epilogue
+from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
 from nnkernels.dispatch.results import adopt_out, check_memory, is_same
 from nnkernels.interop.libraries import NUMPY, Library, adopt_all
 
@@ -111,7 +111,7 @@ def multiply(
     try:
         plan = plans.get(key)
     except TypeError:  # an out_dtype that cannot be a key is no dtype either
-        raise matmul_plan.no_dtype(out_dtype) from None
+        raise matmul_call.no_dtype(out_dtype) from None
     if plan is None:
         plan = matmul_plan.make_plan(
             arrays,

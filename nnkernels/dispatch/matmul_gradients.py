@@ -13,7 +13,7 @@ from nnkernels.dispatch.axes import Shape, merge
 from nnkernels.dispatch.dtypes import ELEMENTS, name_of, promote
 from nnkernels.dispatch.elementwise import Functor
 from nnkernels.dispatch.gemm import GEMM, GEMV, LINEAR, check_linear, require_axes, turned
-from nnkernels.dispatch.matmul_plan import PLAIN, Epilogue
+from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
 from nnkernels.dispatch.matmul_product import broadcast_to, match_shapes
 from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import NUMPY, adopt_all, library_of

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnkernels._typing import Array
 from nnkernels.dispatch.elementwise import OPERAND, Functor, Traced
-from nnkernels.dispatch.matmul_plan import PLAIN, Epilogue
+from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
 
 
 @dataclass(frozen=True)

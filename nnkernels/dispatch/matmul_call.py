@@ -1,0 +1,173 @@
+"""A matrix product as the kernels see it: element types, operands, epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnkernels.dispatch.axes import Shape, Strides, merge
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, promote, require
+from nnkernels.dispatch.matmul_product import Product
+from nnkernels.errors import DTypeError
+
+if TYPE_CHECKING:
+    from nnkernels.dispatch.elementwise import Functor
+
+# Kinds of element types: real floating, complex, integers.
+KINDS = "fciu"
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What is done with the sums: ``activation(alpha sum + beta d)``.
+
+    Attributes
+    ----------
+    alpha, beta : number
+        ``beta`` is left out of account where no array is added.
+    activation : Functor or None
+        An elementwise functor of one operand.
+    parameters : tuple of numbers
+        Its scalars.
+    """
+
+    alpha: complex = 1
+    beta: complex = 1
+    activation: Functor | None = None
+    parameters: tuple[complex, ...] = ()
+
+
+PLAIN = Epilogue()
+
+
+@dataclass(frozen=True)
+class Types:
+    """Element types of a product: of A, B, C, and of D, which is added, if there is one."""
+
+    a: Element
+    b: Element
+    c: Element
+    d: Element | None
+
+    def mirrored(self) -> Types:
+        """Those of the transposed product."""
+        return Types(self.b, self.a, self.c, self.d)
+
+    @property
+    def accumulator(self) -> tuple[str, str, int]:
+        """Type of the sums: in C++, by name, and its size."""
+        given = [e for e in (self.a, self.b, self.c, self.d) if e is not None]
+        if self.c.kind in "iu":
+            # Unsigned: overflow wraps by definition, and gives the same bits as signed.
+            bits = 64 if max(e.itemsize for e in given) == 8 else 32
+            return f"uint{bits}", f"uint{bits}", bits // 8
+        together = ELEMENTS[promote(tuple(e.name for e in given))]
+        return together.compute, together.compute_name, together.compute_itemsize
+
+    @property
+    def storage_c(self) -> str:
+        """C++ type of C: the accumulator itself for integers of its size, of the same bits."""
+        accumulator = self.accumulator[0]
+        whole = self.c.kind in "iu" and accumulator == f"uint{8 * self.c.itemsize}"
+        return accumulator if whole else self.c.storage
+
+    @property
+    def activated(self) -> tuple[str, str]:
+        """The type in which a result is activated: in C++, and by name."""
+        return (self.c.storage, self.c.name) if self.c.kind in "iu" else self.accumulator[:2]
+
+
+def types_of(
+    a: Any, b: Any, addend: Any, names: Sequence[str], out_dtype: Any, epilogue: Epilogue
+) -> Types:
+    """Element types of a call, checked.
+
+    Raises
+    ------
+    DTypeError
+        If they do not go together, or with the scalars of the epilogue.
+    """
+    arrays = (a, b) if addend is None else (a, b, addend)
+    given = [require(x.dtype, KINDS, name) for x, name in zip(arrays, names, strict=False)]
+    promoted = ELEMENTS[promote(tuple(e.name for e in given))]
+    result = promoted if out_dtype is None else _result_element(promoted, given, out_dtype)
+    _check_scalars(epilogue, result)
+    return Types(given[0], given[1], result, given[2] if addend is not None else None)
+
+
+def _result_element(promoted: Element, given: list[Element], out_dtype: Any) -> Element:
+    name = out_dtype if isinstance(out_dtype, str) else str(out_dtype).rpartition(".")[2]
+    if isinstance(out_dtype, type) or name not in ELEMENTS:
+        try:
+            dtype = np.dtype(out_dtype)
+        except (TypeError, ValueError, SyntaxError):
+            raise no_dtype(out_dtype) from None
+        name = dtype.name if dtype.isnative else str(dtype)
+    wanted = ELEMENTS.get(name)
+    if wanted is None:
+        raise no_dtype(out_dtype)
+    whole = "iu"
+    if wanted.kind != promoted.kind and not (wanted.kind in whole and promoted.kind in whole):
+        raise DTypeError(
+            f"out_dtype {name} does not go with a product of "
+            f"{' and '.join(e.name for e in given)}; it must be of the same kind (floating, "
+            "complex, integer)"
+        )
+    return wanted
+
+
+def _check_scalars(epilogue: Epilogue, result: Element) -> None:
+    for name, value in (("alpha", epilogue.alpha), ("beta", epilogue.beta)):
+        if result.kind != "c" and value.imag != 0:
+            raise DTypeError(f"{name} is {value}; it must be real for a result of {result.name}")
+        if result.kind in "iu" and not float(value.real).is_integer():
+            raise DTypeError(
+                f"{name} is {value.real}; it must be a whole number for a result of {result.name}"
+            )
+    functor = epilogue.activation
+    if functor is not None and result.kind not in functor.kinds:
+        raise DTypeError(
+            f"the activation {functor.name} is not defined for a result of {result.name}"
+        )
+
+
+def no_dtype(out_dtype: Any) -> DTypeError:
+    """The error for an ``out_dtype`` that is none."""
+    return DTypeError(
+        "out_dtype must be one of the dtypes float16, bfloat16, float32, float64, complex64, "
+        "complex128, int8 to int64 and uint8 to uint64, or its name; got "
+        f"{type(out_dtype).__name__} {out_dtype!r:.60}"
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """A product as the kernels see it.
+
+    Attributes
+    ----------
+    product, types, conjugate, epilogue
+        What is computed.
+    alignments : tuple of int
+        Of the addresses of A and B.
+    in_place : bool
+        Whether C is what is added.
+    """
+
+    product: Product
+    types: Types
+    conjugate: tuple[bool, bool]
+    epilogue: Epilogue
+    alignments: tuple[int, int]
+    in_place: bool
+
+    def batch(self) -> tuple[Shape, list[Strides]]:
+        """Shape of the stack, and strides of A, B, C and what is added; merged."""
+        p = self.product
+        arrays = [p.strides_a, p.strides_b, p.strides_c]
+        if p.strides_d is not None:
+            arrays.append(p.strides_d)
+        return merge(p.batch, [strides[:-2] for strides in arrays])

@@ -1,0 +1,87 @@
+"""The C++ text of each kernel of matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config.gemv import GemvConfig
+from nnkernels.config.matmul import Config
+from nnkernels.config.matmul_packed import PackedConfig
+from nnkernels.config.matmul_simt import MatmulConfig
+from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
+
+
+def matmul_instance(call: Call, batch_rank: int, chosen: Config) -> Instance:
+    """The kernel of a config for a product of matrices."""
+    types = call.types
+    header, name, threads, storage_c, options = _TEMPLATES[type(chosen)](call, chosen)
+    finish, more_headers = epilogue_type(call.epilogue, types)
+    kernel = (
+        f"{name}<{types.a.storage}, {types.b.storage}, {storage_c}, {types.accumulator[0]}, "
+        f"{_index_type(chosen.index)}, {batch_rank}, {options}, {finish}>"
+    )
+    return Instance(header, kernel, threads, more_headers)
+
+
+# Header, name, threads, type of C, and the template arguments between rank and epilogue.
+_Template = tuple[str, str, int, str, str]
+
+
+def _packed(call: Call, chosen: PackedConfig) -> _Template:
+    flags = _flags(chosen.unit_a, chosen.unit_b, *call.conjugate, chosen.in_place)
+    options = (
+        f"{chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {chosen.fast_a}, "
+        f"{chosen.fast_b}, {flags}"
+    )
+    return "matmul_packed", "MatmulPacked", 1, call.types.storage_c, options
+
+
+def _simt(call: Call, chosen: MatmulConfig) -> _Template:
+    options = (
+        f"{chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, "
+        f"{chosen.threads}, {chosen.fast_a}, {chosen.fast_b}, {_flags(*call.conjugate)}"
+    )
+    return "matmul", "Matmul", chosen.threads, call.types.c.storage, options
+
+
+_TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
+    PackedConfig: _packed,
+    MatmulConfig: _simt,
+}
+
+
+def gemv_instance(call: Call, batch_rank: int, chosen: GemvConfig) -> Instance:
+    """The kernel of a config for a product of a vector and a matrix."""
+    types = call.types
+    flags = (chosen.unit_x,) if chosen.along else (chosen.held,)
+    finish, more_headers = epilogue_type(call.epilogue, types)
+    kernel = (
+        f"{'GemvAlong' if chosen.along else 'GemvAcross'}<{types.a.storage}, {types.b.storage}, "
+        f"{types.storage_c}, {types.accumulator[0]}, {_index_type(chosen.index)}, {batch_rank}, "
+        f"{chosen.vector}, {chosen.threads}, {chosen.team}, {chosen.depth}, "
+        f"{_flags(*flags, chosen.unit_b, *call.conjugate)}, {finish}>"
+    )
+    return Instance("gemv", kernel, chosen.threads, more_headers)
+
+
+def epilogue_type(epilogue: Epilogue, types: Types) -> tuple[str, tuple[str, ...]]:
+    """The C++ type of an epilogue, and the header that it needs."""
+    if epilogue == PLAIN and types.d is None:
+        return "PlainEpilogue", ()
+    functor = epilogue.activation
+    name, headers = ("Identity", ()) if functor is None else (functor.name, (functor.header,))
+    addend = "void" if types.d is None else types.d.storage
+    return (
+        f"AffineEpilogue<{addend}, {types.accumulator[0]}, {types.activated[0]}, {name}>",
+        headers,
+    )
+
+
+def _index_type(index: str) -> str:
+    return "int32" if index == "i" else "int64"
+
+
+def _flags(*flags: bool) -> str:
+    return ", ".join("true" if flag else "false" for flag in flags)
