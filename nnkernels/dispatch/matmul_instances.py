@@ -10,6 +10,7 @@ from nnkernels.config.gemv import GemvConfig
 from nnkernels.config.matmul import Config
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_simt import MatmulConfig
+from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
 
 
@@ -38,6 +39,14 @@ def _packed(call: Call, chosen: PackedConfig) -> _Template:
     return "matmul_packed", "MatmulPacked", 1, call.types.storage_c, options
 
 
+def _small(call: Call, chosen: SmallConfig) -> _Template:
+    options = (
+        f"{chosen.micro_m}, {chosen.vector}, {_flags(chosen.pack_b)}, {chosen.fast_b}, "
+        f"{_flags(chosen.unit_b, chosen.streaming)}"
+    )
+    return "matmul_small", "MatmulSmall", 1, call.types.storage_c, options
+
+
 def _simt(call: Call, chosen: MatmulConfig) -> _Template:
     options = (
         f"{chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, "
@@ -48,6 +57,7 @@ def _simt(call: Call, chosen: MatmulConfig) -> _Template:
 
 _TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
     PackedConfig: _packed,
+    SmallConfig: _small,
     MatmulConfig: _simt,
 }
 

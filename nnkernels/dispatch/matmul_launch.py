@@ -11,6 +11,7 @@ from nnkernels.config import matmul as config
 from nnkernels.config.gemv import GemvProblem
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
+from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.dispatch.axes import Shape, Strides, largest_power_of_two
 from nnkernels.dispatch.dtypes import ELEMENTS
 from nnkernels.dispatch.matmul_call import PLAIN, Call
@@ -44,6 +45,8 @@ def prepare_matmul(call: Call, machine: Any) -> tuple[bytes, Any]:
     packer.add("q", tiles_m, tiles_n)
     if isinstance(chosen, PackedConfig):
         packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
+    elif isinstance(chosen, SmallConfig):
+        packer.add("i", chosen.ahead)
     packer.add_index(product.m, product.n, product.k)
     _pack_batch(packer, batch, batch_strides)
     packer.add_index(*problem.strides_a, *problem.strides_b, *product.strides_c[-2:])
