@@ -30,9 +30,8 @@ struct MatmulSmall {
     const TA* a;
     const TB* b;
     TC* c;
-    int64 tiles_m, tiles_n;  // 1: a block makes a whole matrix
-    int32 ahead;             // how many blocks later what is fetched now is used; 0: nothing is
-    Index m, n, k;
+    int32 ahead;           // how many blocks later what is fetched now is used; 0: nothing is
+    Index m, n, k, terms;  // all of them
     Divisor<Index> batch[BatchRank];
     Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];

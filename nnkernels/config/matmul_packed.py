@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import MatmulProblem, fast_axes, index_kind, round_up
@@ -25,6 +25,9 @@ class PackedConfig:
         Rows and columns whose sums stay in registers.
     in_place : bool
         Whether sums wait in C between two slices of ``tile_k`` terms.
+    splits : int
+        Ranges of terms that are summed apart, and then added up in a second launch. What decides
+        it must not depend on the number of threads, and so not on ``device.processors``.
     """
 
     tile_m: int
@@ -39,6 +42,7 @@ class PackedConfig:
     unit_b: bool
     in_place: bool
     index: str
+    splits: int = 1
 
     def shared_elements(self, k: int) -> int:
         """Accumulator-type elements of scratch memory of a thread, for sums of `k` terms."""
@@ -47,6 +51,10 @@ class PackedConfig:
         packed += self.micro_m * self.vector
         waits = not self.in_place and k > self.tile_k
         return packed + (self.tile_m * self.tile_n if waits else 0)
+
+    def for_workspace(self, n: int, itemsize: int, index: str) -> PackedConfig:
+        """The same tiles for the first launch of a split product: sums wait in its C."""
+        return replace(self, in_place=True, index=index)
 
 
 # Rows of the micro-tile, two SIMD registers wide: of 32 registers, 14 rows leave four for B and the
