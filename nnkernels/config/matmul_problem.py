@@ -29,6 +29,8 @@ class MatmulProblem:
         How many such products there are.
     in_place : bool
         Whether C has the accumulator's type, so that unfinished sums can wait in it.
+    same_a : bool
+        Whether elements of A are multiplied as they are: not converted, not conjugated.
     """
 
     m: int
@@ -42,6 +44,7 @@ class MatmulProblem:
     reach: int
     batches: int = 1
     in_place: bool = True
+    same_a: bool = False
 
 
 def index_kind(reach: int) -> str:
