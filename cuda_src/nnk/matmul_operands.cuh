@@ -24,6 +24,13 @@ NNK_FN void decode_batch(const Divisor<Index> (&shape)[Rank], const Index (&stri
   }
 }
 
+// How many terms of the sums a split adds. Each split is a batch of its own, whose batch strides
+// lead to its terms; but the last may have fewer than `terms`.
+template <class Args, class Index> NNK_FN Index terms_of_split(const Args& args, Index split) {
+  const Index left = args.k - split * args.terms;
+  return left < args.terms ? left : args.terms;
+}
+
 // N elements of a line from `first` on, of which `left` are there, in the type S; zeros follow.
 template <class S, bool Conjugate, int N, class L>
 NNK_FN Vec<S, N> loaded(const L& line, int first, int left) {

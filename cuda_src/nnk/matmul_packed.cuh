@@ -55,10 +55,10 @@ struct MatmulPacked {
     const TA* a;
     const TB* b;
     TC* c;
-    int64 tiles_m, tiles_n;
+    int64 tiles_m, tiles_n, blocks_of_split;
     int32 tile_m, tile_n;  // multiples of MicroM and N
     int32 rows_at_once;    // of A that are packed; a multiple of MicroM
-    Index m, n, k;
+    Index m, n, k, terms;  // those of one split
     Divisor<Index> batch[BatchRank];
     Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];
@@ -79,6 +79,7 @@ struct MatmulPacked {
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const Index terms = terms_of_split(args, Index(group.block() / args.blocks_of_split));
     const int64 tiles = args.tiles_m * args.tiles_n;
     const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
     const int64 tile_row = tile / args.tiles_n;
@@ -87,8 +88,8 @@ struct MatmulPacked {
     const int elements_a = ReadA ? 0 : args.rows_at_once / MicroM * panel_a;
     const int elements_b = args.tile_n * TileK;
     Block block{
-        {byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}},
+        {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
+        {byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}},
         {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
         group.template dynamic_shared<S>(elements_b * int(sizeof(S)), elements_a),
         group.template dynamic_shared<S>(0, elements_b),
@@ -105,7 +106,7 @@ struct MatmulPacked {
     block.columns = extent(args.n - block.first_n, args.tile_n);
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
-      const int depth = extent(args.k - first_k, TileK);
+      const int depth = extent(terms - first_k, TileK);
       pack_b(block, first_k, depth);
       for (int i = 0; i < block.rows; i += args.rows_at_once) {
         const int rows = extent(block.rows - i, args.rows_at_once);
@@ -113,7 +114,7 @@ struct MatmulPacked {
         multiply_rows(block, i, rows, first_k, depth);
       }
       first_k += TileK;
-    } while (first_k < args.k);
+    } while (first_k < terms);
   }
 
  private:
