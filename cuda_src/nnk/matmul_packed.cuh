@@ -8,8 +8,8 @@
 // load of its own. The sums of a slice wait in C itself where C has their type (InPlace), else in
 // scratch memory.
 //
-// How C is cut into blocks does not change an element of it: each is a chain of fused
-// multiply-adds in order of the terms.
+// How C is cut into blocks does not change an element of it: each is the sum of slices in order,
+// and each slice a chain of fused multiply-adds in order.
 #pragma once
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
@@ -192,8 +192,9 @@ struct MatmulPacked {
   // ---- multiplying ------------------------------------------------------------------------
 
   // The rows of A of a micro-tile: each on its own, or a panel of them.
+  static constexpr int rows_apart = a_by_rows ? MicroM : 1;
   struct Rows {
-    const Word* row[a_by_rows ? MicroM : 1];
+    const Word* row[rows_apart];
     NNK_FN Word at(int r, int k) const {
       return a_by_rows ? nnk::load<1>(row[r] + k)[0] : nnk::load<1>(row[0] + k * MicroM + r)[0];
     }
@@ -219,77 +220,105 @@ struct MatmulPacked {
   static NNK_FN void multiply_rows(const Block& block, int first_i, int rows, Index first_k,
                                    int depth) {
     const bool first = first_k == 0, last = first_k + depth >= block.a.shape[1];
+    Rows a = rows_from(block, first_i, 0, rows, first_k);
     // The rows of a micro-tile stay in the nearest cache while all of B passes.
     for (int i = 0; i < rows; i += MicroM) {
       const int left = rows - i < MicroM ? rows - i : MicroM;
-      const Rows a = rows_from(block, first_i, i, left, first_k);
+      const bool more = i + MicroM < rows;
+      const Rows next =
+          more ? rows_from(block, first_i, i + MicroM, rows - i - MicroM, first_k) : a;
       for (int j = 0; j < block.columns; j += N) {
-        const int columns = block.columns - j < N ? block.columns - j : N;
-        const int panel_of_b = j * TileK;
+        const Tile tile{first_i + i, j, left, block.columns - j < N ? block.columns - j : N};
+        const bool fetches = ReadA && more && j == 0;
         if constexpr (direct) {
-          if (left == MicroM && columns == N && block.c.stride[1] == Index(sizeof(TC))) {
-            multiply_in_c(block, first_i + i, j, a, panel_of_b, depth, first);
+          if (left == MicroM && tile.columns == N && block.c.stride[1] == Index(sizeof(TC))) {
+            multiply_in_c(block, tile, a, next, fetches, depth, first);
             continue;
           }
         }
-        if (!first) resume(block, first_i + i, j, left, columns);
-        const bool low = left <= half_m, narrow = columns <= half_n;
-        if (low && narrow) multiply<half_m, half_n>(block, a, panel_of_b, depth, first);
-        else if (low) multiply<half_m, N>(block, a, panel_of_b, depth, first);
-        else if (narrow) multiply<MicroM, half_n>(block, a, panel_of_b, depth, first);
-        else multiply<MicroM, N>(block, a, panel_of_b, depth, first);
-        if (last) write(block, first_i + i, j, left, columns);
-        else suspend(block, first_i + i, j, left, columns);
+        const bool low = left <= half_m, narrow = tile.columns <= half_n;
+        if (low && narrow) multiply<half_m, half_n>(block, j, a, next, fetches, depth);
+        else if (low) multiply<half_m, N>(block, j, a, next, fetches, depth);
+        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, depth);
+        else multiply<MicroM, N>(block, j, a, next, fetches, depth);
+        finish(block, tile, first, last);
+      }
+      a = next;
+    }
+  }
+
+  // Where a micro-tile lies in its block, and what there is of it.
+  struct Tile { int i, j, rows, columns; };
+
+  // The sums of a micro-tile for one slice go to `block.micro`, from where a loop over its rows
+  // writes them: written from registers, every row would be code of its own, four times, and
+  // compile for seconds.
+  template <int Count, int Columns>
+  static NNK_FN void multiply(const Block& block, int j, const Rows& a, const Rows& next,
+                              bool fetches, int depth) {
+    Vec<S, Columns> sum[Count];
+    sum_products<Count, Columns>(block, j, a, next, fetches, depth, sum);
+    NNK_UNROLL
+    for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
+  }
+  // `fetches`: along with it, the next rows of A come into the caches. The processor itself looks
+  // ahead too late: rows that are not there yet took a third longer.
+  template <int Count, int Columns>
+  static NNK_FN void sum_products(const Block& block, int j, const Rows& a, const Rows& next,
+                                  bool fetches, int depth, Vec<S, Columns> (&sum)[Count]) {
+    constexpr int line = 64 / int(sizeof(Word));
+    NNK_UNROLL
+    for (int r = 0; r < Count; ++r) sum[r] = Vec<S, Columns>::splat(S());
+    for (int first = 0; first < depth; first += line) {
+      if (fetches) {
+        NNK_UNROLL
+        for (int r = 0; r < rows_apart; ++r) prefetch(next.row[r] + first);
+      }
+      const int end = depth - first < line ? depth : first + line;
+      for (int k = first; k < end; ++k) {
+        const auto b = block.packed_b.template load_vec<Columns>(j * TileK + k * N);
+        NNK_UNROLL
+        for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);
       }
     }
   }
 
-  // A micro-tile comes from `block.micro` and goes back to it, from where a loop over its rows
-  // writes it: written from registers, every row would be code of its own, four times, and compile
-  // for seconds.
-  template <int Count, int Columns>
-  static NNK_FN void multiply(const Block& block, const Rows& a, int panel_of_b, int depth,
-                              bool first) {
-    using V = Vec<S, Columns>;
-    V sum[Count];
+  // The same for a whole micro-tile whose sums are C's elements.
+  static NNK_FN void multiply_in_c(const Block& block, const Tile& tile, const Rows& a,
+                                   const Rows& next, bool fetches, int depth, bool first) {
+    TC* const c = block.c.at(NNK_HERE, block.first_m + tile.i, block.first_n + tile.j);
     NNK_UNROLL
-    for (int r = 0; r < Count; ++r)
-      sum[r] = first ? V::splat(S()) : block.micro.template load_vec<Columns>(r * N);
-    add_products<Count, Columns>(block, a, panel_of_b, depth, sum);
-    NNK_UNROLL
-    for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
-  }
-  template <int Count, int Columns>
-  static NNK_FN void add_products(const Block& block, const Rows& a, int panel_of_b, int depth,
-                                  Vec<S, Columns> (&sum)[Count]) {
-    for (int k = 0; k < depth; ++k) {
-      const auto b = block.packed_b.template load_vec<Columns>(panel_of_b + k * N);
+    for (int r = 0; r < MicroM; ++r) {
       NNK_UNROLL
-      for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);
+      for (int byte = 0; byte < N * int(sizeof(TC)); byte += 64)
+        prefetch(byte_offset(c, r * block.c.stride[0] + byte));
+    }
+    Vec<S, N> sum[MicroM];
+    sum_products<MicroM, N>(block, tile.j, a, next, fetches, depth, sum);
+    NNK_UNROLL
+    for (int r = 0; r < MicroM; ++r) {
+      TC* const row = byte_offset(c, r * block.c.stride[0]);
+      if (!first) sum[r] = nnk::load<N>(row) + sum[r];
+      nnk::store(row, sum[r]);
     }
   }
 
-  // The same for a whole micro-tile whose sums are C's elements.
-  static NNK_FN void multiply_in_c(const Block& block, int i, int j, const Rows& a, int panel_of_b,
-                                   int depth, bool first) {
-    using V = Vec<S, N>;
-    TC* const c = block.c.at(NNK_HERE, block.first_m + i, block.first_n + j);
-    V sum[MicroM];
-    NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r)
-      sum[r] = first ? V::splat(S()) : nnk::load<N>(byte_offset(c, r * block.c.stride[0]));
-    add_products<MicroM, N>(block, a, panel_of_b, depth, sum);
-    NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r) nnk::store(byte_offset(c, r * block.c.stride[0]), sum[r]);
-  }
-
-  static NNK_FN void write(const Block& block, int i, int j, int rows, int columns) {
+  // Adds what waits from earlier slices; then writes the results, or lets the sums wait.
+  static NNK_FN void finish(const Block& block, const Tile& tile, bool first, bool last) {
     NNK_NO_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      const Index row = block.first_m + i + r, column = block.first_n + j;
-      const auto sum = block.micro.template load_vec<N>(r * N);
-      store_row(block, row, column, columns,
-                convert<TC>(block.epilogue(sum, row, column, columns)));
+    for (int r = 0; r < tile.rows; ++r) {
+      const Index row = block.first_m + tile.i + r, column = block.first_n + tile.j;
+      const int waits_at = (tile.i + r) * block.waiting_columns + tile.j;
+      auto sum = block.micro.template load_vec<N>(r * N);
+      if (!first) {
+        if constexpr (InPlace) sum = load_row(block, row, column, tile.columns) + sum;
+        else sum = block.waiting.template load_vec<N>(waits_at) + sum;
+      }
+      if (last)
+        store_row(block, row, column, tile.columns,
+                  convert<TC>(block.epilogue(sum, row, column, tile.columns)));
+      else if constexpr (InPlace) store_row(block, row, column, tile.columns, sum);
+      else block.waiting.store_vec(waits_at, sum);
     }
   }
   static NNK_FN void store_row(const Block& block, Index row, Index column, int columns,
@@ -306,28 +335,9 @@ struct MatmulPacked {
     }
   }
 
-  // Sums between two slices.
-  static NNK_FN void suspend(const Block& block, int i, int j, int rows, int columns) {
-    NNK_NO_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      const auto sum = block.micro.template load_vec<N>(r * N);
-      if constexpr (InPlace)
-        store_row(block, block.first_m + i + r, block.first_n + j, columns, sum);
-      else block.waiting.store_vec((i + r) * block.waiting_columns + j, sum);
-    }
-  }
-  static NNK_FN void resume(const Block& block, int i, int j, int rows, int columns) {
-    NNK_NO_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      Vec<S, N> sum;
-      if constexpr (InPlace) sum = load_row(block, i + r, j, columns);
-      else sum = block.waiting.template load_vec<N>((i + r) * block.waiting_columns + j);
-      block.micro.store_vec(r * N, sum);
-    }
-  }
-  static NNK_FN Vec<S, N> load_row(const Block& block, int i, int j, int columns) {
+  static NNK_FN Vec<S, N> load_row(const Block& block, Index row, Index column, int columns) {
     const auto& c = block.c;
-    const TC* from = c.at(NNK_HERE, block.first_m + i, block.first_n + j);
+    const TC* from = c.at(NNK_HERE, row, column);
     if (c.stride[1] == Index(sizeof(TC))) {
       const Line<const TC, Index, unit_step> line{from, Index(columns), c.stride[1]};
       return loaded<S, false, N>(line, 0, columns);

@@ -89,6 +89,9 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Si
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
 
+// ---- caches: brings a line to level 2; any address will do -------------------------------
+NNK_FN void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 // ---- atomics: for opt-in paths only; the order of additions is not fixed -------------------
 template <class T> NNK_FN T atomic_add(T* p, T x) {
   if constexpr (is_same<T, float> || is_same<T, double>) {
