@@ -236,7 +236,7 @@ def test_small_product(changes, expected):
     [
         {"m": 129},
         {"n": 257},
-        {"k": 257},
+        {"k": 129},
         {"k": 0},
         {"is_complex": True, "itemsizes": (8, 8, 8), "compute_itemsize": 8},
         {"itemsizes": (2, 2, 2)},

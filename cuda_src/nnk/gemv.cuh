@@ -73,7 +73,7 @@ constexpr int bytes_ahead = 512;
 template <int N, class T> NNK_FN void fetch_ahead(const T* p) {
   NNK_UNROLL
   for (int line = 0; line + cache_line <= N * int(sizeof(T)); line += cache_line)
-    prefetch(reinterpret_cast<const char*>(p) + bytes_ahead + line);
+    prefetch<1>(reinterpret_cast<const char*>(p) + bytes_ahead + line);
 }
 
 // S: type of the sums; N: terms that are loaded at once; Team: threads that share a sum, those of

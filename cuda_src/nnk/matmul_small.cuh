@@ -201,7 +201,7 @@ struct MatmulSmall {
         b += row_of_b;
       }
       NNK_UNROLL
-      for (int line = 0; line < fetched; line += cache_line) prefetch(later + line);
+      for (int line = 0; line < fetched; line += cache_line) prefetch<1>(later + line);
       later += later_step;
       NNK_UNROLL
       for (int r = 0; r < Rows; ++r) {

@@ -81,8 +81,19 @@ template <int N, class T>
 NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site = NNK_HERE) {
   nnk::store(to.data + i, nnk::load<N>(from));
 }
+// The same, or zeros if the data is not `there`.
+template <int N, class T>
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Site = NNK_HERE) {
+  nnk::store(to.data + i, there ? nnk::load<N>(from) : Vec<T, N>::splat(T{}));
+}
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
+
+// ---- caches: brings the line of any address to level 1 or 2 --------------------------------
+constexpr int cache_line = 64;
+template <int Level = 2> NNK_FN void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, Level == 1 ? 3 : 2);
+}
 
 // ---- atomics: for opt-in paths only; the order of additions is not fixed -------------------
 template <class T> NNK_FN T atomic_add(T* p, T x) {

@@ -29,10 +29,6 @@ template <int Limit> NNK_FN void copy_bytes(char* to, const char* from, int coun
   }
 }
 
-// Asks for the cache line of any address, so that it is in the nearest cache when it is read.
-constexpr int cache_line = 64;
-NNK_FN void prefetch(const void* p) { __builtin_prefetch(p); }
-
 // ---- the first `count` lanes, 0 to L --------------------------------------------------
 
 constexpr NNK_FN uint64 low_bits(int count) {

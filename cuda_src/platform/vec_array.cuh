@@ -276,7 +276,7 @@ template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) 
 // ---- fetching into a cache: for processors that wait for memory, not for threads of a GPU --------
 
 constexpr int cache_line = 64;
-NNK_FN void prefetch(const void*) {}
+template <int Level = 2> NNK_FN void prefetch(const void*) {}
 
 // ---- transposition --------------------------------------------------------------------
 

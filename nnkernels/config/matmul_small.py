@@ -52,6 +52,9 @@ class SmallConfig:
 # B stays in a level-1 cache, of 32 or 48 KiB, beside what there is of A and C.
 _MOST_BYTES_OF_B = 32 * 1024
 _MOST_ROWS = 128
+# No more terms than other products sum in one slice: so each sum is the same bit for bit whatever
+# the number of rows and columns.
+_MOST_TERMS = 128
 # Sums of eight rows by two registers hide the latency of a multiply-add, and leave registers for B;
 # four rows where there are 16 registers.
 _MICRO_ROWS = {64: 8, 32: 4, 16: 4}
@@ -67,6 +70,7 @@ def is_small(problem: MatmulProblem) -> bool:
         and problem.itemsizes[0] == problem.itemsizes[1] == problem.compute_itemsize
         and 0 < problem.k * problem.n * problem.compute_itemsize <= _MOST_BYTES_OF_B
         and problem.m <= _MOST_ROWS
+        and problem.k <= _MOST_TERMS
     )
 
 

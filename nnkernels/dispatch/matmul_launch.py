@@ -60,6 +60,8 @@ def matmul_problem(call: Call) -> MatmulProblem:
         # Unfinished sums may wait in C, unless it holds what is still to be added.
         strides_c=(product.strides_c[-2], product.strides_c[-1]),
         in_place=types.storage_c == accumulator and not call.in_place,
+        same_a=types.is_summed_as_it_is(types.a)
+        and not (call.conjugate[0] and types.a.kind == "c"),
         alignments=_alignments(call, batch_strides),
     )
 
