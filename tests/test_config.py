@@ -322,7 +322,6 @@ PACKED = MatmulProblem(500, 500, 500, (2000, 4), (2000, 4), (4, 4, 4), 4, False,
         ({"n": 16}, {"tile_n": 16, "vector": 16, "micro_m": 14}),
         ({"n": 17}, {"tile_n": 32, "vector": 32, "micro_m": 12}),
         ({"n": 33}, {"tile_n": 64, "vector": 64, "micro_m": 6}),
-        ({"compute_itemsize": 8, "is_complex": True}, {"vector": 2, "micro_m": 4}),
     ],
     ids=str,
 )

@@ -205,7 +205,8 @@ struct MatmulSmall {
       later += later_step;
       NNK_UNROLL
       for (int r = 0; r < Rows; ++r) {
-        const S x = convert_scalar<S>(*reinterpret_cast<const TA*>(a[r / 4] + r % 4 * row_of_a));
+        const S x = convert_scalar<S>(
+            nnk::load<1>(reinterpret_cast<const TA*>(a[r / 4] + r % 4 * row_of_a))[0]);
         sum[r] = fma(V::splat(x), terms, sum[r]);
       }
       NNK_UNROLL

@@ -8,6 +8,7 @@ from typing import Any
 from nnkernels.compile.instance import Instance
 from nnkernels.config.gemv import GemvConfig
 from nnkernels.config.matmul import Config
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_simt import SimtConfig
 from nnkernels.config.matmul_small import SmallConfig
@@ -40,6 +41,12 @@ def _packed(call: Call, chosen: PackedConfig) -> _Template:
     return "matmul_packed", "MatmulPacked", 1, call.types.storage_c, options
 
 
+def _complex(call: Call, chosen: ComplexConfig) -> _Template:
+    flags = _flags(chosen.unit_b, *call.conjugate, chosen.read_a, chosen.in_place)
+    options = f"{chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {flags}"
+    return "matmul_complex", "MatmulComplex", 1, call.types.storage_c, options
+
+
 def _small(call: Call, chosen: SmallConfig) -> _Template:
     options = (
         f"{chosen.micro_m}, {chosen.vector}, {_flags(chosen.pack_b)}, {chosen.fast_b}, "
@@ -59,6 +66,7 @@ def _simt(call: Call, chosen: SimtConfig) -> _Template:
 _TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
     PackedConfig: _packed,
     SmallConfig: _small,
+    ComplexConfig: _complex,
     SimtConfig: _simt,
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 from nnkernels.config import gemv as gemv_config
 from nnkernels.config import matmul as config
 from nnkernels.config.gemv import GemvProblem
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
 from nnkernels.config.matmul_simt import BAND, SimtConfig
@@ -94,7 +95,11 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
 
 
 def _pack_packed_grid(
-    packer: Packer, chosen: PackedConfig, tiles: tuple[int, int], batches: int, splits: int
+    packer: Packer,
+    chosen: PackedConfig | ComplexConfig,
+    tiles: tuple[int, int],
+    batches: int,
+    splits: int,
 ) -> int:
     """How blocks of a CPU share a product out; how many there are."""
     blocks = batches * tiles[0] * tiles[1]
@@ -123,6 +128,7 @@ def _pack_simt_grid(
 
 _PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] = {
     PackedConfig: _pack_packed_grid,
+    ComplexConfig: _pack_packed_grid,
     SmallConfig: _pack_small_grid,
     SimtConfig: _pack_simt_grid,
 }
