@@ -10,7 +10,7 @@ import pytest
 from comparing import assert_close, assert_same_bits, wide
 from hypothesis import given
 from hypothesis import strategies as st
-from layouts import place
+from layouts import lay_out, place
 from strategies import examples, layouts, make_numbers, numbers
 
 import nnkernels as nnk
@@ -228,3 +228,15 @@ def test_nothing_is_copied():
         finally:
             tracemalloc.stop()
         assert peak < 10_000
+
+
+def test_complex_numbers_at_odd_addresses():
+    # Where an aligned load of 16 bytes would be a fault.
+    generator = np.random.default_rng(64)
+    for shift in (1, 8):
+        x = place(
+            make_numbers(generator, (40,), "complex128"), lay_out((40,), 16, (0,), (1,), shift)
+        )
+        a = make_numbers(generator, (40, 30), "complex128")
+        for matrix in (a, np.asfortranarray(a)):
+            assert_right(nnk.matmul(x.view, matrix), x.view, matrix)

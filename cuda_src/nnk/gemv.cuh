@@ -218,7 +218,7 @@ struct GemvAcross {
       const Line<const TB, Index, UnitB ? unit_step : any_step> row{
           tile.b.at(NNK_HERE, k + t, tile.first + j), Index(left), tile.b.stride[1]};
       b[t] = loaded<S, ConjugateB, N>(row, 0, left);
-      const S term = convert_scalar<S>(*tile.x.at(NNK_HERE, k + t));
+      const S term = convert_scalar<S>(nnk::load<1>(tile.x.at(NNK_HERE, k + t))[0]);
       x[t] = ConjugateX ? conj(term) : term;
     }
     NNK_UNROLL
