@@ -148,7 +148,7 @@ def sm80(name: str, dtype: object) -> Atom:
     size = 4 if dtype is TF32 else np.dtype(dtype).itemsize
     layout = ptx_a(size), ptx_b(size), ptx_c
     k = 32 // size
-    return Atom(f"sm80_{name}", 32, dtype, 16, 16, k, 2, size == 2, (16, 8, k), layout)
+    return Atom(f"sm80_{name}", 32, dtype, 16, 16, k, 2, size >= 2, (16, 8, k), layout)
 
 
 def cdna(name: str, dtype: object, side: int, terms: int, k: int) -> Atom:

@@ -8,9 +8,9 @@ namespace nnk {
 // ---- the instruction ----------------------------------------------------------------------------
 
 // The fragments of v_mfma with one block, 32 x 32 sums or 16 x 16 of double: "AMD Instinct MI200
-// Instruction Set Architecture", chapter 7, and AMD's matrix instruction calculator
-// (github.com/ROCm/amd_matrix_instruction_calculator). A lane holds `Terms` consecutive terms of
-// one row of A and of one column of B.
+// Instruction Set Architecture", chapter "Matrix Arithmetic Instructions", and AMD's matrix
+// instruction calculator (github.com/ROCm/amd_matrix_instruction_calculator). A lane holds `Terms`
+// consecutive terms of one row of A and of one column of B.
 template <class T, int Terms, bool Flushes> struct Mfma {
   using Element = T;
   using Sum = conditional<is_same<T, int8>, int32, conditional<is_same<T, double>, double, float>>;
