@@ -94,15 +94,19 @@ def test_no_such_width():
         phases("sm_80", 12)
 
 
-# ---- how the atoms of matrix products read their tiles ---------------------------------------------
+# ---- how the atoms of matrix products read their tiles ------------------------------------
 
 
 @pytest.mark.parametrize(("arch", "rows"), [("gfx90a", 32), ("gfx1100", 16)])
 def test_chunks_of_amd(arch, rows):
-    """Each lane reads a chunk of its own row, of 128 bytes: plain, and XORed with the row."""
+    """Each lane reads a chunk of a row of 128 bytes: plain, and XORed with the row.
+
+    The halves of a wave read two chunks on CDNA, and the same one on RDNA.
+    """
     lanes = range(64 if arch == "gfx90a" else 32)
-    plain = [8 * (lane % rows * 8 + lane // rows) for lane in lanes]
-    mixed = [8 * (lane % rows * 8 + (lane // rows ^ lane % 8)) for lane in lanes]
+    chunk = [lane // rows if arch == "gfx90a" else 3 for lane in lanes]
+    plain = [8 * (lane % rows * 8 + chunk[lane]) for lane in lanes]
+    mixed = [8 * (lane % rows * 8 + (chunk[lane] ^ lane % 8)) for lane in lanes]
     assert extra_phases(plain, 2, 16, arch) == 7 * len(lanes) // 8
     assert extra_phases(mixed, 2, 16, arch) == 0
 
