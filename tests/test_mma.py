@@ -6,6 +6,7 @@ wrong table of a header cannot hide behind itself.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -457,6 +458,21 @@ def test_planted_bug_is_reported_at_its_line(library, symbol, warp, at, words):
         assert message.startswith(place(at) + ": "), message
         for word in words:
             assert (place(word[4:]) if word.startswith("at: ") else word) in message, message
+
+
+def test_another_compiler(build):
+    names = ("clang++", *(f"clang++-{version}" for version in range(25, 13, -1)))
+    other = next(filter(None, map(shutil.which, names)), None)
+    if other is None:
+        pytest.skip("no clang++")
+
+    def library(warp):
+        return build("sim_mma.cc", f"-DNNK_SIM_WARP={warp}", compiler=other)
+
+    for row in REPORTS:
+        test_planted_bug_is_reported_at_its_line(library, *row)
+    for atom in ATOMS.values():
+        test_product_on_an_atom(library, atom)
 
 
 @pytest.mark.parametrize(
