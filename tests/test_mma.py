@@ -393,20 +393,20 @@ def test_product_on_an_atom(library, atom):
     """Of 2 m x 2 n sums of 2 k terms, from plain and swizzled tiles, as they are and transposed."""
     generator = np.random.default_rng(len(atom.name))
     m, n, k = 2 * atom.m, 2 * atom.n, 2 * atom.k
+    a = numbers(generator, (m, k), atom.dtype)
+    b = numbers(generator, (k, n), atom.dtype)
+    exact = (rounded_to_tf32(a), rounded_to_tf32(b)) if atom.dtype is TF32 else (a, b)
+    results = set()
     for form in range(8 if atom.transposes else 2):
-        a = numbers(generator, (m, k), atom.dtype)
-        b = numbers(generator, (k, n), atom.dtype)
         stored = (a.T if form & 2 else a, b if form & 4 else b.T)
         memory = np.concatenate([np.ascontiguousarray(x).ravel() for x in stored])
-        exact = (rounded_to_tf32(a), rounded_to_tf32(b)) if atom.dtype is TF32 else (a, b)
-        results = set()
         for seed in SEEDS:
             out = np.full((m, n), 77, atom.sum)
             symbol = f"product_{atom.name}"
             assert launch(library(atom.lanes), symbol, out, memory, form, seed=seed) == ""
             check(out, *exact, np.zeros((m, n), atom.sum))
             results.add(out.tobytes())
-        assert len(results) == 1
+    assert len(results) == 1, "the sums depend on how the operands lie"
 
 
 # ---- planted bugs --------------------------------------------------------------------------------
