@@ -138,6 +138,16 @@ NNK_FN Registers<Count> load_matrices(const Shared<T>& memory, int i, Site site 
   return result;
 }
 
+// 16 bytes of shared memory in registers.
+template <class T>
+NNK_FN Registers<4> load_chunk(const Shared<T>& memory, int i, Site site = NNK_HERE) {
+  Registers<4> r;
+  __builtin_memcpy(
+      &r, sim::touch_array(memory.array, i, 16 / int(sizeof(T)), 16, sim::Touch::read, site),
+      sizeof(r));
+  return r;
+}
+
 // One matrix instruction: C += A B, where I says which element of which lane is what.
 template <class I>
 NNK_FN void multiply_matrices(I, const Registers<I::a_registers>& a,

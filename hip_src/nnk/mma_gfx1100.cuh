@@ -87,8 +87,8 @@ template <class T> struct MmaGfx1100 {
     Registers<4 * chunks> registers;
     NNK_UNROLL
     for (int j = 0; j < chunks; ++j) {
-      const auto v = memory.template load_vec<chunk>(tile(row + lane % 16, first_chunk + j), site);
-      NNK_MEMCPY(registers.word + 4 * j, &v, 16);
+      const Registers<4> r = load_chunk(memory, tile(row + lane % 16, first_chunk + j), site);
+      NNK_MEMCPY(registers.word + 4 * j, &r, sizeof(r));
     }
     return registers;
   }
