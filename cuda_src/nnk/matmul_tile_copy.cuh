@@ -47,19 +47,17 @@ template <class S, int Terms, int Outer, int N, bool AlongTerms, int Threads> st
 template <class T, class S, class Index, class Layout, bool Conjugate> struct TileCopy {
   static constexpr int count = Layout::pieces_of_thread, N = Layout::size;
   static constexpr bool whole = count * Layout::threads == Layout::pieces;
-  static constexpr int terms_at_once = Layout::along_terms ? N : 1;
 
-  const T* from;        // the next slice
-  Index left, advance;  // its terms and those after it; bytes to the one after it
+  const T* from;  // the next slice
+  Index advance;  // bytes to the one after it
   Index offset[count];
   int rank;
   Vec<T, N> held[count];
 
-  // A tile from outer index `first` on of `outers`, in a matrix of `terms` terms.
-  NNK_FN TileCopy(const T* matrix, int thread, Index first, Index outers, Index terms,
-                  Index outer_step, Index term_step)
+  // A tile from outer index `first` on of `outers`.
+  NNK_FN TileCopy(const T* matrix, int thread, Index first, Index outers, Index outer_step,
+                  Index term_step)
       : from(byte_offset(matrix, first * outer_step)),
-        left(terms),
         advance(term_step * Layout::terms),
         rank(thread) {
     constexpr int outers_at_once = Layout::along_terms ? 1 : N;
@@ -72,18 +70,17 @@ template <class T, class S, class Index, class Layout, bool Conjugate> struct Ti
     }
   }
 
-  // Fetches the next slice to registers.
-  NNK_FN void load() {
+  // Fetches the next slice to registers, where `left` terms begin with its own.
+  NNK_FN void load(Index left) {
     NNK_UNROLL
     for (int p = 0; p < count; ++p) {
       held[p] = Vec<T, N>::splat(T());
       if (is_there(p) && Layout::term(piece(p)) < left) {
-        check_access(Layout::term(piece(p)), terms_at_once, left, NNK_HERE);
+        check_access(Layout::term(piece(p)), Layout::along_terms ? N : 1, left, NNK_HERE);
         held[p] = nnk::load<N>(byte_offset(from, offset[p]));
       }
     }
     from = byte_offset(from, advance);
-    left -= Layout::terms;
   }
   // Writes it to shared memory, from element `at` on.
   NNK_FN void store(const Shared<S>& memory, int at) const {
