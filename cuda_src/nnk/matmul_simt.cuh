@@ -155,9 +155,15 @@ struct MatmulSimt {
     copy_b.store(memory, at + LayoutA::elements);
   }
 
+  static constexpr int in_a_row = TileK % terms_in_a_row == 0 ? terms_in_a_row : TileK;
   static NNK_FN void multiply(const Shared<S>& memory, int a, int b, Sums& sums) {
+    NNK_NO_UNROLL
+    for (int k = 0; k < TileK; k += in_a_row)
+      multiply_terms(memory, a + k * LayoutA::row, b + k * LayoutB::row, sums);
+  }
+  static NNK_FN void multiply_terms(const Shared<S>& memory, int a, int b, Sums& sums) {
     NNK_UNROLL
-    for (int k = 0; k < TileK; ++k) {
+    for (int k = 0; k < in_a_row; ++k) {
       Vec<S, side_m> rows[groups_m];
       V columns[groups_n];
       NNK_UNROLL
