@@ -186,7 +186,7 @@ def _matmul(op: Op) -> Iterator[Problem]:
     yield Problem("large, operands transposed", False, large, {}, transposed)
     few = resized(op.examples[0], {64: 16, 50: 4096, 70: 4096})
     yield Problem("16 rows", False, few, {}, contiguous)
-    if not op.name.startswith("linear"):  # whose weight is one matrix
+    if op.name.startswith(("matmul", "gemm")):  # the others' second operand has no batch
         small = resized(op.examples[0], {64: 12, 50: 16, 70: 8})
         batch = tuple((4096, *shape) if len(shape) == 2 else shape for shape in small)
         yield Problem("4096 small ones", False, batch, {}, contiguous)
