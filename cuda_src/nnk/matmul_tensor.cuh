@@ -1,0 +1,312 @@
+// Matrix product C = epilogue(A B) on matrix cores, two-dimensional or batched, over any strides:
+// one form for every instruction set, which an atom (nnk/mma_*.cuh) describes.
+//
+// A block makes a TileM x TileN tile of C, a warp WarpM x WarpN of it, in registers. Slices of
+// TileK terms of A and B pass through a ring of `Stages` stages of shared memory
+// (matmul_tensor_operand.cuh): while one is multiplied, later ones are under way. Fragments for the
+// next step of Atom::k terms are read while one step is multiplied; for the first step of a slice
+// that happens before the last step of the slice before, so the multiplications of a warp never
+// wait for a slice to begin.
+//
+// What is left over of K, if it is no multiple of TileK, comes first: all later slices are whole,
+// and the loop asks for no edge. Rows past an edge are copies of the last one; what is made of them
+// is not written.
+#pragma once
+#include "nnk/matmul_epilogue.cuh"
+#include "nnk/matmul_operands.cuh"
+#include "nnk/matmul_tensor_operand.cuh"
+#include "nnk/types.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// TA, TB, TC: element types; S: type of the sums for the epilogue, of the bits of Atom::Sum
+// WayA, WayB: see matmul_tensor_operand.cuh
+// WideC: whether every row of C is whole 16-byte accesses
+template <class TA, class TB, class TC, class S, class Index, int BatchRank, class Atom, int TileM,
+          int TileN, int TileK, int WarpM, int WarpN, int Stages, int WayA, int WayB, bool WideC,
+          class Epilogue>
+struct MatmulTensor {
+  using Element = typename Atom::Element;
+  using Sum = typename Atom::Sum;
+  static_assert(sizeof(TA) == sizeof(Element) && sizeof(TB) == sizeof(Element),
+                "operands are copied bit by bit");
+  static constexpr int warps_n = TileN / WarpN, warps = TileM / WarpM * warps_n;
+  static constexpr int threads = warps * Atom::lanes;
+  static constexpr int parts_m = WarpM / Atom::m, parts_n = WarpN / Atom::n;
+  static constexpr int steps = TileK / Atom::k;
+  static_assert(steps >= 2 && steps % 2 == 0, "two sets of fragments take turns within a slice");
+  using A = TensorOperand<Element, Index, TileM, TileK, threads, WayA>;
+  using B = TensorOperand<Element, Index, TileN, TileK, threads, WayB>;
+  static constexpr int stage = A::elements + B::elements;
+  static constexpr bool any_asynchronous = A::asynchronous || B::asynchronous;
+  static_assert(Stages >= 2, "one slice is read while another one is written");
+
+  struct Args : Epilogue::Operands {
+    const TA* a;
+    const TB* b;
+    TC* c;
+    int64 tiles_m, tiles_n;
+    Index m, n, k;
+    Divisor<Index> batch[BatchRank];
+    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
+    Index stride_a[2], stride_b[2], stride_c[2];
+    typename Epilogue::template Args<Index> epilogue;
+  };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const int64 tiles = args.tiles_m * args.tiles_n;
+    const int64 batch = group.block() / tiles;
+    const Place place = placed(group.block() - batch * tiles, args.tiles_m, args.tiles_n);
+    Index offset[3 + Epilogue::operands];
+    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
+    const View<TC, 2, Index> c{
+        byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}};
+    const typename Epilogue::template Of<Index> epilogue(args, args.epilogue, offset + 3, args.m,
+                                                         args.n);
+    A a;
+    B b;
+    a.begin(group.rank(), byte_offset(args.a, offset[0]), place.m, args.m, args.k,
+            args.stride_a[0], args.stride_a[1]);
+    b.begin(group.rank(), byte_offset(args.b, offset[1]), place.n, args.n, args.k,
+            args.stride_b[1], args.stride_b[0]);
+    Sums sums;
+    clear(sums);
+    if (args.k > 0) accumulate(group, a, b, args.k, sums);
+    if constexpr (WideC) write_wide(group, epilogue, c, place, sums);
+    else write(group, epilogue, c, place, sums);
+  }
+
+ private:
+  struct Sums { typename Atom::C part[parts_m][parts_n]; };
+  struct Fragments {
+    typename Atom::A a[2][parts_m];
+    typename Atom::B b[2][parts_n];
+  };
+
+  // ---- which tile -------------------------------------------------------------------------------
+
+  struct Place { Index m, n; };
+
+  // Blocks that run together make squares of tiles, 8 rows of them high, so that they read few
+  // different slices and find most in the level-2 cache.
+  static NNK_FN Place placed(int64 tile, int64 tiles_m, int64 tiles_n) {
+    constexpr int64 most_rows = 8;
+    const int64 band = tile / (most_rows * tiles_n), within = tile - band * most_rows * tiles_n;
+    const int64 left = tiles_m - band * most_rows, rows = left < most_rows ? left : most_rows;
+    const int64 column = within / rows;
+    return {Index((band * most_rows + within - column * rows) * TileM), Index(column * TileN)};
+  }
+
+  // ---- the sums ---------------------------------------------------------------------------------
+
+  static NNK_FN void clear(Sums& sums) {
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i) {
+      NNK_UNROLL
+      for (int j = 0; j < parts_n; ++j) {
+        NNK_UNROLL
+        for (int e = 0; e < Atom::sums; ++e) sums.part[i][j].x[e] = Sum();
+      }
+    }
+  }
+
+  template <class G> static NNK_FN void accumulate(G& group, A& a, B& b, Index k, Sums& sums) {
+    const auto memory = group.template dynamic_shared<Element>(0, Stages * stage);
+    const Index slices = (k - 1) / TileK + 1;
+    fill(memory, a, b, int(k - (slices - 1) * TileK), slices);
+    if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
+    group.barrier();
+    const Warp warp(group.rank());
+    Fragments fragments;
+    load(memory, warp, 0, 0, fragments);
+    int now = 0, free = Stages - 1;  // the stage that is multiplied, and the one before it
+    NNK_NO_UNROLL
+    for (Index slice = 0; slice < slices; ++slice) {
+      const int then = now + 1 == Stages ? 0 : now + 1;
+      NNK_UNROLL
+      for (int step = 0; step < steps; ++step) {
+        load(memory, warp, step + 1 < steps ? now : then, (step + 1) % steps, fragments);
+        if (step == 0) copy(memory, a, b, free, slice + Stages - 1 < slices);
+        multiply(fragments, step % 2, sums);
+        if (step == steps - 2) {
+          pass_on(memory, a, b, then, slices - slice);
+          if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
+          group.barrier();
+        }
+      }
+      free = now;
+      now = then;
+    }
+  }
+
+  // The first slice, of `left` terms, to the first stage, and the next ones under way.
+  static NNK_FN void fill(const Shared<Element>& memory, A& a, B& b, int left, Index slices) {
+    if constexpr (A::asynchronous) a.template copy<true>(memory, 0, left);
+    else a.template load<true>(left);
+    if constexpr (B::asynchronous) b.template copy<true>(memory, A::elements, left);
+    else b.template load<true>(left);
+    if constexpr (any_asynchronous) copy_async_commit();
+    NNK_UNROLL
+    for (int i = 1; i < Stages - 1; ++i) copy(memory, a, b, i, i < slices);
+    if constexpr (!A::asynchronous) {
+      a.store(memory, 0);
+      if (slices > 1) a.template load<false>(TileK);
+    }
+    if constexpr (!B::asynchronous) {
+      b.store(memory, A::elements);
+      if (slices > 1) b.template load<false>(TileK);
+    }
+  }
+  // Begins the asynchronous copies of a slice, if there is one.
+  static NNK_FN void copy(const Shared<Element>& memory, A& a, B& b, int to, bool there) {
+    if (there) {
+      if constexpr (A::asynchronous) a.template copy<false>(memory, to * stage, TileK);
+      if constexpr (B::asynchronous) b.template copy<false>(memory, to * stage + A::elements, TileK);
+    }
+    if constexpr (any_asynchronous) copy_async_commit();
+  }
+  // Stores the next slice from registers, and loads the one after it. `left`: slices not yet done
+  static NNK_FN void pass_on(const Shared<Element>& memory, A& a, B& b, int to, Index left) {
+    if constexpr (!A::asynchronous) {
+      if (left > 1) a.store(memory, to * stage);
+      if (left > 2) a.template load<false>(TileK);
+    }
+    if constexpr (!B::asynchronous) {
+      if (left > 1) b.store(memory, to * stage + A::elements);
+      if (left > 2) b.template load<false>(TileK);
+    }
+  }
+
+  // ---- what a warp does -------------------------------------------------------------------------
+
+  struct Warp {
+    int lane, m, n;  // of the block's tile, its first row and column
+    NNK_FN explicit Warp(int rank)
+        : lane(rank % Atom::lanes),
+          m(rank / Atom::lanes / warps_n * WarpM),
+          n(rank / Atom::lanes % warps_n * WarpN) {}
+  };
+
+  // The fragments of a step, to the set that the step uses.
+  static NNK_FN void load(const Shared<Element>& memory, const Warp& warp, int from, int step,
+                          Fragments& to) {
+    const typename A::Tile tile_a{from * stage};
+    const typename B::Tile tile_b{from * stage + A::elements};
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i)
+      to.a[step % 2][i] = fragment_a(memory, tile_a, warp.m + i * Atom::m, step, warp.lane);
+    NNK_UNROLL
+    for (int j = 0; j < parts_n; ++j)
+      to.b[step % 2][j] = fragment_b(memory, tile_b, warp.n + j * Atom::n, step, warp.lane);
+  }
+  template <class Tile>
+  static NNK_FN typename Atom::A fragment_a(const Shared<Element>& memory, const Tile& tile,
+                                            int row, int step, int lane) {
+    if constexpr (A::turned)
+      return Atom::load_a_transposed(memory, tile, row, step * Atom::k, lane, NNK_HERE);
+    else return Atom::load_a(memory, tile, row, step * Atom::chunks, lane, NNK_HERE);
+  }
+  template <class Tile>
+  static NNK_FN typename Atom::B fragment_b(const Shared<Element>& memory, const Tile& tile,
+                                            int column, int step, int lane) {
+    if constexpr (B::turned)
+      return Atom::load_b_transposed(memory, tile, column, step * Atom::k, lane, NNK_HERE);
+    else return Atom::load_b(memory, tile, column, step * Atom::chunks, lane, NNK_HERE);
+  }
+  static NNK_FN void multiply(const Fragments& fragments, int set, Sums& sums) {
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i) {
+      NNK_UNROLL
+      for (int j = 0; j < parts_n; ++j)
+        Atom::multiply(fragments.a[set][i], fragments.b[set][j], sums.part[i][j], NNK_HERE);
+    }
+  }
+
+  // ---- results ----------------------------------------------------------------------------------
+
+  template <int N>
+  static NNK_FN Vec<S, N> converted(const Vec<Sum, N>& sums) {
+    return convert<S>(sums);
+  }
+
+  // Straight from registers: as many adjacent columns at once as a lane has.
+  template <class G>
+  static NNK_FN void write(G& group, const typename Epilogue::template Of<Index>& epilogue,
+                           const View<TC, 2, Index>& c, const Place& place, const Sums& sums) {
+    constexpr int together = Atom::together;
+    const Warp warp(group.rank());
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i) {
+      NNK_UNROLL
+      for (int e = 0; e < Atom::sums; e += together) {
+        const Index row = place.m + warp.m + i * Atom::m + Atom::row_of(warp.lane, e);
+        if (row >= c.shape[0]) continue;
+        NNK_UNROLL
+        for (int j = 0; j < parts_n; ++j) {
+          const Index column = place.n + warp.n + j * Atom::n + Atom::column_of(warp.lane, e);
+          const Index left = c.shape[1] - column;
+          if (left <= 0) continue;
+          const int count = left < together ? int(left) : together;
+          const auto y = epilogue(gathered<together>(sums.part[i][j], e), row, column, count);
+          const Line<TC, Index> line{c.at(NNK_HERE, row, column), left, c.stride[1]};
+          line.store_partial(Index(0), convert<TC>(y), count);
+        }
+      }
+    }
+  }
+  template <int N> static NNK_FN Vec<S, N> gathered(const typename Atom::C& part, int first) {
+    Vec<S, N> x;
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i) x.set(i, convert_scalar<S>(part.x[first + i]));
+    return x;
+  }
+
+  // Through shared memory, Atom::m rows of every warp at a time, for accesses of 16 bytes to C.
+  // A pitch of 32 bytes more than a row spreads the rows of an atom over the banks.
+  static constexpr int wide = 16 / int(sizeof(TC));
+  static constexpr int pitch = WarpN + 32 / int(sizeof(Sum));
+
+  template <class G>
+  static NNK_FN void write_wide(G& group, const typename Epilogue::template Of<Index>& epilogue,
+                                const View<TC, 2, Index>& c, const Place& place,
+                                const Sums& sums) {
+    constexpr int size = Atom::m * pitch;
+    const auto memory = group.template dynamic_shared<Sum>(0, warps * size);
+    const Warp warp(group.rank());
+    const int own = group.rank() / Atom::lanes * size;
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i) {
+      group.barrier();
+      put(memory, own, warp.lane, sums.part[i]);
+      group.barrier();
+      for (int u = warp.lane; u < Atom::m * (WarpN / wide); u += Atom::lanes) {
+        const int r = u / (WarpN / wide), j = u % (WarpN / wide) * wide;
+        const Index row = place.m + warp.m + i * Atom::m + r, column = place.n + warp.n + j;
+        if (row >= c.shape[0] || column >= c.shape[1]) continue;
+        const auto x = converted(memory.template load_vec<wide>(own + r * pitch + j));
+        const Line<TC, Index, unit_step> line{c.at(NNK_HERE, row, column), c.shape[1] - column,
+                                              Index(sizeof(TC))};
+        line.store(Index(0), convert<TC>(epilogue(x, row, column, wide)));
+      }
+    }
+  }
+  static NNK_FN void put(const Shared<Sum>& memory, int own, int lane,
+                         const typename Atom::C (&parts)[parts_n]) {
+    constexpr int together = Atom::together;
+    NNK_UNROLL
+    for (int j = 0; j < parts_n; ++j) {
+      NNK_UNROLL
+      for (int e = 0; e < Atom::sums; e += together) {
+        Vec<Sum, together> x;
+        NNK_UNROLL
+        for (int i = 0; i < together; ++i) x.set(i, parts[j].x[e + i]);
+        memory.template store_vec<together>(own + Atom::row_of(lane, e) * pitch + j * Atom::n +
+                                                Atom::column_of(lane, e),
+                                            x);
+      }
+    }
+  }
+};
+
+}  // namespace nnk

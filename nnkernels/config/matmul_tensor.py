@@ -1,0 +1,299 @@
+"""The tiles of a matrix product on the matrix cores of a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nnkernels.config.device import Device
+from nnkernels.config.matmul_problem import MatmulProblem, index_kind
+
+# How an operand comes to shared memory: as in cuda_src/nnk/matmul_tensor_operand.cuh.
+ASYNC_TERMS, ASYNC_ROWS, VECTOR_TERMS, VECTOR_ROWS, SINGLE_TERMS, SINGLE_ROWS = range(6)
+
+
+@dataclass(frozen=True)
+class Atom:
+    """One step of a warp on a matrix core: see ``cuda_src/nnk/mma_*.cuh``.
+
+    Attributes
+    ----------
+    header, name : str
+        Where it is, and its C++ type.
+    lanes : int
+        Of the warp.
+    m, n, k : int
+        Sums and terms of a step.
+    asynchronous : bool
+        Whether the machine copies from global to shared memory without registers.
+    transposes : bool
+        Whether fragments can be read from a tile that lies by terms.
+    rate : int
+        Multiplications of a processor in a cycle.
+    """
+
+    header: str
+    name: str
+    lanes: int
+    m: int
+    n: int
+    k: int
+    asynchronous: bool
+    transposes: bool
+    rate: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Sums of a block and of a warp, the bytes of terms of a slice, and the slices in flight.
+
+    ``efficiency`` is the share of the matrix cores' rate that it may reach: the larger a tile, the
+    less it reads from shared memory for a product.
+    """
+
+    m: int
+    n: int
+    warp_m: int
+    warp_n: int
+    slice_bytes: int
+    stages: int
+    efficiency: float
+
+
+@dataclass(frozen=True)
+class TensorConfig:
+    """Template arguments of one instance.
+
+    Attributes
+    ----------
+    way_a, way_b : int
+        How the operands come to shared memory.
+    wide_c : bool
+        Whether C is written in accesses of 16 bytes.
+    shared : int
+        Accumulator-type elements of shared memory of a block.
+    splits : int
+        Ranges of terms that are summed apart, and then added up in a second launch.
+    """
+
+    atom: Atom
+    tile_m: int
+    tile_n: int
+    tile_k: int
+    warp_m: int
+    warp_n: int
+    stages: int
+    way_a: int
+    way_b: int
+    wide_c: bool
+    shared: int
+    index: str
+    splits: int = 1
+
+    def shared_elements(self, k: int) -> int:
+        """Accumulator-type elements of shared memory of a block, for sums of `k` terms."""
+        return self.shared
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.tile_m // self.warp_m * (self.tile_n // self.warp_n) * self.atom.lanes
+
+
+def _nvidia(element: str, size: int, rate: int) -> Atom:
+    return Atom(
+        "mma_sm80", f"MmaSm80<{element}>", 32, 16, 16, 32 // size, True, size == 2, rate
+    )
+
+
+def _cdna(element: str, side: int, k: int, rate: int) -> Atom:
+    return Atom("mma_gfx90a", f"MmaGfx90a<{element}>", 64, side, side, k, False, False, rate)
+
+
+def _rdna(element: str) -> Atom:
+    return Atom("mma_gfx1100", f"MmaGfx1100<{element}>", 32, 16, 16, 16, False, False, 512)
+
+
+# By the element type of both operands. Rates: white papers of A100 and of CDNA 2 (MI200), ISA
+# manual of RDNA 3; of later chips the ratios are much the same.
+_NVIDIA = {
+    "half": _nvidia("half", 2, 1024),
+    "bfloat16": _nvidia("bfloat16", 2, 1024),
+    "int8": _nvidia("int8", 1, 2048),
+}
+_NVIDIA_TF32 = _nvidia("Tf32", 4, 512)
+_CDNA = {
+    "half": _cdna("half", 32, 16, 1024),
+    "bfloat16": _cdna("bfloat16", 32, 16, 1024),
+    "int8": _cdna("int8", 32, 32, 1024),
+    "float": _cdna("float", 32, 8, 256),
+    "double": _cdna("double", 16, 8, 128),
+}
+_RDNA = {name: _rdna(name) for name in ("half", "bfloat16", "int8")}
+
+
+def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
+    """The matrix-core step for a problem on a device, if there is one."""
+    if problem.compute_itemsize != (8 if problem.element == "double" else 4):
+        return None  # wider sums were asked for than the core makes
+    if device.arch.startswith("sm_") and int(device.arch[3:]) >= 80:
+        if problem.element == "float" and problem.tf32:
+            return _NVIDIA_TF32
+        return _NVIDIA.get(problem.element)
+    if device.arch in ("gfx90a", "gfx942"):
+        return _CDNA.get(problem.element)
+    return _RDNA.get(problem.element) if device.arch == "gfx1100" else None
+
+
+# Asynchronous copies keep three or four slices under way. A warp of 64 x 64 reads the fewest
+# fragments for a product; its 128 sums of a lane leave room for two sets of them. Short slices
+# suffice where there are many sums; longer ones have fewer barriers.
+_ASYNC_TILES = (
+    Tile(128, 256, 64, 64, 64, 4, 0.95),
+    Tile(128, 128, 64, 64, 64, 4, 0.9),
+    Tile(128, 64, 64, 32, 64, 4, 0.75),
+    Tile(64, 128, 32, 64, 64, 4, 0.75),
+    Tile(64, 64, 32, 32, 128, 3, 0.6),
+    Tile(128, 32, 32, 32, 128, 3, 0.4),
+    Tile(32, 128, 32, 32, 128, 3, 0.4),
+    Tile(128, 16, 32, 16, 128, 3, 0.25),
+    Tile(16, 128, 16, 32, 128, 3, 0.25),
+)
+# Through registers: one slice in shared memory is multiplied, the next one is stored beside it.
+_STAGED_TILES = (
+    Tile(128, 128, 64, 64, 64, 2, 0.8),
+    Tile(128, 64, 64, 32, 64, 2, 0.7),
+    Tile(64, 128, 32, 64, 64, 2, 0.7),
+    Tile(64, 64, 32, 32, 64, 2, 0.6),
+    Tile(128, 32, 32, 32, 64, 2, 0.4),
+    Tile(32, 128, 32, 32, 64, 2, 0.4),
+    Tile(128, 16, 32, 16, 64, 2, 0.25),
+    Tile(16, 128, 16, 32, 64, 2, 0.25),
+)
+# Cycles that a slice takes besides its multiplications (a barrier, the first fragments), and a
+# block (its first slices from memory, its results).
+_SLICE_CYCLES = 60
+_BLOCK_CYCLES = 2000
+# A second launch, some 3 microseconds; and the bytes that all processors together read or write in
+# a cycle, of the partial sums.
+_SPLIT_CYCLES = 4000
+_BYTES_OF_CYCLE = 1000
+_MOST_SPLITS = 32
+# Slices that a split sums at least, so that the first ones from memory count for little.
+_LEAST_SLICES = 8
+
+
+def configure(problem: MatmulProblem, device: Device) -> TensorConfig | None:
+    """The tiles for a problem, or None if the device has no matrix core for it."""
+    atom = atom_of(problem, device)
+    if atom is None:
+        return None
+    _, _, splits, tile = min(
+        (_cycles(problem, device, atom, tile, splits), number, splits, tile)
+        for number, tile in enumerate(_tiles(problem, device, atom))
+        for splits in _splits(problem, atom, tile)
+    )
+    return _config(problem, atom, tile, splits)
+
+
+def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> Iterator[Tile]:
+    """The tiles that the atom can make, and that fit in shared memory."""
+    ways = _ways(problem, atom)
+    staged = not any(way in (ASYNC_TERMS, ASYNC_ROWS) for way in ways)
+    for tile in _STAGED_TILES if staged else _ASYNC_TILES:
+        if tile.warp_m % atom.m or tile.warp_n % atom.n:
+            continue
+        if _shared_bytes(problem, atom, tile) <= device.shared_limit:
+            yield tile
+
+
+def _tile_k(atom: Atom, tile: Tile, itemsize: int) -> int:
+    # Two sets of fragments take turns, so a slice has two steps at least.
+    return max(tile.slice_bytes // itemsize, 2 * atom.k)
+
+
+def _shared_bytes(problem: MatmulProblem, atom: Atom, tile: Tile) -> int:
+    """What the slices in flight need, or the sums on their way to C in their place."""
+    itemsize = problem.itemsizes[0]
+    slices = tile.stages * (tile.m + tile.n) * _tile_k(atom, tile, itemsize) * itemsize
+    warps = tile.m // tile.warp_m * (tile.n // tile.warp_n)
+    rows = warps * atom.m * (tile.warp_n * problem.compute_itemsize + 32)
+    return max(slices, rows if _wide_c(problem) else 0)
+
+
+def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> TensorConfig:
+    way_a, way_b = _ways(problem, atom)
+    return TensorConfig(
+        atom,
+        tile.m,
+        tile.n,
+        _tile_k(atom, tile, problem.itemsizes[0]),
+        tile.warp_m,
+        tile.warp_n,
+        tile.stages,
+        way_a,
+        way_b,
+        wide_c=_wide_c(problem),
+        shared=_shared_bytes(problem, atom, tile) // problem.compute_itemsize,
+        index=index_kind(problem.reach),
+        splits=splits,
+    )
+
+
+# ---- how operands and results are read and written --------------------------------------------
+
+
+def _ways(problem: MatmulProblem, atom: Atom) -> tuple[int, int]:
+    a, b = problem.strides_a, problem.strides_b
+    size, k = problem.itemsizes[0], problem.k
+    return (
+        _way(a[0], a[1], problem.m, k, size, problem.alignments[0], atom),
+        _way(b[1], b[0], problem.n, k, size, problem.alignments[1], atom),
+    )
+
+
+def _way(row: int, term: int, rows: int, k: int, size: int, alignment: int, atom: Atom) -> int:
+    """How an operand of `rows` rows comes to shared memory; strides in bytes."""
+    if alignment >= 16:
+        if term == size and row % 16 == 0 and k * size % 16 == 0:
+            return ASYNC_TERMS if atom.asynchronous else VECTOR_TERMS
+        if row == size and term % 16 == 0 and rows * size % 16 == 0:
+            return ASYNC_ROWS if atom.asynchronous and atom.transposes else VECTOR_ROWS
+    return SINGLE_TERMS if abs(term) <= abs(row) else SINGLE_ROWS
+
+
+def _wide_c(problem: MatmulProblem) -> bool:
+    row, column = problem.strides_c
+    size = problem.itemsizes[2]
+    aligned = problem.alignments[2] >= 16 and row % 16 == 0 and problem.n * size % 16 == 0
+    return aligned and column == size
+
+
+# ---- how long it takes --------------------------------------------------------------------------
+
+
+def _blocks(problem: MatmulProblem, tile: Tile) -> int:
+    return problem.batches * -(-problem.m // tile.m) * -(-problem.n // tile.n)
+
+
+def _splits(problem: MatmulProblem, atom: Atom, tile: Tile) -> Iterator[int]:
+    slices = -(-problem.k // _tile_k(atom, tile, problem.itemsizes[0]))
+    splits = 1
+    while splits == 1 or (splits <= _MOST_SPLITS and slices >= splits * _LEAST_SLICES):
+        yield splits
+        splits *= 2
+
+
+def _cycles(
+    problem: MatmulProblem, device: Device, atom: Atom, tile: Tile, splits: int
+) -> float:
+    """Roughly, how long it takes: processors that finish together, one block at a time each."""
+    tile_k = _tile_k(atom, tile, problem.itemsizes[0])
+    slices = -(-problem.k // (tile_k * splits))
+    one = tile.m * tile.n * tile_k / (atom.rate * tile.efficiency) + _SLICE_CYCLES
+    turns = -(-_blocks(problem, tile) * splits // device.processors)
+    cycles = turns * (slices * one + _BLOCK_CYCLES)
+    if splits > 1:
+        sums = problem.batches * problem.m * problem.n * problem.compute_itemsize
+        cycles += _SPLIT_CYCLES + 2 * splits * sums / _BYTES_OF_CYCLE
+    return cycles
