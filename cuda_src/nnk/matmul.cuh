@@ -33,8 +33,8 @@ struct Matmul {
     const TA* a;
     const TB* b;
     TC* c;
-    int64 tiles_m, tiles_n;
-    Index m, n, k;
+    int64 tiles_m, tiles_n, blocks_of_split;
+    Index m, n, k, terms;  // those of one split
     Divisor<Index> batch[BatchRank];
     Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];
@@ -49,6 +49,7 @@ struct Matmul {
     const auto waiting = group.template dynamic_shared<S>(
         (elements_a + elements_b) * int(sizeof(S)), elements_waiting);
 
+    const Index terms = terms_of_block(args, group.block());
     const int64 tiles = args.tiles_m * args.tiles_n;
     const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
     const Index first_m = Index(tile / args.tiles_n) * TileM;
@@ -56,9 +57,9 @@ struct Matmul {
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const View<const TA, 2, Index> a{
-        byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}};
+        byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}};
     const View<const TB, 2, Index> b{
-        byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}};
+        byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}};
     const View<TC, 2, Index> c{
         byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}};
     const typename Epilogue::template Of<Index> epilogue(args, args.epilogue, offset + 3, args.m,
@@ -66,11 +67,11 @@ struct Matmul {
 
     Accumulator sum;
     clear(sum);
-    for (Index first_k = 0; first_k < args.k; first_k += TileK) {
+    for (Index first_k = 0; first_k < terms; first_k += TileK) {
       copy_a(group, a, first_m, first_k, tile_a);
       copy_b(group, b, first_k, first_n, tile_b);
       group.barrier();
-      const int depth = args.k - first_k < TileK ? int(args.k - first_k) : TileK;
+      const int depth = terms - first_k < TileK ? int(terms - first_k) : TileK;
       for (int i = 0; i < tiles_of_thread; ++i) {
         const int micro = group.rank() + i * Threads;
         if (micro < micro_tiles && reaches(c, first_m, first_n, micro)) {
@@ -84,7 +85,7 @@ struct Matmul {
     for (int i = 0; i < tiles_of_thread; ++i) {
       const int micro = group.rank() + i * Threads;
       if (micro < micro_tiles && reaches(c, first_m, first_n, micro)) {
-        if constexpr (tiles_of_thread > 1) restore(waiting, micro, args.k == 0, sum);
+        if constexpr (tiles_of_thread > 1) restore(waiting, micro, terms == 0, sum);
         write(epilogue, c, first_m + micro / micro_columns * MicroM,
               first_n + micro % micro_columns * N, sum);
       }

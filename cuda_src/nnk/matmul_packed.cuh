@@ -35,10 +35,10 @@ struct MatmulPacked {
     const TA* a;
     const TB* b;
     TC* c;
-    int64 tiles_m, tiles_n;
+    int64 tiles_m, tiles_n, blocks_of_split;
     int32 tile_m, tile_n;  // multiples of MicroM and N
     int32 rows_at_once;    // of A that are packed; a multiple of MicroM
-    Index m, n, k;
+    Index m, n, k, terms;  // those of one split
     Divisor<Index> batch[BatchRank];
     Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];
@@ -59,6 +59,7 @@ struct MatmulPacked {
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const Index terms = terms_of_block(args, group.block());
     const int64 tiles = args.tiles_m * args.tiles_n;
     const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
     const int64 tile_row = tile / args.tiles_n;
@@ -66,8 +67,8 @@ struct MatmulPacked {
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const int elements_a = args.rows_at_once / MicroM * panel_a, elements_b = args.tile_n * TileK;
     Block block{
-        {byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}},
+        {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
+        {byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}},
         {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
         group.template dynamic_shared<S>(elements_b * int(sizeof(S)), elements_a),
         group.template dynamic_shared<S>(0, elements_b),
@@ -84,15 +85,15 @@ struct MatmulPacked {
     block.columns = extent(args.n - block.first_n, args.tile_n);
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
-      const int depth = extent(args.k - first_k, TileK);
+      const int depth = extent(terms - first_k, TileK);
       pack_b(block, first_k, depth);
       for (int i = 0; i < block.rows; i += args.rows_at_once) {
         const int rows = extent(block.rows - i, args.rows_at_once);
         pack_a(block, i, rows, first_k, depth);
-        multiply_rows(block, i, rows, depth, first_k == 0, first_k + depth >= args.k);
+        multiply_rows(block, i, rows, depth, first_k == 0, first_k + depth >= terms);
       }
       first_k += TileK;
-    } while (first_k < args.k);
+    } while (first_k < terms);
   }
 
  private:

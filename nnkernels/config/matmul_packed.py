@@ -25,6 +25,9 @@ class PackedConfig:
         Rows and columns whose sums stay in registers.
     in_place : bool
         Whether sums wait in C between two slices of ``tile_k`` terms.
+    splits : int
+        Ranges of terms that are summed apart, and then added up in a second launch. What decides
+        it must not depend on the number of threads, and so not on ``device.processors``.
     """
 
     tile_m: int
@@ -39,6 +42,7 @@ class PackedConfig:
     unit_b: bool
     in_place: bool
     index: str
+    splits: int = 1
 
     def shared_elements(self, k: int) -> int:
         """Accumulator-type elements of scratch memory of a thread, for sums of `k` terms."""

@@ -29,6 +29,9 @@ class MatmulProblem:
         How many such products there are.
     in_place : bool
         Whether C has the accumulator's type, so that unfinished sums can wait in it.
+    alignments : tuple of int
+        Powers of two, at most 16, of which the addresses of A, B and C and the steps between their
+        batches are multiples. On a CPU, on which kernels do not depend on them, all 1.
     """
 
     m: int
@@ -42,6 +45,7 @@ class MatmulProblem:
     reach: int
     batches: int = 1
     in_place: bool = True
+    alignments: tuple[int, int, int] = (1, 1, 1)
 
 
 def index_kind(reach: int) -> str:

@@ -20,6 +20,7 @@ class MatmulConfig:
     fast_a: int
     fast_b: int
     index: str
+    splits: int = 1
 
     def shared_elements(self, k: int) -> int:
         """Accumulator-type elements of shared memory of a block, for sums of `k` terms."""

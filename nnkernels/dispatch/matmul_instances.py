@@ -10,6 +10,7 @@ from nnkernels.config.gemv import GemvConfig
 from nnkernels.config.matmul import Config
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_simt import MatmulConfig
+from nnkernels.config.matmul_splits import SplitsConfig
 from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
 
 
@@ -64,6 +65,17 @@ def gemv_instance(call: Call, batch_rank: int, chosen: GemvConfig) -> Instance:
         f"{_flags(*flags, chosen.unit_b, *call.conjugate)}, {finish}>"
     )
     return Instance("gemv", kernel, chosen.threads, more_headers)
+
+
+def splits_instance(call: Call, batch_rank: int, chosen: SplitsConfig, index: str) -> Instance:
+    """The kernel that adds up the partial sums of a split product."""
+    types = call.types
+    finish, more_headers = epilogue_type(call.epilogue, types)
+    kernel = (
+        f"MatmulSplits<{types.storage_c}, {types.accumulator[0]}, {_index_type(index)}, "
+        f"{batch_rank}, {chosen.vector}, {chosen.threads}, {_flags(chosen.unit_c)}, {finish}>"
+    )
+    return Instance("matmul_splits", kernel, chosen.threads, more_headers)
 
 
 def epilogue_type(epilogue: Epilogue, types: Types) -> tuple[str, tuple[str, ...]]:
