@@ -46,8 +46,8 @@ struct MatmulTensor {
     const TA* a;
     const TB* b;
     TC* c;
-    int64 tiles_m, tiles_n;
-    Index m, n, k;
+    int64 tiles_m, tiles_n, blocks_of_split;
+    Index m, n, k, terms;  // those of one split
     Divisor<Index> batch[BatchRank];
     Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];
@@ -55,6 +55,7 @@ struct MatmulTensor {
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const Index terms = terms_of_block(args, group.block());
     const int64 tiles = args.tiles_m * args.tiles_n;
     const int64 batch = group.block() / tiles;
     const Place place = placed(group.block() - batch * tiles, args.tiles_m, args.tiles_n);
@@ -66,13 +67,13 @@ struct MatmulTensor {
                                                          args.n);
     A a;
     B b;
-    a.begin(group.rank(), byte_offset(args.a, offset[0]), place.m, args.m, args.k,
-            args.stride_a[0], args.stride_a[1]);
-    b.begin(group.rank(), byte_offset(args.b, offset[1]), place.n, args.n, args.k,
-            args.stride_b[1], args.stride_b[0]);
+    a.begin(group.rank(), byte_offset(args.a, offset[0]), place.m, args.m, terms, args.stride_a[0],
+            args.stride_a[1]);
+    b.begin(group.rank(), byte_offset(args.b, offset[1]), place.n, args.n, terms, args.stride_b[1],
+            args.stride_b[0]);
     Sums sums;
     clear(sums);
-    if (args.k > 0) accumulate(group, a, b, args.k, sums);
+    if (terms > 0) accumulate(group, a, b, terms, sums);
     if constexpr (WideC) write_wide(group, epilogue, c, place, sums);
     else write(group, epilogue, c, place, sums);
   }
@@ -162,7 +163,8 @@ struct MatmulTensor {
   static NNK_FN void copy(const Shared<Element>& memory, A& a, B& b, int to, bool there) {
     if (there) {
       if constexpr (A::asynchronous) a.template copy<false>(memory, to * stage, TileK);
-      if constexpr (B::asynchronous) b.template copy<false>(memory, to * stage + A::elements, TileK);
+      if constexpr (B::asynchronous)
+        b.template copy<false>(memory, to * stage + A::elements, TileK);
     }
     if constexpr (any_asynchronous) copy_async_commit();
   }
@@ -225,11 +227,6 @@ struct MatmulTensor {
 
   // ---- results ----------------------------------------------------------------------------------
 
-  template <int N>
-  static NNK_FN Vec<S, N> converted(const Vec<Sum, N>& sums) {
-    return convert<S>(sums);
-  }
-
   // Straight from registers: as many adjacent columns at once as a lane has.
   template <class G>
   static NNK_FN void write(G& group, const typename Epilogue::template Of<Index>& epilogue,
@@ -269,8 +266,7 @@ struct MatmulTensor {
 
   template <class G>
   static NNK_FN void write_wide(G& group, const typename Epilogue::template Of<Index>& epilogue,
-                                const View<TC, 2, Index>& c, const Place& place,
-                                const Sums& sums) {
+                                const View<TC, 2, Index>& c, const Place& place, const Sums& sums) {
     constexpr int size = Atom::m * pitch;
     const auto memory = group.template dynamic_shared<Sum>(0, warps * size);
     const Warp warp(group.rank());
@@ -284,7 +280,7 @@ struct MatmulTensor {
         const int r = u / (WarpN / wide), j = u % (WarpN / wide) * wide;
         const Index row = place.m + warp.m + i * Atom::m + r, column = place.n + warp.n + j;
         if (row >= c.shape[0] || column >= c.shape[1]) continue;
-        const auto x = converted(memory.template load_vec<wide>(own + r * pitch + j));
+        const auto x = convert<S>(memory.template load_vec<wide>(own + r * pitch + j));
         const Line<TC, Index, unit_step> line{c.at(NNK_HERE, row, column), c.shape[1] - column,
                                               Index(sizeof(TC))};
         line.store(Index(0), convert<TC>(epilogue(x, row, column, wide)));
@@ -301,9 +297,8 @@ struct MatmulTensor {
         Vec<Sum, together> x;
         NNK_UNROLL
         for (int i = 0; i < together; ++i) x.set(i, parts[j].x[e + i]);
-        memory.template store_vec<together>(own + Atom::row_of(lane, e) * pitch + j * Atom::n +
-                                                Atom::column_of(lane, e),
-                                            x);
+        memory.template store_vec<together>(
+            own + Atom::row_of(lane, e) * pitch + j * Atom::n + Atom::column_of(lane, e), x);
       }
     }
   }

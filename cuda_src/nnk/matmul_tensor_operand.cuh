@@ -53,7 +53,10 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
 
   // A unit is a chunk, or `depth` chunks of adjacent terms that are transposed together.
   static constexpr int share = elements / Threads / chunk;
-  static constexpr int depth = Way != vector_rows ? 1 : share < 1 ? 1 : share > chunk ? chunk : share;
+  static constexpr int depth = Way != vector_rows ? 1
+                               : share < 1        ? 1
+                               : share > chunk    ? chunk
+                                                  : share;
   static constexpr int units = elements / (chunk * depth);
   static constexpr int units_of_thread = (units + Threads - 1) / Threads;
   // Units along the axis that neighbouring threads share.
@@ -72,12 +75,15 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
                     Index row_stride, Index term_stride) {
     rank = thread;
     step = term_stride;
-    next = TileK * term_stride;
+    next = term_count > TileK ? TileK * term_stride : 0;
     first_row = first, rows = row_count, term = 0, terms = term_count;
     NNK_UNROLL
-    for (int i = 0; i < units_of_thread; ++i)
+    for (int i = 0; i < units_of_thread; ++i) {
+      // Terms that are not there are not read: an offset that the index holds will do.
+      const Index there = term_of(i) < term_count ? Index(term_of(i)) : term_count - 1;
       from[i] = byte_offset(static_cast<const char*>(data),
-                            Index(clamped(row_of(i)) * row_stride + term_of(i) * term_stride));
+                            Index(clamped(row_of(i)) * row_stride + there * term_stride));
+    }
   }
 
   // The next tile, of which `left` terms are there if Partial, else all; zeros follow.
@@ -147,8 +153,9 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     if constexpr (Threads >= units_aside) return rank / units_aside + i * (Threads / units_aside);
     else return i / (units_aside / Threads);
   }
-  static constexpr bool shares_rows = units_aside * (Way == single_rows ? 1 : chunk) == Rows &&
-                                      (Way == async_rows || Way == vector_rows || Way == single_rows);
+  static constexpr bool shares_rows =
+      units_aside * (Way == single_rows ? 1 : chunk) == Rows &&
+      (Way == async_rows || Way == vector_rows || Way == single_rows);
   NNK_FN int row_of(int i) const {
     if constexpr (Way == single_rows) return aside(i);
     else if constexpr (shares_rows) return aside(i) * chunk;
@@ -168,8 +175,8 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
 
   template <bool Partial> NNK_FN Vec<T, chunk> fetch(const char* source, int there) const {
     if constexpr (Way == single_terms || Way == single_rows) {
-      return load_strided<chunk>(reinterpret_cast<const T*>(source), step,
-                                 there < 0 ? 0 : there, T());
+      return load_strided<chunk>(reinterpret_cast<const T*>(source), step, there < 0 ? 0 : there,
+                                 T());
     } else {
       if (Partial && there <= 0) return Vec<T, chunk>::splat(T());
       return nnk::load<chunk>(reinterpret_cast<const T*>(source));

@@ -32,6 +32,12 @@ class MatmulProblem:
     alignments : tuple of int
         Powers of two, at most 16, of which the addresses of A, B and C and the steps between their
         batches are multiples. On a CPU, on which kernels do not depend on them, all 1.
+    strides_c : tuple of int
+        Of rows and columns.
+    element : str
+        C++ type of A and of B, if it is one.
+    tf32 : bool
+        Whether float32 operands may be rounded to TF32.
     """
 
     m: int
@@ -46,6 +52,9 @@ class MatmulProblem:
     batches: int = 1
     in_place: bool = True
     alignments: tuple[int, int, int] = (1, 1, 1)
+    strides_c: tuple[int, int] = (0, 0)
+    element: str = ""
+    tf32: bool = False
 
 
 def index_kind(reach: int) -> str:

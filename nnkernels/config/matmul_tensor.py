@@ -203,7 +203,7 @@ def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> Iterator[Tile]
     for tile in _STAGED_TILES if staged else _ASYNC_TILES:
         if tile.warp_m % atom.m or tile.warp_n % atom.n:
             continue
-        if _shared_bytes(problem, atom, tile) <= device.shared_limit:
+        if _shared_bytes(problem, atom, tile, True) <= device.shared_limit:
             yield tile
 
 
@@ -212,17 +212,20 @@ def _tile_k(atom: Atom, tile: Tile, itemsize: int) -> int:
     return max(tile.slice_bytes // itemsize, 2 * atom.k)
 
 
-def _shared_bytes(problem: MatmulProblem, atom: Atom, tile: Tile) -> int:
+def _shared_bytes(problem: MatmulProblem, atom: Atom, tile: Tile, wide_c: bool) -> int:
     """What the slices in flight need, or the sums on their way to C in their place."""
     itemsize = problem.itemsizes[0]
     slices = tile.stages * (tile.m + tile.n) * _tile_k(atom, tile, itemsize) * itemsize
     warps = tile.m // tile.warp_m * (tile.n // tile.warp_n)
     rows = warps * atom.m * (tile.warp_n * problem.compute_itemsize + 32)
-    return max(slices, rows if _wide_c(problem) else 0)
+    return max(slices, rows if wide_c else 0)
 
 
 def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> TensorConfig:
     way_a, way_b = _ways(problem, atom)
+    # The sums of a split go to a dense workspace.
+    dense = problem.n * problem.compute_itemsize % 16 == 0
+    wide_c = dense if splits > 1 else _wide_c(problem)
     return TensorConfig(
         atom,
         tile.m,
@@ -233,8 +236,8 @@ def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> Tens
         tile.stages,
         way_a,
         way_b,
-        wide_c=_wide_c(problem),
-        shared=_shared_bytes(problem, atom, tile) // problem.compute_itemsize,
+        wide_c=wide_c,
+        shared=_shared_bytes(problem, atom, tile, wide_c) // problem.compute_itemsize,
         index=index_kind(problem.reach),
         splits=splits,
     )

@@ -60,6 +60,8 @@ def matmul_problem(call: Call) -> MatmulProblem:
         # Unfinished sums may wait in C, unless it holds what is still to be added.
         in_place=types.storage_c == accumulator and not call.in_place,
         alignments=_alignments(call, batch_strides),
+        strides_c=(product.strides_c[-2], product.strides_c[-1]),
+        element=types.a.storage if types.a == types.b else "",
     )
 
 
