@@ -81,6 +81,11 @@ template <int N, class T>
 NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site = NNK_HERE) {
   nnk::store(to.data + i, nnk::load<N>(from));
 }
+// The same, or zeros if the data is not `there`.
+template <int N, class T>
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Site = NNK_HERE) {
+  nnk::store(to.data + i, there ? nnk::load<N>(from) : Vec<T, N>::splat(T{}));
+}
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
 

@@ -135,6 +135,13 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site = NNK_HER
                 "an asynchronous copy moves 4, 8 or 16 bytes");
   to.store_vec(i, nnk::load<N>(from));
 }
+// The same, or zeros if the data is not `there`.
+template <int N, class T>
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Site = NNK_HERE) {
+  Vec<T, N> v = Vec<T, N>::splat(T{});
+  if (there) v = nnk::load<N>(from);
+  to.store_vec(i, v);
+}
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
 
@@ -142,6 +149,8 @@ template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
 template <class T> NNK_FN T atomic_add(T* p, T x) { return ::atomicAdd(p, x); }
 
 }  // namespace nnk
+
+#include "platform/hip_mma.cuh"
 
 // The one line of a generated text: an entry for one template instance.
 #define NNK_ENTRY(name, threads, ...)                                                        \
