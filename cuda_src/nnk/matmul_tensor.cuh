@@ -67,10 +67,10 @@ struct MatmulTensor {
                                                          args.n);
     A a;
     B b;
-    a.begin(group.rank(), byte_offset(args.a, offset[0]), place.m, args.m, terms, args.stride_a[0],
-            args.stride_a[1]);
-    b.begin(group.rank(), byte_offset(args.b, offset[1]), place.n, args.n, terms, args.stride_b[1],
-            args.stride_b[0]);
+    a.begin(unsigned(group.rank()), byte_offset(args.a, offset[0]), place.m, args.m, terms,
+            args.stride_a[0], args.stride_a[1]);
+    b.begin(unsigned(group.rank()), byte_offset(args.b, offset[1]), place.n, args.n, terms,
+            args.stride_b[1], args.stride_b[0]);
     Sums sums;
     clear(sums);
     if (terms > 0) accumulate(group, a, b, terms, sums);
@@ -118,13 +118,14 @@ struct MatmulTensor {
     fill(memory, a, b, int(k - (slices - 1) * TileK), slices);
     if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
     group.barrier();
-    const Warp warp(group.rank());
+    const Warp warp(unsigned(group.rank()));
     Fragments fragments;
     load(memory, warp, 0, 0, fragments);
-    int now = 0, free = Stages - 1;  // the stage that is multiplied, and the one before it
+    // Where the stage begins that is multiplied, and the one that was before.
+    int now = 0, free = (Stages - 1) * stage;
     NNK_NO_UNROLL
     for (Index slice = 0; slice < slices; ++slice) {
-      const int then = now + 1 == Stages ? 0 : now + 1;
+      const int then = now == (Stages - 1) * stage ? 0 : now + stage;
       NNK_UNROLL
       for (int step = 0; step < steps; ++step) {
         load(memory, warp, step + 1 < steps ? now : then, (step + 1) % steps, fragments);
@@ -149,7 +150,7 @@ struct MatmulTensor {
     else b.template load<true>(left);
     if constexpr (any_asynchronous) copy_async_commit();
     NNK_UNROLL
-    for (int i = 1; i < Stages - 1; ++i) copy(memory, a, b, i, i < slices);
+    for (int i = 1; i < Stages - 1; ++i) copy(memory, a, b, i * stage, i < slices);
     if constexpr (!A::asynchronous) {
       a.store(memory, 0);
       if (slices > 1) a.template load<false>(TileK);
@@ -162,20 +163,19 @@ struct MatmulTensor {
   // Begins the asynchronous copies of a slice, if there is one.
   static NNK_FN void copy(const Shared<Element>& memory, A& a, B& b, int to, bool there) {
     if (there) {
-      if constexpr (A::asynchronous) a.template copy<false>(memory, to * stage, TileK);
-      if constexpr (B::asynchronous)
-        b.template copy<false>(memory, to * stage + A::elements, TileK);
+      if constexpr (A::asynchronous) a.template copy<false>(memory, to, TileK);
+      if constexpr (B::asynchronous) b.template copy<false>(memory, to + A::elements, TileK);
     }
     if constexpr (any_asynchronous) copy_async_commit();
   }
   // Stores the next slice from registers, and loads the one after it. `left`: slices not yet done
   static NNK_FN void pass_on(const Shared<Element>& memory, A& a, B& b, int to, Index left) {
     if constexpr (!A::asynchronous) {
-      if (left > 1) a.store(memory, to * stage);
+      if (left > 1) a.store(memory, to);
       if (left > 2) a.template load<false>(TileK);
     }
     if constexpr (!B::asynchronous) {
-      if (left > 1) b.store(memory, to * stage + A::elements);
+      if (left > 1) b.store(memory, to + A::elements);
       if (left > 2) b.template load<false>(TileK);
     }
   }
@@ -184,17 +184,17 @@ struct MatmulTensor {
 
   struct Warp {
     int lane, m, n;  // of the block's tile, its first row and column
-    NNK_FN explicit Warp(int rank)
-        : lane(rank % Atom::lanes),
-          m(rank / Atom::lanes / warps_n * WarpM),
-          n(rank / Atom::lanes % warps_n * WarpN) {}
+    NNK_FN explicit Warp(unsigned rank)
+        : lane(int(rank % Atom::lanes)),
+          m(int(rank / Atom::lanes / warps_n * WarpM)),
+          n(int(rank / Atom::lanes % warps_n * WarpN)) {}
   };
 
   // The fragments of a step, to the set that the step uses.
   static NNK_FN void load(const Shared<Element>& memory, const Warp& warp, int from, int step,
                           Fragments& to) {
-    const typename A::Tile tile_a{from * stage};
-    const typename B::Tile tile_b{from * stage + A::elements};
+    const typename A::Tile tile_a{from};
+    const typename B::Tile tile_b{from + A::elements};
     NNK_UNROLL
     for (int i = 0; i < parts_m; ++i)
       to.a[step % 2][i] = fragment_a(memory, tile_a, warp.m + i * Atom::m, step, warp.lane);
@@ -232,7 +232,7 @@ struct MatmulTensor {
   static NNK_FN void write(G& group, const typename Epilogue::template Of<Index>& epilogue,
                            const View<TC, 2, Index>& c, const Place& place, const Sums& sums) {
     constexpr int together = Atom::together;
-    const Warp warp(group.rank());
+    const Warp warp(unsigned(group.rank()));
     NNK_UNROLL
     for (int i = 0; i < parts_m; ++i) {
       NNK_UNROLL
@@ -269,7 +269,7 @@ struct MatmulTensor {
                                 const View<TC, 2, Index>& c, const Place& place, const Sums& sums) {
     constexpr int size = Atom::m * pitch;
     const auto memory = group.template dynamic_shared<Sum>(0, warps * size);
-    const Warp warp(group.rank());
+    const Warp warp(unsigned(group.rank()));
     const int own = group.rank() / Atom::lanes * size;
     NNK_UNROLL
     for (int i = 0; i < parts_m; ++i) {

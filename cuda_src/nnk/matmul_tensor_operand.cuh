@@ -37,11 +37,12 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
                 "tiles and blocks are powers of two");
   static_assert(line_chunks >= 1, "a line has whole chunks");
 
-  // Element index of a chunk of a line.
+  // Element index of a chunk of a line. Unsigned: a compiler then sees that multiples of 8 lines
+  // more change nothing but the first term, and keeps one address for many.
   static NNK_FN int slot(int line, int at) {
     constexpr int lines_of_128_bytes = line_chunks < 8 ? 8 / line_chunks : 1;
     constexpr int exchanged = line_chunks < 8 ? line_chunks : 8;
-    return line * pitch + (at ^ (line / lines_of_128_bytes % exchanged)) * chunk;
+    return line * pitch + (at ^ int(unsigned(line) / lines_of_128_bytes % exchanged)) * chunk;
   }
   // A tile that begins at some element.
   struct Tile {
@@ -67,20 +68,22 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   const char* from[units_of_thread];
   Index step, next;  // bytes between terms and between tiles
   Vec<T, chunk> waiting[asynchronous ? 1 : units_of_thread * depth];
-  int rank;
+  unsigned rank;
   Index first_row, rows, term, terms;  // for the checks of the simulator alone
 
   // `data`: of the operand, row and term 0
-  NNK_FN void begin(int thread, const void* data, Index first, Index row_count, Index term_count,
-                    Index row_stride, Index term_stride) {
+  NNK_FN void begin(unsigned thread, const void* data, Index first, Index row_count,
+                    Index term_count, Index row_stride, Index term_stride) {
     rank = thread;
     step = term_stride;
     next = term_count > TileK ? TileK * term_stride : 0;
     first_row = first, rows = row_count, term = 0, terms = term_count;
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
-      // Terms that are not there are not read: an offset that the index holds will do.
-      const Index there = term_of(i) < term_count ? Index(term_of(i)) : term_count - 1;
+      // Terms that are not there are not read: an offset that the index holds, and aligned, will
+      // do.
+      const Index last = term_count - (Way == async_terms || Way == vector_terms ? chunk : 1);
+      const Index there = term_of(i) < last ? Index(term_of(i)) : last;
       from[i] = byte_offset(static_cast<const char*>(data),
                             Index(clamped(row_of(i)) * row_stride + there * term_stride));
     }
@@ -142,15 +145,18 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   }
 
  private:
-  NNK_FN bool is_there(int i) const { return units % Threads == 0 || rank + i * Threads < units; }
+  NNK_FN bool is_there(int i) const {
+    return units % Threads == 0 || int(rank) + i * Threads < units;
+  }
 
   // Where unit i of the thread lies: along the axis that neighbouring threads share, and across.
   NNK_FN int aside(int i) const {
-    if constexpr (Threads >= units_aside) return rank % units_aside;
-    else return rank + i % (units_aside / Threads) * Threads;
+    if constexpr (Threads >= units_aside) return int(rank % units_aside);
+    else return int(rank) + i % (units_aside / Threads) * Threads;
   }
   NNK_FN int across(int i) const {
-    if constexpr (Threads >= units_aside) return rank / units_aside + i * (Threads / units_aside);
+    constexpr int step = Threads / units_aside;
+    if constexpr (step > 0) return int(rank / units_aside) + i * step;
     else return i / (units_aside / Threads);
   }
   static constexpr bool shares_rows =
