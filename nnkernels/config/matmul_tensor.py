@@ -101,9 +101,7 @@ class TensorConfig:
 
 
 def _nvidia(element: str, size: int, rate: int) -> Atom:
-    return Atom(
-        "mma_sm80", f"MmaSm80<{element}>", 32, 16, 16, 32 // size, True, size == 2, rate
-    )
+    return Atom("mma_sm80", f"MmaSm80<{element}>", 32, 16, 16, 32 // size, True, size == 2, rate)
 
 
 def _cdna(element: str, side: int, k: int, rate: int) -> Atom:
@@ -287,9 +285,7 @@ def _splits(problem: MatmulProblem, atom: Atom, tile: Tile) -> Iterator[int]:
         splits *= 2
 
 
-def _cycles(
-    problem: MatmulProblem, device: Device, atom: Atom, tile: Tile, splits: int
-) -> float:
+def _cycles(problem: MatmulProblem, device: Device, atom: Atom, tile: Tile, splits: int) -> float:
     """Roughly, how long it takes: processors that finish together, one block at a time each."""
     tile_k = _tile_k(atom, tile, problem.itemsizes[0])
     slices = -(-problem.k // (tile_k * splits))

@@ -61,6 +61,7 @@ def matmul_problem(call: Call) -> MatmulProblem:
         in_place=types.storage_c == accumulator and not call.in_place,
         alignments=_alignments(call, batch_strides),
         strides_c=(product.strides_c[-2], product.strides_c[-1]),
+        tf32=call.precision == "tf32",
         element=types.a.storage if types.a == types.b else "",
     )
 
