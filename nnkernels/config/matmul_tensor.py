@@ -27,7 +27,7 @@ class Atom:
     asynchronous : bool
         Whether the machine copies from global to shared memory without registers.
     transposes : bool
-        Whether fragments can be read from a tile that lies by terms.
+        Whether fragments can be read from a tile that lies by terms as fast as from another.
     rate : int
         Multiplications of a processor in a cycle.
     """
@@ -104,8 +104,8 @@ def _nvidia(element: str, size: int, rate: int) -> Atom:
     return Atom("mma_sm80", f"MmaSm80<{element}>", 32, 16, 16, 32 // size, True, size == 2, rate)
 
 
-def _cdna(element: str, side: int, k: int, rate: int) -> Atom:
-    return Atom("mma_gfx90a", f"MmaGfx90a<{element}>", 64, side, side, k, False, False, rate)
+def _cdna(arch: str, element: str, side: int, k: int, rate: int) -> Atom:
+    return Atom("mma_gfx90a", f"MmaG{arch[1:]}<{element}>", 64, side, side, k, False, False, rate)
 
 
 def _rdna(element: str) -> Atom:
@@ -118,14 +118,18 @@ _NVIDIA = {
     "half": _nvidia("half", 2, 1024),
     "bfloat16": _nvidia("bfloat16", 2, 1024),
     "int8": _nvidia("int8", 1, 2048),
+    "uint8": _nvidia("uint8", 1, 2048),
 }
 _NVIDIA_TF32 = _nvidia("Tf32", 4, 512)
 _CDNA = {
-    "half": _cdna("half", 32, 16, 1024),
-    "bfloat16": _cdna("bfloat16", 32, 16, 1024),
-    "int8": _cdna("int8", 32, 32, 1024),
-    "float": _cdna("float", 32, 8, 256),
-    "double": _cdna("double", 16, 8, 128),
+    arch: {
+        "half": _cdna(arch, "half", 32, 16, 1024),
+        "bfloat16": _cdna(arch, "bfloat16", 32, 16, 1024),
+        "int8": _cdna(arch, "int8", 32, 32, 1024),
+        "float": _cdna(arch, "float", 32, 8, 256),
+        "double": _cdna(arch, "double", 16, 8, 128),
+    }
+    for arch in ("gfx90a", "gfx942")
 }
 _RDNA = {name: _rdna(name) for name in ("half", "bfloat16", "int8")}
 
@@ -138,8 +142,8 @@ def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
         if problem.element == "float" and problem.tf32:
             return _NVIDIA_TF32
         return _NVIDIA.get(problem.element)
-    if device.arch in ("gfx90a", "gfx942"):
-        return _CDNA.get(problem.element)
+    if device.arch in _CDNA:
+        return _CDNA[device.arch].get(problem.element)
     return _RDNA.get(problem.element) if device.arch == "gfx1100" else None
 
 
