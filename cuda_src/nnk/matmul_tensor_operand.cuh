@@ -67,7 +67,7 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
 
   const char* from[units_of_thread];
   Index step, next;  // bytes between terms and between tiles
-  Vec<T, chunk> waiting[asynchronous ? 1 : units_of_thread * depth];
+  Registers<4> waiting[asynchronous ? 1 : units_of_thread * depth];
   unsigned rank;
   Index first_row, rows, term, terms;  // for the checks of the simulator alone
 
@@ -119,7 +119,8 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
       NNK_UNROLL
       for (int d = 0; d < depth; ++d) {
         const int there = Partial ? left - term_of(i) - d : chunk;
-        waiting[i * depth + d] = fetch<Partial>(from[i] + Index(d * step), there);
+        waiting[i * depth + d] =
+            bit_cast<Registers<4>>(fetch<Partial>(from[i] + Index(d * step), there));
       }
     }
     advance(Partial ? Index(left * step) : next, Partial ? left : TileK);
@@ -133,13 +134,14 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
         for (int r = 0; r < chunk; ++r) {
           Vec<T, depth> along;
           NNK_UNROLL
-          for (int d = 0; d < depth; ++d) along.set(d, waiting[i * depth + d][r]);
+          for (int d = 0; d < depth; ++d)
+            along.set(d, bit_cast<Vec<T, chunk>>(waiting[i * depth + d])[r]);
           const int to = slot(row_of(i) + r, term_of(i) / chunk) + term_of(i) % chunk;
           memory.template store_vec<depth>(first + to, along, site);
         }
       } else {
-        memory.template store_vec<chunk>(first + slot(row_of(i), term_of(i) / chunk), waiting[i],
-                                         site);
+        memory.template store_vec<chunk>(first + slot(row_of(i), term_of(i) / chunk),
+                                         bit_cast<Vec<T, chunk>>(waiting[i]), site);
       }
     }
   }
