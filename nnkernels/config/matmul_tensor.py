@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
@@ -147,9 +147,9 @@ def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
     return _RDNA.get(problem.element) if device.arch == "gfx1100" else None
 
 
-# Asynchronous copies keep three or four slices under way. A warp of 64 x 64 reads the fewest
-# fragments for a product; its 128 sums of a lane leave room for two sets of them. Short slices
-# suffice where there are many sums; longer ones have fewer barriers.
+# Where both operands come by asynchronous copies, which keep three or four slices under way. A warp
+# of 64 x 64 reads the fewest fragments for a product; its 128 sums of a lane leave room for two sets
+# of them. Short slices suffice where there are many sums; longer ones have fewer barriers.
 _ASYNC_TILES = (
     Tile(128, 256, 64, 64, 64, 4, 0.95),
     Tile(128, 128, 64, 64, 64, 4, 0.9),
@@ -161,9 +161,10 @@ _ASYNC_TILES = (
     Tile(128, 16, 32, 16, 128, 3, 0.25),
     Tile(16, 128, 16, 32, 128, 3, 0.25),
 )
-# Through registers: one slice in shared memory is multiplied, the next one is stored beside it.
+# Where an operand comes through registers: one slice in shared memory is multiplied, the next one
+# is stored beside it. Sums and two sets of fragments of 64 x 64 would not leave enough registers.
 _STAGED_TILES = (
-    Tile(128, 128, 64, 64, 64, 2, 0.8),
+    Tile(128, 128, 64, 32, 64, 2, 0.8),
     Tile(128, 64, 64, 32, 64, 2, 0.7),
     Tile(64, 128, 32, 64, 64, 2, 0.7),
     Tile(64, 64, 32, 32, 64, 2, 0.6),
@@ -172,6 +173,13 @@ _STAGED_TILES = (
     Tile(128, 16, 32, 16, 64, 2, 0.25),
     Tile(16, 128, 16, 32, 64, 2, 0.25),
 )
+# The same for waves of 64 lanes, each of which has half as many of them.
+_WAVE_TILES = (
+    Tile(128, 128, 64, 64, 64, 2, 0.8),
+    *_STAGED_TILES[1:],
+)
+# Slices in shared memory where one operand comes through registers and one by asynchronous copies.
+_MIXED_STAGES = 3
 # Cycles that a slice takes besides its multiplications (a barrier, the first fragments), and a
 # block (its first slices from memory, its results).
 _SLICE_CYCLES = 60
@@ -200,9 +208,11 @@ def configure(problem: MatmulProblem, device: Device) -> TensorConfig | None:
 
 def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> Iterator[Tile]:
     """The tiles that the atom can make, and that fit in shared memory."""
-    ways = _ways(problem, atom)
-    staged = not any(way in (ASYNC_TERMS, ASYNC_ROWS) for way in ways)
-    for tile in _STAGED_TILES if staged else _ASYNC_TILES:
+    copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way in _ways(problem, atom)]
+    tiles = _ASYNC_TILES if all(copied) else _STAGED_TILES if atom.lanes == 32 else _WAVE_TILES
+    for tile in tiles:
+        if any(copied) and not all(copied):
+            tile = replace(tile, stages=_MIXED_STAGES)
         if tile.warp_m % atom.m or tile.warp_n % atom.n:
             continue
         if _shared_bytes(problem, atom, tile, True) <= device.shared_limit:
