@@ -8,9 +8,10 @@
 // that happens before the last step of the slice before, so the multiplications of a warp never
 // wait for a slice to begin.
 //
-// What is left over of K, if it is no multiple of TileK, comes first: all later slices are whole,
-// and the loop asks for no edge. Rows past an edge are copies of the last one; what is made of them
-// is not written.
+// Where K is no multiple of TileK, the first slice begins with zeros: all later ones are whole, and
+// the loop asks for no edge. Which terms are multiplied in one step follows from K alone, so that
+// tiles of any size, and operands of any strides, give the same bits. Rows past an edge are copies
+// of the last one; what is made of them is not written.
 #pragma once
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
@@ -65,15 +66,17 @@ struct MatmulTensor {
         byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}};
     const typename Epilogue::template Of<Index> epilogue(args, args.epilogue, offset + 3, args.m,
                                                          args.n);
+    const Index slices = ceil_div(terms, Index(TileK));
+    const int missing = int(slices * TileK - terms);
     A a;
     B b;
     a.begin(unsigned(group.rank()), byte_offset(args.a, offset[0]), place.m, args.m, terms,
-            args.stride_a[0], args.stride_a[1]);
+            args.stride_a[0], args.stride_a[1], missing);
     b.begin(unsigned(group.rank()), byte_offset(args.b, offset[1]), place.n, args.n, terms,
-            args.stride_b[1], args.stride_b[0]);
+            args.stride_b[1], args.stride_b[0], missing);
     Sums sums;
     clear(sums);
-    if (terms > 0) accumulate(group, a, b, terms, sums);
+    if (slices > 0) accumulate(group, a, b, slices, missing, sums);
     if constexpr (WideC) write_wide(group, epilogue, c, place, sums);
     else write(group, epilogue, c, place, sums);
   }
@@ -112,10 +115,10 @@ struct MatmulTensor {
     }
   }
 
-  template <class G> static NNK_FN void accumulate(G& group, A& a, B& b, Index k, Sums& sums) {
+  template <class G>
+  static NNK_FN void accumulate(G& group, A& a, B& b, Index slices, int missing, Sums& sums) {
     const auto memory = group.template dynamic_shared<Element>(0, Stages * stage);
-    const Index slices = (k - 1) / TileK + 1;
-    fill(memory, a, b, int(k - (slices - 1) * TileK), slices);
+    fill(memory, a, b, missing, slices);
     if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
     group.barrier();
     const Warp warp(unsigned(group.rank()));
@@ -142,29 +145,29 @@ struct MatmulTensor {
     }
   }
 
-  // The first slice, of `left` terms, to the first stage, and the next ones under way.
-  static NNK_FN void fill(const Shared<Element>& memory, A& a, B& b, int left, Index slices) {
-    if constexpr (A::asynchronous) a.template copy<true>(memory, 0, left);
-    else a.template load<true>(left);
-    if constexpr (B::asynchronous) b.template copy<true>(memory, A::elements, left);
-    else b.template load<true>(left);
+  // The first slice to the first stage, and the next ones under way.
+  static NNK_FN void fill(const Shared<Element>& memory, A& a, B& b, int missing, Index slices) {
+    if constexpr (A::asynchronous) a.template copy<true>(memory, 0, missing);
+    else a.template load<true>(missing);
+    if constexpr (B::asynchronous) b.template copy<true>(memory, A::elements, missing);
+    else b.template load<true>(missing);
     if constexpr (any_asynchronous) copy_async_commit();
     NNK_UNROLL
     for (int i = 1; i < Stages - 1; ++i) copy(memory, a, b, i * stage, i < slices);
     if constexpr (!A::asynchronous) {
       a.store(memory, 0);
-      if (slices > 1) a.template load<false>(TileK);
+      if (slices > 1) a.template load<false>(0);
     }
     if constexpr (!B::asynchronous) {
       b.store(memory, A::elements);
-      if (slices > 1) b.template load<false>(TileK);
+      if (slices > 1) b.template load<false>(0);
     }
   }
   // Begins the asynchronous copies of a slice, if there is one.
   static NNK_FN void copy(const Shared<Element>& memory, A& a, B& b, int to, bool there) {
     if (there) {
-      if constexpr (A::asynchronous) a.template copy<false>(memory, to, TileK);
-      if constexpr (B::asynchronous) b.template copy<false>(memory, to + A::elements, TileK);
+      if constexpr (A::asynchronous) a.template copy<false>(memory, to, 0);
+      if constexpr (B::asynchronous) b.template copy<false>(memory, to + A::elements, 0);
     }
     if constexpr (any_asynchronous) copy_async_commit();
   }
@@ -172,11 +175,11 @@ struct MatmulTensor {
   static NNK_FN void pass_on(const Shared<Element>& memory, A& a, B& b, int to, Index left) {
     if constexpr (!A::asynchronous) {
       if (left > 1) a.store(memory, to);
-      if (left > 2) a.template load<false>(TileK);
+      if (left > 2) a.template load<false>(0);
     }
     if constexpr (!B::asynchronous) {
       if (left > 1) b.store(memory, to + A::elements);
-      if (left > 2) b.template load<false>(TileK);
+      if (left > 2) b.template load<false>(0);
     }
   }
 

@@ -69,29 +69,26 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   Index step, next;  // bytes between terms and between tiles
   Registers<4> waiting[asynchronous ? 1 : units_of_thread * depth];
   unsigned rank;
-  Index first_row, rows, term, terms;  // for the checks of the simulator alone
+  Index rows, first_row, term, terms;  // the latter two for the checks of the simulator alone
 
-  // `data`: of the operand, row and term 0
+  // `data`: of the operand, row and term 0. The first tile begins `missing` terms before term 0.
   NNK_FN void begin(unsigned thread, const void* data, Index first, Index row_count,
-                    Index term_count, Index row_stride, Index term_stride) {
+                    Index term_count, Index row_stride, Index term_stride, int missing) {
     rank = thread;
     step = term_stride;
     next = term_count > TileK ? TileK * term_stride : 0;
-    first_row = first, rows = row_count, term = 0, terms = term_count;
+    first_row = first, rows = row_count, term = -missing, terms = term_count;
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
-      // Terms that are not there are not read: an offset that the index holds, and aligned, will
-      // do.
-      const Index last = term_count - (Way == async_terms || Way == vector_terms ? chunk : 1);
-      const Index there = term_of(i) < last ? Index(term_of(i)) : last;
-      from[i] = byte_offset(static_cast<const char*>(data),
-                            Index(clamped(row_of(i)) * row_stride + there * term_stride));
+      // 64 bits: an index need not hold the offsets of terms that are not read.
+      from[i] = static_cast<const char*>(data) + int64(clamped(row_of(i))) * row_stride +
+                int64(term_of(i) - missing) * term_stride;
     }
   }
 
-  // The next tile, of which `left` terms are there if Partial, else all; zeros follow.
+  // The next tile; if Partial, the first one: `missing` terms of zeros come before.
   template <bool Partial>
-  NNK_FN void copy(const Shared<T>& memory, int first, int left, Site site = NNK_HERE) {
+  NNK_FN void copy(const Shared<T>& memory, int first, int missing, Site site = NNK_HERE) {
     static_assert(asynchronous, "other tiles are loaded and stored");
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
@@ -100,30 +97,28 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
                                      : slot(row_of(i), term_of(i) / chunk));
       const T* source = reinterpret_cast<const T*>(from[i]);
       if constexpr (Partial) {
-        copy_async<chunk>(memory, to, source, term_of(i) < left, site);
+        copy_async<chunk>(memory, to, source, term_of(i) >= missing, site);
       } else {
         check(i, site);
         copy_async<chunk>(memory, to, source, site);
       }
     }
-    advance(Partial ? Index(left * step) : next, Partial ? left : TileK);
+    advance();
   }
 
   // The same to registers, for store().
-  template <bool Partial> NNK_FN void load(int left, Site site = NNK_HERE) {
+  template <bool Partial> NNK_FN void load(int missing, Site site = NNK_HERE) {
     static_assert(!asynchronous, "other tiles are copied");
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
       if (!is_there(i)) continue;
       if (!Partial) check(i, site);
       NNK_UNROLL
-      for (int d = 0; d < depth; ++d) {
-        const int there = Partial ? left - term_of(i) - d : chunk;
-        waiting[i * depth + d] =
-            bit_cast<Registers<4>>(fetch<Partial>(from[i] + Index(d * step), there));
-      }
+      for (int d = 0; d < depth; ++d)
+        waiting[i * depth + d] = bit_cast<Registers<4>>(
+            fetch<Partial>(from[i] + int64(d) * step, missing - term_of(i) - d));
     }
-    advance(Partial ? Index(left * step) : next, Partial ? left : TileK);
+    advance();
   }
   NNK_FN void store(const Shared<T>& memory, int first, Site site = NNK_HERE) const {
     NNK_UNROLL
@@ -181,19 +176,27 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     return first_row + row < last ? first_row + row : last;
   }
 
-  template <bool Partial> NNK_FN Vec<T, chunk> fetch(const char* source, int there) const {
+  // A chunk. If Partial, its first `missing` elements (all of them, where they are adjacent rows)
+  // are zeros.
+  template <bool Partial> NNK_FN Vec<T, chunk> fetch(const char* source, int missing) const {
     if constexpr (Way == single_terms || Way == single_rows) {
-      return load_strided<chunk>(reinterpret_cast<const T*>(source), step, there < 0 ? 0 : there,
-                                 T());
+      Vec<T, chunk> x;
+      NNK_UNROLL
+      for (int i = 0; i < chunk; ++i) {
+        x.set(i, T());
+        if (!Partial || i >= missing)
+          x.set(i, *reinterpret_cast<const T*>(source + int64(i) * step));
+      }
+      return x;
     } else {
-      if (Partial && there <= 0) return Vec<T, chunk>::splat(T());
+      if (Partial && missing > 0) return Vec<T, chunk>::splat(T());
       return nnk::load<chunk>(reinterpret_cast<const T*>(source));
     }
   }
-  NNK_FN void advance(Index bytes, int count) {
+  NNK_FN void advance() {
     NNK_UNROLL
-    for (int i = 0; i < units_of_thread; ++i) from[i] += bytes;
-    term += count;
+    for (int i = 0; i < units_of_thread; ++i) from[i] += next;
+    term += TileK;
   }
   NNK_FN void check(int i, Site site) const {
     check_access(term + term_of(i), turned ? 1 : Way == vector_rows ? depth : chunk, terms, site);

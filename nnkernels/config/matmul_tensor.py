@@ -147,9 +147,9 @@ def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
     return _RDNA.get(problem.element) if device.arch == "gfx1100" else None
 
 
-# Where both operands come by asynchronous copies, which keep three or four slices under way. A warp
-# of 64 x 64 reads the fewest fragments for a product; its 128 sums of a lane leave room for two sets
-# of them. Short slices suffice where there are many sums; longer ones have fewer barriers.
+# Where asynchronous copies keep three or four slices under way. A warp of 64 x 64 reads the fewest
+# fragments for a product; its 128 sums of a lane leave room for two sets of them. Short slices
+# suffice where there are many sums; longer ones have fewer barriers.
 _ASYNC_TILES = (
     Tile(128, 256, 64, 64, 64, 4, 0.95),
     Tile(128, 128, 64, 64, 64, 4, 0.9),
@@ -161,8 +161,8 @@ _ASYNC_TILES = (
     Tile(128, 16, 32, 16, 128, 3, 0.25),
     Tile(16, 128, 16, 32, 128, 3, 0.25),
 )
-# Where an operand comes through registers: one slice in shared memory is multiplied, the next one
-# is stored beside it. Sums and two sets of fragments of 64 x 64 would not leave enough registers.
+# Where operands come through registers: one slice in shared memory is multiplied, the next one is
+# stored beside it. Beside sums and two sets of fragments of 64 x 64 there would not be room.
 _STAGED_TILES = (
     Tile(128, 128, 64, 32, 64, 2, 0.8),
     Tile(128, 64, 64, 32, 64, 2, 0.7),
@@ -178,11 +178,11 @@ _WAVE_TILES = (
     Tile(128, 128, 64, 64, 64, 2, 0.8),
     *_STAGED_TILES[1:],
 )
-# Slices in shared memory where one operand comes through registers and one by asynchronous copies.
-_MIXED_STAGES = 3
 # Cycles that a slice takes besides its multiplications (a barrier, the first fragments), and a
 # block (its first slices from memory, its results).
 _SLICE_CYCLES = 60
+# What a processor reads in a cycle: some 32 KiB under way, in a latency of 800 cycles.
+_READ_OF_CYCLE = 40
 _BLOCK_CYCLES = 2000
 # A second launch, some 3 microseconds; and the bytes that all processors together read or write in
 # a cycle, of the partial sums.
@@ -194,7 +194,10 @@ _LEAST_SLICES = 8
 
 
 def configure(problem: MatmulProblem, device: Device) -> TensorConfig | None:
-    """The tiles for a problem, or None if the device has no matrix core for it."""
+    """The tiles for a problem, or None if the device has no matrix core for it.
+
+    How the terms of a sum are grouped, and so its bits, do not depend on strides and alignment.
+    """
     atom = atom_of(problem, device)
     if atom is None:
         return None
@@ -203,20 +206,34 @@ def configure(problem: MatmulProblem, device: Device) -> TensorConfig | None:
         for number, tile in enumerate(_tiles(problem, device, atom))
         for splits in _splits(problem, atom, tile)
     )
-    return _config(problem, atom, tile, splits)
+    return _config(problem, atom, _for_operands(problem, atom, tile), splits)
 
 
-def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> Iterator[Tile]:
-    """The tiles that the atom can make, and that fit in shared memory."""
+def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
+    """The tiles that the atom can make, and that fit in shared memory.
+
+    Those that are twice as high or wide as the result only if no others are left.
+    """
+    staged = _STAGED_TILES if atom.lanes == 32 else _WAVE_TILES
+    tiles = [
+        tile
+        for tile in (_ASYNC_TILES if atom.asynchronous else staged)
+        if tile.warp_m % atom.m == tile.warp_n % atom.n == 0
+        and _shared_bytes(problem, atom, tile, True) <= device.shared_limit
+    ]
+    rows = max(problem.m, min(tile.m for tile in tiles))
+    columns = max(problem.n, min(tile.n for tile in tiles))
+    return [t for t in tiles if t.m < 2 * rows and t.n < 2 * columns] or tiles
+
+
+def _for_operands(problem: MatmulProblem, atom: Atom, tile: Tile) -> Tile:
+    """The tile, or one with as many terms that fits operands that come through registers."""
     copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way in _ways(problem, atom)]
-    tiles = _ASYNC_TILES if all(copied) else _STAGED_TILES if atom.lanes == 32 else _WAVE_TILES
-    for tile in tiles:
-        if any(copied) and not all(copied):
-            tile = replace(tile, stages=_MIXED_STAGES)
-        if tile.warp_m % atom.m or tile.warp_n % atom.n:
-            continue
-        if _shared_bytes(problem, atom, tile, True) <= device.shared_limit:
-            yield tile
+    if not atom.asynchronous or all(copied):
+        return tile
+    if tile.m * tile.n >= 128 * 128:
+        tile = replace(tile, m=128, n=128, warp_n=32)
+    return tile if any(copied) else replace(tile, stages=2)
 
 
 def _tile_k(atom: Atom, tile: Tile, itemsize: int) -> int:
@@ -303,7 +320,10 @@ def _cycles(problem: MatmulProblem, device: Device, atom: Atom, tile: Tile, spli
     """Roughly, how long it takes: processors that finish together, one block at a time each."""
     tile_k = _tile_k(atom, tile, problem.itemsizes[0])
     slices = -(-problem.k // (tile_k * splits))
-    one = tile.m * tile.n * tile_k / (atom.rate * tile.efficiency) + _SLICE_CYCLES
+    one = max(
+        tile.m * tile.n * tile_k / (atom.rate * tile.efficiency) + _SLICE_CYCLES,
+        (tile.m + tile.n) * tile_k * problem.itemsizes[0] / _READ_OF_CYCLE,
+    )
     turns = -(-_blocks(problem, tile) * splits // device.processors)
     cycles = turns * (slices * one + _BLOCK_CYCLES)
     if splits > 1:
