@@ -5,8 +5,12 @@
 // no asynchronous copies.
 #pragma once
 
-#if !defined(__HIPCC_RTC__)
-#include <hip/hip_runtime.h>  // hipRTC has it built in, and refuses the line on ROCm 5
+#if defined(__HIPCC_RTC__)
+// hipRTC has the headers built in, and refuses to include them on ROCm 5.
+#elif __has_include(<hip/hip_runtime.h>)
+#include <hip/hip_runtime.h>
+#else
+#include "platform/hip_bare.cuh"
 #endif
 
 #define NNK_FN __device__ __forceinline__
