@@ -24,11 +24,9 @@ NNK_FN void decode_batch(const Divisor<Index> (&shape)[Rank], const Index (&stri
   }
 }
 
-// How many terms of the sums a block adds. Where sums are split, each split is a batch of its own,
-// whose batch strides lead to its terms; but the last may have fewer than `terms`.
-template <class Args> NNK_FN auto terms_of_block(const Args& args, int64 block) {
-  using Index = decltype(args.k + args.terms);
-  const Index split = Index(block / args.blocks_of_split);
+// How many terms of the sums a split adds. Each split is a batch of its own, whose batch strides
+// lead to its terms; but the last may have fewer than `terms`.
+template <class Args, class Index> NNK_FN Index terms_of_split(const Args& args, Index split) {
   const Index left = args.k - split * args.terms;
   return left < args.terms ? left : args.terms;
 }

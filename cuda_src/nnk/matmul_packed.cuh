@@ -59,7 +59,7 @@ struct MatmulPacked {
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const Index terms = terms_of_block(args, group.block());
+    const Index terms = terms_of_split(args, Index(group.block() / args.blocks_of_split));
     const int64 tiles = args.tiles_m * args.tiles_n;
     const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
     const int64 tile_row = tile / args.tiles_n;

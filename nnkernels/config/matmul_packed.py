@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import MatmulProblem, fast_axes, index_kind, round_up
@@ -51,6 +51,10 @@ class PackedConfig:
         packed += self.micro_m * self.vector
         waits = not self.in_place and k > self.tile_k
         return packed + (self.tile_m * self.tile_n if waits else 0)
+
+    def for_workspace(self, n: int, itemsize: int, index: str) -> PackedConfig:
+        """The same tiles for the first launch of a split product: sums wait in its C."""
+        return replace(self, in_place=True, index=index)
 
 
 # Rows of the micro-tile, two SIMD registers wide: of 32 registers, 14 rows leave four for B and the

@@ -15,7 +15,7 @@ class MatmulProblem:
     ----------
     m, n, k : int
         C is m x n, the sum has k terms.
-    strides_a, strides_b : tuple of int
+    strides_a, strides_b, strides_c : tuple of int
         Of rows and columns.
     itemsizes : tuple of int
         Of A, B and C.
@@ -51,6 +51,7 @@ class MatmulProblem:
     reach: int
     batches: int = 1
     in_place: bool = True
+    strides_c: tuple[int, int] = (0, 0)
     alignments: tuple[int, int, int] = (1, 1, 1)
     strides_c: tuple[int, int] = (0, 0)
     element: str = ""

@@ -9,7 +9,7 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config.gemv import GemvConfig
 from nnkernels.config.matmul import Config
 from nnkernels.config.matmul_packed import PackedConfig
-from nnkernels.config.matmul_simt import MatmulConfig
+from nnkernels.config.matmul_simt import SimtConfig
 from nnkernels.config.matmul_splits import SplitsConfig
 from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
@@ -42,12 +42,12 @@ def _packed(call: Call, chosen: PackedConfig) -> _Template:
     return "matmul_packed", "MatmulPacked", 1, call.types.storage_c, options
 
 
-def _simt(call: Call, chosen: MatmulConfig) -> _Template:
-    options = (
-        f"{chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, "
-        f"{chosen.threads}, {chosen.fast_a}, {chosen.fast_b}, {_flags(*call.conjugate)}"
-    )
-    return "matmul", "Matmul", chosen.threads, call.types.c.storage, options
+def _simt(call: Call, chosen: SimtConfig) -> _Template:
+    tile = (chosen.tile_m, chosen.tile_n, chosen.tile_k, chosen.micro_m, chosen.micro_n)
+    loads = (chosen.vector_a, chosen.vector_b, chosen.fast_a, chosen.fast_b)
+    numbers = ", ".join(map(str, (*tile, chosen.teams, *loads)))
+    options = f"{numbers}, {_flags(chosen.unit_c, *call.conjugate)}"
+    return "matmul_simt", "MatmulSimt", chosen.threads, call.types.storage_c, options
 
 
 def _tensor(call: Call, chosen: TensorConfig) -> _Template:
@@ -55,12 +55,12 @@ def _tensor(call: Call, chosen: TensorConfig) -> _Template:
         f"{chosen.atom.name}, {chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.warp_m}, "
         f"{chosen.warp_n}, {chosen.stages}, {chosen.way_a}, {chosen.way_b}, {_flags(chosen.wide_c)}"
     )
-    return "matmul_tensor", "MatmulTensor", chosen.threads, call.types.c.storage, options
+    return "matmul_tensor", "MatmulTensor", chosen.threads, call.types.storage_c, options
 
 
 _TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
     PackedConfig: _packed,
-    MatmulConfig: _simt,
+    SimtConfig: _simt,
     TensorConfig: _tensor,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from nnkernels.config import matmul as config
 from nnkernels.config.gemv import GemvProblem
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
+from nnkernels.config.matmul_simt import BAND, SimtConfig
 from nnkernels.config.matmul_splits import terms_of_split
 from nnkernels.dispatch.axes import Strides, largest_power_of_two
 from nnkernels.dispatch.matmul_call import Call
@@ -34,9 +35,7 @@ def prepare_matmul(call: Call, machine: Any) -> Prepared:
     terms = terms_of_split(call.product.k, chosen.splits, chosen.tile_k)
     splits = -(-call.product.k // terms)
     index = index_kind(max(problem.reach, workspace_bytes(call, splits)))
-    chosen = replace(chosen, index=index)
-    if isinstance(chosen, PackedConfig):  # unfinished sums wait in the workspace
-        chosen = replace(chosen, in_place=True)
+    chosen = chosen.for_workspace(problem.n, problem.compute_itemsize, index)
     first = _prepare(call.part(splits, terms), chosen, terms, machine)
     return (*first, prepare_splits(call, splits, machine))
 
@@ -58,6 +57,7 @@ def matmul_problem(call: Call) -> MatmulProblem:
         reach=product.reach,
         batches=int(np.prod(batch, dtype=np.int64)),
         # Unfinished sums may wait in C, unless it holds what is still to be added.
+        strides_c=(product.strides_c[-2], product.strides_c[-1]),
         in_place=types.storage_c == accumulator and not call.in_place,
         alignments=_alignments(call, batch_strides),
         strides_c=(product.strides_c[-2], product.strides_c[-1]),
@@ -77,12 +77,10 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
     product = call.product
     batch, batch_strides = call.batch()
     batches = int(np.prod(batch, dtype=np.int64))
-    tiles_m, tiles_n = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
+    tiles = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
     splits = -(-product.k // terms) if terms else 1
     packer = Packer(len(batch_strides), chosen.index)
-    packer.add("q", tiles_m, tiles_n, batches // splits * tiles_m * tiles_n)
-    if isinstance(chosen, PackedConfig):
-        packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
+    blocks = _PACK_GRID[type(chosen)](packer, chosen, tiles, batches, splits)
     packer.add_index(product.m, product.n, product.k, terms)
     pack_batch(packer, batch, batch_strides)
     for strides in (product.strides_a, product.strides_b, product.strides_c):
@@ -92,8 +90,33 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
     traffic = batches * product.m * product.n * max(terms, 1)
     shared_bytes = chosen.shared_elements(terms) * call.types.accumulator[2]
     instance = matmul_instance(call, len(batch), chosen)
-    blocks = batches * tiles_m * tiles_n
     return packer.finish(), machine.prepare(instance, blocks, shared_bytes, traffic)
+
+
+def _pack_packed_grid(
+    packer: Packer, chosen: PackedConfig, tiles: tuple[int, int], batches: int, splits: int
+) -> int:
+    """How blocks of a CPU share a product out; how many there are."""
+    blocks = batches * tiles[0] * tiles[1]
+    packer.add("q", *tiles, blocks // splits)
+    packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
+    return blocks
+
+
+def _pack_simt_grid(
+    packer: Packer, chosen: SimtConfig, tiles: tuple[int, int], batches: int, splits: int
+) -> int:
+    """How blocks of a GPU share a product out; how many there are."""
+    for divisor in (tiles[0] * tiles[1], BAND * tiles[1], batches // splits):
+        packer.add_divisor(divisor, "i")
+    packer.add("i", tiles[0], BAND, batches)
+    return tiles[0] * tiles[1] * -(-batches // chosen.teams)
+
+
+_PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] = {
+    PackedConfig: _pack_packed_grid,
+    SimtConfig: _pack_simt_grid,
+}
 
 
 def prepare_gemv(call: Call, machine: Any) -> Prepared:

@@ -34,8 +34,11 @@ def kind_of(instance: Instance, warp: int) -> str:
     if name == "Elementwise":
         rank = "" if arguments[7] == "1" else f", {arguments[7]} axes"
         return f"{arguments[5]} elements, {arguments[6]} at once{rank}"
-    if name == "Matmul":
-        return f"tile {arguments[6]}x{arguments[7]}x{arguments[8]}"
+    if name == "MatmulSimt":
+        teams = "" if arguments[11] == "1" else f", {arguments[11]} at once"
+        return f"tile {arguments[6]}x{arguments[7]}x{arguments[8]}{teams}"
+    if name == "MatmulSplits":
+        return f"sums of splits, {arguments[4]} at once"
     if name == "GemvAlong":
         team = "warp" if arguments[8] != arguments[7] else f"block of {arguments[7]}"
         return f"{team} for {arguments[9]} sums along memory"
