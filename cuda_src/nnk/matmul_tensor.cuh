@@ -47,8 +47,11 @@ struct MatmulTensor {
     const TA* a;
     const TB* b;
     TC* c;
-    int64 tiles_m, tiles_n, blocks_of_split;
-    Index m, n, k, terms;  // those of one split
+    Divisor<int32> tiles;          // of a matrix
+    Divisor<int32> tiles_of_band;  // of `band` rows of tiles
+    Divisor<int32> batches_of_split;
+    int32 tiles_m, band, batches;  // of all splits together
+    Index m, n, k, terms;          // those of one split
     Divisor<Index> batch[BatchRank];
     Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];
@@ -56,10 +59,9 @@ struct MatmulTensor {
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const Index terms = terms_of_block(args, group.block());
-    const int64 tiles = args.tiles_m * args.tiles_n;
-    const int64 batch = group.block() / tiles;
-    const Place place = placed(group.block() - batch * tiles, args.tiles_m, args.tiles_n);
+    const int batch = args.tiles.divide(int32(group.block()));
+    const Place place = placed(args, int32(group.block()) - batch * args.tiles.divisor);
+    const Index terms = terms_of_split(args, Index(args.batches_of_split.divide(batch)));
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const View<TC, 2, Index> c{
@@ -92,14 +94,15 @@ struct MatmulTensor {
 
   struct Place { Index m, n; };
 
-  // Blocks that run together make squares of tiles, 8 rows of them high, so that they read few
-  // different slices and find most in the level-2 cache.
-  static NNK_FN Place placed(int64 tile, int64 tiles_m, int64 tiles_n) {
-    constexpr int64 most_rows = 8;
-    const int64 band = tile / (most_rows * tiles_n), within = tile - band * most_rows * tiles_n;
-    const int64 left = tiles_m - band * most_rows, rows = left < most_rows ? left : most_rows;
-    const int64 column = within / rows;
-    return {Index((band * most_rows + within - column * rows) * TileM), Index(column * TileN)};
+  // The blocks of a band of a few rows of tiles go down its columns, so that those that run at the
+  // same time share what they read of A and of B, and find it in the level-2 cache.
+  static NNK_FN Place placed(const Args& args, int tile) {
+    const int band = args.tiles_of_band.divide(tile);
+    const int in_band = tile - band * args.tiles_of_band.divisor;
+    const int rows_left = args.tiles_m - band * args.band;
+    const int rows = rows_left < args.band ? rows_left : args.band;
+    const int column = in_band / rows;
+    return {Index(band * args.band + in_band - column * rows) * TileM, Index(column) * TileN};
   }
 
   // ---- the sums ---------------------------------------------------------------------------------

@@ -32,8 +32,6 @@ class MatmulProblem:
     alignments : tuple of int
         Powers of two, at most 16, of which the addresses of A, B and C and the steps between their
         batches are multiples. On a CPU, on which kernels do not depend on them, all 1.
-    strides_c : tuple of int
-        Of rows and columns.
     element : str
         C++ type of A and of B, if it is one.
     tf32 : bool
@@ -53,7 +51,6 @@ class MatmulProblem:
     in_place: bool = True
     strides_c: tuple[int, int] = (0, 0)
     alignments: tuple[int, int, int] = (1, 1, 1)
-    strides_c: tuple[int, int] = (0, 0)
     element: str = ""
     tf32: bool = False
 

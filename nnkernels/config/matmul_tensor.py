@@ -94,6 +94,10 @@ class TensorConfig:
         """Accumulator-type elements of shared memory of a block, for sums of `k` terms."""
         return self.shared
 
+    def for_workspace(self, n: int, compute_itemsize: int, index: str) -> TensorConfig:
+        """The same, for sums of a split in a dense workspace of `n` columns."""
+        return replace(self, wide_c=n * compute_itemsize % 16 == 0, index=index)
+
     @property
     def threads(self) -> int:
         """Threads of a block."""
@@ -219,7 +223,7 @@ def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
         tile
         for tile in (_ASYNC_TILES if atom.asynchronous else staged)
         if tile.warp_m % atom.m == tile.warp_n % atom.n == 0
-        and _shared_bytes(problem, atom, tile, True) <= device.shared_limit
+        and _shared_bytes(problem, atom, tile) <= device.shared_limit
     ]
     rows = max(problem.m, min(tile.m for tile in tiles))
     columns = max(problem.n, min(tile.n for tile in tiles))
@@ -241,20 +245,17 @@ def _tile_k(atom: Atom, tile: Tile, itemsize: int) -> int:
     return max(tile.slice_bytes // itemsize, 2 * atom.k)
 
 
-def _shared_bytes(problem: MatmulProblem, atom: Atom, tile: Tile, wide_c: bool) -> int:
+def _shared_bytes(problem: MatmulProblem, atom: Atom, tile: Tile) -> int:
     """What the slices in flight need, or the sums on their way to C in their place."""
     itemsize = problem.itemsizes[0]
     slices = tile.stages * (tile.m + tile.n) * _tile_k(atom, tile, itemsize) * itemsize
     warps = tile.m // tile.warp_m * (tile.n // tile.warp_n)
     rows = warps * atom.m * (tile.warp_n * problem.compute_itemsize + 32)
-    return max(slices, rows if wide_c else 0)
+    return max(slices, rows)
 
 
 def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> TensorConfig:
     way_a, way_b = _ways(problem, atom)
-    # The sums of a split go to a dense workspace.
-    dense = problem.n * problem.compute_itemsize % 16 == 0
-    wide_c = dense if splits > 1 else _wide_c(problem)
     return TensorConfig(
         atom,
         tile.m,
@@ -265,8 +266,8 @@ def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> Tens
         tile.stages,
         way_a,
         way_b,
-        wide_c=wide_c,
-        shared=_shared_bytes(problem, atom, tile, wide_c) // problem.compute_itemsize,
+        wide_c=_wide_c(problem),
+        shared=_shared_bytes(problem, atom, tile) // problem.compute_itemsize,
         index=index_kind(problem.reach),
         splits=splits,
     )
