@@ -93,8 +93,7 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
       if (!is_there(i)) continue;
-      const int to = first + (turned ? slot(term_of(i), row_of(i) / chunk)
-                                     : slot(row_of(i), term_of(i) / chunk));
+      const int to = first + place(i);
       const T* source = reinterpret_cast<const T*>(from[i]);
       if constexpr (Partial) {
         copy_async<chunk>(memory, to, source, term_of(i) >= missing, site);
@@ -135,10 +134,16 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
           memory.template store_vec<depth>(first + to, along, site);
         }
       } else {
-        memory.template store_vec<chunk>(first + slot(row_of(i), term_of(i) / chunk),
-                                         bit_cast<Vec<T, chunk>>(waiting[i]), site);
+        memory.template store_vec<chunk>(first + place(i), bit_cast<Vec<T, chunk>>(waiting[i]),
+                                         site);
       }
     }
+  }
+
+  // Where in the tile unit i begins; the next rows of one that is transposed are elsewhere.
+  NNK_FN int place(int i) const {
+    if constexpr (turned) return slot(term_of(i), row_of(i) / chunk);
+    else return slot(row_of(i), term_of(i) / chunk) + term_of(i) % chunk;
   }
 
  private:
