@@ -30,6 +30,8 @@ class Atom:
         Whether fragments can be read from a tile that lies by terms as fast as from another.
     rate : int
         Multiplications of a processor in a cycle.
+    itemsize, sum_itemsize : int
+        Of an element in shared memory, and of a sum.
     """
 
     header: str
@@ -41,6 +43,8 @@ class Atom:
     asynchronous: bool
     transposes: bool
     rate: int
+    itemsize: int
+    sum_itemsize: int = 4
 
 
 @dataclass(frozen=True)
@@ -105,15 +109,19 @@ class TensorConfig:
 
 
 def _nvidia(element: str, size: int, rate: int) -> Atom:
-    return Atom("mma_sm80", f"MmaSm80<{element}>", 32, 16, 16, 32 // size, True, size == 2, rate)
+    name = f"MmaSm80<{element}>"
+    return Atom("mma_sm80", name, 32, 16, 16, 32 // size, True, size == 2, rate, size)
 
 
-def _cdna(arch: str, element: str, side: int, k: int, rate: int) -> Atom:
-    return Atom("mma_gfx90a", f"MmaG{arch[1:]}<{element}>", 64, side, side, k, False, False, rate)
+def _cdna(arch: str, element: str, size: int, rate: int) -> Atom:
+    name = f"MmaG{arch[1:]}<{element}>"
+    if size == 8:
+        return Atom("mma_gfx90a", name, 64, 16, 16, 8, False, False, rate, size, 8)
+    return Atom("mma_gfx90a", name, 64, 32, 32, 32 // size, False, False, rate, size)
 
 
-def _rdna(element: str) -> Atom:
-    return Atom("mma_gfx1100", f"MmaGfx1100<{element}>", 32, 16, 16, 16, False, False, 512)
+def _rdna(element: str, size: int) -> Atom:
+    return Atom("mma_gfx1100", f"MmaGfx1100<{element}>", 32, 16, 16, 16, False, False, 512, size)
 
 
 # By the element type of both operands. Rates: white papers of A100 and of CDNA 2 (MI200), ISA
@@ -127,15 +135,15 @@ _NVIDIA = {
 _NVIDIA_TF32 = _nvidia("Tf32", 4, 512)
 _CDNA = {
     arch: {
-        "half": _cdna(arch, "half", 32, 16, 1024),
-        "bfloat16": _cdna(arch, "bfloat16", 32, 16, 1024),
-        "int8": _cdna(arch, "int8", 32, 32, 1024),
-        "float": _cdna(arch, "float", 32, 8, 256),
-        "double": _cdna(arch, "double", 16, 8, 128),
+        "half": _cdna(arch, "half", 2, 1024),
+        "bfloat16": _cdna(arch, "bfloat16", 2, 1024),
+        "int8": _cdna(arch, "int8", 1, 1024),
+        "float": _cdna(arch, "float", 4, 256),
+        "double": _cdna(arch, "double", 8, 128),
     }
     for arch in ("gfx90a", "gfx942")
 }
-_RDNA = {name: _rdna(name) for name in ("half", "bfloat16", "int8")}
+_RDNA = {name: _rdna(name, size) for name, size in (("half", 2), ("bfloat16", 2), ("int8", 1))}
 
 
 def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
@@ -213,18 +221,20 @@ def configure(problem: MatmulProblem, device: Device) -> TensorConfig | None:
     return _config(problem, atom, _for_operands(problem, atom, tile), splits)
 
 
-def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
-    """The tiles that the atom can make, and that fit in shared memory.
-
-    Those that are twice as high or wide as the result only if no others are left.
-    """
+def tiles_of(atom: Atom, device: Device) -> list[Tile]:
+    """The tiles that an atom can make, and that fit in shared memory."""
     staged = _STAGED_TILES if atom.lanes == 32 else _WAVE_TILES
-    tiles = [
+    return [
         tile
         for tile in (_ASYNC_TILES if atom.asynchronous else staged)
         if tile.warp_m % atom.m == tile.warp_n % atom.n == 0
-        and _shared_bytes(problem, atom, tile) <= device.shared_limit
+        and _shared_bytes(atom, tile) <= device.shared_limit
     ]
+
+
+def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
+    """Those twice as high or wide as the result only if no others are left."""
+    tiles = tiles_of(atom, device)
     rows = max(problem.m, min(tile.m for tile in tiles))
     columns = max(problem.n, min(tile.n for tile in tiles))
     return [t for t in tiles if t.m < 2 * rows and t.n < 2 * columns] or tiles
@@ -240,18 +250,16 @@ def _for_operands(problem: MatmulProblem, atom: Atom, tile: Tile) -> Tile:
     return tile if any(copied) else replace(tile, stages=2)
 
 
-def _tile_k(atom: Atom, tile: Tile, itemsize: int) -> int:
-    # Two sets of fragments take turns, so a slice has two steps at least.
-    return max(tile.slice_bytes // itemsize, 2 * atom.k)
+def tile_k(atom: Atom, tile: Tile) -> int:
+    """Terms of a slice: at least two steps, as two sets of fragments take turns."""
+    return max(tile.slice_bytes // atom.itemsize, 2 * atom.k)
 
 
-def _shared_bytes(problem: MatmulProblem, atom: Atom, tile: Tile) -> int:
+def _shared_bytes(atom: Atom, tile: Tile) -> int:
     """What the slices in flight need, or the sums on their way to C in their place."""
-    itemsize = problem.itemsizes[0]
-    slices = tile.stages * (tile.m + tile.n) * _tile_k(atom, tile, itemsize) * itemsize
+    slices = tile.stages * (tile.m + tile.n) * tile_k(atom, tile) * atom.itemsize
     warps = tile.m // tile.warp_m * (tile.n // tile.warp_n)
-    rows = warps * atom.m * (tile.warp_n * problem.compute_itemsize + 32)
-    return max(slices, rows)
+    return max(slices, warps * atom.m * (tile.warp_n * atom.sum_itemsize + 32))
 
 
 def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> TensorConfig:
@@ -260,14 +268,14 @@ def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> Tens
         atom,
         tile.m,
         tile.n,
-        _tile_k(atom, tile, problem.itemsizes[0]),
+        tile_k(atom, tile),
         tile.warp_m,
         tile.warp_n,
         tile.stages,
         way_a,
         way_b,
         wide_c=_wide_c(problem),
-        shared=_shared_bytes(problem, atom, tile) // problem.compute_itemsize,
+        shared=_shared_bytes(atom, tile) // atom.sum_itemsize,
         index=index_kind(problem.reach),
         splits=splits,
     )
@@ -310,7 +318,7 @@ def _blocks(problem: MatmulProblem, tile: Tile) -> int:
 
 
 def _splits(problem: MatmulProblem, atom: Atom, tile: Tile) -> Iterator[int]:
-    slices = -(-problem.k // _tile_k(atom, tile, problem.itemsizes[0]))
+    slices = -(-problem.k // tile_k(atom, tile))
     splits = 1
     while splits == 1 or (splits <= _MOST_SPLITS and slices >= splits * _LEAST_SLICES):
         yield splits
@@ -319,15 +327,15 @@ def _splits(problem: MatmulProblem, atom: Atom, tile: Tile) -> Iterator[int]:
 
 def _cycles(problem: MatmulProblem, device: Device, atom: Atom, tile: Tile, splits: int) -> float:
     """Roughly, how long it takes: processors that finish together, one block at a time each."""
-    tile_k = _tile_k(atom, tile, problem.itemsizes[0])
-    slices = -(-problem.k // (tile_k * splits))
+    terms = tile_k(atom, tile)
+    slices = -(-problem.k // (terms * splits))
     one = max(
-        tile.m * tile.n * tile_k / (atom.rate * tile.efficiency) + _SLICE_CYCLES,
-        (tile.m + tile.n) * tile_k * problem.itemsizes[0] / _READ_OF_CYCLE,
+        tile.m * tile.n * terms / (atom.rate * tile.efficiency) + _SLICE_CYCLES,
+        (tile.m + tile.n) * terms * atom.itemsize / _READ_OF_CYCLE,
     )
     turns = -(-_blocks(problem, tile) * splits // device.processors)
     cycles = turns * (slices * one + _BLOCK_CYCLES)
     if splits > 1:
-        sums = problem.batches * problem.m * problem.n * problem.compute_itemsize
+        sums = problem.batches * problem.m * problem.n * atom.sum_itemsize
         cycles += _SPLIT_CYCLES + 2 * splits * sums / _BYTES_OF_CYCLE
     return cycles
