@@ -47,8 +47,11 @@ template <class TA, class TB, class TC, class S, class Index, int BatchRank, int
 struct MatmulSimt {
   static constexpr int threads_m = TileM / MicroM, threads_n = TileN / MicroN;
   static constexpr int team = threads_m * threads_n, threads = Teams * team;
-  // Two blocks of 256 threads at once, or as many registers as threads of smaller ones need.
-  static constexpr int register_budget = threads >= 256 ? 128 : 168;
+  // Two blocks of 256 threads at once, or as many registers as threads of smaller ones need: the
+  // more for long addresses and many single elements.
+  static constexpr int register_budget = threads >= 256                               ? 128
+                                         : sizeof(Index) > 4 || VectorA* VectorB == 1 ? 232
+                                                                                      : 168;
   using Grid = ThreadGrid<threads_m, threads_n>;
   using LayoutA = TileLayout<S, TileK, TileM, VectorA, FastA == columns_fast, team>;
   using LayoutB = TileLayout<S, TileK, TileN, VectorB, FastB == rows_fast, team>;
@@ -96,10 +99,12 @@ struct MatmulSimt {
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
 
     const Index terms = terms_of_split(args, Index(args.batches_of_split.divide(batch)));
-    TileCopy<TA, S, Index, LayoutA, ConjugateA> copy_a(
-        byte_offset(args.a, offset[0]), rank, first_m, args.m, args.stride_a[0], args.stride_a[1]);
-    TileCopy<TB, S, Index, LayoutB, ConjugateB> copy_b(
-        byte_offset(args.b, offset[1]), rank, first_n, args.n, args.stride_b[1], args.stride_b[0]);
+    TileCopy<TA, S, Index, LayoutA, ConjugateA> copy_a(byte_offset(args.a, offset[0]), rank,
+                                                       first_m, args.m, terms, args.stride_a[0],
+                                                       args.stride_a[1]);
+    TileCopy<TB, S, Index, LayoutB, ConjugateB> copy_b(byte_offset(args.b, offset[1]), rank,
+                                                       first_n, args.n, terms, args.stride_b[1],
+                                                       args.stride_b[0]);
     Sums sums;
     NNK_UNROLL
     for (int i = 0; i < MicroM; ++i) {
@@ -109,16 +114,16 @@ struct MatmulSimt {
     const int at_m = Grid::m(rank) * side_m, at_n = LayoutA::elements + Grid::n(rank) * side_n;
     const int buffers = own_team * 2 * buffer;
     // Teams of different splits have the same number of slices, some of them of zeros.
-    const Index missing = Teams > 1 ? args.terms - terms : 0;
-    Index left = terms;
-    if (left + missing > 0) {
-      fetch(copy_a, copy_b, left);
+    Index left = Teams > 1 ? args.terms : terms;
+    if (left > 0) {
+      fetch(copy_a, copy_b);
       put(copy_a, copy_b, memory, buffers);
       group.barrier();
       for (int at = 0;; at = buffer - at) {
-        fetch(copy_a, copy_b, left);  // after the last slice, zeros
+        fetch(copy_a, copy_b);  // after the last slice, zeros
         multiply(memory, buffers + at + at_m, buffers + at + at_n, sums);
-        if (left + missing <= -TileK) break;
+        left -= TileK;
+        if (left <= 0) break;
         put(copy_a, copy_b, memory, buffers + buffer - at);
         group.barrier();
       }
@@ -144,10 +149,9 @@ struct MatmulSimt {
     first_n = Index(column) * TileN;
   }
 
-  template <class A, class B> static NNK_FN void fetch(A& copy_a, B& copy_b, Index& left) {
-    copy_a.load(left);
-    copy_b.load(left);
-    left -= TileK;
+  template <class A, class B> static NNK_FN void fetch(A& copy_a, B& copy_b) {
+    copy_a.load();
+    copy_b.load();
   }
   template <class A, class B>
   static NNK_FN void put(const A& copy_a, const B& copy_b, const Shared<S>& memory, int at) {

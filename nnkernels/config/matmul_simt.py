@@ -95,10 +95,13 @@ def _with_mirrors(*tiles: Tile) -> tuple[Tile, ...]:
 # By the size of the accumulator. A thread has at most 64 registers of sums; a slice is 16 terms
 # where that takes few registers, so that barriers are few. Last come the tiles of small matrices,
 # several of which a block makes at once.
+# The largest leaves no registers for the addresses of many single elements, or long ones, and gives
+# way to the next there.
+LARGEST, LARGE = Tile(128, 128, 8, 8, 8), Tile(128, 64, 8, 8, 8)
 TILES = {
     4: _with_mirrors(
-        Tile(128, 128, 8, 8, 8),
-        Tile(128, 64, 8, 8, 8),
+        LARGEST,
+        LARGE,
         Tile(64, 64, 8, 8, 8),
         Tile(32, 32, 16, 4, 4),
         Tile(16, 256, 16, 4, 8),
@@ -144,7 +147,7 @@ _LEAST_TERMS, _MOST_SPLITS = 128, 64
 def configure(problem: MatmulProblem, device: Device) -> SimtConfig:
     """The kernel for a problem on a device.
 
-    Tile and splits depend on the shape alone, so that a view and its copy get the same sums.
+    Slices and splits depend on the shape alone, so that a view and its copy get the same sums.
     """
     tile, splits = min(
         ((t, s) for t in _candidates(problem) for s in _splits(t, problem, device)),
@@ -152,6 +155,9 @@ def configure(problem: MatmulProblem, device: Device) -> SimtConfig:
     )
     fast_a, vector_a = _loads(problem, 0, ROWS_FAST, problem.m)
     fast_b, vector_b = _loads(problem, 1, COLUMNS_FAST, problem.n)
+    index = index_kind(problem.reach)
+    if tile == LARGEST and (min(vector_a, vector_b) < 4 or index == "q"):
+        tile = LARGE
     return SimtConfig(
         *tile,
         vector_a=vector_a,
@@ -159,7 +165,7 @@ def configure(problem: MatmulProblem, device: Device) -> SimtConfig:
         fast_a=fast_a,
         fast_b=fast_b,
         unit_c=_stores_groups(problem, tile),
-        index=index_kind(problem.reach),
+        index=index,
         splits=splits,
     )
 
