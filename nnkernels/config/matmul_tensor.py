@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
-from nnkernels.config.matmul_problem import MatmulProblem, index_kind
+from nnkernels.config.matmul_problem import MatmulProblem, index_kind, round_up
 
 # How an operand comes to shared memory: as in cuda_src/nnk/matmul_tensor_operand.cuh.
 ASYNC_TERMS, ASYNC_ROWS, VECTOR_TERMS, VECTOR_ROWS, SINGLE_TERMS, SINGLE_ROWS = range(6)
@@ -172,6 +172,7 @@ _ASYNC_TILES = (
     Tile(32, 128, 32, 32, 128, 3, 0.4),
     Tile(128, 16, 32, 16, 128, 3, 0.25),
     Tile(16, 128, 16, 32, 128, 3, 0.25),
+    Tile(32, 32, 16, 16, 128, 3, 0.2),
 )
 # Where operands come through registers: one slice in shared memory is multiplied, the next one is
 # stored beside it. Beside sums and two sets of fragments of 64 x 64 there would not be room.
@@ -184,12 +185,16 @@ _STAGED_TILES = (
     Tile(32, 128, 32, 32, 64, 2, 0.4),
     Tile(128, 16, 32, 16, 64, 2, 0.25),
     Tile(16, 128, 16, 32, 64, 2, 0.25),
+    Tile(32, 32, 16, 16, 64, 2, 0.2),
 )
 # The same for waves of 64 lanes, each of which has half as many of them.
 _WAVE_TILES = (
     Tile(128, 128, 64, 64, 64, 2, 0.8),
-    *_STAGED_TILES[1:],
+    *_STAGED_TILES[1:-1],
+    Tile(32, 32, 32, 32, 64, 2, 0.2),
 )
+# Sums that may be made for one that is wanted, times the fewest.
+_MOST_MADE = 1.5
 # Cycles that a slice takes besides its multiplications (a barrier, the first fragments), and a
 # block (its first slices from memory, its results).
 _SLICE_CYCLES = 60
@@ -211,7 +216,7 @@ def configure(problem: MatmulProblem, device: Device) -> TensorConfig | None:
     How the terms of a sum are grouped, and so its bits, do not depend on strides and alignment.
     """
     atom = atom_of(problem, device)
-    if atom is None:
+    if atom is None or max(problem.m, problem.n) < atom.m:  # less than a quarter of one step
         return None
     _, _, splits, tile = min(
         (_cycles(problem, device, atom, tile, splits), number, splits, tile)
@@ -233,11 +238,14 @@ def tiles_of(atom: Atom, device: Device) -> list[Tile]:
 
 
 def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
-    """Those twice as high or wide as the result only if no others are left."""
+    """Those of them that do not make much more than there is of the result."""
+
+    def made(tile: Tile) -> int:
+        return round_up(problem.m, tile.m) * round_up(problem.n, tile.n)
+
     tiles = tiles_of(atom, device)
-    rows = max(problem.m, min(tile.m for tile in tiles))
-    columns = max(problem.n, min(tile.n for tile in tiles))
-    return [t for t in tiles if t.m < 2 * rows and t.n < 2 * columns] or tiles
+    least = min(made(tile) for tile in tiles)
+    return [tile for tile in tiles if made(tile) <= _MOST_MADE * least]
 
 
 def _for_operands(problem: MatmulProblem, atom: Atom, tile: Tile) -> Tile:
