@@ -266,14 +266,21 @@ struct MatmulTensor {
   }
 
   // Through shared memory, Atom::m rows of every warp at a time, for accesses of 16 bytes to C.
-  // A pitch of 32 bytes more than a row spreads the rows of an atom over the banks.
   static constexpr int wide = 16 / int(sizeof(TC));
-  static constexpr int pitch = WarpN + 32 / int(sizeof(Sum));
+  static constexpr int piece = 16 / int(sizeof(Sum));  // sums of one access to shared memory
+
+  // Where a sum waits. Pieces of a row are exchanged by a pattern in which 8 rows of one piece, or
+  // 4 rows of two, touch every bank once.
+  static NNK_FN int waiting_at(int row, int column) {
+    constexpr int pieces = WarpN / piece < 8 ? WarpN / piece : 8;
+    const int pattern = int((unsigned(row) * 2 + unsigned(row) / 4) % pieces);
+    return row * WarpN + (column / piece ^ pattern) * piece + column % piece;
+  }
 
   template <class G>
   static NNK_FN void write_wide(G& group, const typename Epilogue::template Of<Index>& epilogue,
                                 const View<TC, 2, Index>& c, const Place& place, const Sums& sums) {
-    constexpr int size = Atom::m * pitch;
+    constexpr int size = Atom::m * WarpN, wides = WarpN / wide;
     const auto memory = group.template dynamic_shared<Sum>(0, warps * size);
     const Warp warp(unsigned(group.rank()));
     const int own = group.rank() / Atom::lanes * size;
@@ -282,20 +289,21 @@ struct MatmulTensor {
       group.barrier();
       put(memory, own, warp.lane, sums.part[i]);
       group.barrier();
-      for (int u = warp.lane; u < Atom::m * (WarpN / wide); u += Atom::lanes) {
-        const int r = u / (WarpN / wide), j = u % (WarpN / wide) * wide;
+      for (int u = warp.lane; u < Atom::m * wides; u += Atom::lanes) {
+        const int r = u / wides, j = u % wides * wide;
         const Index row = place.m + warp.m + i * Atom::m + r, column = place.n + warp.n + j;
         if (row >= c.shape[0] || column >= c.shape[1]) continue;
-        const auto x = convert<S>(memory.template load_vec<wide>(own + r * pitch + j));
+        const auto y = epilogue(get(memory, own, r, j), row, column, wide);
         const Line<TC, Index, unit_step> line{c.at(NNK_HERE, row, column), c.shape[1] - column,
                                               Index(sizeof(TC))};
-        line.store(Index(0), convert<TC>(epilogue(x, row, column, wide)));
+        line.store(Index(0), convert<TC>(y));
       }
     }
   }
   static NNK_FN void put(const Shared<Sum>& memory, int own, int lane,
                          const typename Atom::C (&parts)[parts_n]) {
     constexpr int together = Atom::together;
+    static_assert(together <= piece, "sums of a lane lie in one piece");
     NNK_UNROLL
     for (int j = 0; j < parts_n; ++j) {
       NNK_UNROLL
@@ -303,10 +311,20 @@ struct MatmulTensor {
         Vec<Sum, together> x;
         NNK_UNROLL
         for (int i = 0; i < together; ++i) x.set(i, parts[j].x[e + i]);
-        memory.template store_vec<together>(
-            own + Atom::row_of(lane, e) * pitch + j * Atom::n + Atom::column_of(lane, e), x);
+        const int column = j * Atom::n + Atom::column_of(lane, e);
+        memory.template store_vec<together>(own + waiting_at(Atom::row_of(lane, e), column), x);
       }
     }
+  }
+  static NNK_FN Vec<S, wide> get(const Shared<Sum>& memory, int own, int row, int column) {
+    Vec<S, wide> x;
+    NNK_UNROLL
+    for (int p = 0; p < wide; p += piece) {
+      const auto sums = memory.template load_vec<piece>(own + waiting_at(row, column + p));
+      NNK_UNROLL
+      for (int i = 0; i < piece; ++i) x.set(p + i, convert_scalar<S>(sums[i]));
+    }
+    return x;
   }
 };
 

@@ -180,18 +180,18 @@ _STAGED_TILES = (
     Tile(128, 128, 64, 32, 64, 2, 0.8),
     Tile(128, 64, 64, 32, 64, 2, 0.7),
     Tile(64, 128, 32, 64, 64, 2, 0.7),
-    Tile(64, 64, 32, 32, 64, 2, 0.6),
-    Tile(128, 32, 32, 32, 64, 2, 0.4),
-    Tile(32, 128, 32, 32, 64, 2, 0.4),
-    Tile(128, 16, 32, 16, 64, 2, 0.25),
-    Tile(16, 128, 16, 32, 64, 2, 0.25),
-    Tile(32, 32, 16, 16, 64, 2, 0.2),
+    Tile(64, 64, 32, 32, 128, 2, 0.6),
+    Tile(128, 32, 32, 32, 128, 2, 0.4),
+    Tile(32, 128, 32, 32, 128, 2, 0.4),
+    Tile(128, 16, 32, 16, 128, 2, 0.25),
+    Tile(16, 128, 16, 32, 128, 2, 0.25),
+    Tile(32, 32, 16, 16, 128, 2, 0.2),
 )
 # The same for waves of 64 lanes, each of which has half as many of them.
 _WAVE_TILES = (
     Tile(128, 128, 64, 64, 64, 2, 0.8),
     *_STAGED_TILES[1:-1],
-    Tile(32, 32, 32, 32, 64, 2, 0.2),
+    Tile(32, 32, 32, 32, 128, 2, 0.2),
 )
 # Sums that may be made for one that is wanted, times the fewest.
 _MOST_MADE = 1.5
@@ -267,7 +267,7 @@ def _shared_bytes(atom: Atom, tile: Tile) -> int:
     """What the slices in flight need, or the sums on their way to C in their place."""
     slices = tile.stages * (tile.m + tile.n) * tile_k(atom, tile) * atom.itemsize
     warps = tile.m // tile.warp_m * (tile.n // tile.warp_n)
-    return max(slices, warps * atom.m * (tile.warp_n * atom.sum_itemsize + 32))
+    return max(slices, warps * atom.m * tile.warp_n * atom.sum_itemsize)
 
 
 def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> TensorConfig:
