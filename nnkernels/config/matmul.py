@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from nnkernels.config import matmul_packed, matmul_simt
+from nnkernels.config import matmul_packed, matmul_simt, matmul_tensor
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem
 from nnkernels.config.matmul_simt import SimtConfig
+from nnkernels.config.matmul_tensor import TensorConfig
 
-Config = SimtConfig | PackedConfig
+Config = SimtConfig | PackedConfig | TensorConfig
 
 
 def configure(problem: MatmulProblem, device: Device) -> Config:
     """The kernel for a problem on a device."""
     if device.is_gpu:
-        return matmul_simt.configure(problem, device)
+        tensor = matmul_tensor.configure(problem, device)
+        return matmul_simt.configure(problem, device) if tensor is None else tensor
     return matmul_packed.configure(problem, device)

@@ -11,6 +11,7 @@ from nnkernels.config.matmul import Config
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_simt import SimtConfig
 from nnkernels.config.matmul_splits import SplitsConfig
+from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
 
 
@@ -19,6 +20,8 @@ def matmul_instance(call: Call, batch_rank: int, chosen: Config) -> Instance:
     types = call.types
     header, name, threads, storage_c, options = _TEMPLATES[type(chosen)](call, chosen)
     finish, more_headers = epilogue_type(call.epilogue, types)
+    if isinstance(chosen, TensorConfig):
+        more_headers = (*more_headers, chosen.atom.header)
     kernel = (
         f"{name}<{types.a.storage}, {types.b.storage}, {storage_c}, {types.accumulator[0]}, "
         f"{_index_type(chosen.index)}, {batch_rank}, {options}, {finish}>"
@@ -47,9 +50,18 @@ def _simt(call: Call, chosen: SimtConfig) -> _Template:
     return "matmul_simt", "MatmulSimt", chosen.threads, call.types.storage_c, options
 
 
+def _tensor(call: Call, chosen: TensorConfig) -> _Template:
+    options = (
+        f"{chosen.atom.name}, {chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.warp_m}, "
+        f"{chosen.warp_n}, {chosen.stages}, {chosen.way_a}, {chosen.way_b}, {_flags(chosen.wide_c)}"
+    )
+    return "matmul_tensor", "MatmulTensor", chosen.threads, call.types.storage_c, options
+
+
 _TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
     PackedConfig: _packed,
     SimtConfig: _simt,
+    TensorConfig: _tensor,
 }
 
 

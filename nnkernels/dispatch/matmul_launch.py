@@ -14,6 +14,7 @@ from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
 from nnkernels.config.matmul_simt import BAND, SimtConfig
 from nnkernels.config.matmul_splits import terms_of_split
+from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.dispatch.axes import Strides, largest_power_of_two
 from nnkernels.dispatch.matmul_call import Call
 from nnkernels.dispatch.matmul_instances import gemv_instance, matmul_instance
@@ -62,6 +63,8 @@ def matmul_problem(call: Call) -> MatmulProblem:
         same_a=types.is_summed_as_it_is(types.a)
         and not (call.conjugate[0] and types.a.kind == "c"),
         alignments=_alignments(call, batch_strides),
+        tf32=call.precision == "tf32",
+        element=types.a.storage if types.a == types.b else "",
     )
 
 
@@ -102,19 +105,25 @@ def _pack_packed_grid(
     return blocks
 
 
-def _pack_simt_grid(
-    packer: Packer, chosen: SimtConfig, tiles: tuple[int, int], batches: int, splits: int
+def _pack_gpu_grid(
+    packer: Packer,
+    chosen: SimtConfig | TensorConfig,
+    tiles: tuple[int, int],
+    batches: int,
+    splits: int,
 ) -> int:
     """How blocks of a GPU share a product out; how many there are."""
     for divisor in (tiles[0] * tiles[1], BAND * tiles[1], batches // splits):
         packer.add_divisor(divisor, "i")
     packer.add("i", tiles[0], BAND, batches)
-    return tiles[0] * tiles[1] * -(-batches // chosen.teams)
+    teams = chosen.teams if isinstance(chosen, SimtConfig) else 1
+    return tiles[0] * tiles[1] * -(-batches // teams)
 
 
 _PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] = {
     PackedConfig: _pack_packed_grid,
-    SimtConfig: _pack_simt_grid,
+    SimtConfig: _pack_gpu_grid,
+    TensorConfig: _pack_gpu_grid,
 }
 
 
