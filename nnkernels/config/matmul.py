@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from nnkernels.config import matmul_packed, matmul_simt
+from nnkernels.config import matmul_packed, matmul_simt, matmul_tiles
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem
 from nnkernels.config.matmul_simt import MatmulConfig
+from nnkernels.config.matmul_tiles import TilesConfig
 
-Config = MatmulConfig | PackedConfig
+Config = MatmulConfig | PackedConfig | TilesConfig
 
 
 def configure(problem: MatmulProblem, device: Device) -> Config:
     """The kernel for a problem on a device."""
     if device.is_gpu:
         return matmul_simt.configure(problem)
+    if matmul_tiles.is_possible(problem, device):
+        return matmul_tiles.configure(problem, device)
     return matmul_packed.configure(problem, device)

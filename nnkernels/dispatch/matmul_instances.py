@@ -10,6 +10,7 @@ from nnkernels.config.gemv import GemvConfig
 from nnkernels.config.matmul import Config
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_simt import MatmulConfig
+from nnkernels.config.matmul_tiles import TilesConfig
 from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
 
 
@@ -38,6 +39,11 @@ def _packed(call: Call, chosen: PackedConfig) -> _Template:
     return "matmul_packed", "MatmulPacked", 1, call.types.storage_c, options
 
 
+def _tiles(call: Call, chosen: TilesConfig) -> _Template:
+    options = f"{chosen.fast_a}, {chosen.fast_b}, {_flags(chosen.unit_a, chosen.unit_b)}"
+    return "matmul_tiles", "MatmulTiles", 1, call.types.storage_c, options
+
+
 def _simt(call: Call, chosen: MatmulConfig) -> _Template:
     options = (
         f"{chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, "
@@ -48,6 +54,7 @@ def _simt(call: Call, chosen: MatmulConfig) -> _Template:
 
 _TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
     PackedConfig: _packed,
+    TilesConfig: _tiles,
     MatmulConfig: _simt,
 }
 

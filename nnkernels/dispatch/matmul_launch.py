@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from nnkernels.config import matmul as config
 from nnkernels.config.gemv import GemvProblem
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
+from nnkernels.config.matmul_tiles import TilesConfig
 from nnkernels.dispatch.axes import Shape, Strides, largest_power_of_two
 from nnkernels.dispatch.dtypes import ELEMENTS
 from nnkernels.dispatch.matmul_call import PLAIN, Call
@@ -37,13 +39,18 @@ def prepare_matmul(call: Call, machine: Any) -> tuple[bytes, Any]:
         batches=batches,
         # Unfinished sums may wait in C, unless it holds what is still to be added.
         in_place=types.storage_c == accumulator and not call.in_place,
+        dot=types.dot,
     )
     chosen = config.configure(problem, machine.device)
+    if isinstance(chosen, TilesConfig) and not machine.allows_tiles():
+        chosen = config.configure(problem, replace(machine.device, features=frozenset()))
     tiles_m, tiles_n = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
     packer = Packer(len(batch_strides), chosen.index)
     packer.add("q", tiles_m, tiles_n)
     if isinstance(chosen, PackedConfig):
         packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
+    elif isinstance(chosen, TilesConfig):
+        packer.add("i", chosen.tile_m, chosen.tile_n, chosen.tile_k)
     packer.add_index(product.m, product.n, product.k)
     _pack_batch(packer, batch, batch_strides)
     packer.add_index(*problem.strides_a, *problem.strides_b, *product.strides_c[-2:])

@@ -1,0 +1,94 @@
+// Tile registers: eight of 16 rows of 64 bytes, and the instruction that multiplies two of them.
+//
+// AMX of x86 (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1 chapter 18):
+// C (16 x 16 sums of 32 bits) += A (16 rows of 16 words) B (16 rows of 16 words), where a word holds
+// 2 bfloat16 or 4 int8 that follow each other in a sum, of a row of A and of a column of B.
+// Without it, the same by loops, for tests and old compilers. The operating system must have
+// allowed the process to use the registers: see nnkernels/launch/cpu.py.
+#pragma once
+#include "platform/simd_register.cuh"
+
+namespace nnk {
+
+constexpr int tile_side = 16;
+constexpr int tile_row_bytes = 64;
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
+
+// As LDTILECFG reads it: palette 1, all tiles of full size.
+struct alignas(64) TileShapes {
+  uint8 palette = 1, start_row = 0, unused[14] = {};
+  uint16 row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8 rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+// Before the first use of a tile on a thread, and after the last: registers in use make every
+// switch of threads slower.
+NNK_FN void begin_tiles() {
+  const TileShapes shapes;
+  asm volatile("ldtilecfg %0" ::"m"(shapes) : "memory");
+}
+NNK_FN void end_tiles() { asm volatile("tilerelease" ::: "memory"); }
+
+template <int I> struct Tile {
+  static NNK_FN void zero() { asm volatile("tilezero %%tmm%c0" ::"i"(I)); }
+  // Rows `stride` bytes apart.
+  static NNK_FN void load(const void* p, int64 stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(p), "r"(stride), "i"(I) : "memory");
+  }
+  static NNK_FN void store(void* p, int64 stride) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(p), "r"(stride), "i"(I) : "memory");
+  }
+};
+template <class TA, class TB, int C, int A, int B> NNK_FN void multiply_tiles() {
+#define NNK_TILE_MULTIPLY(name) \
+  asm volatile(name " %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B))
+  if constexpr (is_same<TA, bfloat16>) NNK_TILE_MULTIPLY("tdpbf16ps");
+  else if constexpr (is_same<TA, int8> && is_same<TB, int8>) NNK_TILE_MULTIPLY("tdpbssd");
+  else if constexpr (is_same<TA, int8>) NNK_TILE_MULTIPLY("tdpbsud");
+  else if constexpr (is_same<TB, int8>) NNK_TILE_MULTIPLY("tdpbusd");
+  else NNK_TILE_MULTIPLY("tdpbuud");
+#undef NNK_TILE_MULTIPLY
+}
+
+#else
+
+NNK_FN void begin_tiles() {}
+NNK_FN void end_tiles() {}
+inline thread_local uint32 tile_memory[8][tile_side][tile_side];
+
+template <int I> struct Tile {
+  static NNK_FN void zero() { __builtin_memset(tile_memory[I], 0, sizeof(tile_memory[I])); }
+  static NNK_FN void load(const void* p, int64 stride) {
+    for (int r = 0; r < tile_side; ++r)
+      __builtin_memcpy(tile_memory[I][r], static_cast<const char*>(p) + r * stride, tile_row_bytes);
+  }
+  static NNK_FN void store(void* p, int64 stride) {
+    for (int r = 0; r < tile_side; ++r)
+      __builtin_memcpy(static_cast<char*>(p) + r * stride, tile_memory[I][r], tile_row_bytes);
+  }
+};
+// Term t of a word, as the sums have it.
+template <class T> NNK_FN auto term_of(uint32 word, int t) {
+  if constexpr (is_same<T, bfloat16>) return bit_cast<float>((t == 0 ? word << 16 : word >> 16 << 16));
+  else return uint32(int32(T(word >> (8 * t))));
+}
+template <class TA, class TB, int C, int A, int B> NNK_FN void multiply_tiles() {
+  using S = decltype(term_of<TA>(0, 0));
+  constexpr int terms = int(4 / sizeof(TA));
+  for (int i = 0; i < tile_side; ++i) {
+    for (int j = 0; j < tile_side; ++j) {
+      S sum[terms] = {};
+      for (int k = 0; k < tile_side; ++k)
+        for (int t = 0; t < terms; ++t)
+          sum[t] += term_of<TA>(tile_memory[A][i][k], t) * term_of<TB>(tile_memory[B][k][j], t);
+      S all = sum[0];
+      for (int t = 1; t < terms; ++t) all += sum[t];
+      uint32& c = tile_memory[C][i][j];
+      c = bit_cast<uint32>(S(bit_cast<S>(c) + all));
+    }
+  }
+}
+
+#endif
+
+}  // namespace nnk
