@@ -1,13 +1,15 @@
 // Matrix product C = epilogue(A B) by a block of one thread, at the speed of its SIMD registers.
 //
 // After Goto and van de Geijn (ACM TOMS 34(3), 2008): for every slice of TileK terms, a block packs
-// its part of B, and then of A as many rows at once as a level-2 cache holds, into panels that are
-// read in order, whatever the strides of the operands are. A micro-tile of MicroM rows and N
-// columns stays in registers for the whole slice. The sums of a slice wait in C itself where C has
-// their type (InPlace), else in scratch memory.
+// its part of B into panels that are read in order, whatever the strides of B are. Rows of A are
+// read where they lie if they have the right type and their terms are adjacent, else they are
+// packed, as many at once as stay in a level-2 cache. A micro-tile of MicroM rows and N columns
+// stays in registers for the whole slice: few rows and many columns, since an element of A costs a
+// load of its own. The sums of a slice wait in C itself where C has their type (InPlace), else in
+// scratch memory.
 //
-// How C is cut into blocks does not change an element of it: each is the sum of slices in order,
-// and each slice a chain of fused multiply-adds in order.
+// How C is cut into blocks does not change an element of it: each is a chain of fused
+// multiply-adds in order of the terms.
 #pragma once
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
@@ -16,20 +18,38 @@
 
 namespace nnk {
 
+// How terms are packed and multiplied: one at a time, by fused multiply-adds.
+template <class S> struct FusedMicro {
+  using Word = S;  // of packed operands
+  template <int N>
+  static NNK_FN Vec<S, N> multiply_add(Word a, const Vec<Word, N>& b, const Vec<S, N>& sum) {
+    return fma(Vec<Word, N>::splat(a), b, sum);
+  }
+};
+
 // TA, TB, TC: element types; S: the accumulator's
 // FastA, FastB: rows_fast or columns_fast; UnitA, UnitB: elements along that axis are adjacent
+// ReadA: A is read where it lies (its terms are adjacent, and words as they are)
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, int TileK, int MicroM,
           int N, int FastA, int FastB, bool UnitA, bool UnitB, bool ConjugateA, bool ConjugateB,
-          bool InPlace, class Epilogue>
+          bool ReadA, bool InPlace, class Epilogue>
 struct MatmulPacked {
-  // Panels of A lie as [row][k] where A has its k side by side, as [k][row] where its rows are.
+  using Micro = FusedMicro<S>;
+  using Word = typename Micro::Word;
+  // Rows of A whose terms are adjacent are multiplied as rows, the others as panels [k][row].
   static constexpr bool a_by_rows = FastA == columns_fast;
+  // Some more than a slice, or all packed rows would share few sets of a level-1 cache.
+  static constexpr int row_pad = 16;
+  static constexpr int packed_row = TileK + row_pad;
   // MicroM rows of A at one k are stored as a whole vector, whose end the next k overwrites; the
   // last one reaches past the panel.
   static constexpr int row_vector = next_power_of_two(MicroM);
-  static constexpr int panel_a = MicroM * TileK + row_vector - MicroM;
+  static constexpr int panel_a =
+      a_by_rows ? MicroM * packed_row : MicroM * TileK + row_vector - MicroM;
   // Half a micro-tile, for the edges.
   static constexpr int half_m = MicroM > 1 ? MicroM / 2 : 1, half_n = N > 1 ? N / 2 : 1;
+  // Whether sums go straight from registers to C and back.
+  static constexpr bool direct = InPlace && is_same<Epilogue, PlainEpilogue>;
 
   struct Args : Epilogue::Operands {
     const TA* a;
@@ -64,7 +84,8 @@ struct MatmulPacked {
     const int64 tile_row = tile / args.tiles_n;
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
-    const int elements_a = args.rows_at_once / MicroM * panel_a, elements_b = args.tile_n * TileK;
+    const int elements_a = ReadA ? 0 : args.rows_at_once / MicroM * panel_a;
+    const int elements_b = args.tile_n * TileK;
     Block block{
         {byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}},
         {byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}},
@@ -88,8 +109,8 @@ struct MatmulPacked {
       pack_b(block, first_k, depth);
       for (int i = 0; i < block.rows; i += args.rows_at_once) {
         const int rows = extent(block.rows - i, args.rows_at_once);
-        pack_a(block, i, rows, first_k, depth);
-        multiply_rows(block, i, rows, depth, first_k == 0, first_k + depth >= args.k);
+        if constexpr (!ReadA) pack_a(block, i, rows, first_k, depth);
+        multiply_rows(block, i, rows, first_k, depth);
       }
       first_k += TileK;
     } while (first_k < args.k);
@@ -102,7 +123,8 @@ struct MatmulPacked {
 
   // Row i and term k of packed A, for the first row of a panel or, by rows, any.
   static NNK_FN int slot_a(int i, int k) {
-    return i / MicroM * panel_a + (a_by_rows ? i % MicroM * TileK + k : k * MicroM);
+    if constexpr (a_by_rows) return i * packed_row + k;
+    else return i / MicroM * panel_a + k * MicroM;
   }
   static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
     const auto& a = block.a;
@@ -111,8 +133,9 @@ struct MatmulPacked {
       for (int i = 0; i < rows && depth > 0; ++i) {
         const Line<const TA, Index, UnitA ? unit_step : any_step> row{
             a.at(NNK_HERE, first_m + i, first_k), Index(depth), a.stride[1]};
-        for (int k = 0; k < depth; k += N)
-          block.packed_a.store_vec(slot_a(i, k), loaded<S, ConjugateA, N>(row, k, depth - k));
+        for (int k = 0; k < depth; k += pack_vector)
+          block.packed_a.store_vec(slot_a(i, k),
+                                   loaded<S, ConjugateA, pack_vector>(row, k, depth - k));
       }
     } else {
       for (int k = 0; k < depth; ++k) {
@@ -126,6 +149,8 @@ struct MatmulPacked {
       }
     }
   }
+  // Terms that are packed at once: no more than a packed row has to spare.
+  static constexpr int pack_vector = row_pad;
 
   // Panels of N columns, each as [k][column].
   static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
@@ -165,20 +190,53 @@ struct MatmulPacked {
 
   // ---- multiplying ------------------------------------------------------------------------
 
-  static NNK_FN void multiply_rows(const Block& block, int first_i, int rows, int depth, bool first,
-                                   bool last) {
-    for (int j = 0; j < block.columns; j += N) {
-      const int columns = block.columns - j < N ? block.columns - j : N;
-      // A panel of B stays in the nearest cache while all of A's pass.
-      for (int i = 0; i < rows; i += MicroM) {
-        const int left = rows - i < MicroM ? rows - i : MicroM;
+  // The rows of A of a micro-tile: each on its own, or a panel of them.
+  struct Rows {
+    const Word* row[a_by_rows ? MicroM : 1];
+    NNK_FN Word at(int r, int k) const {
+      return a_by_rows ? nnk::load<1>(row[r] + k)[0] : nnk::load<1>(row[0] + k * MicroM + r)[0];
+    }
+  };
+  static NNK_FN Rows rows_from(const Block& block, int first_i, int i, int left, Index first_k) {
+    Rows rows;
+    if constexpr (ReadA) {
+      NNK_UNROLL
+      for (int r = 0; r < MicroM; ++r) {
+        // Past the last row, any other will do: what it gives is not written.
+        const Index row = block.first_m + first_i + i + (r < left ? r : 0);
+        rows.row[r] = reinterpret_cast<const Word*>(block.a.at(NNK_HERE, row, first_k));
+      }
+    } else if constexpr (a_by_rows) {
+      NNK_UNROLL
+      for (int r = 0; r < MicroM; ++r) rows.row[r] = block.packed_a.data + slot_a(i + r, 0);
+    } else {
+      rows.row[0] = block.packed_a.data + slot_a(i, 0);
+    }
+    return rows;
+  }
+
+  static NNK_FN void multiply_rows(const Block& block, int first_i, int rows, Index first_k,
+                                   int depth) {
+    const bool first = first_k == 0, last = first_k + depth >= block.a.shape[1];
+    // The rows of a micro-tile stay in the nearest cache while all of B passes.
+    for (int i = 0; i < rows; i += MicroM) {
+      const int left = rows - i < MicroM ? rows - i : MicroM;
+      const Rows a = rows_from(block, first_i, i, left, first_k);
+      for (int j = 0; j < block.columns; j += N) {
+        const int columns = block.columns - j < N ? block.columns - j : N;
+        const int panel_of_b = j * TileK;
+        if constexpr (direct) {
+          if (left == MicroM && columns == N && block.c.stride[1] == Index(sizeof(TC))) {
+            multiply_in_c(block, first_i + i, j, a, panel_of_b, depth, first);
+            continue;
+          }
+        }
         if (!first) resume(block, first_i + i, j, left, columns);
-        const int panel_of_a = slot_a(i, 0), panel_of_b = j * TileK;
         const bool low = left <= half_m, narrow = columns <= half_n;
-        if (low && narrow) multiply<half_m, half_n>(block, panel_of_a, panel_of_b, depth, first);
-        else if (low) multiply<half_m, N>(block, panel_of_a, panel_of_b, depth, first);
-        else if (narrow) multiply<MicroM, half_n>(block, panel_of_a, panel_of_b, depth, first);
-        else multiply<MicroM, N>(block, panel_of_a, panel_of_b, depth, first);
+        if (low && narrow) multiply<half_m, half_n>(block, a, panel_of_b, depth, first);
+        else if (low) multiply<half_m, N>(block, a, panel_of_b, depth, first);
+        else if (narrow) multiply<MicroM, half_n>(block, a, panel_of_b, depth, first);
+        else multiply<MicroM, N>(block, a, panel_of_b, depth, first);
         if (last) write(block, first_i + i, j, left, columns);
         else suspend(block, first_i + i, j, left, columns);
       }
@@ -188,24 +246,40 @@ struct MatmulPacked {
   // A micro-tile comes from `block.micro` and goes back to it, from where a loop over its rows
   // writes it: written from registers, every row would be code of its own, four times, and compile
   // for seconds.
-  template <int Rows, int Columns>
-  static NNK_FN void multiply(const Block& block, int panel_of_a, int panel_of_b, int depth,
+  template <int Count, int Columns>
+  static NNK_FN void multiply(const Block& block, const Rows& a, int panel_of_b, int depth,
                               bool first) {
     using V = Vec<S, Columns>;
-    V sum[Rows];
+    V sum[Count];
     NNK_UNROLL
-    for (int r = 0; r < Rows; ++r)
+    for (int r = 0; r < Count; ++r)
       sum[r] = first ? V::splat(S()) : block.micro.template load_vec<Columns>(r * N);
-    for (int k = 0; k < depth; ++k) {
-      const V b = block.packed_b.template load_vec<Columns>(panel_of_b + k * N);
-      NNK_UNROLL
-      for (int r = 0; r < Rows; ++r) {
-        const S a = block.packed_a.load(panel_of_a + (a_by_rows ? r * TileK + k : k * MicroM + r));
-        sum[r] = fma(V::splat(a), b, sum[r]);
-      }
-    }
+    add_products<Count, Columns>(block, a, panel_of_b, depth, sum);
     NNK_UNROLL
-    for (int r = 0; r < Rows; ++r) block.micro.store_vec(r * N, sum[r]);
+    for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
+  }
+  template <int Count, int Columns>
+  static NNK_FN void add_products(const Block& block, const Rows& a, int panel_of_b, int depth,
+                                  Vec<S, Columns> (&sum)[Count]) {
+    for (int k = 0; k < depth; ++k) {
+      const auto b = block.packed_b.template load_vec<Columns>(panel_of_b + k * N);
+      NNK_UNROLL
+      for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);
+    }
+  }
+
+  // The same for a whole micro-tile whose sums are C's elements.
+  static NNK_FN void multiply_in_c(const Block& block, int i, int j, const Rows& a, int panel_of_b,
+                                   int depth, bool first) {
+    using V = Vec<S, N>;
+    TC* const c = block.c.at(NNK_HERE, block.first_m + i, block.first_n + j);
+    V sum[MicroM];
+    NNK_UNROLL
+    for (int r = 0; r < MicroM; ++r)
+      sum[r] = first ? V::splat(S()) : nnk::load<N>(byte_offset(c, r * block.c.stride[0]));
+    add_products<MicroM, N>(block, a, panel_of_b, depth, sum);
+    NNK_UNROLL
+    for (int r = 0; r < MicroM; ++r) nnk::store(byte_offset(c, r * block.c.stride[0]), sum[r]);
   }
 
   static NNK_FN void write(const Block& block, int i, int j, int rows, int columns) {

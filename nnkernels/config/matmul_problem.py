@@ -32,6 +32,8 @@ class MatmulProblem:
     dot : str
         For which elements of A and B, ``"bfloat16"``, ``"int8"`` or ``"int16"``, an instruction
         would do that adds several products of them at once; ``""`` if there is none.
+    same_a : bool
+        Whether elements of A are multiplied as they are: not converted, not conjugated.
     """
 
     m: int
@@ -46,6 +48,7 @@ class MatmulProblem:
     batches: int = 1
     in_place: bool = True
     dot: str = ""
+    same_a: bool = False
 
 
 def index_kind(reach: int) -> str:

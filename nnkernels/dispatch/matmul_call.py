@@ -70,9 +70,13 @@ class Types:
     @property
     def storage_c(self) -> str:
         """C++ type of C: the accumulator itself for integers of its size, of the same bits."""
+        return self.accumulator[0] if self.is_summed_as_it_is(self.c) else self.c.storage
+
+    def is_summed_as_it_is(self, element: Element) -> bool:
+        """Whether elements of a type have the bits of the accumulator's."""
         accumulator = self.accumulator[0]
-        whole = self.c.kind in "iu" and accumulator == f"uint{8 * self.c.itemsize}"
-        return accumulator if whole else self.c.storage
+        whole = self.c.kind in "iu" and accumulator == f"uint{8 * element.itemsize}"
+        return whole or element.storage == accumulator
 
     @property
     def dot(self) -> str:

@@ -31,7 +31,7 @@ _Template = tuple[str, str, int, str, str]
 
 
 def _packed(call: Call, chosen: PackedConfig) -> _Template:
-    flags = _flags(chosen.unit_a, chosen.unit_b, *call.conjugate, chosen.in_place)
+    flags = _flags(chosen.unit_a, chosen.unit_b, *call.conjugate, chosen.read_a, chosen.in_place)
     options = (
         f"{chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {chosen.fast_a}, "
         f"{chosen.fast_b}, {flags}"

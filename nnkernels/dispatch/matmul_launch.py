@@ -40,6 +40,8 @@ def prepare_matmul(call: Call, machine: Any) -> tuple[bytes, Any]:
         # Unfinished sums may wait in C, unless it holds what is still to be added.
         in_place=types.storage_c == accumulator and not call.in_place,
         dot=types.dot,
+        same_a=types.is_summed_as_it_is(types.a)
+        and not (call.conjugate[0] and types.a.kind == "c"),
     )
     chosen = config.configure(problem, machine.device)
     if isinstance(chosen, TilesConfig) and not machine.allows_tiles():
