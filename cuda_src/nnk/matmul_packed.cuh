@@ -13,34 +13,32 @@
 #pragma once
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
+#include "nnk/matmul_words.cuh"
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
 
 namespace nnk {
 
-// How terms are packed and multiplied: one at a time, by fused multiply-adds.
-template <class S> struct FusedMicro {
-  using Word = S;  // of packed operands
-  template <int N>
-  static NNK_FN Vec<S, N> multiply_add(Word a, const Vec<Word, N>& b, const Vec<S, N>& sum) {
-    return fma(Vec<Word, N>::splat(a), b, sum);
-  }
-};
-
 // TA, TB, TC: element types; S: the accumulator's
+// Micro: how terms are packed and multiplied: see matmul_words.cuh
+// TileK: words of a slice
 // FastA, FastB: rows_fast or columns_fast; UnitA, UnitB: elements along that axis are adjacent
 // ReadA: A is read where it lies (its terms are adjacent, and words as they are)
-template <class TA, class TB, class TC, class S, class Index, int BatchRank, int TileK, int MicroM,
-          int N, int FastA, int FastB, bool UnitA, bool UnitB, bool ConjugateA, bool ConjugateB,
-          bool ReadA, bool InPlace, class Epilogue>
+template <class TA, class TB, class TC, class S, class Index, int BatchRank, class Micro, int TileK,
+          int MicroM, int N, int FastA, int FastB, bool UnitA, bool UnitB, bool ReadA, bool InPlace,
+          class Epilogue>
 struct MatmulPacked {
-  using Micro = FusedMicro<S>;
   using Word = typename Micro::Word;
+  using WordsA = typename Micro::A;
+  using WordsB = typename Micro::B;
+  static constexpr int terms = Micro::terms, slice = TileK * terms;
   // Rows of A whose terms are adjacent are multiplied as rows, the others as panels [k][row].
   static constexpr bool a_by_rows = FastA == columns_fast;
   // Some more than a slice, or all packed rows would share few sets of a level-1 cache.
   static constexpr int row_pad = 16;
   static constexpr int packed_row = TileK + row_pad;
+  // Rows of N words of a panel of B: a slice, and what its sums begin with.
+  static constexpr int panel_b = TileK + (Micro::corrects ? 1 : 0);
   // MicroM rows of A at one k are stored as a whole vector, whose end the next k overwrites; the
   // last one reaches past the panel.
   static constexpr int row_vector = next_power_of_two(MicroM);
@@ -67,12 +65,13 @@ struct MatmulPacked {
 
   using EpilogueOf = typename Epilogue::template Of<Index>;
 
-  // What a block works on.
+  // What a block works on. A and B are lines of terms: rows and columns.
   struct Block {
     View<const TA, 2, Index> a;
     View<const TB, 2, Index> b;
     View<TC, 2, Index> c;
-    Shared<S> packed_a, packed_b, micro, waiting;
+    Shared<Word> packed_a, packed_b;
+    Shared<S> micro, waiting;
     Index first_m, first_n;
     int rows, columns, waiting_columns;
     EpilogueOf epilogue;
@@ -85,13 +84,13 @@ struct MatmulPacked {
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const int elements_a = ReadA ? 0 : args.rows_at_once / MicroM * panel_a;
-    const int elements_b = args.tile_n * TileK;
+    const int elements_b = args.tile_n * panel_b;
     Block block{
         {byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}},
+        {byte_offset(args.b, offset[1]), {args.n, args.k}, {args.stride_b[1], args.stride_b[0]}},
         {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
-        group.template dynamic_shared<S>(elements_b * int(sizeof(S)), elements_a),
-        group.template dynamic_shared<S>(0, elements_b),
+        group.template dynamic_shared<Word>(elements_b * int(sizeof(S)), elements_a),
+        group.template dynamic_shared<Word>(0, elements_b),
         group.template dynamic_shared<S>((elements_a + elements_b) * int(sizeof(S)), MicroM * N),
         group.template dynamic_shared<S>((elements_a + elements_b + MicroM * N) * int(sizeof(S)),
                                          InPlace ? 0 : args.tile_m * args.tile_n),
@@ -105,14 +104,14 @@ struct MatmulPacked {
     block.columns = extent(args.n - block.first_n, args.tile_n);
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
-      const int depth = extent(args.k - first_k, TileK);
+      const int depth = extent(args.k - first_k, slice);
       pack_b(block, first_k, depth);
       for (int i = 0; i < block.rows; i += args.rows_at_once) {
         const int rows = extent(block.rows - i, args.rows_at_once);
         if constexpr (!ReadA) pack_a(block, i, rows, first_k, depth);
         multiply_rows(block, i, rows, first_k, depth);
       }
-      first_k += TileK;
+      first_k += slice;
     } while (first_k < args.k);
   }
 
@@ -127,65 +126,67 @@ struct MatmulPacked {
     else return i / MicroM * panel_a + k * MicroM;
   }
   static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
-    const auto& a = block.a;
     const Index first_m = block.first_m + first_i;
+    const int words = words_in(depth);
     if constexpr (a_by_rows) {
-      for (int i = 0; i < rows && depth > 0; ++i) {
-        const Line<const TA, Index, UnitA ? unit_step : any_step> row{
-            a.at(NNK_HERE, first_m + i, first_k), Index(depth), a.stride[1]};
-        for (int k = 0; k < depth; k += pack_vector)
-          block.packed_a.store_vec(slot_a(i, k),
-                                   loaded<S, ConjugateA, pack_vector>(row, k, depth - k));
-      }
+      for (int i = 0; i < rows; ++i)
+        for (int w = 0; w < words; w += pack_vector)
+          block.packed_a.store_vec(
+              slot_a(i, w), WordsA::template along<pack_vector, UnitA>(
+                                block.a, first_m + i, first_k + w * terms, depth - w * terms));
     } else {
-      for (int k = 0; k < depth; ++k) {
-        const Line<const TA, Index, UnitA ? unit_step : any_step> column{
-            a.at(NNK_HERE, first_m, first_k + k), Index(rows), a.stride[0]};
-        for (int i = 0; i < rows; i += MicroM) {
-          const int there = rows - i < MicroM ? rows - i : MicroM;
-          block.packed_a.store_vec(slot_a(i, k),
-                                   loaded<S, ConjugateA, row_vector>(column, i, there));
-        }
-      }
+      for (int w = 0; w < words; ++w)
+        for (int i = 0; i < rows; i += MicroM)
+          block.packed_a.store_vec(slot_a(i, w),
+                                   WordsA::template across<row_vector, UnitA>(
+                                       block.a, first_m + i, rows - i < MicroM ? rows - i : MicroM,
+                                       first_k + w * terms, depth - w * terms));
     }
   }
-  // Terms that are packed at once: no more than a packed row has to spare.
+  // Words that are packed at once: no more than a packed row has to spare.
   static constexpr int pack_vector = row_pad;
+  static NNK_FN int words_in(int depth) { return (depth + terms - 1) / terms; }
 
-  // Panels of N columns, each as [k][column].
+  // Panels of N columns, each as [word][column].
   static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
-    const auto& b = block.b;
+    const int words = words_in(depth);
     if constexpr (FastB == columns_fast || !UnitB) {
-      for (int k = 0; k < depth; ++k) {
-        const Line<const TB, Index, UnitB ? unit_step : any_step> row{
-            b.at(NNK_HERE, first_k + k, block.first_n), Index(block.columns), b.stride[1]};
+      for (int w = 0; w < words; ++w)
         for (int j = 0; j < block.columns; j += N)
-          block.packed_b.store_vec(j * TileK + k * N,
-                                   loaded<S, ConjugateB, N>(row, j, block.columns - j));
-      }
+          block.packed_b.store_vec(
+              j * panel_b + w * N,
+              WordsB::template across<N, UnitB>(block.b, block.first_n + j, block.columns - j,
+                                                first_k + w * terms, depth - w * terms));
     } else {
       for (int j = 0; j < block.columns; j += square)
-        for (int k = 0; k < depth; k += square) pack_transposed(block, first_k, depth, j, k);
+        for (int w = 0; w < words; w += square) pack_transposed(block, first_k, depth, j, w);
     }
+    if constexpr (Micro::corrects)
+      for (int j = 0; j < block.columns; j += N) correct(block, j * panel_b, words);
   }
   // The square that is transposed in registers.
-  static constexpr int square = transposed_lanes<S, N>();
-  static NNK_FN void pack_transposed(const Block& block, Index first_k, int depth, int j, int k) {
-    const auto& b = block.b;
-    Vec<S, square> x[square];
+  static constexpr int square = transposed_lanes<Word, N>();
+  static NNK_FN void pack_transposed(const Block& block, Index first_k, int depth, int j, int w) {
+    Vec<Word, square> x[square];
     NNK_UNROLL
     for (int i = 0; i < square; ++i) {
       // Past the last column, any other will do: what it gives is not written.
       const int column = j + i < block.columns ? j + i : j;
-      const Line<const TB, Index, unit_step> line{
-          b.at(NNK_HERE, first_k + k, block.first_n + column), Index(depth - k), b.stride[0]};
-      x[i] = loaded<S, ConjugateB, square>(line, 0, depth - k);
+      x[i] = WordsB::template along<square, true>(block.b, block.first_n + column,
+                                                  first_k + w * terms, depth - w * terms);
     }
     transpose(x);
     const int panel = j / N * N;
     NNK_UNROLL
     for (int i = 0; i < square; ++i)
-      block.packed_b.store_vec(panel * TileK + (k + i) * N + j - panel, x[i]);
+      block.packed_b.store_vec(panel * panel_b + (w + i) * N + j - panel, x[i]);
+  }
+  static NNK_FN void correct(const Block& block, int panel, int words) {
+    auto sum = Vec<S, N>::splat(S());
+    for (int w = 0; w < words; ++w)
+      sum =
+          Micro::multiply_add(Micro::ones, block.packed_b.template load_vec<N>(panel + w * N), sum);
+    block.packed_b.store_vec(panel + TileK * N, sum * Micro::correction);
   }
 
   // ---- multiplying ------------------------------------------------------------------------
@@ -224,7 +225,7 @@ struct MatmulPacked {
       const Rows a = rows_from(block, first_i, i, left, first_k);
       for (int j = 0; j < block.columns; j += N) {
         const int columns = block.columns - j < N ? block.columns - j : N;
-        const int panel_of_b = j * TileK;
+        const int panel_of_b = j * panel_b;
         if constexpr (direct) {
           if (left == MicroM && columns == N && block.c.stride[1] == Index(sizeof(TC))) {
             multiply_in_c(block, first_i + i, j, a, panel_of_b, depth, first);
@@ -261,7 +262,13 @@ struct MatmulPacked {
   template <int Count, int Columns>
   static NNK_FN void add_products(const Block& block, const Rows& a, int panel_of_b, int depth,
                                   Vec<S, Columns> (&sum)[Count]) {
-    for (int k = 0; k < depth; ++k) {
+    if constexpr (Micro::corrects) {
+      const auto start = block.packed_b.template load_vec<Columns>(panel_of_b + TileK * N);
+      NNK_UNROLL
+      for (int r = 0; r < Count; ++r) sum[r] = sum[r] + start;
+    }
+    const int words = words_in(depth);
+    for (int k = 0; k < words; ++k) {
       const auto b = block.packed_b.template load_vec<Columns>(panel_of_b + k * N);
       NNK_UNROLL
       for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);

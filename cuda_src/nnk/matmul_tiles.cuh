@@ -4,9 +4,9 @@
 // For every slice of tile_k terms, a block packs its part of B into panels of 32 columns, as words
 // [terms / word][column]. A micro-tile of 32 x 32 sums stays in four tiles for the whole slice,
 // while two tiles of A and two of B pass: two loads of 1 KiB for two multiplications, which take
-// twice as long. 32 rows of A are read where they lie if their terms are adjacent and the rows begin
-// at cache lines; otherwise they are packed as the tiles that are loaded. Between two slices, sums
-// wait in scratch memory.
+// twice as long. 32 rows of A are read where they lie if their terms are adjacent and the rows
+// begin at cache lines; otherwise they are packed as the tiles that are loaded. Between two slices,
+// sums wait in scratch memory.
 //
 // How C is cut into blocks does not change an element of it: each is the sum of the results of
 // tiles in order.
@@ -29,8 +29,8 @@ struct MatmulTiles {
   using WordsB = Words<TB, TB>;
   static constexpr int terms = WordsA::terms;  // of a word
   static constexpr int side = tile_side, micro = 2 * side;
-  static constexpr int chunk = side * terms;         // terms of a tile
-  static constexpr int chunk_words = side * micro;   // of two tiles side by side
+  static constexpr int chunk = side * terms;        // terms of a tile
+  static constexpr int chunk_words = side * micro;  // of two tiles side by side
   static constexpr bool terms_fast_a = FastA == columns_fast, terms_fast_b = FastB == rows_fast;
 
   struct Args : Epilogue::Operands {
@@ -116,10 +116,9 @@ struct MatmulTiles {
       for (int w = 0; w < words; ++w)
         for (int j = 0; j < block.columns; j += side)
           block.packed_b.store_vec(
-              slot_b(j, w, words),
-              WordsB::template across<side, UnitB && !terms_fast_b>(
-                  block.b, block.first_n + j, block.columns - j, first_k + w * terms,
-                  depth - w * terms));
+              slot_b(j, w, words), WordsB::template across < side,
+              UnitB && !terms_fast_b > (block.b, block.first_n + j, block.columns - j,
+                                        first_k + w * terms, depth - w * terms));
     }
   }
   static NNK_FN int slot_b(int j, int w, int words) {
@@ -147,9 +146,10 @@ struct MatmulTiles {
     if constexpr (terms_fast_a) {
       for (int i = 0; i < rows; ++i)
         for (int w = 0; w < words; w += side)
-          block.packed_a.store_vec(w * micro + i * side,
-                                   WordsA::template along<side, UnitA>(
-                                       block.a, first_m + i, first_k + w * terms, depth - w * terms));
+          block.packed_a.store_vec(
+              w * micro + i * side,
+              WordsA::template along<side, UnitA>(block.a, first_m + i, first_k + w * terms,
+                                                  depth - w * terms));
     } else {
       for (int w = 0; w < words; w += square)
         for (int i = 0; i < rows; i += square)
@@ -161,9 +161,8 @@ struct MatmulTiles {
     Vec<uint32, square> x[square];
     NNK_UNROLL
     for (int r = 0; r < square; ++r)
-      x[r] = WordsA::template across<square, UnitA>(block.a, first_m + i, rows - i,
-                                                    first_k + (w + r) * terms,
-                                                    depth - (w + r) * terms);
+      x[r] = WordsA::template across<square, UnitA>(
+          block.a, first_m + i, rows - i, first_k + (w + r) * terms, depth - (w + r) * terms);
     transpose(x);
     const int to = w / side * chunk_words + w % side;
     NNK_UNROLL
@@ -231,8 +230,8 @@ struct MatmulTiles {
       b += chunk_words;
     }
     if (a.rest != nullptr) add_products<R, C>(a.rest, tile_row_bytes, b);
-    each_sum<R, C>(
-        [&](auto tile, int position) NNK_INLINE { tile.store(to + position, micro * 4); });
+    each_sum<R, C>([&](auto tile, int position)
+                       NNK_INLINE { tile.store(to + position, micro * 4); });
   }
   template <int R, int C, class F> static NNK_FN void each_sum(F f) {
     f(Tile<0>(), 0);

@@ -1,8 +1,8 @@
 // Tile registers: eight of 16 rows of 64 bytes, and the instruction that multiplies two of them.
 //
 // AMX of x86 (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1 chapter 18):
-// C (16 x 16 sums of 32 bits) += A (16 rows of 16 words) B (16 rows of 16 words), where a word holds
-// 2 bfloat16 or 4 int8 that follow each other in a sum, of a row of A and of a column of B.
+// C (16 x 16 sums of 32 bits) += A (16 rows of 16 words) B (16 rows of 16 words), where a word
+// holds 2 bfloat16 or 4 int8 that follow each other in a sum, of a row of A and of a column of B.
 // Without it, the same by loops, for tests and old compilers. The operating system must have
 // allowed the process to use the registers: see nnkernels/launch/cpu.py.
 #pragma once
@@ -69,7 +69,8 @@ template <int I> struct Tile {
 };
 // Term t of a word, as the sums have it.
 template <class T> NNK_FN auto term_of(uint32 word, int t) {
-  if constexpr (is_same<T, bfloat16>) return bit_cast<float>((t == 0 ? word << 16 : word >> 16 << 16));
+  if constexpr (is_same<T, bfloat16>)
+    return bit_cast<float>((t == 0 ? word << 16 : word >> 16 << 16));
   else return uint32(int32(T(word >> (8 * t))));
 }
 template <class TA, class TB, int C, int A, int B> NNK_FN void multiply_tiles() {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import MatmulProblem, fast_axes, index_kind, round_up
@@ -60,6 +60,11 @@ _SMALLEST_BLOCK = 128 * 128 * 128
 def is_possible(problem: MatmulProblem, device: Device) -> bool:
     """Whether the processor has tiles for the elements of a problem."""
     return FEATURES.get(problem.dot) in device.features
+
+
+def without_tiles(device: Device) -> Device:
+    """The same processor where the operating system keeps tile registers from a process."""
+    return replace(device, features=device.features.difference(FEATURES.values()))
 
 
 def configure(problem: MatmulProblem, device: Device) -> TilesConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from nnkernels.config import matmul as config
 from nnkernels.config.gemv import GemvProblem
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
-from nnkernels.config.matmul_tiles import TilesConfig
+from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
 from nnkernels.dispatch.axes import Shape, Strides, largest_power_of_two
 from nnkernels.dispatch.dtypes import ELEMENTS
 from nnkernels.dispatch.matmul_call import PLAIN, Call
@@ -45,7 +44,7 @@ def prepare_matmul(call: Call, machine: Any) -> tuple[bytes, Any]:
     )
     chosen = config.configure(problem, machine.device)
     if isinstance(chosen, TilesConfig) and not machine.allows_tiles():
-        chosen = config.configure(problem, replace(machine.device, features=frozenset()))
+        chosen = config.configure(problem, without_tiles(machine.device))
     tiles_m, tiles_n = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
     packer = Packer(len(batch_strides), chosen.index)
     packer.add("q", tiles_m, tiles_n)
