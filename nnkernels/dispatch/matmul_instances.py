@@ -34,8 +34,8 @@ _Template = tuple[str, str, int, str, str]
 def _packed(call: Call, chosen: PackedConfig) -> _Template:
     flags = _flags(chosen.unit_a, chosen.unit_b, chosen.read_a, chosen.in_place)
     options = (
-        f"{_micro(call, chosen.micro)}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {chosen.fast_a}, "
-        f"{chosen.fast_b}, {flags}"
+        f"{_micro(call, chosen.micro)}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, "
+        f"{chosen.fast_a}, {chosen.fast_b}, {flags}"
     )
     return "matmul_packed", "MatmulPacked", 1, call.types.storage_c, options
 

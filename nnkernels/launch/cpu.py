@@ -67,8 +67,8 @@ _FEATURES = {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "
 def _features() -> frozenset[str]:
     model = cxx.cpu_model()
     found = _FEATURES.intersection(model.split())
-    # On Intel's processors, VDPBF16PS is no use: one Emerald Rapids core did 88 GFLOP/s with it, 176
-    # with fused multiply-adds of float32.
+    # On Intel's processors, VDPBF16PS is no use: one core of an Emerald Rapids Xeon did 88 GFLOP/s
+    # with it, and 176 with fused multiply-adds of float32.
     return frozenset(found if "AMD" in model else found - {"avx512_bf16"})
 
 
