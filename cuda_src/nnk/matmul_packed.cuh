@@ -246,10 +246,11 @@ struct MatmulPacked {
 
   // A micro-tile comes from `block.micro` and goes back to it, from where a loop over its rows
   // writes it: written from registers, every row would be code of its own, four times, and compile
-  // for seconds.
+  // for seconds. A function of its own: among constants of what is around it, g++ 12 kept two of
+  // the four registers of B in memory, which cost a third of the speed.
   template <int Count, int Columns>
-  static NNK_FN void multiply(const Block& block, const Rows& a, int panel_of_b, int depth,
-                              bool first) {
+  static NNK_APART void multiply(const Block& block, const Rows& a, int panel_of_b, int depth,
+                                 bool first) {
     using V = Vec<S, Columns>;
     V sum[Count];
     NNK_UNROLL
@@ -276,8 +277,8 @@ struct MatmulPacked {
   }
 
   // The same for a whole micro-tile whose sums are C's elements.
-  static NNK_FN void multiply_in_c(const Block& block, int i, int j, const Rows& a, int panel_of_b,
-                                   int depth, bool first) {
+  static NNK_APART void multiply_in_c(const Block& block, int i, int j, const Rows& a,
+                                      int panel_of_b, int depth, bool first) {
     using V = Vec<S, N>;
     TC* const c = block.c.at(NNK_HERE, block.first_m + i, block.first_n + j);
     V sum[MicroM];
