@@ -13,7 +13,9 @@ from nnkernels.compile import cxx, hiprtc, nvrtc
 from nnkernels.compile.sources import include_directories
 
 CUDA_SRC, HIP_SRC = include_directories()
-ALGORITHMS = sorted(path.stem for path in (CUDA_SRC / "nnk").glob("*.cuh"))
+ALGORITHMS = sorted(
+    path.stem for root in (CUDA_SRC, HIP_SRC) for path in (root / "nnk").glob("*.cuh")
+)
 PLATFORMS = {"cpu": CUDA_SRC, "sim": CUDA_SRC, "cuda": CUDA_SRC, "hip": HIP_SRC}
 # A kernel of nothing: hipRTC does not like a text without one.
 EMPTY_KERNEL = 'extern "C" __global__ void nothing() {}\n'
@@ -78,6 +80,14 @@ def test_hip(header, arch):
     assert "warning" not in compiled.log
 
 
+@pytest.mark.parametrize("arch", ["gfx942", "gfx1100"])
+@gpu_compilers.needs_clang
+def test_hip_by_clang(arch):
+    """All headers at once, and the platform's stand-in for those of HIP."""
+    lines = [f'#include "nnk/{header}.cuh"\n' for header in ALGORITHMS]
+    gpu_compilers.clang_assembly('#include "platform/hip.cuh"\n' + "".join(lines), arch)
+
+
 def test_parts_of_platforms():
     """Headers of ``platform/`` belong to a platform header that brings all they need."""
     reached = {name for platform in PLATFORMS for name in included(platform)}
@@ -101,5 +111,6 @@ def test_every_header_guards_itself():
 def test_algorithms_include_no_platform():
     """An algorithm that names a platform is not the same text on every machine."""
     for header in ALGORITHMS:
-        text = Path(CUDA_SRC, "nnk", f"{header}.cuh").read_text()
+        root = next(d for d in (CUDA_SRC, HIP_SRC) if (d / "nnk" / f"{header}.cuh").is_file())
+        text = Path(root, "nnk", f"{header}.cuh").read_text()
         assert not re.findall(r'#include\s*(?:<|"(?!nnk/))', text), header

@@ -277,14 +277,14 @@ def test_products_are_linear_and_transpose(backend):
 
 # ---- any block, any tile -------------------------------------------------------------------------
 
-# Threads, tile_m, tile_n, tile_k, micro_m, vector.
+# tile_m, tile_n, tile_k, micro_m, micro_n, teams; vector_a, vector_b.
 TILES = [
-    (1, 8, 8, 4, 2, 2),
-    (7, 16, 8, 3, 4, 1),
-    (32, 32, 16, 16, 4, 4),
-    (65, 16, 16, 5, 1, 1),
-    (128, 64, 64, 16, 4, 4),
-    (256, 16, 16, 8, 1, 1),
+    ((8, 8, 4, 8, 8, 1), (1, 1)),  # one thread
+    ((21, 12, 3, 3, 12, 1), (1, 1)),  # seven
+    ((16, 20, 5, 1, 5, 1), (1, 4)),  # 64, of which no warp is a rectangle
+    ((40, 13, 16, 8, 1, 3), (4, 1)),  # 195: several matrices, some of which are not there
+    ((64, 64, 16, 4, 4, 1), (2, 1)),
+    ((6, 40, 8, 2, 8, 5), (1, 8)),
 ]
 
 
@@ -293,18 +293,31 @@ def test_any_block_and_tile_gives_the_right_answer(simulator, monkeypatch):
 
     def body():
         generator = np.random.default_rng(37)
-        for i, chosen in enumerate(TILES):
+        for i, (tile, vectors) in enumerate(TILES):
 
-            def configure(problem, device, chosen=chosen):
-                names = ("threads", "tile_m", "tile_n", "tile_k", "micro_m", "vector")
-                return replace(original(problem, device), **dict(zip(names, chosen, strict=True)))
+            def configure(problem, device, tile=tile, vectors=vectors):
+                names = ("tile_m", "tile_n", "tile_k", "micro_m", "micro_n", "teams")
+                forced = dict(zip(names, tile, strict=True))
+                loads = dict(zip(("vector_a", "vector_b"), vectors, strict=True))
+                return replace(original(problem, device), unit_c=False, **forced, **loads)
 
             monkeypatch.setattr(config, "configure", configure)
             simulator.machine.plans.clear()
-            order = ((0, 1), (1, 0))[i % 2]
-            x1 = make_numbers(generator, (37, 19), "float32")
-            x1 = place(x1, lay_out((37, 19), 4, order, (1, 1))).view
-            x2 = place(make_numbers(generator, (19, 21), "float32"), dense((19, 21), 4)).view
+            order = ((0, 1, 2), (0, 2, 1))[i % 2]
+            # What is loaded at once divides the extent along which it lies.
+            shapes = ((2, 40, 24), (2, 24, 24)) if vectors != (1, 1) else ((37, 19), (19, 21))
+            x1 = make_numbers(generator, shapes[0], "float32")
+            x1 = place(
+                x1,
+                lay_out(
+                    shapes[0],
+                    4,
+                    tuple(axis - 3 + x1.ndim for axis in order if axis >= 3 - x1.ndim),
+                    (1,) * x1.ndim,
+                ),
+            ).view
+            x2 = make_numbers(generator, shapes[1], "float32")
+            x2 = place(x2, dense(shapes[1], 4)).view
             with simulator.context(i):
                 y = nnk.matmul(x1, x2)
             if not simulator.recording:

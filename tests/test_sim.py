@@ -6,96 +6,24 @@ than a test. A line that a message must name carries the mark ``// at: name`` in
 
 import ctypes
 import math
-import os
 import shutil
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
+import sim_native
+from sim_native import COMPILER, Builds, SimLaunch, launch
 
-NATIVE = Path(__file__).parent / "native"
-HEADERS = Path(__file__).parent.parent / "cuda_src"
-FLAGS = ["-O1", "-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
 WARPS = (32, 64)
 SEEDS = range(20)
 
-
-def find_compiler():
-    names = [os.environ.get("NNKERNELS_CXX"), "c++", "g++", "clang++"]
-    return next((path for path in (shutil.which(name) for name in names if name) if path), None)
-
-
-COMPILER = find_compiler()
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: set NNKERNELS_CXX")
-
-
-class SimLaunch(ctypes.Structure):
-    _fields_ = [
-        ("blocks", ctypes.c_longlong),
-        ("shared_bytes", ctypes.c_longlong),
-        ("shared_limit", ctypes.c_longlong),
-        ("seed", ctypes.c_ulonglong),
-        ("message_bytes", ctypes.c_longlong),
-        ("message", ctypes.c_char_p),
-    ]
-
-
-def launch(
-    library,
-    symbol,
-    out,
-    data=None,
-    n=0,
-    *,
-    blocks=1,
-    shared=0,
-    limit=65536,
-    seed=0,
-    message_bytes=2048,
-):
-    """Run an entry; returns its message, "" if all was well."""
-    message = ctypes.create_string_buffer(message_bytes)
-    call = SimLaunch(
-        blocks, shared, limit, seed, message_bytes, ctypes.cast(message, ctypes.c_char_p)
-    )
-    pointers = [a.ctypes.data if a is not None else 0 for a in (out, data)]
-    args = np.array([*pointers, n], np.int64)
-    failed = getattr(library, symbol)(ctypes.c_void_p(args.ctypes.data), ctypes.byref(call))
-    text = message.value.decode()
-    assert failed == (text != "")
-    return text
 
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """``build(source, *flags)``: a loaded library, compiled at most once in a session."""
-    folder = tmp_path_factory.mktemp("sim")
-    libraries = {}
-
-    def build(source, *flags, compiler=COMPILER):
-        key = (compiler, source, *flags)
-        if key not in libraries:
-            path = folder / f"{len(libraries)}.so"
-            command = [
-                compiler,
-                *FLAGS,
-                "-I",
-                str(HEADERS),
-                *flags,
-                str(NATIVE / source),
-                "-o",
-                str(path),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr
-            assert not done.stderr
-            libraries[key] = ctypes.CDLL(str(path))
-        return libraries[key]
-
-    return build
+    return Builds(tmp_path_factory.mktemp("sim"))
 
 
 @pytest.fixture(scope="session", params=WARPS, ids="warp{}".format)
@@ -120,15 +48,7 @@ def undetected(build):
 
 
 def place(name):
-    """The file:line that carries the mark ``at: name``."""
-    path = NATIVE / "sim_bugs.cc"
-    lines = [
-        i
-        for i, line in enumerate(path.read_text().splitlines(), 1)
-        if line.endswith(f"// at: {name}")
-    ]
-    assert len(lines) == 1, name
-    return f"{path}:{lines[0]}"
+    return sim_native.place("sim_bugs.cc", name)
 
 
 def data(size, seed=0):

@@ -24,6 +24,13 @@ NNK_FN void decode_batch(const Divisor<Index> (&shape)[Rank], const Index (&stri
   }
 }
 
+// How many terms of the sums a split adds. Each split is a batch of its own, whose batch strides
+// lead to its terms; but the last may have fewer than `terms`.
+template <class Args, class Index> NNK_FN Index terms_of_split(const Args& args, Index split) {
+  const Index left = args.k - split * args.terms;
+  return left < args.terms ? left : args.terms;
+}
+
 // N elements of a line from `first` on, of which `left` are there, in the type S; zeros follow.
 template <class S, bool Conjugate, int N, class L>
 NNK_FN Vec<S, N> loaded(const L& line, int first, int left) {
@@ -32,6 +39,21 @@ NNK_FN Vec<S, N> loaded(const L& line, int first, int left) {
                            : line.template load_partial<N>(first, left < 0 ? 0 : left, T());
   const Vec<S, N> y = convert<S>(x);
   return Conjugate ? conj(y) : y;
+}
+
+// The first `columns` elements of y to a row of C, from `column` on.
+template <class T, class Index, int N>
+NNK_FN void store_row(const View<T, 2, Index>& c, Index row, Index column, int columns,
+                      const Vec<T, N>& y) {
+  T* const to = c.at(NNK_HERE, row, column);
+  if (c.stride[1] == Index(sizeof(T))) {
+    const Line<T, Index, unit_step> line{to, Index(columns), c.stride[1]};
+    if (columns == N) line.store(Index(0), y);
+    else line.store_partial(Index(0), y, columns);
+  } else {
+    const Line<T, Index> line{to, Index(columns), c.stride[1]};
+    line.store_partial(Index(0), y, columns);
+  }
 }
 
 }  // namespace nnk

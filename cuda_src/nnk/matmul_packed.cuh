@@ -8,8 +8,8 @@
 // load of its own. The sums of a slice wait in C itself where C has their type (InPlace), else in
 // scratch memory.
 //
-// How C is cut into blocks does not change an element of it: each is a chain of fused
-// multiply-adds in order of the terms.
+// How C is cut into blocks does not change an element of it: each is the sum of slices in order,
+// and each slice a chain of fused multiply-adds in order.
 #pragma once
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
@@ -31,7 +31,7 @@ struct MatmulPacked {
   using Word = typename Micro::Word;
   using WordsA = typename Micro::A;
   using WordsB = typename Micro::B;
-  static constexpr int terms = Micro::terms, slice = TileK * terms;
+  static constexpr int word_terms = Micro::terms, slice = TileK * word_terms;
   // Rows of A whose terms are adjacent are multiplied as rows, the others as panels [k][row].
   static constexpr bool a_by_rows = FastA == columns_fast;
   // Some more than a slice, or all packed rows would share few sets of a level-1 cache.
@@ -53,10 +53,10 @@ struct MatmulPacked {
     const TA* a;
     const TB* b;
     TC* c;
-    int64 tiles_m, tiles_n;
+    int64 tiles_m, tiles_n, blocks_of_split;
     int32 tile_m, tile_n;  // multiples of MicroM and N
     int32 rows_at_once;    // of A that are packed; a multiple of MicroM
-    Index m, n, k;
+    Index m, n, k, terms;  // those of one split
     Divisor<Index> batch[BatchRank];
     Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];
@@ -78,6 +78,7 @@ struct MatmulPacked {
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const Index terms = terms_of_split(args, Index(group.block() / args.blocks_of_split));
     const int64 tiles = args.tiles_m * args.tiles_n;
     const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
     const int64 tile_row = tile / args.tiles_n;
@@ -86,8 +87,8 @@ struct MatmulPacked {
     const int elements_a = ReadA ? 0 : args.rows_at_once / MicroM * panel_a;
     const int elements_b = args.tile_n * panel_b;
     Block block{
-        {byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {args.n, args.k}, {args.stride_b[1], args.stride_b[0]}},
+        {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
+        {byte_offset(args.b, offset[1]), {args.n, terms}, {args.stride_b[1], args.stride_b[0]}},
         {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
         group.template dynamic_shared<Word>(elements_b * int(sizeof(S)), elements_a),
         group.template dynamic_shared<Word>(0, elements_b),
@@ -104,7 +105,7 @@ struct MatmulPacked {
     block.columns = extent(args.n - block.first_n, args.tile_n);
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
-      const int depth = extent(args.k - first_k, slice);
+      const int depth = extent(terms - first_k, slice);
       pack_b(block, first_k, depth);
       for (int i = 0; i < block.rows; i += args.rows_at_once) {
         const int rows = extent(block.rows - i, args.rows_at_once);
@@ -112,7 +113,7 @@ struct MatmulPacked {
         multiply_rows(block, i, rows, first_k, depth);
       }
       first_k += slice;
-    } while (first_k < args.k);
+    } while (first_k < terms);
   }
 
  private:
@@ -131,21 +132,21 @@ struct MatmulPacked {
     if constexpr (a_by_rows) {
       for (int i = 0; i < rows; ++i)
         for (int w = 0; w < words; w += pack_vector)
-          block.packed_a.store_vec(
-              slot_a(i, w), WordsA::template along<pack_vector, UnitA>(
-                                block.a, first_m + i, first_k + w * terms, depth - w * terms));
+          block.packed_a.store_vec(slot_a(i, w), WordsA::template along<pack_vector, UnitA>(
+                                                     block.a, first_m + i, first_k + w * word_terms,
+                                                     depth - w * word_terms));
     } else {
       for (int w = 0; w < words; ++w)
         for (int i = 0; i < rows; i += MicroM)
           block.packed_a.store_vec(slot_a(i, w),
                                    WordsA::template across<row_vector, UnitA>(
                                        block.a, first_m + i, rows - i < MicroM ? rows - i : MicroM,
-                                       first_k + w * terms, depth - w * terms));
+                                       first_k + w * word_terms, depth - w * word_terms));
     }
   }
   // Words that are packed at once: no more than a packed row has to spare.
   static constexpr int pack_vector = row_pad;
-  static NNK_FN int words_in(int depth) { return (depth + terms - 1) / terms; }
+  static NNK_FN int words_in(int depth) { return (depth + word_terms - 1) / word_terms; }
 
   // Panels of N columns, each as [word][column].
   static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
@@ -156,7 +157,7 @@ struct MatmulPacked {
           block.packed_b.store_vec(
               j * panel_b + w * N,
               WordsB::template across<N, UnitB>(block.b, block.first_n + j, block.columns - j,
-                                                first_k + w * terms, depth - w * terms));
+                                                first_k + w * word_terms, depth - w * word_terms));
     } else {
       for (int j = 0; j < block.columns; j += square)
         for (int w = 0; w < words; w += square) pack_transposed(block, first_k, depth, j, w);
@@ -173,7 +174,7 @@ struct MatmulPacked {
       // Past the last column, any other will do: what it gives is not written.
       const int column = j + i < block.columns ? j + i : j;
       x[i] = WordsB::template along<square, true>(block.b, block.first_n + column,
-                                                  first_k + w * terms, depth - w * terms);
+                                                  first_k + w * word_terms, depth - w * word_terms);
     }
     transpose(x);
     const int panel = j / N * N;
@@ -192,8 +193,9 @@ struct MatmulPacked {
   // ---- multiplying ------------------------------------------------------------------------
 
   // The rows of A of a micro-tile: each on its own, or a panel of them.
+  static constexpr int rows_apart = a_by_rows ? MicroM : 1;
   struct Rows {
-    const Word* row[a_by_rows ? MicroM : 1];
+    const Word* row[rows_apart];
     NNK_FN Word at(int r, int k) const {
       return a_by_rows ? nnk::load<1>(row[r] + k)[0] : nnk::load<1>(row[0] + k * MicroM + r)[0];
     }
@@ -219,122 +221,115 @@ struct MatmulPacked {
   static NNK_FN void multiply_rows(const Block& block, int first_i, int rows, Index first_k,
                                    int depth) {
     const bool first = first_k == 0, last = first_k + depth >= block.a.shape[1];
+    Rows a = rows_from(block, first_i, 0, rows, first_k);
     // The rows of a micro-tile stay in the nearest cache while all of B passes.
     for (int i = 0; i < rows; i += MicroM) {
       const int left = rows - i < MicroM ? rows - i : MicroM;
-      const Rows a = rows_from(block, first_i, i, left, first_k);
+      const bool more = i + MicroM < rows;
+      const Rows next =
+          more ? rows_from(block, first_i, i + MicroM, rows - i - MicroM, first_k) : a;
       for (int j = 0; j < block.columns; j += N) {
-        const int columns = block.columns - j < N ? block.columns - j : N;
-        const int panel_of_b = j * panel_b;
+        const Tile tile{first_i + i, j, left, block.columns - j < N ? block.columns - j : N};
+        const bool fetches = ReadA && more && j == 0;
         if constexpr (direct) {
-          if (left == MicroM && columns == N && block.c.stride[1] == Index(sizeof(TC))) {
-            multiply_in_c(block, first_i + i, j, a, panel_of_b, depth, first);
+          if (left == MicroM && tile.columns == N && block.c.stride[1] == Index(sizeof(TC))) {
+            multiply_in_c(block, tile, a, next, fetches, words_in(depth), first);
             continue;
           }
         }
-        if (!first) resume(block, first_i + i, j, left, columns);
-        const bool low = left <= half_m, narrow = columns <= half_n;
-        if (low && narrow) multiply<half_m, half_n>(block, a, panel_of_b, depth, first);
-        else if (low) multiply<half_m, N>(block, a, panel_of_b, depth, first);
-        else if (narrow) multiply<MicroM, half_n>(block, a, panel_of_b, depth, first);
-        else multiply<MicroM, N>(block, a, panel_of_b, depth, first);
-        if (last) write(block, first_i + i, j, left, columns);
-        else suspend(block, first_i + i, j, left, columns);
+        const int words = words_in(depth);
+        const bool low = left <= half_m, narrow = tile.columns <= half_n;
+        if (low && narrow) multiply<half_m, half_n>(block, j, a, next, fetches, words);
+        else if (low) multiply<half_m, N>(block, j, a, next, fetches, words);
+        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, words);
+        else multiply<MicroM, N>(block, j, a, next, fetches, words);
+        finish(block, tile, first, last);
+      }
+      a = next;
+    }
+  }
+
+  // Where a micro-tile lies in its block, and what there is of it.
+  struct Tile { int i, j, rows, columns; };
+
+  // The sums of a micro-tile for one slice go to `block.micro`, from where a loop over its rows
+  // writes them: written from registers, every row would be code of its own, four times, and
+  // compile for seconds. A function of its own: among constants of what is around it, g++ 12 kept
+  // two of the four registers of B in memory, which cost a third of the speed.
+  template <int Count, int Columns>
+  static NNK_APART void multiply(const Block& block, int j, const Rows& a, const Rows& next,
+                                 bool fetches, int words) {
+    Vec<S, Columns> sum[Count];
+    sum_products<Count, Columns>(block, j, a, next, fetches, words, sum);
+    NNK_UNROLL
+    for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
+  }
+  // `fetches`: along with it, the next rows of A come into the caches. The processor itself looks
+  // ahead too late: rows that are not there yet took a third longer.
+  template <int Count, int Columns>
+  static NNK_FN void sum_products(const Block& block, int j, const Rows& a, const Rows& next,
+                                  bool fetches, int words, Vec<S, Columns> (&sum)[Count]) {
+    constexpr int line = 64 / int(sizeof(Word));
+    auto start = Vec<S, Columns>::splat(S());
+    if constexpr (Micro::corrects)
+      start = block.packed_b.template load_vec<Columns>(j * panel_b + TileK * N);
+    NNK_UNROLL
+    for (int r = 0; r < Count; ++r) sum[r] = start;
+    for (int first = 0; first < words; first += line) {
+      if (fetches) {
+        NNK_UNROLL
+        for (int r = 0; r < rows_apart; ++r) prefetch(next.row[r] + first);
+      }
+      const int end = words - first < line ? words : first + line;
+      for (int k = first; k < end; ++k) {
+        const auto b = block.packed_b.template load_vec<Columns>(j * panel_b + k * N);
+        NNK_UNROLL
+        for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);
       }
     }
   }
 
-  // A micro-tile comes from `block.micro` and goes back to it, from where a loop over its rows
-  // writes it: written from registers, every row would be code of its own, four times, and compile
-  // for seconds. A function of its own: among constants of what is around it, g++ 12 kept two of
-  // the four registers of B in memory, which cost a third of the speed.
-  template <int Count, int Columns>
-  static NNK_APART void multiply(const Block& block, const Rows& a, int panel_of_b, int depth,
-                                 bool first) {
-    using V = Vec<S, Columns>;
-    V sum[Count];
-    NNK_UNROLL
-    for (int r = 0; r < Count; ++r)
-      sum[r] = first ? V::splat(S()) : block.micro.template load_vec<Columns>(r * N);
-    add_products<Count, Columns>(block, a, panel_of_b, depth, sum);
-    NNK_UNROLL
-    for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
-  }
-  template <int Count, int Columns>
-  static NNK_FN void add_products(const Block& block, const Rows& a, int panel_of_b, int depth,
-                                  Vec<S, Columns> (&sum)[Count]) {
-    if constexpr (Micro::corrects) {
-      const auto start = block.packed_b.template load_vec<Columns>(panel_of_b + TileK * N);
-      NNK_UNROLL
-      for (int r = 0; r < Count; ++r) sum[r] = sum[r] + start;
-    }
-    const int words = words_in(depth);
-    for (int k = 0; k < words; ++k) {
-      const auto b = block.packed_b.template load_vec<Columns>(panel_of_b + k * N);
-      NNK_UNROLL
-      for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);
-    }
-  }
-
   // The same for a whole micro-tile whose sums are C's elements.
-  static NNK_APART void multiply_in_c(const Block& block, int i, int j, const Rows& a,
-                                      int panel_of_b, int depth, bool first) {
-    using V = Vec<S, N>;
-    TC* const c = block.c.at(NNK_HERE, block.first_m + i, block.first_n + j);
-    V sum[MicroM];
+  static NNK_APART void multiply_in_c(const Block& block, const Tile& tile, const Rows& a,
+                                      const Rows& next, bool fetches, int words, bool first) {
+    TC* const c = block.c.at(NNK_HERE, block.first_m + tile.i, block.first_n + tile.j);
     NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r)
-      sum[r] = first ? V::splat(S()) : nnk::load<N>(byte_offset(c, r * block.c.stride[0]));
-    add_products<MicroM, N>(block, a, panel_of_b, depth, sum);
-    NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r) nnk::store(byte_offset(c, r * block.c.stride[0]), sum[r]);
-  }
-
-  static NNK_FN void write(const Block& block, int i, int j, int rows, int columns) {
-    NNK_NO_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      const Index row = block.first_m + i + r, column = block.first_n + j;
-      const auto sum = block.micro.template load_vec<N>(r * N);
-      store_row(block, row, column, columns,
-                convert<TC>(block.epilogue(sum, row, column, columns)));
+    for (int r = 0; r < MicroM; ++r) {
+      NNK_UNROLL
+      for (int byte = 0; byte < N * int(sizeof(TC)); byte += 64)
+        prefetch(byte_offset(c, r * block.c.stride[0] + byte));
     }
-  }
-  static NNK_FN void store_row(const Block& block, Index row, Index column, int columns,
-                               const Vec<TC, N>& y) {
-    const auto& c = block.c;
-    TC* const to = c.at(NNK_HERE, row, column);
-    if (c.stride[1] == Index(sizeof(TC))) {
-      const Line<TC, Index, unit_step> line{to, Index(columns), c.stride[1]};
-      if (columns == N) line.store(Index(0), y);
-      else line.store_partial(Index(0), y, columns);
-    } else {
-      const Line<TC, Index> line{to, Index(columns), c.stride[1]};
-      line.store_partial(Index(0), y, columns);
+    Vec<S, N> sum[MicroM];
+    sum_products<MicroM, N>(block, tile.j, a, next, fetches, words, sum);
+    NNK_UNROLL
+    for (int r = 0; r < MicroM; ++r) {
+      TC* const row = byte_offset(c, r * block.c.stride[0]);
+      if (!first) sum[r] = nnk::load<N>(row) + sum[r];
+      nnk::store(row, sum[r]);
     }
   }
 
-  // Sums between two slices.
-  static NNK_FN void suspend(const Block& block, int i, int j, int rows, int columns) {
+  // Adds what waits from earlier slices; then writes the results, or lets the sums wait.
+  static NNK_FN void finish(const Block& block, const Tile& tile, bool first, bool last) {
     NNK_NO_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      const auto sum = block.micro.template load_vec<N>(r * N);
-      if constexpr (InPlace)
-        store_row(block, block.first_m + i + r, block.first_n + j, columns, sum);
-      else block.waiting.store_vec((i + r) * block.waiting_columns + j, sum);
+    for (int r = 0; r < tile.rows; ++r) {
+      const Index row = block.first_m + tile.i + r, column = block.first_n + tile.j;
+      const int waits_at = (tile.i + r) * block.waiting_columns + tile.j;
+      auto sum = block.micro.template load_vec<N>(r * N);
+      if (!first) {
+        if constexpr (InPlace) sum = load_row(block, row, column, tile.columns) + sum;
+        else sum = block.waiting.template load_vec<N>(waits_at) + sum;
+      }
+      if (last)
+        store_row(block.c, row, column, tile.columns,
+                  convert<TC>(block.epilogue(sum, row, column, tile.columns)));
+      else if constexpr (InPlace) store_row(block.c, row, column, tile.columns, sum);
+      else block.waiting.store_vec(waits_at, sum);
     }
   }
-  static NNK_FN void resume(const Block& block, int i, int j, int rows, int columns) {
-    NNK_NO_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      Vec<S, N> sum;
-      if constexpr (InPlace) sum = load_row(block, i + r, j, columns);
-      else sum = block.waiting.template load_vec<N>((i + r) * block.waiting_columns + j);
-      block.micro.store_vec(r * N, sum);
-    }
-  }
-  static NNK_FN Vec<S, N> load_row(const Block& block, int i, int j, int columns) {
+  static NNK_FN Vec<S, N> load_row(const Block& block, Index row, Index column, int columns) {
     const auto& c = block.c;
-    const TC* from = c.at(NNK_HERE, block.first_m + i, block.first_n + j);
+    const TC* from = c.at(NNK_HERE, row, column);
     if (c.stride[1] == Index(sizeof(TC))) {
       const Line<const TC, Index, unit_step> line{from, Index(columns), c.stride[1]};
       return loaded<S, false, N>(line, 0, columns);

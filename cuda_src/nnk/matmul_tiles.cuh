@@ -1,12 +1,12 @@
 // Matrix product C = epilogue(A B) of bfloat16 or 8-bit integers by a block of one thread with
 // tile registers (platform/tile_registers.cuh), for a CPU.
 //
-// For every slice of tile_k terms, a block packs its part of B into panels of 32 columns, as words
-// [terms / word][column]. A micro-tile of 32 x 32 sums stays in four tiles for the whole slice,
-// while two tiles of A and two of B pass: two loads of 1 KiB for two multiplications, which take
-// twice as long. 32 rows of A are read where they lie if their terms are adjacent and the rows
-// begin at cache lines; otherwise they are packed as the tiles that are loaded. Between two slices,
-// sums wait in scratch memory.
+// For every slice of tile_k terms, a block packs its part of B into panels of 32 columns, as
+// words [terms / word][column]. A micro-tile of 32 x 32 sums stays in four tiles for the whole
+// slice, while two tiles of A and two of B pass: two loads of 1 KiB for two multiplications, which
+// take twice as long. 32 rows of A are read where they lie if their terms are adjacent and the
+// rows begin at cache lines; otherwise they are packed as the tiles that are loaded. Between two
+// slices, sums wait in scratch memory.
 //
 // How C is cut into blocks does not change an element of it: each is the sum of the results of
 // tiles in order.
@@ -27,9 +27,9 @@ struct MatmulTiles {
   static_assert(sizeof(TA) == sizeof(TB) && sizeof(S) == 4, "words of one kind, sums of 32 bits");
   using WordsA = Words<TA, TA>;
   using WordsB = Words<TB, TB>;
-  static constexpr int terms = WordsA::terms;  // of a word
+  static constexpr int word_terms = WordsA::terms;  // of a word
   static constexpr int side = tile_side, micro = 2 * side;
-  static constexpr int chunk = side * terms;        // terms of a tile
+  static constexpr int chunk = side * word_terms;   // terms of a tile
   static constexpr int chunk_words = side * micro;  // of two tiles side by side
   static constexpr bool terms_fast_a = FastA == columns_fast, terms_fast_b = FastB == rows_fast;
 
@@ -37,10 +37,10 @@ struct MatmulTiles {
     const TA* a;
     const TB* b;
     TC* c;
-    int64 tiles_m, tiles_n;
+    int64 tiles_m, tiles_n, blocks_of_split;
     int32 tile_m, tile_n;  // multiples of `micro`
     int32 tile_k;          // terms that are packed at once; a multiple of `chunk`
-    Index m, n, k;
+    Index m, n, k, terms;  // those of one split
     Divisor<Index> batch[BatchRank];
     Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
     Index stride_a[2], stride_b[2], stride_c[2];
@@ -56,30 +56,31 @@ struct MatmulTiles {
     View<TC, 2, Index> c;
     Shared<uint32> packed_a, packed_b;
     Shared<S> sums, waiting;
-    Index first_m, first_n, k;
+    Index first_m, first_n;
     int rows, columns, waiting_columns;
     EpilogueOf epilogue;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const Index terms = terms_of_split(args, Index(group.block() / args.blocks_of_split));
     const int64 tiles = args.tiles_m * args.tiles_n;
     const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
     const int64 tile_row = tile / args.tiles_n;
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
-    const int words_a = args.tile_k / terms * micro, words_b = args.tile_k / terms * args.tile_n;
+    const int words_a = args.tile_k / word_terms * micro,
+              words_b = args.tile_k / word_terms * args.tile_n;
     Block block{
-        {byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {args.n, args.k}, {args.stride_b[1], args.stride_b[0]}},
+        {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
+        {byte_offset(args.b, offset[1]), {args.n, terms}, {args.stride_b[1], args.stride_b[0]}},
         {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
         group.template dynamic_shared<uint32>(0, words_a),
         group.template dynamic_shared<uint32>(words_a * 4, words_b),
         group.template dynamic_shared<S>((words_a + words_b) * 4, micro * micro),
         group.template dynamic_shared<S>((words_a + words_b + micro * micro) * 4,
-                                         args.k > args.tile_k ? args.tile_m * args.tile_n : 0),
+                                         args.terms > args.tile_k ? args.tile_m * args.tile_n : 0),
         Index(tile_row) * args.tile_m,
         Index(tile - tile_row * args.tiles_n) * args.tile_n,
-        args.k,
         0,
         0,
         args.tile_n,
@@ -89,11 +90,11 @@ struct MatmulTiles {
     begin_tiles();
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
-      const int depth = extent(args.k - first_k, args.tile_k);
+      const int depth = extent(terms - first_k, args.tile_k);
       pack_b(block, first_k, depth);
       for (int i = 0; i < block.rows; i += micro) multiply_rows(block, i, first_k, depth);
       first_k += args.tile_k;
-    } while (first_k < args.k);
+    } while (first_k < terms);
     end_tiles();
   }
 
@@ -118,7 +119,7 @@ struct MatmulTiles {
           block.packed_b.store_vec(
               slot_b(j, w, words), WordsB::template across < side,
               UnitB && !terms_fast_b > (block.b, block.first_n + j, block.columns - j,
-                                        first_k + w * terms, depth - w * terms));
+                                        first_k + w * word_terms, depth - w * word_terms));
     }
   }
   static NNK_FN int slot_b(int j, int w, int words) {
@@ -132,7 +133,7 @@ struct MatmulTiles {
       // Past the last column, any other will do: what it gives is not written.
       const int column = j + i < block.columns ? j + i : j;
       x[i] = WordsB::template along<square, true>(block.b, block.first_n + column,
-                                                  first_k + w * terms, depth - w * terms);
+                                                  first_k + w * word_terms, depth - w * word_terms);
     }
     transpose(x);
     NNK_UNROLL
@@ -148,8 +149,8 @@ struct MatmulTiles {
         for (int w = 0; w < words; w += side)
           block.packed_a.store_vec(
               w * micro + i * side,
-              WordsA::template along<side, UnitA>(block.a, first_m + i, first_k + w * terms,
-                                                  depth - w * terms));
+              WordsA::template along<side, UnitA>(block.a, first_m + i, first_k + w * word_terms,
+                                                  depth - w * word_terms));
     } else {
       for (int w = 0; w < words; w += square)
         for (int i = 0; i < rows; i += square)
@@ -161,8 +162,9 @@ struct MatmulTiles {
     Vec<uint32, square> x[square];
     NNK_UNROLL
     for (int r = 0; r < square; ++r)
-      x[r] = WordsA::template across<square, UnitA>(
-          block.a, first_m + i, rows - i, first_k + (w + r) * terms, depth - (w + r) * terms);
+      x[r] = WordsA::template across<square, UnitA>(block.a, first_m + i, rows - i,
+                                                    first_k + (w + r) * word_terms,
+                                                    depth - (w + r) * word_terms);
     transpose(x);
     const int to = w / side * chunk_words + w % side;
     NNK_UNROLL
@@ -197,7 +199,7 @@ struct MatmulTiles {
   }
 
   static NNK_FN void multiply_rows(const Block& block, int i, Index first_k, int depth) {
-    const bool last = first_k + depth >= block.k;
+    const bool last = first_k + depth >= block.a.shape[1];
     const int rows = block.rows - i < micro ? block.rows - i : micro;
     const int words = chunks_of(depth) * side;
     const Rows a = rows_of(block, i, rows, first_k, depth);
@@ -256,20 +258,8 @@ struct MatmulTiles {
     for (int r = 0; r < rows; ++r) {
       const Index row = block.first_m + i + r, column = block.first_n + j;
       const auto sums = block.sums.template load_vec<micro>(r * micro);
-      store_row(block, row, column, columns,
+      store_row(block.c, row, column, columns,
                 convert<TC>(block.epilogue(sums, row, column, columns)));
-    }
-  }
-  static NNK_FN void store_row(const Block& block, Index row, Index column, int columns,
-                               const Vec<TC, micro>& y) {
-    TC* const to = block.c.at(NNK_HERE, row, column);
-    if (block.c.stride[1] == Index(sizeof(TC))) {
-      const Line<TC, Index, unit_step> line{to, Index(columns), block.c.stride[1]};
-      if (columns == micro) line.store(Index(0), y);
-      else line.store_partial(Index(0), y, columns);
-    } else {
-      const Line<TC, Index> line{to, Index(columns), block.c.stride[1]};
-      line.store_partial(Index(0), y, columns);
     }
   }
 };

@@ -70,6 +70,8 @@ constexpr NNK_FN bool is_power_of_two(int n) { return n > 0 && (n & (n - 1)) == 
 // Storage formats only: arithmetic is done in float (see Accumulator).
 struct alignas(2) half { uint16 bits; };
 struct alignas(2) bfloat16 { uint16 bits; };
+// A float of which a matrix core sees the leading 19 bits (10 of the significand).
+struct alignas(4) Tf32 { uint32 bits; };
 
 template <class T> struct alignas(2 * sizeof(T)) Complex {
   using value_type = T;
@@ -123,6 +125,9 @@ template <class To, class From> NNK_FN To bit_cast(From x) {
   NNK_MEMCPY(&y, &x, sizeof(To));
   return y;
 }
+
+// Registers of one lane, as matrix instructions take them.
+template <int N> struct Registers { uint32 word[N]; };
 
 // infinity() and lowest() of the computing types.
 template <class T> struct Limits {  // integers

@@ -85,8 +85,16 @@ template <int N, class T>
 NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site = NNK_HERE) {
   nnk::store(to.data + i, nnk::load<N>(from));
 }
+// The same, or zeros if the data is not `there`.
+template <int N, class T>
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Site = NNK_HERE) {
+  nnk::store(to.data + i, there ? nnk::load<N>(from) : Vec<T, N>::splat(T{}));
+}
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
+
+// ---- caches: brings a line to level 2; any address will do -------------------------------
+NNK_FN void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // ---- atomics: for opt-in paths only; the order of additions is not fixed -------------------
 template <class T> NNK_FN T atomic_add(T* p, T x) {

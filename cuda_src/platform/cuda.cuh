@@ -135,6 +135,23 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site = NNK_HER
                  : "memory");
   }
 }
+// The same, or zeros if the data is not `there`: nothing is read then, but `from` must be aligned.
+template <int N, class T>
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Site = NNK_HERE) {
+  constexpr int bytes = N * int(sizeof(T));
+  static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async moves 4, 8 or 16 bytes");
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to.data + i));
+  const int size = there ? bytes : 0;  // the rest of the bytes are zeros
+  if constexpr (bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+                 "r"(size)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from),
+                 "n"(bytes), "r"(size)
+                 : "memory");
+  }
+}
 NNK_FN void copy_async_commit(Site = NNK_HERE) {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -147,6 +164,8 @@ template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {
 template <class T> NNK_FN T atomic_add(T* p, T x) { return ::atomicAdd(p, x); }
 
 }  // namespace nnk
+
+#include "platform/cuda_mma.cuh"
 
 // ---- entries ------------------------------------------------------------------------------
 namespace nnk {

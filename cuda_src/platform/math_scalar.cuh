@@ -32,6 +32,10 @@ NNK_FN double abs(double x) { return NNK_LIBM(fabs)(x); }
 NNK_FN float fma(float a, float b, float c) { return NNK_LIBM(fmaf)(a, b, c); }
 NNK_FN double fma(double a, double b, double c) { return NNK_LIBM(fma)(a, b, c); }
 template <class T> NNK_FN T fma(T a, T b, T c) { return T(a * b + c); }
+template <class T> NNK_FN Complex<T> fma(Complex<T> a, Complex<T> b, Complex<T> c) {
+  return {nnk::fma(-a.im, b.im, nnk::fma(a.re, b.re, c.re)),
+          nnk::fma(a.im, b.re, nnk::fma(a.re, b.im, c.im))};
+}
 NNK_FN float rsqrt(float x) { return 1.0f / nnk::sqrt(x); }
 NNK_FN double rsqrt(double x) { return 1.0 / nnk::sqrt(x); }
 

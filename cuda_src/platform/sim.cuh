@@ -195,18 +195,24 @@ template <int Width> struct Warp {
  private:
   template <class T> static NNK_FN T exchange(const char* name, T x, int source, Site site) {
     T result;
-    sim::exchange_lanes({name, &x, &result, source, int(sizeof(T)), Width}, site);
+    sim::exchange_lanes({name, &x, &result, source, int(sizeof(T)), Width, nullptr}, site);
     return result;
   }
 };
 
 // ---- asynchronous copy: global to shared memory ------------------------------------------------
 // Lands at the wait that covers it and not before: the latest moment a GPU may choose.
+// The second form brings zeros if the data is not `there`.
 template <int N, class T>
-NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site site = NNK_HERE) {
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there,
+                       Site site = NNK_HERE) {
   constexpr int bytes = N * int(sizeof(T));
   static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async moves 4, 8 or 16 bytes");
-  sim::issue_copy(to.array, i, N, from, site);
+  sim::issue_copy(to.array, i, N, from, there, site);
+}
+template <int N, class T>
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site site = NNK_HERE) {
+  copy_async<N>(to, i, from, true, site);
 }
 NNK_FN void copy_async_commit(Site site = NNK_HERE) { sim::commit_copies(site); }
 template <int Pending> NNK_FN void copy_async_wait(Site site = NNK_HERE) {
@@ -222,6 +228,8 @@ template <class T> NNK_FN T atomic_add(T* p, T x) {
 }
 
 }  // namespace nnk
+
+#include "platform/sim_mma.cuh"
 
 #define NNK_ENTRY(name, threads, ...)                                                        \
   extern "C" __attribute__((visibility("default"))) int name(const void* args,               \

@@ -126,12 +126,12 @@ constexpr int vector_alignment(int bytes, int element_alignment) {
 struct Copy {
   Segment* segment;
   long long offset;
-  const void* from;
+  const void* from;  // null: zeros
   Site site;
   int bytes, group;
 };
 
-inline void issue_copy(const Array& to, int i, int n, const void* from, Site site) {
+inline void issue_copy(const Array& to, int i, int n, const void* from, bool there, Site site) {
   Simulation& s = *current;
   const int bytes = n * to.element;
   char* target = touch_array(to, i, n, bytes, Touch::issue_copy, site);
@@ -149,8 +149,8 @@ inline void issue_copy(const Array& to, int i, int n, const void* from, Site sit
     queue.copies = static_cast<Copy*>(copies);
     queue.capacity = capacity;
   }
-  queue.copies[queue.end++] =
-      Copy{to.segment, target - to.segment->bytes, from, site, bytes, queue.group};
+  queue.copies[queue.end++] = Copy{
+      to.segment, target - to.segment->bytes, there ? from : nullptr, site, bytes, queue.group};
 }
 
 inline void commit_copies(Site site) {
@@ -166,7 +166,9 @@ inline void wait_for_copies(int pending, Site site) {
   while (queue.first < queue.end && queue.copies[queue.first].group < queue.group - pending) {
     const Copy& copy = queue.copies[queue.first++];
     record(s, *copy.segment, copy.offset, copy.bytes, Touch::land_copy, copy.site);
-    __builtin_memcpy(copy.segment->bytes + copy.offset, copy.from, size_t(copy.bytes));
+    char* target = copy.segment->bytes + copy.offset;
+    if (copy.from != nullptr) __builtin_memcpy(target, copy.from, size_t(copy.bytes));
+    else __builtin_memset(target, 0, size_t(copy.bytes));
   }
   if (queue.first == queue.end) queue.first = queue.end = 0;
 }

@@ -81,6 +81,26 @@ inline Fiber& draw_fiber(Simulation& s) {
 
 // ---- synchronisation --------------------------------------------------------------------
 
+// All lanes of a warp are where `first` is, at a warp operation: gives each its result.
+inline void exchange_values(Simulation& s, const Lanes& lanes, const Fiber& first) {
+  Fiber* fibers = s.fibers + lanes.first;
+  if (first.exchange.together != nullptr) {
+    if (lanes.count < warp_width)
+      NNK_SIM_FAIL(s, first.site, "%s needs a warp of %d lanes, and the last one has %d",
+                   first.exchange.name, warp_width, lanes.count);
+    first.exchange.together(s, fibers);
+    return;
+  }
+  for (int i = 0; i < lanes.count; ++i) {
+    const Exchange& exchange = fibers[i].exchange;
+    // A lane beyond the end of the block has no value to give: poison.
+    if (exchange.source < lanes.count)
+      __builtin_memcpy(exchange.result, fibers[exchange.source].exchange.value,
+                       size_t(exchange.bytes));
+    else __builtin_memset(exchange.result, 0xff, size_t(exchange.bytes));
+  }
+}
+
 // Every lane of a warp has stopped. If they are at one warp operation, exchanges the values.
 inline void settle_warp(Simulation& s, int warp) {
   Lanes& lanes = s.lanes[warp];
@@ -94,19 +114,13 @@ inline void settle_warp(Simulation& s, int warp) {
     if (other.state == State::at_exchange && same_site(other.site, first->site) &&
         other.exchange.name == first->exchange.name &&
         other.exchange.width == first->exchange.width &&
-        other.exchange.bytes == first->exchange.bytes)
+        other.exchange.bytes == first->exchange.bytes &&
+        other.exchange.together == first->exchange.together)
       continue;
     NNK_SIM_FAIL(s, first->site, "divergent warp operation: %s, but %s of the same warp",
                  whereabouts(*first).text, whereabouts(other).text);
   }
-  for (int i = 0; i < lanes.count; ++i) {
-    const Exchange& exchange = fibers[i].exchange;
-    // A lane beyond the end of the block has no value to give: poison.
-    if (exchange.source < lanes.count)
-      __builtin_memcpy(exchange.result, fibers[exchange.source].exchange.value,
-                       size_t(exchange.bytes));
-    else __builtin_memset(exchange.result, 0xff, size_t(exchange.bytes));
-  }
+  exchange_values(s, lanes, *first);
   lanes.moment = ++s.moment;
   make_ready(s, warp);
 }

@@ -45,6 +45,9 @@ constexpr unsigned most_sites = 1024;  // a kernel has some tens of them
 
 enum class State { ready, at_barrier, at_exchange, returned };
 
+struct Simulation;
+struct Fiber;
+
 // What a lane brings to a warp operation.
 struct Exchange {
   const char* name;
@@ -52,6 +55,9 @@ struct Exchange {
   void* result;
   int source;  // the lane whose value it gets
   int bytes, width;
+  // Makes the results of all lanes from the values of all of them; null: as `source` says. Such
+  // an operation needs every lane of a warp.
+  void (*together)(Simulation& s, Fiber* lanes);
 };
 
 // Asynchronous copies under way, oldest first (sim_memory.cuh).

@@ -5,8 +5,12 @@
 // no asynchronous copies.
 #pragma once
 
-#if !defined(__HIPCC_RTC__)
-#include <hip/hip_runtime.h>  // hipRTC has it built in, and refuses the line on ROCm 5
+#if defined(__HIPCC_RTC__)
+// hipRTC has the headers built in, and refuses to include them on ROCm 5.
+#elif __has_include(<hip/hip_runtime.h>)
+#include <hip/hip_runtime.h>
+#else
+#include "platform/hip_bare.cuh"
 #endif
 
 #define NNK_FN __device__ __forceinline__
@@ -135,6 +139,13 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site = NNK_HER
                 "an asynchronous copy moves 4, 8 or 16 bytes");
   to.store_vec(i, nnk::load<N>(from));
 }
+// The same, or zeros if the data is not `there`.
+template <int N, class T>
+NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Site = NNK_HERE) {
+  Vec<T, N> v = Vec<T, N>::splat(T{});
+  if (there) v = nnk::load<N>(from);
+  to.store_vec(i, v);
+}
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
 
@@ -142,6 +153,8 @@ template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
 template <class T> NNK_FN T atomic_add(T* p, T x) { return ::atomicAdd(p, x); }
 
 }  // namespace nnk
+
+#include "platform/hip_mma.cuh"
 
 // The one line of a generated text: an entry for one template instance.
 #define NNK_ENTRY(name, threads, ...)                                                        \

@@ -6,16 +6,16 @@ from nnkernels.config import matmul_packed, matmul_simt, matmul_tiles
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem
-from nnkernels.config.matmul_simt import MatmulConfig
+from nnkernels.config.matmul_simt import SimtConfig
 from nnkernels.config.matmul_tiles import TilesConfig
 
-Config = MatmulConfig | PackedConfig | TilesConfig
+Config = SimtConfig | PackedConfig | TilesConfig
 
 
 def configure(problem: MatmulProblem, device: Device) -> Config:
     """The kernel for a problem on a device."""
     if device.is_gpu:
-        return matmul_simt.configure(problem)
+        return matmul_simt.configure(problem, device)
     if matmul_tiles.is_possible(problem, device):
         return matmul_tiles.configure(problem, device)
     return matmul_packed.configure(problem, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import (
@@ -37,6 +37,9 @@ class PackedConfig:
         Whether A is read where it lies, and not packed.
     in_place : bool
         Whether sums wait in C between two slices of ``tile_k`` terms.
+    splits : int
+        Ranges of terms that are summed apart, and then added up in a second launch. What decides
+        it must not depend on the number of threads, and so not on ``device.processors``.
     """
 
     tile_m: int
@@ -53,6 +56,7 @@ class PackedConfig:
     read_a: bool
     in_place: bool
     index: str
+    splits: int = 1
 
     def shared_elements(self, k: int) -> int:
         """Accumulator-type elements of scratch memory of a thread, for sums of `k` terms."""
@@ -60,6 +64,10 @@ class PackedConfig:
         packed = self._elements_a + self.tile_n * words + self.micro_m * self.vector
         waits = not self.in_place and k > self.tile_k * MICRO_TERMS[self.micro]
         return packed + (self.tile_m * self.tile_n if waits else 0)
+
+    def for_workspace(self, n: int, itemsize: int, index: str) -> PackedConfig:
+        """The same tiles for the first launch of a split product: sums wait in its C."""
+        return replace(self, in_place=True, index=index)
 
     @property
     def _elements_a(self) -> int:

@@ -15,7 +15,7 @@ class MatmulProblem:
     ----------
     m, n, k : int
         C is m x n, the sum has k terms.
-    strides_a, strides_b : tuple of int
+    strides_a, strides_b, strides_c : tuple of int
         Of rows and columns.
     itemsizes : tuple of int
         Of A, B and C.
@@ -34,6 +34,9 @@ class MatmulProblem:
         would do that adds several products of them at once; ``""`` if there is none.
     same_a : bool
         Whether elements of A are multiplied as they are: not converted, not conjugated.
+    alignments : tuple of int
+        Powers of two, at most 16, of which the addresses of A, B and C and the steps between their
+        batches are multiples. On a CPU, on which kernels do not depend on them, all 1.
     """
 
     m: int
@@ -49,6 +52,8 @@ class MatmulProblem:
     in_place: bool = True
     dot: str = ""
     same_a: bool = False
+    strides_c: tuple[int, int] = (0, 0)
+    alignments: tuple[int, int, int] = (1, 1, 1)
 
 
 def index_kind(reach: int) -> str:

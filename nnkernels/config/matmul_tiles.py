@@ -20,6 +20,8 @@ class TilesConfig:
         Terms of a sum that are packed at once.
     itemsize : int
         Of an element of A and B.
+    splits : int
+        As in ``PackedConfig``.
     """
 
     tile_m: int
@@ -31,12 +33,17 @@ class TilesConfig:
     unit_a: bool
     unit_b: bool
     index: str
+    splits: int = 1
 
     def shared_elements(self, k: int) -> int:
         """Sums of 32 bits that the scratch memory of a thread holds, for sums of `k` terms."""
         packed = (_MICRO + self.tile_n) * self.tile_k * self.itemsize // 4
         waiting = self.tile_m * self.tile_n if k > self.tile_k else 0
         return packed + _MICRO * _MICRO + waiting
+
+    def for_workspace(self, n: int, itemsize: int, index: str) -> TilesConfig:
+        """The same tiles for the first launch of a split product."""
+        return replace(self, index=index)
 
 
 # What a processor needs for the elements of a product: names of Linux' /proc/cpuinfo.

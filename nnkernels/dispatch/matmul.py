@@ -103,9 +103,10 @@ def multiply(
     in_place = view is not None and addend is not None and is_same(view, addend)
     if view is not None:
         key = (*key, view.shape, view.strides, view.dtype, in_place)
-    alignments = (1, 1)
+    alignments = (1, 1, 1)
     if machine.device.is_gpu:  # on a CPU, kernels do not depend on it
-        alignments = (alignment_of(address(a)), alignment_of(address(b)))
+        aligned_c = 16 if view is None else alignment_of(address(view))
+        alignments = (alignment_of(address(a)), alignment_of(address(b)), aligned_c)
         key = (*key, alignments)
     plans = machine.plans
     try:
@@ -137,8 +138,10 @@ def multiply(
             check_memory(view, "out", (addend,), names[2:], True, addresses, reaches)
     if plan.start is not None:
         first, second = (b, a) if plan.mirrored else (a, b)
-        pointers: tuple[int, ...] = (address(first), address(second), address(result))
-        if plan.adds:
-            pointers = (address(addend), *pointers)
-        plan.start(plan.pack(*pointers) + plan.tail)
+        pointers = (address(first), address(second))
+        added = (address(addend),) if plan.adds else ()
+        if plan.splits is None:
+            plan.start(plan.pack(*added, *pointers, address(result)) + plan.tail)
+        else:
+            plan.splits.start(plan, machine, address, pointers, added, result)
     return library.restore(result, like) if out is None else out

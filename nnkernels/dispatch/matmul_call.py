@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkernels.dispatch.axes import Shape, Strides, merge
+from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, merge
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, promote, require
 from nnkernels.dispatch.matmul_product import Product
 from nnkernels.errors import DTypeError
@@ -170,7 +170,7 @@ class Call:
     product, types, conjugate, epilogue
         What is computed.
     alignments : tuple of int
-        Of the addresses of A and B.
+        Of the addresses of A, B and C.
     in_place : bool
         Whether C is what is added.
     """
@@ -179,7 +179,7 @@ class Call:
     types: Types
     conjugate: tuple[bool, bool]
     epilogue: Epilogue
-    alignments: tuple[int, int]
+    alignments: tuple[int, int, int]
     in_place: bool
 
     def batch(self) -> tuple[Shape, list[Strides]]:
@@ -189,3 +189,29 @@ class Call:
         if p.strides_d is not None:
             arrays.append(p.strides_d)
         return merge(p.batch, [strides[:-2] for strides in arrays])
+
+    def part(self, splits: int, terms: int) -> Call:
+        """The call that sums each of several ranges of `terms` terms apart.
+
+        They are an outermost axis of its batch. C is the workspace, dense and of the accumulator's
+        type.
+        """
+        p = self.product
+        accumulator = ELEMENTS[self.types.accumulator[1]]
+        batch = (splits, *p.batch)
+        product = replace(
+            p,
+            batch=batch,
+            strides_a=(terms * p.strides_a[-1], *p.strides_a),
+            strides_b=(terms * p.strides_b[-2], *p.strides_b),
+            strides_c=contiguous_strides((*batch, p.m, p.n), accumulator.itemsize),
+            strides_d=None,
+        )
+        return replace(
+            self,
+            product=product,
+            types=Types(self.types.a, self.types.b, accumulator, None),
+            epilogue=PLAIN,
+            alignments=(*self.alignments[:2], 16),
+            in_place=False,
+        )

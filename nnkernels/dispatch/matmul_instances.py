@@ -10,7 +10,8 @@ from nnkernels.config import matmul_packed
 from nnkernels.config.gemv import GemvConfig
 from nnkernels.config.matmul import Config
 from nnkernels.config.matmul_packed import PackedConfig
-from nnkernels.config.matmul_simt import MatmulConfig
+from nnkernels.config.matmul_simt import SimtConfig
+from nnkernels.config.matmul_splits import SplitsConfig
 from nnkernels.config.matmul_tiles import TilesConfig
 from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
 
@@ -59,18 +60,18 @@ def _tiles(call: Call, chosen: TilesConfig) -> _Template:
     return "matmul_tiles", "MatmulTiles", 1, call.types.storage_c, options
 
 
-def _simt(call: Call, chosen: MatmulConfig) -> _Template:
-    options = (
-        f"{chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, "
-        f"{chosen.threads}, {chosen.fast_a}, {chosen.fast_b}, {_flags(*call.conjugate)}"
-    )
-    return "matmul", "Matmul", chosen.threads, call.types.c.storage, options
+def _simt(call: Call, chosen: SimtConfig) -> _Template:
+    tile = (chosen.tile_m, chosen.tile_n, chosen.tile_k, chosen.micro_m, chosen.micro_n)
+    loads = (chosen.vector_a, chosen.vector_b, chosen.fast_a, chosen.fast_b)
+    numbers = ", ".join(map(str, (*tile, chosen.teams, *loads)))
+    options = f"{numbers}, {_flags(chosen.unit_c, *call.conjugate)}"
+    return "matmul_simt", "MatmulSimt", chosen.threads, call.types.storage_c, options
 
 
 _TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
     PackedConfig: _packed,
     TilesConfig: _tiles,
-    MatmulConfig: _simt,
+    SimtConfig: _simt,
 }
 
 
@@ -86,6 +87,17 @@ def gemv_instance(call: Call, batch_rank: int, chosen: GemvConfig) -> Instance:
         f"{_flags(*flags, chosen.unit_b, *call.conjugate)}, {finish}>"
     )
     return Instance("gemv", kernel, chosen.threads, more_headers)
+
+
+def splits_instance(call: Call, batch_rank: int, chosen: SplitsConfig, index: str) -> Instance:
+    """The kernel that adds up the partial sums of a split product."""
+    types = call.types
+    finish, more_headers = epilogue_type(call.epilogue, types)
+    kernel = (
+        f"MatmulSplits<{types.storage_c}, {types.accumulator[0]}, {_index_type(index)}, "
+        f"{batch_rank}, {chosen.vector}, {chosen.threads}, {_flags(chosen.unit_c)}, {finish}>"
+    )
+    return Instance("matmul_splits", kernel, chosen.threads, more_headers)
 
 
 def epilogue_type(epilogue: Epilogue, types: Types) -> tuple[str, tuple[str, ...]]:

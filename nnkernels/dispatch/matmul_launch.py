@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,43 @@ from nnkernels.config import matmul as config
 from nnkernels.config.gemv import GemvProblem
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
+from nnkernels.config.matmul_simt import BAND, SimtConfig
+from nnkernels.config.matmul_splits import terms_of_split
 from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
-from nnkernels.dispatch.axes import Shape, Strides, largest_power_of_two
-from nnkernels.dispatch.dtypes import ELEMENTS
-from nnkernels.dispatch.matmul_call import PLAIN, Call
+from nnkernels.dispatch.axes import Strides, largest_power_of_two
+from nnkernels.dispatch.matmul_call import Call
 from nnkernels.dispatch.matmul_instances import gemv_instance, matmul_instance
+from nnkernels.dispatch.matmul_packing import pack_batch, pack_epilogue
+from nnkernels.dispatch.matmul_splits import Splits, prepare_splits, workspace_bytes
 from nnkernels.dispatch.packing import Packer
 
+# The packed arguments of the first launch without its pointers, what starts it, and the second
+# launch if there is one.
+Prepared = tuple[bytes, Any, Splits | None]
 
-def prepare_matmul(call: Call, machine: Any) -> tuple[bytes, Any]:
-    """Choose the kernel of a product of matrices, and prepare its launch."""
+
+def prepare_matmul(call: Call, machine: Any) -> Prepared:
+    """Choose the kernel of a product of matrices, and prepare its launches."""
+    problem = matmul_problem(call)
+    chosen = config.configure(problem, machine.device)
+    if isinstance(chosen, TilesConfig) and not machine.allows_tiles():
+        chosen = config.configure(problem, without_tiles(machine.device))
+    if chosen.splits == 1:
+        return (*_prepare(call, chosen, call.product.k, machine), None)
+    terms = terms_of_split(call.product.k, chosen.splits, chosen.tile_k)
+    splits = -(-call.product.k // terms)
+    index = index_kind(max(problem.reach, workspace_bytes(call, splits)))
+    chosen = chosen.for_workspace(problem.n, problem.compute_itemsize, index)
+    first = _prepare(call.part(splits, terms), chosen, terms, machine)
+    return (*first, prepare_splits(call, splits, machine))
+
+
+def matmul_problem(call: Call) -> MatmulProblem:
+    """What a configuration may know about a product of matrices."""
     product, types = call.product, call.types
     accumulator, _, compute_itemsize = types.accumulator
     batch, batch_strides = call.batch()
-    batches = int(np.prod(batch, dtype=np.int64))
-    problem = MatmulProblem(
+    return MatmulProblem(
         m=product.m,
         n=product.n,
         k=product.k,
@@ -35,37 +58,82 @@ def prepare_matmul(call: Call, machine: Any) -> tuple[bytes, Any]:
         compute_itemsize=compute_itemsize,
         is_complex=types.c.kind == "c",
         reach=product.reach,
-        batches=batches,
+        batches=int(np.prod(batch, dtype=np.int64)),
         # Unfinished sums may wait in C, unless it holds what is still to be added.
+        strides_c=(product.strides_c[-2], product.strides_c[-1]),
         in_place=types.storage_c == accumulator and not call.in_place,
         dot=types.dot,
         same_a=types.is_summed_as_it_is(types.a)
         and not (call.conjugate[0] and types.a.kind == "c"),
+        alignments=_alignments(call, batch_strides),
     )
-    chosen = config.configure(problem, machine.device)
-    if isinstance(chosen, TilesConfig) and not machine.allows_tiles():
-        chosen = config.configure(problem, without_tiles(machine.device))
-    tiles_m, tiles_n = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
+
+
+def _alignments(call: Call, batch_strides: list[Strides]) -> tuple[int, int, int]:
+    given = zip(call.alignments, batch_strides, strict=False)  # what is added has none
+    a, b, c = (largest_power_of_two(alignment, *strides) for alignment, strides in given)
+    return a, b, c
+
+
+def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tuple[bytes, Any]:
+    """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
+    product = call.product
+    batch, batch_strides = call.batch()
+    batches = int(np.prod(batch, dtype=np.int64))
+    tiles = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
+    splits = -(-product.k // terms) if terms else 1
     packer = Packer(len(batch_strides), chosen.index)
-    packer.add("q", tiles_m, tiles_n)
-    if isinstance(chosen, PackedConfig):
-        packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
-    elif isinstance(chosen, TilesConfig):
-        packer.add("i", chosen.tile_m, chosen.tile_n, chosen.tile_k)
-    packer.add_index(product.m, product.n, product.k)
-    _pack_batch(packer, batch, batch_strides)
-    packer.add_index(*problem.strides_a, *problem.strides_b, *product.strides_c[-2:])
-    _pack_epilogue(packer, call)
+    blocks = _PACK_GRID[type(chosen)](packer, chosen, tiles, batches, splits)
+    packer.add_index(product.m, product.n, product.k, terms)
+    pack_batch(packer, batch, batch_strides)
+    for strides in (product.strides_a, product.strides_b, product.strides_c):
+        packer.add_index(*strides[-2:])
+    pack_epilogue(packer, call)
     # Work, in bytes that would take as long: a product is worth a thread much earlier than a copy.
-    traffic = batches * product.m * product.n * max(product.k, 1)
-    shared_bytes = chosen.shared_elements(product.k) * compute_itemsize
+    traffic = batches * product.m * product.n * max(terms, 1)
+    shared_bytes = chosen.shared_elements(terms) * call.types.accumulator[2]
     instance = matmul_instance(call, len(batch), chosen)
-    return packer.finish(), machine.prepare(
-        instance, batches * tiles_m * tiles_n, shared_bytes, traffic
-    )
+    return packer.finish(), machine.prepare(instance, blocks, shared_bytes, traffic)
 
 
-def prepare_gemv(call: Call, machine: Any) -> tuple[bytes, Any]:
+def _pack_packed_grid(
+    packer: Packer, chosen: PackedConfig, tiles: tuple[int, int], batches: int, splits: int
+) -> int:
+    """How blocks of a CPU share a product out; how many there are."""
+    blocks = batches * tiles[0] * tiles[1]
+    packer.add("q", *tiles, blocks // splits)
+    packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
+    return blocks
+
+
+def _pack_tiles_grid(
+    packer: Packer, chosen: TilesConfig, tiles: tuple[int, int], batches: int, splits: int
+) -> int:
+    """The same with tile registers."""
+    blocks = batches * tiles[0] * tiles[1]
+    packer.add("q", *tiles, blocks // splits)
+    packer.add("i", chosen.tile_m, chosen.tile_n, chosen.tile_k)
+    return blocks
+
+
+def _pack_simt_grid(
+    packer: Packer, chosen: SimtConfig, tiles: tuple[int, int], batches: int, splits: int
+) -> int:
+    """How blocks of a GPU share a product out; how many there are."""
+    for divisor in (tiles[0] * tiles[1], BAND * tiles[1], batches // splits):
+        packer.add_divisor(divisor, "i")
+    packer.add("i", tiles[0], BAND, batches)
+    return tiles[0] * tiles[1] * -(-batches // chosen.teams)
+
+
+_PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] = {
+    PackedConfig: _pack_packed_grid,
+    TilesConfig: _pack_tiles_grid,
+    SimtConfig: _pack_simt_grid,
+}
+
+
+def prepare_gemv(call: Call, machine: Any) -> Prepared:
     """Choose the kernel of a product of a vector and a matrix, and prepare its launch."""
     product, types = call.product, call.types
     batch, batch_strides = call.batch()
@@ -92,34 +160,10 @@ def prepare_gemv(call: Call, machine: Any) -> tuple[bytes, Any]:
     packer.add("q", tiles)
     packer.add("i", chosen.columns)
     packer.add_index(product.n, product.k)
-    _pack_batch(packer, batch, batch_strides)
+    pack_batch(packer, batch, batch_strides)
     packer.add_index(problem.stride_x, *problem.strides_b, product.strides_c[-1])
-    _pack_epilogue(packer, call)
+    pack_epilogue(packer, call)
     traffic = batches * product.n * max(product.k, 1) * types.b.itemsize
     shared_bytes = chosen.shared_elements * problem.compute_itemsize
     instance = gemv_instance(call, len(batch), chosen)
-    return packer.finish(), machine.prepare(instance, batches * tiles, shared_bytes, traffic)
-
-
-def _pack_batch(packer: Packer, batch: Shape, batch_strides: list[Strides]) -> None:
-    packer.add_divisors(batch)
-    for strides in batch_strides:
-        packer.add_index(*strides)
-
-
-def _pack_epilogue(packer: Packer, call: Call) -> None:
-    """``AffineEpilogue::Args``: see ``cuda_src/nnk/matmul_epilogue.cuh``."""
-    epilogue, types, strides_d = call.epilogue, call.types, call.product.strides_d
-    if epilogue == PLAIN and strides_d is None:
-        packer.add("i", 0)  # an empty struct has a byte
-        return
-    _, name, itemsize = types.accumulator
-    packer.align(
-        max(itemsize, ELEMENTS[types.activated[1]].itemsize, 8 if packer.index == "q" else 4)
-    )
-    scalars: tuple[complex, ...] = (epilogue.alpha, epilogue.beta)
-    if types.c.kind in "iu":  # modulo 2^bits, as the sums
-        scalars = tuple(int(value.real) % 2 ** (8 * itemsize) for value in scalars)
-    packer.add_scalars(name, scalars)
-    packer.add_scalars(types.activated[1], epilogue.parameters or (0,))
-    packer.add_index(*(strides_d[-2:] if strides_d is not None else (0, 0)))
+    return packer.finish(), machine.prepare(instance, batches * tiles, shared_bytes, traffic), None

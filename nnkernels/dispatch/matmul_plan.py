@@ -12,6 +12,7 @@ from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.dispatch.matmul_call import Call, Epilogue, types_of
 from nnkernels.dispatch.matmul_launch import prepare_gemv, prepare_matmul
 from nnkernels.dispatch.matmul_product import match_shapes
+from nnkernels.dispatch.matmul_splits import Splits
 from nnkernels.dispatch.packing import pointer_struct
 from nnkernels.dispatch.results import Allocation, check_out, reach
 
@@ -19,7 +20,7 @@ from nnkernels.dispatch.results import Allocation, check_out, reach
 class MatmulPlan:
     """Everything about a call but its pointers."""
 
-    __slots__ = ("adds", "allocation", "mirrored", "pack", "reaches", "start", "tail")
+    __slots__ = ("adds", "allocation", "mirrored", "pack", "reaches", "splits", "start", "tail")
 
     def __init__(self, allocation: Allocation) -> None:
         self.allocation = allocation
@@ -27,6 +28,8 @@ class MatmulPlan:
         # Whether the kernel makes the transposed product: its operands change places.
         self.mirrored = False
         self.tail = b""
+        # What adds up the sums of the first launch, where they are split.
+        self.splits: Splits | None = None
         # Whether the kernel reads a third array, whose pointer then comes first.
         self.adds = False
         self.pack: Any = None
@@ -44,7 +47,7 @@ def make_plan(
     machine: Any,
     out: Any,
     in_place: bool,
-    alignments: tuple[int, int],
+    alignments: tuple[int, int, int],
 ) -> MatmulPlan:
     """The plan of a call.
 
@@ -65,7 +68,8 @@ def make_plan(
     in_place : bool
         Whether it is the array that is added.
     alignments : tuple of int
-        Powers of two, up to 16, that the addresses of the operands are multiples of.
+        Powers of two, up to 16, that the addresses of the operands and of the result are multiples
+        of.
     """
     a, b, addend = arrays
     types = types_of(a, b, addend, names, out_dtype, epilogue)
@@ -90,8 +94,11 @@ def make_plan(
         return plan
     product, plan.mirrored = product.oriented()
     if plan.mirrored:
-        types, conjugate, alignments = types.mirrored(), conjugate[::-1], alignments[::-1]
+        types, conjugate = types.mirrored(), conjugate[::-1]
+        alignments = (alignments[1], alignments[0], alignments[2])
     call = Call(product, types, conjugate, epilogue, alignments, in_place)
     prepare = prepare_gemv if product.m == 1 else prepare_matmul
-    plan.tail, plan.start = prepare(call, machine)
+    plan.tail, plan.start, plan.splits = prepare(call, machine)
+    if plan.splits is not None:
+        plan.pack = pointer_struct(3).pack
     return plan

@@ -36,9 +36,9 @@ class Packer:
         """Numbers of the kernel's Index type."""
         self.add(self.index, *values)
 
-    def add_divisor(self, divisor: int) -> None:
-        """A ``Divisor<Index>``: see ``cuda_src/nnk/view.cuh``."""
-        if self.index == "q":
+    def add_divisor(self, divisor: int, index: str = "") -> None:
+        """A ``Divisor`` of the kernel's Index type or another: see ``cuda_src/nnk/view.cuh``."""
+        if (index or self.index) == "q":
             self.add("q", divisor, 0)
             return
         shift = (divisor - 1).bit_length()

@@ -1,0 +1,210 @@
+// Matrix product C = epilogue(A B) by the ordinary arithmetic of a GPU, over any strides: what its
+// matrix cores do not take.
+//
+// A block makes a tile of C, or each of its teams of threads that of another matrix of a batch of
+// small ones. Slices of TileK terms of A and B pass through registers to one of two buffers of
+// shared memory, so that one barrier a slice is enough and loads have the time of a slice. A
+// thread keeps MicroM x MicroN sums in registers, as groups of 16 bytes by 16 bytes a group's width
+// of all threads apart: what a warp reads of a row of shared memory lies side by side.
+//
+// The terms of every sum are added in order, whatever the tile and the strides.
+#pragma once
+#include "nnk/matmul_epilogue.cuh"
+#include "nnk/matmul_operands.cuh"
+#include "nnk/matmul_tile_copy.cuh"
+#include "nnk/types.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// Which of the threads of a warp are neighbours along m and n: 4 x 8 of 32, so that they read as
+// little of both tiles as can be.
+template <int ThreadsM, int ThreadsN> struct ThreadGrid {
+  static constexpr bool in_warps = is_power_of_two(ThreadsM) && is_power_of_two(ThreadsN);
+  static constexpr int least(int a, int b) { return a < b ? a : b; }
+  static constexpr int few_n = least(ThreadsN, 8);
+  static constexpr int lanes_m = in_warps ? least(ThreadsM, warp_width / few_n) : ThreadsM;
+  static constexpr int lanes_n = in_warps ? least(ThreadsN, warp_width / lanes_m) : ThreadsN;
+  static constexpr int warps_m = ThreadsM / lanes_m;
+
+  static NNK_FN int m(int rank) {
+    const int warp = rank / (lanes_m * lanes_n), lane = rank % (lanes_m * lanes_n);
+    return warp % warps_m * lanes_m + lane / lanes_n;
+  }
+  static NNK_FN int n(int rank) {
+    const int warp = rank / (lanes_m * lanes_n), lane = rank % (lanes_m * lanes_n);
+    return warp / warps_m * lanes_n + lane % lanes_n;
+  }
+};
+
+// TA, TB, TC: element types; S: the accumulator's
+// VectorA, VectorB: neighbours that are loaded at once, along the axis FastA, FastB
+// UnitC: columns of C are adjacent, and lie at multiples of a group of them
+// ConjugateA, ConjugateB: for gradients of complex products
+template <class TA, class TB, class TC, class S, class Index, int BatchRank, int TileM, int TileN,
+          int TileK, int MicroM, int MicroN, int Teams, int VectorA, int VectorB, int FastA,
+          int FastB, bool UnitC, bool ConjugateA, bool ConjugateB, class Epilogue>
+struct MatmulSimt {
+  static constexpr int register_budget = 128;
+  static constexpr int threads_m = TileM / MicroM, threads_n = TileN / MicroN;
+  static constexpr int team = threads_m * threads_n, threads = Teams * team;
+  using Grid = ThreadGrid<threads_m, threads_n>;
+  using LayoutA = TileLayout<S, TileK, TileM, VectorA, FastA == columns_fast, team>;
+  using LayoutB = TileLayout<S, TileK, TileN, VectorB, FastB == rows_fast, team>;
+  static constexpr int buffer = LayoutA::elements + LayoutB::elements;
+
+  // Sums that lie side by side: 16 bytes of them, if the micro-tile has so many.
+  static constexpr int side(int micro) {
+    int n = sizeof(S) < 16 ? 16 / int(sizeof(S)) : 1;
+    while (micro % n != 0) n /= 2;
+    return n;
+  }
+  static constexpr int side_m = side(MicroM), side_n = side(MicroN);
+  static constexpr int groups_m = MicroM / side_m, groups_n = MicroN / side_n;
+  using V = Vec<S, side_n>;
+
+  struct Args : Epilogue::Operands {
+    const TA* a;
+    const TB* b;
+    TC* c;
+    Divisor<int32> tiles;          // of a matrix
+    Divisor<int32> tiles_of_band;  // of `band` rows of tiles
+    Divisor<int32> batches_of_split;
+    int32 tiles_m, band, batches;  // of all splits together
+    Index m, n, k, terms;          // those of one split
+    Divisor<Index> batch[BatchRank];
+    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
+    Index stride_a[2], stride_b[2], stride_c[2];
+    typename Epilogue::template Args<Index> epilogue;
+  };
+
+  struct Sums { V of[MicroM][groups_n]; };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const auto memory = group.template dynamic_shared<S>(0, Teams * 2 * buffer);
+    const int own_team = Teams > 1 ? group.rank() / team : 0;
+    const int rank = Teams > 1 ? group.rank() % team : group.rank();
+    const int stack = args.tiles.divide(int32(group.block()));
+    Index first_m, first_n;
+    place(args, int32(group.block()) - stack * args.tiles.divisor, first_m, first_n);
+    // Beyond the last matrix, a team makes the last one again, and does not write it.
+    const int wanted = stack * Teams + own_team;
+    const bool idle = Teams > 1 && wanted >= args.batches;
+    const int batch = idle ? args.batches - 1 : wanted;
+    Index offset[3 + Epilogue::operands];
+    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
+
+    const Index terms = terms_of_split(args, Index(args.batches_of_split.divide(batch)));
+    TileCopy<TA, S, Index, LayoutA, ConjugateA> copy_a(byte_offset(args.a, offset[0]), rank,
+                                                       first_m, args.m, terms, args.stride_a[0],
+                                                       args.stride_a[1]);
+    TileCopy<TB, S, Index, LayoutB, ConjugateB> copy_b(byte_offset(args.b, offset[1]), rank,
+                                                       first_n, args.n, terms, args.stride_b[1],
+                                                       args.stride_b[0]);
+    Sums sums;
+    NNK_UNROLL
+    for (int i = 0; i < MicroM; ++i) {
+      NNK_UNROLL
+      for (int j = 0; j < groups_n; ++j) sums.of[i][j] = V::splat(S());
+    }
+    // Teams of different splits have the same number of slices, some of them of zeros.
+    const Index counted = Teams > 1 ? args.terms : terms;
+    const int at_m = Grid::m(rank) * side_m, at_n = Grid::n(rank) * side_n;
+    int at = own_team * 2 * buffer, other = at + buffer;
+    if (counted > 0) {
+      fetch(copy_a, copy_b);
+      put(copy_a, copy_b, memory, at);
+      group.barrier();
+      for (Index k = TileK;; k += TileK) {
+        fetch(copy_a, copy_b);  // after the last slice, zeros
+        multiply(memory, at + at_m, at + LayoutA::elements + at_n, sums);
+        if (k >= counted) break;
+        put(copy_a, copy_b, memory, other);
+        group.barrier();
+        const int swapped = at;
+        at = other;
+        other = swapped;
+      }
+    }
+    if (idle) return;
+    const View<TC, 2, Index> c{
+        byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}};
+    const typename Epilogue::template Of<Index> epilogue(args, args.epilogue, offset + 3, args.m,
+                                                         args.n);
+    write(epilogue, c, first_m + at_m, first_n + at_n, sums);
+  }
+
+ private:
+  // The blocks of a band of a few rows of tiles go down its columns, so that those that run at the
+  // same time share what they read of A and of B.
+  static NNK_FN void place(const Args& args, int tile, Index& first_m, Index& first_n) {
+    const int band = args.tiles_of_band.divide(tile);
+    const int in_band = tile - band * args.tiles_of_band.divisor;
+    const int rows_left = args.tiles_m - band * args.band;
+    const int rows = rows_left < args.band ? rows_left : args.band;
+    const int column = in_band / rows;
+    first_m = Index(band * args.band + in_band - column * rows) * TileM;
+    first_n = Index(column) * TileN;
+  }
+
+  template <class A, class B> static NNK_FN void fetch(A& copy_a, B& copy_b) {
+    copy_a.load();
+    copy_b.load();
+  }
+  template <class A, class B>
+  static NNK_FN void put(const A& copy_a, const B& copy_b, const Shared<S>& memory, int at) {
+    copy_a.store(memory, at);
+    copy_b.store(memory, at + LayoutA::elements);
+  }
+
+  static NNK_FN void multiply(const Shared<S>& memory, int a, int b, Sums& sums) {
+    NNK_UNROLL
+    for (int k = 0; k < TileK; ++k) {
+      Vec<S, side_m> rows[groups_m];
+      V columns[groups_n];
+      NNK_UNROLL
+      for (int i = 0; i < groups_m; ++i)
+        rows[i] = memory.template load_vec<side_m>(a + k * LayoutA::row + i * threads_m * side_m);
+      NNK_UNROLL
+      for (int j = 0; j < groups_n; ++j)
+        columns[j] =
+            memory.template load_vec<side_n>(b + k * LayoutB::row + j * threads_n * side_n);
+      NNK_UNROLL
+      for (int i = 0; i < MicroM; ++i) {
+        const V row = V::splat(rows[i / side_m][i % side_m]);
+        NNK_UNROLL
+        for (int j = 0; j < groups_n; ++j) sums.of[i][j] = fma(row, columns[j], sums.of[i][j]);
+      }
+    }
+  }
+
+  static NNK_FN void write(const typename Epilogue::template Of<Index>& epilogue,
+                           const View<TC, 2, Index>& c, Index first_m, Index first_n,
+                           const Sums& sums) {
+    NNK_UNROLL
+    for (int i = 0; i < MicroM; ++i) {
+      const Index row = first_m + (i / side_m * threads_m * side_m + i % side_m);
+      NNK_UNROLL
+      for (int j = 0; j < groups_n; ++j) {
+        const Index column = first_n + j * threads_n * side_n;
+        if (row < c.shape[0] && column < c.shape[1])
+          write_group(epilogue, c, row, column, sums.of[i][j]);
+      }
+    }
+  }
+  static NNK_FN void write_group(const typename Epilogue::template Of<Index>& epilogue,
+                                 const View<TC, 2, Index>& c, Index row, Index column,
+                                 const V& sums) {
+    const Index left = c.shape[1] - column;
+    if constexpr (UnitC) {
+      const Line<TC, Index, unit_step> line{c.at(NNK_HERE, row, column), left, c.stride[1]};
+      line.store(Index(0), convert<TC>(epilogue(sums, row, column, side_n)));
+    } else {
+      const int count = left < side_n ? int(left) : side_n;
+      const Line<TC, Index> line{c.at(NNK_HERE, row, column), left, c.stride[1]};
+      line.store_partial(Index(0), convert<TC>(epilogue(sums, row, column, count)), count);
+    }
+  }
+};
+
+}  // namespace nnk

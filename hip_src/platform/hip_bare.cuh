@@ -1,0 +1,64 @@
+// The few names of HIP's headers that the platform uses, for Clang without these headers: to see
+// the machine code of architectures that an installed hipRTC does not know.
+//
+//   clang++ -x hip --cuda-device-only -nogpuinc -nogpulib --offload-arch=gfx1100 -S
+//
+// Not a HIP of its own: functions of its mathematical library are declared and remain calls.
+#pragma once
+
+#define __device__ __attribute__((device))
+#define __global__ __attribute__((global))
+#define __shared__ __attribute__((shared))
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(threads) __attribute__((amdgpu_flat_work_group_size(1, threads)))
+
+namespace nnk_bare {
+
+struct ThreadIndex {
+  __device__ operator unsigned() const { return __builtin_amdgcn_workitem_id_x(); }
+};
+struct BlockIndex {
+  __device__ operator unsigned() const { return __builtin_amdgcn_workgroup_id_x(); }
+};
+struct BlockCount {
+  // The first of the hidden arguments from version 5 of code objects: LLVM, "User Guide for
+  // AMDGPU Backend", "Code Object V5 Metadata".
+  __device__ operator unsigned() const {
+    using Argument = const unsigned __attribute__((address_space(4)));
+    return *(Argument*)__builtin_amdgcn_implicitarg_ptr();
+  }
+};
+template <class Component> struct Dimensions { Component x; };
+
+}  // namespace nnk_bare
+
+constexpr nnk_bare::Dimensions<nnk_bare::ThreadIndex> threadIdx{};
+constexpr nnk_bare::Dimensions<nnk_bare::BlockIndex> blockIdx{};
+constexpr nnk_bare::Dimensions<nnk_bare::BlockCount> gridDim{};
+
+__device__ __forceinline__ void __syncthreads() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  __builtin_amdgcn_s_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+template <class T> __device__ __forceinline__ T atomicAdd(T* p, T x) {
+  return __hip_atomic_fetch_add(p, x, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+
+#define NNK_BARE(name)                          \
+  extern "C" __device__ float name##f(float x); \
+  extern "C" __device__ double name(double x);
+NNK_BARE(exp)
+NNK_BARE(expm1)
+NNK_BARE(log)
+NNK_BARE(log1p)
+NNK_BARE(tanh)
+NNK_BARE(erf)
+NNK_BARE(erfc)
+NNK_BARE(sqrt)
+NNK_BARE(sin)
+NNK_BARE(cos)
+NNK_BARE(fabs)
+#undef NNK_BARE
+extern "C" __device__ float fmaf(float a, float b, float c);
+extern "C" __device__ double fma(double a, double b, double c);

@@ -1,0 +1,70 @@
+"""How the partial sums of a split product are added up, on any machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnkernels.config.device import Device
+from nnkernels.dispatch.axes import largest_power_of_two
+
+
+@dataclass(frozen=True)
+class SplitsProblem:
+    """Partial sums of a stack of matrices; strides in bytes.
+
+    Attributes
+    ----------
+    n : int
+        Columns.
+    strides_c : tuple of int
+        Of rows and columns of the result.
+    itemsize : int
+        Of the result.
+    compute_itemsize : int
+        Of the sums.
+    is_complex : bool
+        Whether they are complex.
+    alignment : int
+        Power of two, at most 16, of which the address of the result and the steps between its
+        matrices are multiples.
+    """
+
+    n: int
+    strides_c: tuple[int, int]
+    itemsize: int
+    compute_itemsize: int
+    is_complex: bool
+    alignment: int
+
+
+@dataclass(frozen=True)
+class SplitsConfig:
+    """Template arguments of one instance, and the groups of columns of a block."""
+
+    vector: int
+    threads: int
+    groups: int
+    unit_c: bool
+
+
+_GPU_THREADS = 256
+# Of a block of a CPU: dividing them among threads costs nothing any more.
+_CPU_GROUPS = 256
+
+
+def configure(problem: SplitsProblem, device: Device) -> SplitsConfig:
+    """The kernel for a problem on a device."""
+    adjacent = problem.strides_c[1] == problem.itemsize
+    if not device.is_gpu:
+        vector = 2 if problem.is_complex else device.vector_bytes // problem.compute_itemsize
+        return SplitsConfig(vector, 1, _CPU_GROUPS, adjacent)
+    # Every thread reads 16 bytes of sums at once, where rows of the workspace begin aligned.
+    vector = largest_power_of_two(max(1, 16 // problem.compute_itemsize), problem.n)
+    access = min(16, vector * problem.itemsize)
+    aligned = problem.alignment % access == 0 and problem.strides_c[0] % access == 0
+    return SplitsConfig(vector, _GPU_THREADS, _GPU_THREADS, adjacent and aligned)
+
+
+def terms_of_split(k: int, splits: int, multiple: int) -> int:
+    """Terms of a sum that one split adds: a multiple of those of a slice."""
+    return -(-k // (splits * multiple)) * multiple

@@ -1,0 +1,213 @@
+"""Products whose sums are split among blocks and added up in a second launch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from comparing import assert_close, assert_same_bits, wide
+from layouts import lay_out, place
+from strategies import make_numbers
+
+import nnkernels as nnk
+from nnkernels import registry
+from nnkernels.config import matmul as config
+from nnkernels.config import matmul_splits
+from nnkernels.config.device import PROFILES, Device
+from nnkernels.config.matmul_splits import SplitsProblem
+from nnkernels.dispatch.dtypes import numpy_dtype
+
+GEMM = registry.find("gemm")
+# Shapes of A, B and C, dtypes of operands and of what is added, options, splits.
+CASES = (
+    (((5, 300), (300, 7), None), ("float32", "float32"), {}, 3),
+    (((2, 3, 9, 70), (3, 70, 12), None), ("float32", "float32"), {}, 4),
+    (((5, 200), (200, 8), (5, 8)), ("float16", "float16"), {"beta": 0.5, "alpha": -2.0}, 2),
+    (((4, 100), (100, 6), (6,)), ("complex64", "complex64"), {"alpha": 1 - 1j}, 5),
+    (((3, 90), (90, 4), None), ("int8", "int8"), {"out_dtype": "int32"}, 3),
+    (((3, 90), (90, 5), (3, 1)), ("int16", "int16"), {"epilogue": "relu"}, 64),
+    (((17, 400), (400, 33), (33,)), ("bfloat16", "float32"), {"epilogue": "relu"}, 3),
+    (((6, 64), (64, 6), None), ("float64", "float64"), {"transpose_a": True}, 2),
+)
+
+
+@pytest.fixture
+def force(monkeypatch):
+    """A function that makes every product split its sums, in slices of some terms."""
+    original = config.configure
+
+    def split(splits, tile_k=16):
+        def configure(problem, device):
+            return replace(original(problem, device), splits=splits, tile_k=tile_k)
+
+        monkeypatch.setattr(config, "configure", configure)
+
+    return split
+
+
+def launches_of(machine, monkeypatch):
+    """The templates that are prepared from now on."""
+    names = []
+    original = type(machine).prepare
+
+    def prepare(instance, *rest):
+        names.append(instance.kernel.partition("<")[0])
+        return original(machine, instance, *rest)
+
+    monkeypatch.setattr(machine, "prepare", prepare, raising=False)
+    return names
+
+
+def operands(generator, shapes, types, options):
+    a, b = (make_numbers(generator, s, types[0]) for s in shapes[:2])
+    if options.get("transpose_a"):
+        a = a.swapaxes(-1, -2).copy()
+    c = None if shapes[2] is None else make_numbers(generator, shapes[2], types[1])
+    return a, b, c
+
+
+def test_split_sums_with_every_epilogue(backend, force, monkeypatch):
+    def body():
+        generator = np.random.default_rng(80)
+        for number, (shapes, types, options, splits) in enumerate(CASES):
+            options = dict(options)
+            if isinstance(options.get("epilogue"), str):
+                options["epilogue"] = getattr(nnk, options["epilogue"])
+            force(splits)
+            machine.plans.clear()
+            a, b, c = operands(generator, shapes, types, options)
+            given = [None if x is None else backend.array(x) for x in (a, b, c)]
+            with backend.context(number):
+                y = nnk.gemm(*given, **options)
+            if not backend.recording:
+                check(backend.numpy(y), (a, b, c), options)
+
+    machine = backend.machine
+    backend.precompiled(body)
+    names = launches_of(machine, monkeypatch)
+    force(3)
+    machine.plans.clear()
+    with backend.context():
+        nnk.matmul(*(backend.array(np.ones(s, np.float32)) for s in ((5, 300), (300, 7))))
+    assert names[1:] == ["MatmulSplits"]
+    assert names[0] != "MatmulSplits"
+    machine.plans.clear()
+
+
+def check(y, arrays, options):
+    a, b, c = arrays
+    expected = GEMM.reference(a, b, c, **options)
+    left = wide(a).swapaxes(-1, -2) if options.get("transpose_a") else wide(a)
+    scale = abs(options.get("alpha", 1)) * np.matmul(np.abs(left), np.abs(wide(b)))
+    if c is not None:
+        scale = scale + np.abs(wide(c)) * abs(options.get("beta", 1))
+    assert_close(y, np.asarray(expected), left.shape[-1], scale, "split gemm")
+
+
+def test_split_sums_of_strided_arrays_in_place(backend, force):
+    # Columns of C apart and in reverse, C being what is added; operands of any strides.
+    force(4)
+    backend.machine.plans.clear()
+    generator = np.random.default_rng(81)
+    shapes = (2, 9, 150), (2, 150, 12), (2, 9, 12)
+    steps = ((1, -2, 1), (0, 1, 3), (2, 1, -1))
+    orders = ((0, 1, 2), (0, 2, 1), (1, 0, 2))
+    placed = [
+        place(make_numbers(generator, s, "float32"), lay_out(s, 4, order, step))
+        for s, order, step in zip(shapes, orders, steps, strict=True)
+    ]
+    a, b, c = (p.view for p in placed)
+    before = c.copy()
+    arrays = [backend.array(x) for x in (a, b, c)]
+    with backend.context():
+        nnk.gemm(*arrays, beta=2.0, out=arrays[2])
+    check(backend.numpy(arrays[2]), (a, b, before), {"beta": 2.0})
+    assert all(p.is_unchanged for p in placed[:2])
+    assert placed[2].is_unchanged_outside
+    backend.machine.plans.clear()
+
+
+def test_the_partial_sums_are_added_in_order(backend, force):
+    # What float32 rounds tells the order.
+    force(4)
+    backend.machine.plans.clear()
+    generator = np.random.default_rng(82)
+    a, b = (
+        make_numbers(generator, (6, 160), "float32"),
+        make_numbers(generator, (160, 8), "float32"),
+    )
+    parts = [slice(i, i + 48) for i in range(0, 160, 48)]
+    found = []
+    for seed in (1, 2):
+        with backend.context(seed):
+            found.append(backend.numpy(nnk.matmul(backend.array(a), backend.array(b))))
+    force(1)
+    backend.machine.plans.clear()
+    with backend.context():
+        sums = [
+            backend.numpy(nnk.matmul(backend.array(a[:, p]), backend.array(b[p]))) for p in parts
+        ]
+    total = sums[0]
+    for part in sums[1:]:
+        total = total + part
+    assert_same_bits(found[0], found[1], "another order of the threads")
+    assert_same_bits(found[0], total, "split sums")
+    backend.machine.plans.clear()
+
+
+def test_split_sums_on_any_number_of_threads(cpu, force):
+    force(3, tile_k=128)
+    generator = np.random.default_rng(83)
+    a = make_numbers(generator, (40, 900), "float32")
+    b = make_numbers(generator, (900, 50), "float32")
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            nnk.set_num_threads(threads)
+            found.append(nnk.matmul(a, b))
+    finally:
+        nnk.set_num_threads(2)
+    for other in found[1:]:
+        assert_same_bits(found[0], other, "another number of threads")
+    assert_close(found[0], (wide(a) @ wide(b)).astype(np.float32), 900, scale=300.0)
+    cpu.machine.plans.clear()
+
+
+# ---- how they are added up -------------------------------------------------------------------
+
+CPU = Device("cpu", "host", 1, 2, 512 * 1024, 64, 32 << 20)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "n", "step", "alignment", "vector", "unit_c"),
+    [
+        (PROFILES["sm_90"], "float32", 64, 256, 16, 4, True),
+        (PROFILES["sm_90"], "float32", 66, 264, 16, 2, True),
+        (PROFILES["sm_90"], "float32", 65, 260, 16, 1, True),
+        (PROFILES["sm_90"], "float32", 64, 256, 8, 4, False),
+        (PROFILES["sm_90"], "float32", 64, 264, 16, 4, False),
+        (PROFILES["sm_90"], "float16", 64, 136, 8, 4, True),
+        (PROFILES["gfx90a"], "complex128", 7, 112, 16, 1, True),
+        (CPU, "float32", 65, 260, 1, 16, True),
+        (CPU, "complex64", 65, 520, 1, 2, True),
+    ],
+)
+def test_sums_are_read_and_written_16_bytes_at_a_time_where_they_may(
+    device, dtype, n, step, alignment, vector, unit_c
+):
+    size = numpy_dtype(dtype).itemsize
+    is_complex = dtype.startswith("complex")
+    problem = SplitsProblem(n, (step, size), size, max(size, 4), is_complex, alignment)
+    chosen = matmul_splits.configure(problem, device)
+    assert (chosen.vector, chosen.unit_c) == (vector, unit_c)
+    apart = replace(problem, strides_c=(step, 2 * size))
+    assert not matmul_splits.configure(apart, device).unit_c
+
+
+def test_splits_are_whole_slices():
+    for k, splits, tile in ((1000, 3, 16), (17, 64, 16), (16, 1, 16), (4096, 4, 8)):
+        terms = matmul_splits.terms_of_split(k, splits, tile)
+        assert terms % tile == 0
+        assert -(-k // terms) <= splits
+        assert splits * terms >= k
