@@ -21,14 +21,16 @@ namespace nnk {
 
 // TA, TB, TC: element types; S: the accumulator's, float or uint32
 // FastA, FastB: rows_fast or columns_fast; UnitA, UnitB: elements along that axis are adjacent
+// Tiles: the registers
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, int FastA, int FastB,
-          bool UnitA, bool UnitB, class Epilogue>
+          bool UnitA, bool UnitB, class Tiles, class Epilogue>
 struct MatmulTiles {
   static_assert(sizeof(TA) == sizeof(TB) && sizeof(S) == 4, "words of one kind, sums of 32 bits");
+  template <int I> using Tile = typename Tiles::template Tile<I>;
   using WordsA = Words<TA, TA>;
   using WordsB = Words<TB, TB>;
   static constexpr int word_terms = WordsA::terms;  // of a word
-  static constexpr int side = tile_side, micro = 2 * side;
+  static constexpr int side = Tiles::side, micro = 2 * side;
   static constexpr int chunk = side * word_terms;   // terms of a tile
   static constexpr int chunk_words = side * micro;  // of two tiles side by side
   static constexpr bool terms_fast_a = FastA == columns_fast, terms_fast_b = FastB == rows_fast;
@@ -87,7 +89,7 @@ struct MatmulTiles {
         EpilogueOf(args, args.epilogue, offset + 3, args.m, args.n)};
     block.rows = extent(args.m - block.first_m, args.tile_m);
     block.columns = extent(args.n - block.first_n, args.tile_n);
-    begin_tiles();
+    Tiles::begin();
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, args.tile_k);
@@ -95,7 +97,7 @@ struct MatmulTiles {
       for (int i = 0; i < block.rows; i += micro) multiply_rows(block, i, first_k, depth);
       first_k += args.tile_k;
     } while (first_k < terms);
-    end_tiles();
+    Tiles::end();
   }
 
  private:
@@ -191,11 +193,11 @@ struct MatmulTiles {
       if (rows % side == 0 && (reinterpret_cast<__UINTPTR_TYPE__>(there) | stride) % 64 == 0) {
         const int left = depth - whole * chunk;
         if (left > 0) pack_a(block, i, rows, first_k + whole * chunk, left);
-        return {there, left > 0 ? packed : nullptr, stride, tile_row_bytes, whole};
+        return {there, left > 0 ? packed : nullptr, stride, Tiles::row_bytes, whole};
       }
     }
     pack_a(block, i, rows, first_k, depth);
-    return {packed, nullptr, tile_row_bytes, chunk_words * 4, chunks_of(depth)};
+    return {packed, nullptr, Tiles::row_bytes, chunk_words * 4, chunks_of(depth)};
   }
 
   static NNK_FN void multiply_rows(const Block& block, int i, Index first_k, int depth) {
@@ -221,25 +223,28 @@ struct MatmulTiles {
   // Sums are tiles 0 to 3, those of A 4 and 5, of B 6 and 7.
   template <int R, int C>
   static NNK_FN void multiply(const Rows& a, const uint32* b, const S* from, S* to) {
-    each_sum<R, C>([&](auto tile, int position) NNK_INLINE {
-      if (from == nullptr) tile.zero();
-      else tile.load(from + position, micro * 4);
-    });
+    begin_sum<0, 0, 0>(from);
+    if constexpr (C > 1) begin_sum<1, 0, 1>(from);
+    if constexpr (R > 1) begin_sum<2, 1, 0>(from);
+    if constexpr (R > 1 && C > 1) begin_sum<3, 1, 1>(from);
     const char* rows = a.data;
     for (int i = 0; i < a.chunks; ++i) {
       add_products<R, C>(rows, a.stride, b);
       rows += a.step;
       b += chunk_words;
     }
-    if (a.rest != nullptr) add_products<R, C>(a.rest, tile_row_bytes, b);
-    each_sum<R, C>([&](auto tile, int position)
-                       NNK_INLINE { tile.store(to + position, micro * 4); });
+    if (a.rest != nullptr) add_products<R, C>(a.rest, Tiles::row_bytes, b);
+    end_sum<0, 0, 0>(to);
+    if constexpr (C > 1) end_sum<1, 0, 1>(to);
+    if constexpr (R > 1) end_sum<2, 1, 0>(to);
+    if constexpr (R > 1 && C > 1) end_sum<3, 1, 1>(to);
   }
-  template <int R, int C, class F> static NNK_FN void each_sum(F f) {
-    f(Tile<0>(), 0);
-    if constexpr (C > 1) f(Tile<1>(), side);
-    if constexpr (R > 1) f(Tile<2>(), side * micro);
-    if constexpr (R > 1 && C > 1) f(Tile<3>(), side * micro + side);
+  template <int I, int R, int C> static NNK_FN void begin_sum(const S* from) {
+    if (from == nullptr) Tile<I>::zero();
+    else Tile<I>::load(from + R * side * micro + C * side, micro * 4);
+  }
+  template <int I, int R, int C> static NNK_FN void end_sum(S* to) {
+    Tile<I>::store(to + R * side * micro + C * side, micro * 4);
   }
   template <int R, int C>
   static NNK_FN void add_products(const char* a, int64 stride, const uint32* b) {
@@ -247,10 +252,10 @@ struct MatmulTiles {
     Tile<6>::load(b, micro * 4);
     if constexpr (C > 1) Tile<7>::load(b + side, micro * 4);
     if constexpr (R > 1) Tile<5>::load(a + side * stride, stride);
-    multiply_tiles<TA, TB, 0, 4, 6>();
-    if constexpr (C > 1) multiply_tiles<TA, TB, 1, 4, 7>();
-    if constexpr (R > 1) multiply_tiles<TA, TB, 2, 5, 6>();
-    if constexpr (R > 1 && C > 1) multiply_tiles<TA, TB, 3, 5, 7>();
+    Tiles::template multiply<TA, TB, 0, 4, 6>();
+    if constexpr (C > 1) Tiles::template multiply<TA, TB, 1, 4, 7>();
+    if constexpr (R > 1) Tiles::template multiply<TA, TB, 2, 5, 6>();
+    if constexpr (R > 1 && C > 1) Tiles::template multiply<TA, TB, 3, 5, 7>();
   }
 
   static NNK_FN void write(const Block& block, int i, int j, int rows, int columns) {

@@ -114,17 +114,19 @@ struct Bfloat16Pairs {
 };
 
 // Pairs of integers of 8 or 16 bits, as int16.
+// Accumulating: by one instruction, which adds the products to the sums
 template <class TA, class TB, bool Accumulating> struct Int16Pairs {
   using Word = uint32;
   using A = Words<TA, int16>;
   using B = Words<TB, int16>;
   static constexpr int terms = 2;
   static constexpr bool corrects = false;
-  // Accumulating: by an instruction that adds the products to the sums
   template <int N>
   static NNK_FN Vec<uint32, N> multiply_add(Word a, const Vec<Word, N>& b,
                                             const Vec<uint32, N>& sum) {
-    return dot_int16<Accumulating>(Vec<Word, N>::splat(a), b, sum);
+    const auto all = Vec<Word, N>::splat(a);
+    if constexpr (Accumulating) return dot_int16(all, b, sum);
+    else return dot_int16_added(all, b, sum);
   }
 };
 

@@ -115,15 +115,24 @@ NNK_FN Vec<uint32, N> dot_uint8_int8(const Vec<uint32, N>& a, const Vec<uint32, 
       a, b, sum);
 }
 
-// Accumulating: by one instruction, where the machine has it
-template <bool Accumulating, int N>
+// By one instruction where the machine has it, and by two.
+template <int N>
 NNK_FN Vec<uint32, N> dot_int16(const Vec<uint32, N>& a, const Vec<uint32, N>& b,
                                 const Vec<uint32, N>& sum) {
   return map_registers<Vec<uint32, N>>(
       [](auto x, auto y, auto s) NNK_INLINE {
 #if defined(NNK_VNNI)
-        if constexpr (sizeof(s) >= 16 && Accumulating) return x86::dot_int16(x, y, s);
+        if constexpr (sizeof(s) >= 16) return x86::dot_int16(x, y, s);
 #endif
+        return plain_dot<int16, int16>(x, y, s);
+      },
+      a, b, sum);
+}
+template <int N>
+NNK_FN Vec<uint32, N> dot_int16_added(const Vec<uint32, N>& a, const Vec<uint32, N>& b,
+                                      const Vec<uint32, N>& sum) {
+  return map_registers<Vec<uint32, N>>(
+      [](auto x, auto y, auto s) NNK_INLINE {
 #if defined(NNK_MADD)
         if constexpr (sizeof(s) >= 16) return s + x86::dot_int16(x, y);
 #endif

@@ -56,7 +56,9 @@ def _micro(call: Call, micro: str) -> str:
 
 
 def _tiles(call: Call, chosen: TilesConfig) -> _Template:
-    options = f"{chosen.fast_a}, {chosen.fast_b}, {_flags(chosen.unit_a, chosen.unit_b)}"
+    options = (
+        f"{chosen.fast_a}, {chosen.fast_b}, {_flags(chosen.unit_a, chosen.unit_b)}, TileRegisters"
+    )
     return "matmul_tiles", "MatmulTiles", 1, call.types.storage_c, options
 
 
