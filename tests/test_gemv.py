@@ -119,7 +119,7 @@ def test_the_memory_order_of_the_matrix_decides(backend, kernels):
 
 
 def test_vectors_that_share_a_matrix_are_a_product_of_matrices(kernels):
-    matrix, vectors = np.ones((70, 80), "f4"), np.ones((5, 80), "f4")
+    matrix, vectors = np.ones((170, 80), "f4"), np.ones((5, 80), "f4")
     nnk.dispatch.machines.cpu_machine().plans.clear()
     assert np.all(nnk.gemv(matrix, vectors) == 80)
     assert kernels == ["MatmulPacked"]

@@ -10,9 +10,11 @@ import numpy as np
 from nnkernels.config import gemv as gemv_config
 from nnkernels.config import matmul as config
 from nnkernels.config.gemv import GemvProblem
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
 from nnkernels.config.matmul_simt import BAND, SimtConfig
+from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import terms_of_split
 from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
@@ -34,7 +36,7 @@ def prepare_matmul(call: Call, machine: Any) -> Prepared:
     chosen = config.configure(problem, machine.device)
     if isinstance(chosen, TilesConfig) and not machine.allows_tiles():
         chosen = config.configure(problem, without_tiles(machine.device))
-    if chosen.splits == 1:
+    if isinstance(chosen, SmallConfig) or chosen.splits == 1:
         return (*_prepare(call, chosen, call.product.k, machine), None)
     terms = terms_of_split(call.product.k, chosen.splits, chosen.tile_k)
     splits = -(-call.product.k // terms)
@@ -100,13 +102,25 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
 
 
 def _pack_packed_grid(
-    packer: Packer, chosen: PackedConfig, tiles: tuple[int, int], batches: int, splits: int
+    packer: Packer,
+    chosen: PackedConfig | ComplexConfig,
+    tiles: tuple[int, int],
+    batches: int,
+    splits: int,
 ) -> int:
     """How blocks of a CPU share a product out; how many there are."""
     blocks = batches * tiles[0] * tiles[1]
     packer.add("q", *tiles, blocks // splits)
     packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
     return blocks
+
+
+def _pack_small_grid(
+    packer: Packer, chosen: SmallConfig, tiles: tuple[int, int], batches: int, splits: int
+) -> int:
+    """What blocks of a CPU that make a matrix each have to know; how many there are."""
+    packer.add("i", chosen.ahead)
+    return batches
 
 
 def _pack_tiles_grid(
@@ -139,6 +153,8 @@ _PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] 
     SimtConfig: _pack_gpu_grid,
     TensorConfig: _pack_gpu_grid,
     TilesConfig: _pack_tiles_grid,
+    ComplexConfig: _pack_packed_grid,
+    SmallConfig: _pack_small_grid,
 }
 
 
