@@ -13,34 +13,32 @@
 #pragma once
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
+#include "nnk/matmul_words.cuh"
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
 
 namespace nnk {
 
-// How terms are packed and multiplied: one at a time, by fused multiply-adds.
-template <class S> struct FusedMicro {
-  using Word = S;  // of packed operands
-  template <int N>
-  static NNK_FN Vec<S, N> multiply_add(Word a, const Vec<Word, N>& b, const Vec<S, N>& sum) {
-    return fma(Vec<Word, N>::splat(a), b, sum);
-  }
-};
-
 // TA, TB, TC: element types; S: the accumulator's
+// Micro: how terms are packed and multiplied: see matmul_words.cuh
+// TileK: words of a slice
 // FastA, FastB: rows_fast or columns_fast; UnitA, UnitB: elements along that axis are adjacent
 // ReadA: A is read where it lies (its terms are adjacent, and words as they are)
-template <class TA, class TB, class TC, class S, class Index, int BatchRank, int TileK, int MicroM,
-          int N, int FastA, int FastB, bool UnitA, bool UnitB, bool ConjugateA, bool ConjugateB,
-          bool ReadA, bool InPlace, class Epilogue>
+template <class TA, class TB, class TC, class S, class Index, int BatchRank, class Micro, int TileK,
+          int MicroM, int N, int FastA, int FastB, bool UnitA, bool UnitB, bool ReadA, bool InPlace,
+          class Epilogue>
 struct MatmulPacked {
-  using Micro = FusedMicro<S>;
   using Word = typename Micro::Word;
+  using WordsA = typename Micro::A;
+  using WordsB = typename Micro::B;
+  static constexpr int word_terms = Micro::terms, slice = TileK * word_terms;
   // Rows of A whose terms are adjacent are multiplied as rows, the others as panels [k][row].
   static constexpr bool a_by_rows = FastA == columns_fast;
   // Some more than a slice, or all packed rows would share few sets of a level-1 cache.
   static constexpr int row_pad = 16;
   static constexpr int packed_row = TileK + row_pad;
+  // Rows of N words of a panel of B: a slice, and what its sums begin with.
+  static constexpr int panel_b = TileK + (Micro::corrects ? 1 : 0);
   // MicroM rows of A at one k are stored as a whole vector, whose end the next k overwrites; the
   // last one reaches past the panel.
   static constexpr int row_vector = next_power_of_two(MicroM);
@@ -67,12 +65,13 @@ struct MatmulPacked {
 
   using EpilogueOf = typename Epilogue::template Of<Index>;
 
-  // What a block works on.
+  // What a block works on. A and B are lines of terms: rows and columns.
   struct Block {
     View<const TA, 2, Index> a;
     View<const TB, 2, Index> b;
     View<TC, 2, Index> c;
-    Shared<S> packed_a, packed_b, micro, waiting;
+    Shared<Word> packed_a, packed_b;
+    Shared<S> micro, waiting;
     Index first_m, first_n;
     int rows, columns, waiting_columns;
     EpilogueOf epilogue;
@@ -86,13 +85,13 @@ struct MatmulPacked {
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const int elements_a = ReadA ? 0 : args.rows_at_once / MicroM * panel_a;
-    const int elements_b = args.tile_n * TileK;
+    const int elements_b = args.tile_n * panel_b;
     Block block{
         {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}},
+        {byte_offset(args.b, offset[1]), {args.n, terms}, {args.stride_b[1], args.stride_b[0]}},
         {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
-        group.template dynamic_shared<S>(elements_b * int(sizeof(S)), elements_a),
-        group.template dynamic_shared<S>(0, elements_b),
+        group.template dynamic_shared<Word>(elements_b * int(sizeof(S)), elements_a),
+        group.template dynamic_shared<Word>(0, elements_b),
         group.template dynamic_shared<S>((elements_a + elements_b) * int(sizeof(S)), MicroM * N),
         group.template dynamic_shared<S>((elements_a + elements_b + MicroM * N) * int(sizeof(S)),
                                          InPlace ? 0 : args.tile_m * args.tile_n),
@@ -106,14 +105,14 @@ struct MatmulPacked {
     block.columns = extent(args.n - block.first_n, args.tile_n);
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
-      const int depth = extent(terms - first_k, TileK);
+      const int depth = extent(terms - first_k, slice);
       pack_b(block, first_k, depth);
       for (int i = 0; i < block.rows; i += args.rows_at_once) {
         const int rows = extent(block.rows - i, args.rows_at_once);
         if constexpr (!ReadA) pack_a(block, i, rows, first_k, depth);
         multiply_rows(block, i, rows, first_k, depth);
       }
-      first_k += TileK;
+      first_k += slice;
     } while (first_k < terms);
   }
 
@@ -128,65 +127,67 @@ struct MatmulPacked {
     else return i / MicroM * panel_a + k * MicroM;
   }
   static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
-    const auto& a = block.a;
     const Index first_m = block.first_m + first_i;
+    const int words = words_in(depth);
     if constexpr (a_by_rows) {
-      for (int i = 0; i < rows && depth > 0; ++i) {
-        const Line<const TA, Index, UnitA ? unit_step : any_step> row{
-            a.at(NNK_HERE, first_m + i, first_k), Index(depth), a.stride[1]};
-        for (int k = 0; k < depth; k += pack_vector)
-          block.packed_a.store_vec(slot_a(i, k),
-                                   loaded<S, ConjugateA, pack_vector>(row, k, depth - k));
-      }
+      for (int i = 0; i < rows; ++i)
+        for (int w = 0; w < words; w += pack_vector)
+          block.packed_a.store_vec(slot_a(i, w), WordsA::template along<pack_vector, UnitA>(
+                                                     block.a, first_m + i, first_k + w * word_terms,
+                                                     depth - w * word_terms));
     } else {
-      for (int k = 0; k < depth; ++k) {
-        const Line<const TA, Index, UnitA ? unit_step : any_step> column{
-            a.at(NNK_HERE, first_m, first_k + k), Index(rows), a.stride[0]};
-        for (int i = 0; i < rows; i += MicroM) {
-          const int there = rows - i < MicroM ? rows - i : MicroM;
-          block.packed_a.store_vec(slot_a(i, k),
-                                   loaded<S, ConjugateA, row_vector>(column, i, there));
-        }
-      }
+      for (int w = 0; w < words; ++w)
+        for (int i = 0; i < rows; i += MicroM)
+          block.packed_a.store_vec(slot_a(i, w),
+                                   WordsA::template across<row_vector, UnitA>(
+                                       block.a, first_m + i, rows - i < MicroM ? rows - i : MicroM,
+                                       first_k + w * word_terms, depth - w * word_terms));
     }
   }
-  // Terms that are packed at once: no more than a packed row has to spare.
+  // Words that are packed at once: no more than a packed row has to spare.
   static constexpr int pack_vector = row_pad;
+  static NNK_FN int words_in(int depth) { return (depth + word_terms - 1) / word_terms; }
 
-  // Panels of N columns, each as [k][column].
+  // Panels of N columns, each as [word][column].
   static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
-    const auto& b = block.b;
+    const int words = words_in(depth);
     if constexpr (FastB == columns_fast || !UnitB) {
-      for (int k = 0; k < depth; ++k) {
-        const Line<const TB, Index, UnitB ? unit_step : any_step> row{
-            b.at(NNK_HERE, first_k + k, block.first_n), Index(block.columns), b.stride[1]};
+      for (int w = 0; w < words; ++w)
         for (int j = 0; j < block.columns; j += N)
-          block.packed_b.store_vec(j * TileK + k * N,
-                                   loaded<S, ConjugateB, N>(row, j, block.columns - j));
-      }
+          block.packed_b.store_vec(
+              j * panel_b + w * N,
+              WordsB::template across<N, UnitB>(block.b, block.first_n + j, block.columns - j,
+                                                first_k + w * word_terms, depth - w * word_terms));
     } else {
       for (int j = 0; j < block.columns; j += square)
-        for (int k = 0; k < depth; k += square) pack_transposed(block, first_k, depth, j, k);
+        for (int w = 0; w < words; w += square) pack_transposed(block, first_k, depth, j, w);
     }
+    if constexpr (Micro::corrects)
+      for (int j = 0; j < block.columns; j += N) correct(block, j * panel_b, words);
   }
   // The square that is transposed in registers.
-  static constexpr int square = transposed_lanes<S, N>();
-  static NNK_FN void pack_transposed(const Block& block, Index first_k, int depth, int j, int k) {
-    const auto& b = block.b;
-    Vec<S, square> x[square];
+  static constexpr int square = transposed_lanes<Word, N>();
+  static NNK_FN void pack_transposed(const Block& block, Index first_k, int depth, int j, int w) {
+    Vec<Word, square> x[square];
     NNK_UNROLL
     for (int i = 0; i < square; ++i) {
       // Past the last column, any other will do: what it gives is not written.
       const int column = j + i < block.columns ? j + i : j;
-      const Line<const TB, Index, unit_step> line{
-          b.at(NNK_HERE, first_k + k, block.first_n + column), Index(depth - k), b.stride[0]};
-      x[i] = loaded<S, ConjugateB, square>(line, 0, depth - k);
+      x[i] = WordsB::template along<square, true>(block.b, block.first_n + column,
+                                                  first_k + w * word_terms, depth - w * word_terms);
     }
     transpose(x);
     const int panel = j / N * N;
     NNK_UNROLL
     for (int i = 0; i < square; ++i)
-      block.packed_b.store_vec(panel * TileK + (k + i) * N + j - panel, x[i]);
+      block.packed_b.store_vec(panel * panel_b + (w + i) * N + j - panel, x[i]);
+  }
+  static NNK_FN void correct(const Block& block, int panel, int words) {
+    auto sum = Vec<S, N>::splat(S());
+    for (int w = 0; w < words; ++w)
+      sum =
+          Micro::multiply_add(Micro::ones, block.packed_b.template load_vec<N>(panel + w * N), sum);
+    block.packed_b.store_vec(panel + TileK * N, sum * Micro::correction);
   }
 
   // ---- multiplying ------------------------------------------------------------------------
@@ -232,15 +233,16 @@ struct MatmulPacked {
         const bool fetches = ReadA && more && j == 0;
         if constexpr (direct) {
           if (left == MicroM && tile.columns == N && block.c.stride[1] == Index(sizeof(TC))) {
-            multiply_in_c(block, tile, a, next, fetches, depth, first);
+            multiply_in_c(block, tile, a, next, fetches, words_in(depth), first);
             continue;
           }
         }
+        const int words = words_in(depth);
         const bool low = left <= half_m, narrow = tile.columns <= half_n;
-        if (low && narrow) multiply<half_m, half_n>(block, j, a, next, fetches, depth);
-        else if (low) multiply<half_m, N>(block, j, a, next, fetches, depth);
-        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, depth);
-        else multiply<MicroM, N>(block, j, a, next, fetches, depth);
+        if (low && narrow) multiply<half_m, half_n>(block, j, a, next, fetches, words);
+        else if (low) multiply<half_m, N>(block, j, a, next, fetches, words);
+        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, words);
+        else multiply<MicroM, N>(block, j, a, next, fetches, words);
         finish(block, tile, first, last);
       }
       a = next;
@@ -252,12 +254,13 @@ struct MatmulPacked {
 
   // The sums of a micro-tile for one slice go to `block.micro`, from where a loop over its rows
   // writes them: written from registers, every row would be code of its own, four times, and
-  // compile for seconds.
+  // compile for seconds. A function of its own: among constants of what is around it, g++ 12 kept
+  // two of the four registers of B in memory, which cost a third of the speed.
   template <int Count, int Columns>
-  static NNK_FN void multiply(const Block& block, int j, const Rows& a, const Rows& next,
-                              bool fetches, int depth) {
+  static NNK_APART void multiply(const Block& block, int j, const Rows& a, const Rows& next,
+                                 bool fetches, int words) {
     Vec<S, Columns> sum[Count];
-    sum_products<Count, Columns>(block, j, a, next, fetches, depth, sum);
+    sum_products<Count, Columns>(block, j, a, next, fetches, words, sum);
     NNK_UNROLL
     for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
   }
@@ -265,18 +268,21 @@ struct MatmulPacked {
   // ahead too late: rows that are not there yet took a third longer.
   template <int Count, int Columns>
   static NNK_FN void sum_products(const Block& block, int j, const Rows& a, const Rows& next,
-                                  bool fetches, int depth, Vec<S, Columns> (&sum)[Count]) {
+                                  bool fetches, int words, Vec<S, Columns> (&sum)[Count]) {
     constexpr int line = 64 / int(sizeof(Word));
+    auto start = Vec<S, Columns>::splat(S());
+    if constexpr (Micro::corrects)
+      start = block.packed_b.template load_vec<Columns>(j * panel_b + TileK * N);
     NNK_UNROLL
-    for (int r = 0; r < Count; ++r) sum[r] = Vec<S, Columns>::splat(S());
-    for (int first = 0; first < depth; first += line) {
+    for (int r = 0; r < Count; ++r) sum[r] = start;
+    for (int first = 0; first < words; first += line) {
       if (fetches) {
         NNK_UNROLL
         for (int r = 0; r < rows_apart; ++r) prefetch(next.row[r] + first);
       }
-      const int end = depth - first < line ? depth : first + line;
+      const int end = words - first < line ? words : first + line;
       for (int k = first; k < end; ++k) {
-        const auto b = block.packed_b.template load_vec<Columns>(j * TileK + k * N);
+        const auto b = block.packed_b.template load_vec<Columns>(j * panel_b + k * N);
         NNK_UNROLL
         for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);
       }
@@ -284,8 +290,8 @@ struct MatmulPacked {
   }
 
   // The same for a whole micro-tile whose sums are C's elements.
-  static NNK_FN void multiply_in_c(const Block& block, const Tile& tile, const Rows& a,
-                                   const Rows& next, bool fetches, int depth, bool first) {
+  static NNK_APART void multiply_in_c(const Block& block, const Tile& tile, const Rows& a,
+                                      const Rows& next, bool fetches, int words, bool first) {
     TC* const c = block.c.at(NNK_HERE, block.first_m + tile.i, block.first_n + tile.j);
     NNK_UNROLL
     for (int r = 0; r < MicroM; ++r) {
@@ -294,7 +300,7 @@ struct MatmulPacked {
         prefetch(byte_offset(c, r * block.c.stride[0] + byte));
     }
     Vec<S, N> sum[MicroM];
-    sum_products<MicroM, N>(block, tile.j, a, next, fetches, depth, sum);
+    sum_products<MicroM, N>(block, tile.j, a, next, fetches, words, sum);
     NNK_UNROLL
     for (int r = 0; r < MicroM; ++r) {
       TC* const row = byte_offset(c, r * block.c.stride[0]);
@@ -315,26 +321,12 @@ struct MatmulPacked {
         else sum = block.waiting.template load_vec<N>(waits_at) + sum;
       }
       if (last)
-        store_row(block, row, column, tile.columns,
+        store_row(block.c, row, column, tile.columns,
                   convert<TC>(block.epilogue(sum, row, column, tile.columns)));
-      else if constexpr (InPlace) store_row(block, row, column, tile.columns, sum);
+      else if constexpr (InPlace) store_row(block.c, row, column, tile.columns, sum);
       else block.waiting.store_vec(waits_at, sum);
     }
   }
-  static NNK_FN void store_row(const Block& block, Index row, Index column, int columns,
-                               const Vec<TC, N>& y) {
-    const auto& c = block.c;
-    TC* const to = c.at(NNK_HERE, row, column);
-    if (c.stride[1] == Index(sizeof(TC))) {
-      const Line<TC, Index, unit_step> line{to, Index(columns), c.stride[1]};
-      if (columns == N) line.store(Index(0), y);
-      else line.store_partial(Index(0), y, columns);
-    } else {
-      const Line<TC, Index> line{to, Index(columns), c.stride[1]};
-      line.store_partial(Index(0), y, columns);
-    }
-  }
-
   static NNK_FN Vec<S, N> load_row(const Block& block, Index row, Index column, int columns) {
     const auto& c = block.c;
     const TC* from = c.at(NNK_HERE, row, column);

@@ -7,6 +7,8 @@
 
 #define NNK_INLINE __attribute__((always_inline))  // of a lambda
 #define NNK_FN inline NNK_INLINE
+// A function with the registers to itself.
+#define NNK_APART __attribute__((noinline))
 #if defined(__clang__)
 #define NNK_UNROLL _Pragma("clang loop unroll(full)")
 #define NNK_NO_UNROLL _Pragma("clang loop unroll(disable) vectorize(disable)")
@@ -20,6 +22,8 @@
 
 #include "platform/simd_convert.cuh"
 #include "platform/math_simd.cuh"
+#include "platform/simd_dot.cuh"
+#include "platform/tile_registers.cuh"
 #include "platform/vec_simd_memory.cuh"
 
 namespace nnk {

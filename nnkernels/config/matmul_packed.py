@@ -26,8 +26,11 @@ class PackedConfig:
         Rows and columns of C that one block makes.
     rows_at_once : int
         Rows of A that it packs at once.
+    micro : str
+        How terms are packed and multiplied: ``"fused"``, or as words of several terms: a key of
+        ``MICRO_TERMS``.
     tile_k : int
-        Terms of a sum that are packed at once.
+        Words of a sum that are packed at once.
     micro_m, vector : int
         Rows and columns whose sums stay in registers.
     read_a : bool
@@ -42,6 +45,7 @@ class PackedConfig:
     tile_m: int
     tile_n: int
     rows_at_once: int
+    micro: str
     tile_k: int
     micro_m: int
     vector: int
@@ -56,8 +60,9 @@ class PackedConfig:
 
     def shared_elements(self, k: int) -> int:
         """Accumulator-type elements of scratch memory of a thread, for sums of `k` terms."""
-        packed = self._elements_a + self.tile_n * self.tile_k + self.micro_m * self.vector
-        waits = not self.in_place and k > self.tile_k
+        words = self.tile_k + (1 if self.micro == INT8_QUADS else 0)
+        packed = self._elements_a + self.tile_n * words + self.micro_m * self.vector
+        waits = not self.in_place and k > self.tile_k * MICRO_TERMS[self.micro]
         return packed + (self.tile_m * self.tile_n if waits else 0)
 
     def for_workspace(self, n: int, itemsize: int, index: str) -> PackedConfig:
@@ -75,6 +80,10 @@ class PackedConfig:
         return self.rows_at_once // self.micro_m * panel
 
 
+# Terms of a word, by the way to multiply: see cuda_src/nnk/matmul_words.cuh.
+FUSED, BFLOAT16_PAIRS, INT8_QUADS = "fused", "bfloat16_pairs", "int8_quads"
+INT16_PAIRS, INT16_PAIRS_VNNI = "int16_pairs", "int16_pairs_vnni"
+MICRO_TERMS = {FUSED: 1, BFLOAT16_PAIRS: 2, INT16_PAIRS: 2, INT16_PAIRS_VNNI: 2, INT8_QUADS: 4}
 # Elements between packed rows of A, which would otherwise share few sets of a level-1 cache:
 # `row_pad` of matmul_packed.cuh.
 ROW_PAD = 16
@@ -104,10 +113,12 @@ def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
     unit_a = problem.strides_a[fast_a] == problem.itemsizes[0]
     tiles_m, tiles_n = blocks(problem, device, vector, micro_m)
     tile_m = round_up(-(-problem.m // tiles_m), micro_m)
+    micro = _way_to_multiply(problem, device)
     return PackedConfig(
         tile_m=tile_m,
         tile_n=round_up(-(-problem.n // tiles_n), vector),
         rows_at_once=min(tile_m, _ROWS_AT_ONCE[fast_a] // micro_m * micro_m),
+        micro=micro,
         tile_k=_TERMS[problem.compute_itemsize],
         micro_m=micro_m,
         vector=vector,
@@ -115,10 +126,34 @@ def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
         fast_b=fast_b,
         unit_a=unit_a,
         unit_b=problem.strides_b[fast_b] == problem.itemsizes[1],
-        read_a=problem.same_a and unit_a and fast_a == COLUMNS_FAST,
+        read_a=_has_words(problem, micro) and unit_a and fast_a == COLUMNS_FAST,
         in_place=problem.in_place,
         index=index_kind(problem.reach),
     )
+
+
+def _way_to_multiply(problem: MatmulProblem, device: Device) -> str:
+    """A key of ``MICRO_TERMS``."""
+    features = device.features
+    has_vnni = bool(features & ({"avx512_vnni"} if device.vector_bytes == 64 else _VNNI))
+    if problem.dot == "bfloat16" and "avx512_bf16" in features and device.vector_bytes == 64:
+        return BFLOAT16_PAIRS
+    if problem.dot == "int8" and has_vnni:
+        return INT8_QUADS
+    if problem.dot in ("int8", "int16") and "sse2" in features:
+        return INT16_PAIRS_VNNI if has_vnni else INT16_PAIRS
+    return FUSED
+
+
+_VNNI = {"avx_vnni", "avx512_vnni"}
+
+
+def _has_words(problem: MatmulProblem, micro: str) -> bool:
+    """Whether A, where its terms are adjacent, has the words that are multiplied."""
+    if micro == FUSED:
+        return problem.same_a
+    terms = MICRO_TERMS[micro]
+    return problem.k % terms == 0 and problem.itemsizes[0] == 4 // terms and micro != INT8_QUADS
 
 
 def micro_tile(n: int, itemsize: int, device: Device) -> tuple[int, int]:

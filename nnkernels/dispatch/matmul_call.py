@@ -79,6 +79,20 @@ class Types:
         return whole or element.storage == accumulator
 
     @property
+    def dot(self) -> str:
+        """For which elements an instruction would do that adds several products: or ""."""
+        names, accumulator = {self.a.name, self.b.name}, self.accumulator[1]
+        if names == {"bfloat16"}:
+            return "bfloat16" if accumulator == "float32" else ""
+        # Sums modulo 2^32; those of uint16 need more bits than a sum of signed products has,
+        # unless they are cut to 16.
+        if accumulator != "uint32" or max(self.a.itemsize, self.b.itemsize) > 2:
+            return ""
+        if max(self.a.itemsize, self.b.itemsize) == 1:
+            return "int8"
+        return "int16" if "uint16" not in names or self.c.itemsize <= 2 else ""
+
+    @property
     def activated(self) -> tuple[str, str]:
         """The type in which a result is activated: in C++, and by name."""
         return (self.c.storage, self.c.name) if self.c.kind in "iu" else self.accumulator[:2]
@@ -159,6 +173,8 @@ class Call:
         Of the addresses of A, B and C.
     in_place : bool
         Whether C is what is added.
+    precision : {None, "tf32"}
+        What operands may be rounded to.
     """
 
     product: Product
@@ -167,6 +183,7 @@ class Call:
     epilogue: Epilogue
     alignments: tuple[int, int, int]
     in_place: bool
+    precision: str | None = None
 
     def batch(self) -> tuple[Shape, list[Strides]]:
         """Shape of the stack, and strides of A, B, C and what is added; merged."""
