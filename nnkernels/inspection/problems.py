@@ -193,11 +193,13 @@ def _matmul(op: Op) -> Iterator[Problem]:
 
 
 def _gemv(op: Op) -> Iterator[Problem]:
-    for rows, terms in ((512, 1024), (8192, 1024), (512, 16384)):
+    for rows, terms in ((512, 1024), (65536, 256), (512, 16384), (8, 2**20)):
         shapes = resized(op.examples[0], {64: rows, 50: terms})
         yield Problem(f"{rows} sums of {terms}, dense", True, shapes, {}, contiguous)
     shapes = resized(op.examples[0], {64: 512, 50: 1024})
     yield Problem("transposed", True, shapes, {}, transposed)
+    many = resized(op.examples[0], {64: 2**17, 50: 64})
+    yield Problem("many sums, transposed", True, many, {}, transposed)
     yield Problem("misaligned", False, shapes, {}, misaligned)
     yield Problem("strided", False, shapes, {}, strided)
     yield Problem("64-bit offsets", True, shapes, {}, far_apart)
