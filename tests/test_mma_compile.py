@@ -105,7 +105,9 @@ struct Kernel {
 };
 NNK_ENTRY(kernel, 32, Kernel)
 """
-    found = Counter(nvidia._disassembled(nvrtc.compile_cubin(text, arch).code)["kernel"].instructions)
+    found = Counter(
+        nvidia._disassembled(nvrtc.compile_cubin(text, arch).code)["kernel"].instructions
+    )
     assert {"LDSM.16.M88", "LDSM.16.MT88", "LDSM.16.M88.2", "LDSM.16.MT88.2"} <= set(found)
     assert {"LDGSTS.E.BYPASS.128", "LDGSTS.E.64", "LDGSTS.E"} <= set(found)
     # The zeros are an operand of the copy: no branch but the one behind the end, and no store

@@ -163,7 +163,9 @@ def _gpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
         team = _GPU_THREADS if whole_block else device.warp
         teams = _GPU_THREADS // team
         # x is read once for several sums, if there are enough for four blocks of a processor.
-        depth = 1 if whole_block or sums < 4 * device.processors * teams * _GPU_DEPTH else _GPU_DEPTH
+        depth = (
+            1 if whole_block or sums < 4 * device.processors * teams * _GPU_DEPTH else _GPU_DEPTH
+        )
         columns = teams * depth
     else:
         team, depth = device.warp, _GPU_DEPTH
