@@ -56,6 +56,11 @@ struct MatmulSimt {
   using LayoutA = TileLayout<S, TileK, TileM, VectorA, FastA == columns_fast, team>;
   using LayoutB = TileLayout<S, TileK, TileN, VectorB, FastB == rows_fast, team>;
   static constexpr int buffer = LayoutA::elements + LayoutB::elements;
+  // Several teams of a warp read vectors that begin in banks of their own: the buffers of a team
+  // are as many words apart as it has threads, counted around the 32 banks.
+  static constexpr int words = sizeof(S) / 4;
+  static constexpr int apart = (team / 4 * 4 + 32 - 2 * buffer * words % 32) % 32 / words;
+  static constexpr int of_team = 2 * buffer + (Teams > 1 && team < 32 ? apart : 0);
 
   // Sums that lie side by side: 16 bytes of them, if the micro-tile has so many.
   static constexpr int side(int micro) {
@@ -85,7 +90,7 @@ struct MatmulSimt {
   struct Sums { V of[MicroM][groups_n]; };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const auto memory = group.template dynamic_shared<S>(0, Teams * 2 * buffer);
+    const auto memory = group.template dynamic_shared<S>(0, Teams * of_team);
     const int own_team = Teams > 1 ? group.rank() / team : 0;
     const int rank = Teams > 1 ? group.rank() % team : group.rank();
     const int stack = args.tiles.divide(int32(group.block()));
@@ -112,7 +117,7 @@ struct MatmulSimt {
       for (int j = 0; j < groups_n; ++j) sums.of[i][j] = V::splat(S());
     }
     const int at_m = Grid::m(rank) * side_m, at_n = LayoutA::elements + Grid::n(rank) * side_n;
-    const int buffers = own_team * 2 * buffer;
+    const int buffers = own_team * of_team;
     // Teams of different splits have the same number of slices, some of them of zeros.
     Index left = Teams > 1 ? args.terms : terms;
     if (left > 0) {

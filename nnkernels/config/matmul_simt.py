@@ -12,6 +12,7 @@ from nnkernels.config.matmul_problem import (
     MatmulProblem,
     fast_axes,
     index_kind,
+    round_up,
 )
 from nnkernels.dispatch.axes import largest_power_of_two
 
@@ -61,7 +62,9 @@ class SimtConfig:
         """Accumulator-type elements of shared memory of a block, for sums of `k` terms."""
         a = self.tile_k * (self.tile_m + (4 if self.fast_a == COLUMNS_FAST else 0))
         b = self.tile_k * (self.tile_n + (4 if self.fast_b == ROWS_FAST else 0))
-        return self.teams * 2 * (-(-a // 4) * 4 + -(-b // 4) * 4)
+        # Teams of a warp begin in other banks: see there.
+        own = 2 * (round_up(a, 4) + round_up(b, 4))
+        return self.teams * (own + (32 if self.teams > 1 else 0))
 
     def for_workspace(self, n: int, itemsize: int, index: str) -> SimtConfig:
         """The same tiles for the first launch of a split product, whose C is dense."""
