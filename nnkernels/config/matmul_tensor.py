@@ -249,7 +249,7 @@ def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
 
 
 def _for_operands(problem: MatmulProblem, atom: Atom, tile: Tile) -> Tile:
-    """The tile, or one with as many terms that fits operands that come through registers."""
+    """The tile, or one that suits operands that come through registers; of as many terms."""
     copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way in _ways(problem, atom)]
     if not atom.asynchronous or all(copied):
         return tile
