@@ -92,3 +92,30 @@ def test_order_of_cdna():
 def test_no_such_width():
     with pytest.raises(ValueError, match="not 12"):
         phases("sm_80", 12)
+
+
+# ---- how the atoms of matrix products read their tiles ------------------------------------
+
+
+@pytest.mark.parametrize(("arch", "rows"), [("gfx90a", 32), ("gfx1100", 16)])
+def test_chunks_of_amd(arch, rows):
+    """Each lane reads a chunk of a row of 128 bytes: plain, and XORed with the row.
+
+    The halves of a wave read two chunks on CDNA, and the same one on RDNA.
+    """
+    lanes = range(64 if arch == "gfx90a" else 32)
+    chunk = [lane // rows if arch == "gfx90a" else 3 for lane in lanes]
+    plain = [8 * (lane % rows * 8 + chunk[lane]) for lane in lanes]
+    mixed = [8 * (lane % rows * 8 + (chunk[lane] ^ lane % 8)) for lane in lanes]
+    assert extra_phases(plain, 2, 16, arch) == 7 * len(lanes) // 8
+    assert extra_phases(mixed, 2, 16, arch) == 0
+
+
+@pytest.mark.parametrize(("factor", "extra"), [(0, 3), (1, 1), (2, 0)])
+def test_transposed_floats(factor, extra):
+    """8 rows of 4 terms, terms 128 bytes apart; chunks XORed with a multiple of the term."""
+    elements = [
+        lane % 4 * 32 + (lane // 4 // 4 ^ factor * (lane % 4)) * 4 + lane // 4 % 4
+        for lane in range(32)
+    ]
+    assert extra_phases(elements, 4, 4) == extra

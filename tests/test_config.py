@@ -301,26 +301,27 @@ PACKED = MatmulProblem(500, 500, 500, (2000, 4), (2000, 4), (4, 4, 4), 4, False,
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        # Two threads: two blocks, cut across the longer side.
-        ({}, {"tile_m": 504, "tile_n": 256, "rows_at_once": 112}),
-        ({"m": 400, "n": 200}, {"tile_m": 210, "tile_n": 224}),
-        ({"m": 100, "n": 250}, {"tile_m": 112, "tile_n": 128}),
-        ({"m": 3000}, {"tile_m": 1008, "tile_n": 256}),
-        ({"batches": 7, "n": 200}, {"tile_m": 504, "tile_n": 224}),
-        (
-            {"m": 60, "n": 50, "k": 50},
-            {"micro_m": 14, "tile_m": 70, "tile_n": 64, "rows_at_once": 70},
-        ),
-        ({"m": 16, "n": 4096}, {"micro_m": 8, "tile_m": 16, "tile_n": 512}),
-        ({"m": 14, "n": 31}, {"micro_m": 8, "tile_m": 16, "tile_n": 32}),
-        ({"m": 33, "n": 31}, {"micro_m": 14, "tile_m": 42}),
-        ({"m": 32, "n": 32, "k": 32}, {"micro_m": 8, "tile_m": 32}),
+        # Two threads: blocks for both, cut across the longer side.
+        ({}, {"tile_m": 504, "tile_n": 256, "rows_at_once": 48, "read_a": False}),
+        ({"same_a": True}, {"tile_m": 504, "tile_n": 256, "read_a": True}),
+        ({"same_a": True, "strides_a": (4, 2000)}, {"rows_at_once": 96, "read_a": False}),
+        ({"same_a": True, "strides_a": (4000, 8)}, {"rows_at_once": 48, "read_a": False}),
+        ({"m": 400, "n": 200}, {"tile_m": 204, "tile_n": 256}),
+        ({"m": 100, "n": 250}, {"tile_m": 102, "tile_n": 128}),
+        ({"m": 3000}, {"tile_m": 3000, "tile_n": 256}),
+        # Three blocks would not be shared evenly; many are evenly enough.
+        ({"n": 600}, {"tile_m": 252, "tile_n": 256}),
+        ({"m": 60, "n": 2200}, {"tile_m": 60, "tile_n": 256}),
+        ({"batches": 7, "n": 200}, {"tile_m": 252, "tile_n": 256}),
+        ({"m": 60, "n": 50, "k": 170}, {"micro_m": 6, "tile_m": 60, "tile_n": 64}),
+        ({"m": 16, "n": 4096}, {"micro_m": 6, "tile_m": 18, "tile_n": 256}),
+        ({"m": 14, "n": 31}, {"micro_m": 12, "tile_m": 24, "tile_n": 32}),
         ({"m": 3000, "in_place": False}, {"tile_m": 252, "tile_n": 256, "in_place": False}),
-        ({"compute_itemsize": 8}, {"vector": 16, "tile_k": 384}),
-        ({"m": 1, "n": 1, "k": 10**6}, {"tile_m": 8, "tile_n": 16, "vector": 16}),
-        ({"n": 16}, {"tile_n": 16, "vector": 16}),
-        ({"n": 17}, {"tile_n": 32, "vector": 32}),
-        ({"compute_itemsize": 8, "is_complex": True}, {"vector": 2, "micro_m": 4}),
+        ({"compute_itemsize": 8}, {"vector": 32, "tile_k": 256}),
+        ({"m": 12, "n": 40, "k": 10**6}, {"tile_m": 6, "tile_n": 64}),
+        ({"n": 16}, {"tile_n": 16, "vector": 16, "micro_m": 14}),
+        ({"n": 17}, {"tile_n": 32, "vector": 32, "micro_m": 12}),
+        ({"n": 33}, {"tile_n": 64, "vector": 64, "micro_m": 6}),
     ],
     ids=str,
 )
@@ -333,6 +334,8 @@ def test_packed_product(changes, expected):
     assert c.tile_k % c.vector == 0
     waits = c.tile_m * c.tile_n if not c.in_place else 0
     assert c.shared_elements(c.tile_k + 1) - c.shared_elements(c.tile_k) == waits
+    # A few hundred KiB for each thread.
+    assert c.shared_elements(c.tile_k) * 4 <= 768 * 1024
 
 
 ALONG = gemv.GemvProblem(1000, 1000, 4, (4, 4000), (4, 4, 4), 4, False, (16, 16), "i")
@@ -342,17 +345,17 @@ ACROSS = replace(ALONG, strides_b=(4000, 4))
 @pytest.mark.parametrize(
     ("problem", "expected"),
     [
-        (ALONG, {"along": True, "columns": 128, "vector": 32, "depth": 4, "unit_b": True}),
-        (replace(ALONG, n=1, strides_b=(4, 0)), {"along": True, "columns": 4}),
+        (ALONG, {"along": True, "columns": 128, "vector": 32, "depth": 8, "unit_b": True}),
+        (replace(ALONG, n=1, strides_b=(4, 0)), {"along": True, "columns": 8}),
         (replace(ALONG, n=1, strides_b=(8, 4)), {"along": True, "unit_b": False}),
         (replace(ALONG, stride_x=8), {"unit_x": False, "unit_b": True}),
         (replace(ALONG, stride_x=-4), {"unit_x": False}),
         (replace(ALONG, batches=50), {"columns": 128}),
-        (ACROSS, {"along": False, "columns": 256, "vector": 32, "depth": 8, "unit_b": True}),
-        (replace(ACROSS, n=100_000), {"columns": 4096, "shared_elements": 4096}),
+        (ACROSS, {"along": False, "columns": 512, "vector": 32, "depth": 8, "unit_b": True}),
+        (replace(ACROSS, n=100_000), {"columns": 2048, "shared_elements": 2048}),
         (replace(ACROSS, n=40), {"columns": 256, "shared_elements": 256}),
         (replace(ACROSS, strides_b=(4000, 8)), {"along": False, "unit_b": False}),
-        (replace(ACROSS, compute_itemsize=16, is_complex=True), {"vector": 2}),
+        (replace(ACROSS, compute_itemsize=16, is_complex=True), {"vector": 2, "depth": 4}),
         (replace(ACROSS, index="q"), {"index": "q", "held": False, "threads": 1}),
     ],
     ids=str,
@@ -399,12 +402,14 @@ def test_vector_product_on_a_gpu(problem, expected):
     assert wave.team in ((64, 256) if wave.along else (16, 64))
 
 
-@pytest.mark.parametrize(("vector_bytes", "micro_m"), [(16, 6), (32, 6), (64, 14)])
+@pytest.mark.parametrize(("vector_bytes", "micro_m"), [(16, 6), (32, 6), (64, 6)])
 def test_packed_product_fits_the_registers(vector_bytes, micro_m):
     device = replace(CPU, vector_bytes=vector_bytes)
     c = matmul.configure(replace(PACKED, m=420), device)
-    assert (c.micro_m, c.vector) == (micro_m, vector_bytes // 2)
-    assert 2 * c.micro_m + 3 <= (32 if vector_bytes == 64 else 16)
+    registers = c.vector * 4 // vector_bytes
+    assert (c.micro_m, registers) == (micro_m, 4 if vector_bytes == 64 else 2)
+    # The sums, a row of B and an element of A.
+    assert registers * (c.micro_m + 1) + 1 <= (32 if vector_bytes == 64 else 16)
 
 
 # ---- every regime runs --------------------------------------------------------------------------

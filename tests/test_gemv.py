@@ -10,7 +10,7 @@ import pytest
 from comparing import assert_close, assert_same_bits, wide
 from hypothesis import given
 from hypothesis import strategies as st
-from layouts import place
+from layouts import lay_out, place
 from strategies import examples, layouts, make_numbers, numbers
 
 import nnkernels as nnk
@@ -120,7 +120,7 @@ def test_the_memory_order_of_the_matrix_decides(backend, kernels):
 
 
 def test_vectors_that_share_a_matrix_are_a_product_of_matrices(kernels):
-    matrix, vectors = np.ones((70, 80), "f4"), np.ones((5, 80), "f4")
+    matrix, vectors = np.ones((170, 80), "f4"), np.ones((5, 80), "f4")
     nnk.dispatch.machines.cpu_machine().plans.clear()
     assert np.all(nnk.gemv(matrix, vectors) == 80)
     assert kernels == ["MatmulPacked"]
@@ -229,6 +229,18 @@ def test_nothing_is_copied():
         finally:
             tracemalloc.stop()
         assert peak < 10_000
+
+
+def test_complex_numbers_at_odd_addresses():
+    # Where an aligned load of 16 bytes would be a fault.
+    generator = np.random.default_rng(64)
+    for shift in (1, 8):
+        x = place(
+            make_numbers(generator, (40,), "complex128"), lay_out((40,), 16, (0,), (1,), shift)
+        )
+        a = make_numbers(generator, (40, 30), "complex128")
+        for matrix in (a, np.asfortranarray(a)):
+            assert_right(nnk.matmul(x.view, matrix), x.view, matrix)
 
 
 # ---- GPUs: blocks in flight ------------------------------------------------------------------

@@ -20,6 +20,8 @@ from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST, MatmulProbl
 from nnkernels.config.matmul_simt import TILES, Tile
 from nnkernels.dispatch.dtypes import numpy_dtype
 
+pytestmark = pytest.mark.usefixtures("ordinary_products")
+
 GPUS = list(PROFILES.values())
 GEMM = registry.find("gemm")
 

@@ -181,7 +181,8 @@ def test_planted_bug_is_reported_at_its_line(bugs, symbol, at, words):
 
 
 def test_places_are_the_same_with_another_compiler(build):
-    other = shutil.which("clang++") or shutil.which("clang++-14")
+    names = ("clang++", *(f"clang++-{version}" for version in range(25, 13, -1)))
+    other = next(filter(None, map(shutil.which, names)), None)
     if other is None:
         pytest.skip("no clang++")
     library = build("sim_bugs.cc", "-DNNK_SIM_WARP=32", compiler=other)

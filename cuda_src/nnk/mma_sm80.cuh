@@ -7,9 +7,9 @@ namespace nnk {
 
 // ---- the instruction ----------------------------------------------------------------------------
 
-// The fragments of mma.sync m16n8k(32 / size of T): PTX ISA 8.5, section 9.7.13.4, "Matrix
-// Fragments for mma.m16n8k16" and its neighbours for the other types, which are all this one
-// in units of 4-byte registers. Elements count through the registers of a lane.
+// The fragments of mma.sync m16n8k(32 / size of T): PTX ISA, "Matrix Fragments for mma.m16n8k16
+// with floating point type" and its neighbours for the other types, which are all this one in units
+// of 4-byte registers. Elements count through the registers of a lane.
 template <class T> struct MmaSync {
   using Element = T;
   using Sum = conditional<sizeof(T) == 1, int32, float>;
@@ -54,7 +54,7 @@ template <class T> struct MmaSm80 {
   static constexpr int chunks = 2;
   static constexpr int sums = 8;
   static constexpr int together = 2;
-  static constexpr bool transposes = sizeof(T) == 2;
+  static constexpr bool transposes = sizeof(T) >= 2;
 
   struct A { Registers<4> registers; };
   struct B { Registers<2> half[2]; };  // columns 0 to 7 and 8 to 15
@@ -82,14 +82,27 @@ template <class T> struct MmaSm80 {
   template <class Tile>
   static NNK_FN A load_a_transposed(const Shared<Element>& memory, const Tile& tile, int row,
                                     int term, int lane, Site site = NNK_HERE) {
-    const int i = tile(term + lane / 16 * 8 + lane % 8, row / chunk + lane / 8 % 2);
-    return {load_matrices<4, true>(memory, i, site)};
+    if constexpr (sizeof(T) == 2) {
+      const int i = tile(term + lane / 16 * 8 + lane % 8, row / chunk + lane / 8 % 2);
+      return {load_matrices<4, true>(memory, i, site)};
+    } else {
+      return {load_elements(
+          memory, tile, row, term, [=](int e) { return Instruction::a_row(lane, e); },
+          [=](int e) { return Instruction::a_term(lane, e); }, site)};
+    }
   }
   template <class Tile>
   static NNK_FN B load_b_transposed(const Shared<Element>& memory, const Tile& tile, int column,
                                     int term, int lane, Site site = NNK_HERE) {
-    const int i = tile(term + lane % 16, column / chunk + lane / 16);
-    return halves(load_matrices<4, true>(memory, i, site));
+    if constexpr (sizeof(T) == 2) {
+      const int i = tile(term + lane % 16, column / chunk + lane / 16);
+      return halves(load_matrices<4, true>(memory, i, site));
+    } else {
+      return halves(load_elements(
+          memory, tile, column, term,
+          [=](int e) { return e / 2 * 8 + Instruction::b_column(lane, e % 2); },
+          [=](int e) { return Instruction::b_term(lane, e % 2); }, site));
+    }
   }
 
   static NNK_FN void multiply(const A& a, const B& b, C& c, Site site = NNK_HERE) {
@@ -101,6 +114,21 @@ template <class T> struct MmaSm80 {
  private:
   static NNK_FN B halves(const Registers<4>& r) {
     return {{{{r.word[0], r.word[1]}}, {{r.word[2], r.word[3]}}}};
+  }
+  // ldmatrix transposes elements of 2 bytes alone; floats are read one by one, 8 rows of 4 terms at
+  // once. There is no bank conflict if chunks of neighbouring terms are XORed with multiples of 2.
+  template <class Tile, class Row, class Term>
+  static NNK_FN Registers<4> load_elements(const Shared<Element>& memory, const Tile& tile, int row,
+                                           int term, const Row& row_at, const Term& term_at,
+                                           Site site) {
+    Registers<4> r;
+    NNK_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const int i = row + row_at(e);
+      const Element x = memory.load(tile(term + term_at(e), i / chunk) + i % chunk, site);
+      r.word[e] = bit_cast<uint32>(x);
+    }
+    return rounded(r);
   }
   static NNK_FN Registers<4> rounded(Registers<4> r) {
     if constexpr (is_same<T, Tf32>) {

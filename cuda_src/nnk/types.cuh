@@ -10,6 +10,11 @@
 #define NNK_MEMCPY __builtin_memcpy
 #endif
 
+// A function that is not inlined, where a platform says how: see matmul_packed.cuh.
+#ifndef NNK_APART
+#define NNK_APART NNK_FN
+#endif
+
 namespace nnk {
 
 using int8 = signed char;

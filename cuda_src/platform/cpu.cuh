@@ -7,6 +7,8 @@
 
 #define NNK_INLINE __attribute__((always_inline))  // of a lambda
 #define NNK_FN inline NNK_INLINE
+// A function with the registers to itself.
+#define NNK_APART __attribute__((noinline))
 #if defined(__clang__)
 #define NNK_UNROLL _Pragma("clang loop unroll(full)")
 #define NNK_NO_UNROLL _Pragma("clang loop unroll(disable) vectorize(disable)")
@@ -20,6 +22,8 @@
 
 #include "platform/simd_convert.cuh"
 #include "platform/math_simd.cuh"
+#include "platform/simd_dot.cuh"
+#include "platform/tile_registers.cuh"
 #include "platform/vec_simd_memory.cuh"
 
 namespace nnk {
@@ -88,6 +92,12 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Si
 }
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
+
+// ---- caches: brings the line of any address to level 1 or 2 --------------------------------
+constexpr int cache_line = 64;
+template <int Level = 2> NNK_FN void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, Level == 1 ? 3 : 2);
+}
 
 // ---- atomics: for opt-in paths only; the order of additions is not fixed -------------------
 template <class T> NNK_FN T atomic_add(T* p, T x) {

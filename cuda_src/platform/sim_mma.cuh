@@ -47,10 +47,11 @@ inline double matrix_value(double x) { return x; }
 inline int32 matrix_value(int8 x) { return x; }
 inline int32 matrix_value(uint8 x) { return x; }
 
-inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-inline double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
-inline int32 multiply_add(int32 a, int32 b, int32 c) {  // wraps
-  return int32(uint32(a) * uint32(b) + uint32(c));
+template <class T, class V> inline V multiply_add(V a, V b, V c) {
+  if constexpr (is_same<T, float>) return __builtin_fmaf(a, b, c);
+  else if constexpr (is_same<T, double>) return __builtin_fma(a, b, c);
+  else if constexpr (sizeof(T) == 1) return int32(uint32(a) * uint32(b) + uint32(c));  // wraps
+  else return c + a * b;  // the product is exact
 }
 
 inline float flush_subnormal(float x, float smallest) {
@@ -108,7 +109,7 @@ template <class I> inline void multiply_together(Simulation& s, Fiber* lanes) {
       const auto* row = a.value + I::c_row(lane, i) * I::k;
       const auto* column = b.value + I::c_column(lane, i) * I::k;
       // The manuals leave the order of the additions open; this is one that they allow.
-      for (int k = 0; k < I::k; ++k) c[i] = multiply_add(row[k], column[k], c[i]);
+      for (int k = 0; k < I::k; ++k) c[i] = multiply_add<T>(row[k], column[k], c[i]);
       if constexpr (I::flushes_subnormals) c[i] = flush_subnormal(c[i], 1.17549435e-38f);
     }
   }
@@ -135,6 +136,16 @@ NNK_FN Registers<Count> load_matrices(const Shared<T>& memory, int i, Site site 
                        int(sizeof(result)), warp_width, sim::distribute_rows<Count, Transposed>},
                       site);
   return result;
+}
+
+// 16 bytes of shared memory in registers.
+template <class T>
+NNK_FN Registers<4> load_chunk(const Shared<T>& memory, int i, Site site = NNK_HERE) {
+  Registers<4> r;
+  __builtin_memcpy(
+      &r, sim::touch_array(memory.array, i, 16 / int(sizeof(T)), 16, sim::Touch::read, site),
+      sizeof(r));
+  return r;
 }
 
 // One matrix instruction: C += A B, where I says which element of which lane is what.

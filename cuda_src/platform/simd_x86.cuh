@@ -144,6 +144,13 @@ template <class R, class H> NNK_FN R widen_uint16(H x) {
   asm("vpmovzxwd %1, %0" : "=v"(r) : "v"(x));
   return r;
 }
+// Lanes of 8 or 16 bits T with zeros above them.
+template <class R, class T, class H> NNK_FN R zero_extend(H x) {
+  R r;
+  if constexpr (sizeof(T) == 1) asm("vpmovzxbd %1, %0" : "=v"(r) : "v"(x));
+  else asm("vpmovzxwd %1, %0" : "=v"(r) : "v"(x));
+  return r;
+}
 #endif
 
 #if defined(__F16C__)

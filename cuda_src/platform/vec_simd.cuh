@@ -182,6 +182,7 @@ NNK_FN Vec<T, N> fma(const Vec<T, N>& a, const Vec<T, N>& b, const Vec<T, N>& c)
   }
 NNK_VEC_BITWISE(&)
 NNK_VEC_BITWISE(|)
+NNK_VEC_BITWISE(^)
 #undef NNK_VEC_BITWISE
 template <class T, int N> NNK_FN Vec<T, N> operator<<(const Vec<T, N>& a, int bits) {
   return map_registers<Vec<T, N>>([bits](auto x) NNK_INLINE { return x << bits; }, a);

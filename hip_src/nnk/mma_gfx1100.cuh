@@ -7,10 +7,10 @@ namespace nnk {
 
 // ---- the instruction ----------------------------------------------------------------------------
 
-// The fragments of v_wmma 16 x 16 x 16: "RDNA3 Instruction Set Architecture", section 7.9, and
-// AMD's matrix instruction calculator (github.com/ROCm/amd_matrix_instruction_calculator). Lane l
-// holds all terms of row l % 16 of A and of that column of B; so both halves of the wave hold the
-// same, as the instruction needs.
+// The fragments of v_wmma 16 x 16 x 16: "RDNA3 Instruction Set Architecture", section "Wave
+// Matrix Multiply Accumulate", and AMD's matrix instruction calculator
+// (github.com/ROCm/amd_matrix_instruction_calculator). Lane l holds all terms of row l % 16 of A
+// and of that column of B; so both halves of the wave hold the same, as the instruction needs.
 template <class T> struct Wmma {
   using Element = T;
   using Sum = conditional<is_same<T, int8>, int32, float>;
@@ -87,8 +87,8 @@ template <class T> struct MmaGfx1100 {
     Registers<4 * chunks> registers;
     NNK_UNROLL
     for (int j = 0; j < chunks; ++j) {
-      const auto v = memory.template load_vec<chunk>(tile(row + lane % 16, first_chunk + j), site);
-      NNK_MEMCPY(registers.word + 4 * j, &v, 16);
+      const Registers<4> r = load_chunk(memory, tile(row + lane % 16, first_chunk + j), site);
+      NNK_MEMCPY(registers.word + 4 * j, &r, sizeof(r));
     }
     return registers;
   }

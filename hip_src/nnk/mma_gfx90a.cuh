@@ -8,9 +8,9 @@ namespace nnk {
 // ---- the instruction ----------------------------------------------------------------------------
 
 // The fragments of v_mfma with one block, 32 x 32 sums or 16 x 16 of double: "AMD Instinct MI200
-// Instruction Set Architecture", chapter 7, and AMD's matrix instruction calculator
-// (github.com/ROCm/amd_matrix_instruction_calculator). A lane holds `Terms` consecutive terms of
-// one row of A and of one column of B.
+// Instruction Set Architecture", chapter "Matrix Arithmetic Instructions", and AMD's matrix
+// instruction calculator (github.com/ROCm/amd_matrix_instruction_calculator). A lane holds `Terms`
+// consecutive terms of one row of A and of one column of B.
 template <class T, int Terms, bool Flushes> struct Mfma {
   using Element = T;
   using Sum = conditional<is_same<T, int8>, int32, conditional<is_same<T, double>, double, float>>;
@@ -108,8 +108,7 @@ template <class I> struct MfmaAtom {
   template <class Tile>
   static NNK_FN Registers<4> load(const Shared<Element>& memory, const Tile& tile, int row,
                                   int first_chunk, int lane, Site site) {
-    const int i = tile(row + lane % m, first_chunk + lane / m);
-    return bit_cast<Registers<4>>(memory.template load_vec<chunk>(i, site));
+    return load_chunk(memory, tile(row + lane % m, first_chunk + lane / m), site);
   }
   // There is no transposing load: element by element, neighbouring lanes neighbouring elements.
   template <class Tile>
@@ -127,8 +126,7 @@ template <class I> struct MfmaAtom {
   }
   static NNK_FN Registers<I::a_registers> part(const Registers<4>& registers, int first) {
     Registers<I::a_registers> r;
-    NNK_UNROLL
-    for (int i = 0; i < I::a_registers; ++i) r.word[i] = registers.word[first + i];
+    NNK_MEMCPY(&r, registers.word + first, sizeof(r));
     return r;
   }
 };

@@ -17,6 +17,17 @@ template <class V, class T> NNK_FN V as_vector(const T* x) {
   return v;
 }
 
+// 16 bytes of shared memory in registers. Not by way of a Vec: Clang 19 takes one of 2-byte
+// elements apart and puts the words together again, with loads of 4 bytes and moves between them.
+template <class T> NNK_FN Registers<4> load_chunk(const Shared<T>& memory, int i, Site = NNK_HERE) {
+  typedef uint32 Words __attribute__((ext_vector_type(4), may_alias));
+  Words words = *reinterpret_cast<const Words*>(memory.data + i);
+  // Both halves of it are operands of the int8 instruction of gfx942; the compiler would load the
+  // second one again.
+  if constexpr (is_same<T, int8>) asm("" : "+v"(words));
+  return bit_cast<Registers<4>>(words);
+}
+
 #if defined(__GFX9__)
 
 // MFMA: C += A B, where I (nnk/mma_gfx90a.cuh) says which element of which lane is what.

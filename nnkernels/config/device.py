@@ -26,6 +26,9 @@ class Device:
         The widest single access: 16 on a GPU, the SIMD register on a CPU.
     cache_bytes : int
         Results of at least so many bytes are written past the caches (CPU only).
+    features : frozenset of str
+        Instructions for products that the processor has (CPU only): names of Linux'
+        ``/proc/cpuinfo``.
     """
 
     machine: str
@@ -35,6 +38,7 @@ class Device:
     shared_limit: int
     vector_bytes: int
     cache_bytes: int
+    features: frozenset[str] = frozenset()
 
     @property
     def is_gpu(self) -> bool:

@@ -97,14 +97,16 @@ class GemvConfig:
         return self.threads * self.vector if self.threads > self.team else 0
 
 
-# Columns of a block where their sums wait in a level-1 cache of a CPU: 16 KiB.
-_WAITING_BYTES = 16 * 1024
-# Columns at once where terms are neighbours: x is read once for them, and a processor follows so
-# many streams.
-_SUMS = 4
+# Columns of a block where their sums wait in a level-1 cache of a CPU, beside what is read: 8 KiB.
+_WAITING_BYTES = 8 * 1024
+# Columns at once where terms are neighbours: x is read once for them, and each is a stream of its
+# own. By the size of a SIMD register: there are 32 of 64 bytes, and 16 of others.
+_SUMS = {64: 8, 32: 4, 16: 4}
 # Rows of the matrix at once where columns are neighbours: for each of them, the sums are read and
 # written once.
 _TERMS = 8
+# The same for the threads of a GPU.
+_GPU_DEPTH = 4
 _GPU_THREADS = 256
 # A block shares a sum of at least so many terms if there are few of them, else a warp.
 _BLOCK_TERMS = 2048
@@ -122,11 +124,14 @@ def configure(problem: GemvProblem, device: Device) -> GemvConfig:
 def _cpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
     lanes = device.vector_bytes // problem.compute_itemsize
     vector = 2 if problem.is_complex else 2 * lanes
-    # Enough blocks for all threads, whose ends nobody waits for long.
-    share = -(-problem.n * problem.batches // (4 * device.processors * problem.batches))
-    if along:
-        columns = -(-max(share, 1) // _SUMS) * _SUMS
-    else:
+    depth = _SUMS[device.vector_bytes] if along else _TERMS
+    if problem.is_complex:  # no SIMD form, and so fewer
+        depth //= 2
+    if along:  # enough blocks for all threads, whose ends nobody waits for long
+        share = -(-problem.n // (4 * device.processors))
+        columns = -(-share // depth) * depth
+    else:  # a row of a block is a run in memory: long runs, a block for each thread
+        share = -(-problem.n // device.processors)
         most = _WAITING_BYTES // problem.compute_itemsize
         columns = min(most, -(-max(share, 8 * vector) // vector) * vector)
     return GemvConfig(
@@ -135,7 +140,7 @@ def _cpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
         vector=vector,
         threads=1,
         team=1,
-        depth=_SUMS if along else _TERMS,
+        depth=depth,
         held=False,
         unit_x=problem.stride_x == problem.itemsizes[0],
         unit_b=problem.strides_b[0 if along else 1] == problem.itemsizes[1],
@@ -158,10 +163,12 @@ def _gpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
         team = _GPU_THREADS if whole_block else device.warp
         teams = _GPU_THREADS // team
         # x is read once for several sums, if there are enough for four blocks of a processor.
-        depth = 1 if whole_block or sums < 4 * device.processors * teams * _SUMS else _SUMS
+        depth = (
+            1 if whole_block or sums < 4 * device.processors * teams * _GPU_DEPTH else _GPU_DEPTH
+        )
         columns = teams * depth
     else:
-        team, depth = device.warp, _TERMS // 2
+        team, depth = device.warp, _GPU_DEPTH
         if -(-problem.n // (team * vector)) * problem.batches < 2 * device.processors:
             team //= 4  # 128 bytes of a row of float32: more blocks, whose threads go less far
         columns = team * vector

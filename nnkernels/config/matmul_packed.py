@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
-from nnkernels.config.matmul_problem import MatmulProblem, fast_axes, index_kind, round_up
+from nnkernels.config.matmul_problem import (
+    COLUMNS_FAST,
+    ROWS_FAST,
+    MatmulProblem,
+    fast_axes,
+    index_kind,
+    round_up,
+)
 from nnkernels.config.rows import next_power_of_two
 
 
@@ -19,10 +26,15 @@ class PackedConfig:
         Rows and columns of C that one block makes.
     rows_at_once : int
         Rows of A that it packs at once.
+    micro : str
+        How terms are packed and multiplied: ``"fused"``, or as words of several terms: a key of
+        ``MICRO_TERMS``.
     tile_k : int
-        Terms of a sum that are packed at once.
+        Words of a sum that are packed at once.
     micro_m, vector : int
         Rows and columns whose sums stay in registers.
+    read_a : bool
+        Whether A is read where it lies, and not packed.
     in_place : bool
         Whether sums wait in C between two slices of ``tile_k`` terms.
     splits : int
@@ -33,6 +45,7 @@ class PackedConfig:
     tile_m: int
     tile_n: int
     rows_at_once: int
+    micro: str
     tile_k: int
     micro_m: int
     vector: int
@@ -40,80 +53,139 @@ class PackedConfig:
     fast_b: int
     unit_a: bool
     unit_b: bool
+    read_a: bool
     in_place: bool
     index: str
     splits: int = 1
 
     def shared_elements(self, k: int) -> int:
         """Accumulator-type elements of scratch memory of a thread, for sums of `k` terms."""
-        panel = self.micro_m * self.tile_k + next_power_of_two(self.micro_m) - self.micro_m
-        packed = self.rows_at_once // self.micro_m * panel + self.tile_n * self.tile_k
-        packed += self.micro_m * self.vector
-        waits = not self.in_place and k > self.tile_k
+        words = self.tile_k + (1 if self.micro == INT8_QUADS else 0)
+        packed = self._elements_a + self.tile_n * words + self.micro_m * self.vector
+        waits = not self.in_place and k > self.tile_k * MICRO_TERMS[self.micro]
         return packed + (self.tile_m * self.tile_n if waits else 0)
 
     def for_workspace(self, n: int, itemsize: int, index: str) -> PackedConfig:
         """The same tiles for the first launch of a split product: sums wait in its C."""
         return replace(self, in_place=True, index=index)
 
+    @property
+    def _elements_a(self) -> int:
+        """Of packed A: rows with what the last vector of one may write, or panels with that."""
+        if self.read_a:
+            return 0
+        if self.fast_a == COLUMNS_FAST:
+            return self.rows_at_once * (self.tile_k + ROW_PAD)
+        panel = self.micro_m * self.tile_k + next_power_of_two(self.micro_m) - self.micro_m
+        return self.rows_at_once // self.micro_m * panel
 
-# Rows of the micro-tile, two SIMD registers wide: of 32 registers, 14 rows leave four for B and the
-# element of A; of 16, six rows leave four too. The smaller ones waste less where rows are few:
-# up to four micro-tiles of them.
-_MICRO_ROWS = {64: (14, 8), 32: (6, 4), 16: (6, 4)}
+
+# Terms of a word, by the way to multiply: see cuda_src/nnk/matmul_words.cuh.
+FUSED, BFLOAT16_PAIRS, INT8_QUADS = "fused", "bfloat16_pairs", "int8_quads"
+INT16_PAIRS, INT16_PAIRS_VNNI = "int16_pairs", "int16_pairs_vnni"
+MICRO_TERMS = {FUSED: 1, BFLOAT16_PAIRS: 2, INT16_PAIRS: 2, INT16_PAIRS_VNNI: 2, INT8_QUADS: 4}
+# Elements between packed rows of A, which would otherwise share few sets of a level-1 cache:
+# `row_pad` of matmul_packed.cuh.
+ROW_PAD = 16
+# Registers of a row of the micro-tile, and its rows, by the size of a register. Elements of A are
+# loaded one by one, so many columns and few rows load least: of 32 registers, 6 rows of four leave
+# eight for B and A. (14 rows of two were 5 % slower where B comes from a level-2 cache.)
+_MICRO_TILE = {64: (4, 6), 32: (2, 6), 16: (2, 6)}
+# With as many registers for fewer columns.
+_NARROW_ROWS = {64: {2: 12, 1: 14}, 32: {1: 12}, 16: {1: 12}}
 # Terms of a sum that are packed at once, by the size of the accumulator. Longer slices touch C less
-# often; but rows of A 4 KiB apart would share one set of a level-1 cache (512 terms of float64
-# were a fifth slower than 384).
-_TERMS = {4: 512, 8: 384, 16: 128}
-# What is packed of A, 224 KiB of float32, stays in a level-2 cache; what is packed of B, 512 KiB,
-# is read once for it, from there or the next.
-_ROWS_AT_ONCE = 112
-_MOST_ROWS = 1024
+# often.
+_TERMS = {4: 512, 8: 256, 16: 128}
+# What is packed of B, 512 KiB, is read from a level-2 cache for every micro-tile.
 _MOST_COLUMNS = 256
+# Of A, about 100 KiB are packed at once: a few rows, or longer runs of columns.
+_ROWS_AT_ONCE = {COLUMNS_FAST: 48, ROWS_FAST: 96}
+# Rows of a block whose sums wait in scratch memory: 256 KiB of float32.
+_MOST_WAITING_ROWS = 256
 # Fewer products than this are not worth a second block.
 _SMALLEST_BLOCK = 64 * 64 * 64
 
 
 def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
     """The tiles and blocks for a problem."""
-    lanes = device.vector_bytes // problem.compute_itemsize
-    vector = lanes if problem.n <= lanes else 2 * lanes
-    choices = _MICRO_ROWS[device.vector_bytes]
-    if problem.is_complex:  # no SIMD form
-        vector, choices = 2, (4, 4)
-    micro_m = choices[1] if problem.m <= 4 * choices[1] else choices[0]
+    vector, micro_m = micro_tile(problem.n, problem.compute_itemsize, device)
     fast_a, fast_b = fast_axes(problem)
-    # Sums that cannot wait in C wait in scratch memory, of the size of a block.
-    most_rows, most_columns = (
-        (_MOST_ROWS, _MOST_COLUMNS) if problem.in_place else (_MOST_ROWS // 4, _MOST_COLUMNS)
-    )
-    if problem.in_place and problem.m <= _ROWS_AT_ONCE:
-        most_columns *= 2  # B is read once, and longer runs of it are read faster
-    tiles_m, tiles_n = -(-problem.m // most_rows), -(-problem.n // most_columns)
-    work = problem.m * problem.n * max(problem.k, 1)
-    while (
-        problem.batches * tiles_m * tiles_n < device.processors
-        and work >= 2 * tiles_m * tiles_n * _SMALLEST_BLOCK
-    ):
-        # Across the longer side: less of A and B is packed twice.
-        if problem.m * tiles_n > problem.n * tiles_m and problem.m > tiles_m * micro_m:
-            tiles_m += 1
-        elif problem.n > tiles_n * vector:
-            tiles_n += 1
-        else:
-            break
+    unit_a = problem.strides_a[fast_a] == problem.itemsizes[0]
+    tiles_m, tiles_n = blocks(problem, device, vector, micro_m)
     tile_m = round_up(-(-problem.m // tiles_m), micro_m)
+    micro = _way_to_multiply(problem, device)
     return PackedConfig(
         tile_m=tile_m,
         tile_n=round_up(-(-problem.n // tiles_n), vector),
-        rows_at_once=min(tile_m, _ROWS_AT_ONCE // micro_m * micro_m),
+        rows_at_once=min(tile_m, _ROWS_AT_ONCE[fast_a] // micro_m * micro_m),
+        micro=micro,
         tile_k=_TERMS[problem.compute_itemsize],
         micro_m=micro_m,
         vector=vector,
         fast_a=fast_a,
         fast_b=fast_b,
-        unit_a=problem.strides_a[fast_a] == problem.itemsizes[0],
+        unit_a=unit_a,
         unit_b=problem.strides_b[fast_b] == problem.itemsizes[1],
+        read_a=_has_words(problem, micro) and unit_a and fast_a == COLUMNS_FAST,
         in_place=problem.in_place,
         index=index_kind(problem.reach),
     )
+
+
+def _way_to_multiply(problem: MatmulProblem, device: Device) -> str:
+    """A key of ``MICRO_TERMS``."""
+    features = device.features
+    has_vnni = bool(features & ({"avx512_vnni"} if device.vector_bytes == 64 else _VNNI))
+    if problem.dot == "bfloat16" and "avx512_bf16" in features and device.vector_bytes == 64:
+        return BFLOAT16_PAIRS
+    if problem.dot == "int8" and has_vnni:
+        return INT8_QUADS
+    if problem.dot in ("int8", "int16") and "sse2" in features:
+        return INT16_PAIRS_VNNI if has_vnni else INT16_PAIRS
+    return FUSED
+
+
+_VNNI = {"avx_vnni", "avx512_vnni"}
+
+
+def _has_words(problem: MatmulProblem, micro: str) -> bool:
+    """Whether A, where its terms are adjacent, has the words that are multiplied."""
+    if micro == FUSED:
+        return problem.same_a
+    terms = MICRO_TERMS[micro]
+    return problem.k % terms == 0 and problem.itemsizes[0] == 4 // terms and micro != INT8_QUADS
+
+
+def micro_tile(n: int, itemsize: int, device: Device) -> tuple[int, int]:
+    """Columns, of `n` numbers of a size, and rows whose sums stay in registers."""
+    lanes = device.vector_bytes // itemsize
+    registers, micro_m = _MICRO_TILE[device.vector_bytes]
+    while registers > 1 and n <= registers * lanes // 2:
+        registers //= 2
+        micro_m = _NARROW_ROWS[device.vector_bytes][registers]
+    return registers * lanes, micro_m
+
+
+def blocks(problem: MatmulProblem, device: Device, vector: int, micro_m: int) -> tuple[int, int]:
+    """How many blocks C is cut into, along its rows and columns."""
+    tiles_m = 1 if problem.in_place else -(-problem.m // _MOST_WAITING_ROWS)
+    tiles_n = -(-problem.n // _MOST_COLUMNS)
+    work = problem.m * problem.n * max(problem.k, 1)
+
+    def is_shared_evenly(count: int) -> bool:
+        return count % device.processors == 0 or count >= 4 * device.processors
+
+    while (
+        not is_shared_evenly(problem.batches * tiles_m * tiles_n)
+        and work >= 2 * tiles_m * tiles_n * _SMALLEST_BLOCK
+    ):
+        can_cut_m, can_cut_n = problem.m > tiles_m * micro_m, problem.n > tiles_n * vector
+        if not (can_cut_m or can_cut_n):
+            break
+        # Across the longer side: less of A and B is packed twice.
+        is_tall = problem.m * tiles_n > problem.n * tiles_m
+        if can_cut_m and (is_tall or not can_cut_n):
+            tiles_m += 1
+        else:
+            tiles_n += 1
+    return tiles_m, tiles_n

@@ -29,9 +29,18 @@ class MatmulProblem:
         How many such products there are.
     in_place : bool
         Whether C has the accumulator's type, so that unfinished sums can wait in it.
+    dot : str
+        For which elements of A and B, ``"bfloat16"``, ``"int8"`` or ``"int16"``, an instruction
+        would do that adds several products of them at once; ``""`` if there is none.
+    same_a : bool
+        Whether elements of A are multiplied as they are: not converted, not conjugated.
     alignments : tuple of int
         Powers of two, at most 16, of which the addresses of A, B and C and the steps between their
         batches are multiples. On a CPU, on which kernels do not depend on them, all 1.
+    element : str
+        C++ type of A and of B, if it is one.
+    tf32 : bool
+        Whether float32 operands may be rounded to TF32.
     """
 
     m: int
@@ -45,8 +54,12 @@ class MatmulProblem:
     reach: int
     batches: int = 1
     in_place: bool = True
+    dot: str = ""
+    same_a: bool = False
     strides_c: tuple[int, int] = (0, 0)
     alignments: tuple[int, int, int] = (1, 1, 1)
+    element: str = ""
+    tf32: bool = False
 
 
 def index_kind(reach: int) -> str:

@@ -70,9 +70,27 @@ class Types:
     @property
     def storage_c(self) -> str:
         """C++ type of C: the accumulator itself for integers of its size, of the same bits."""
+        return self.accumulator[0] if self.is_summed_as_it_is(self.c) else self.c.storage
+
+    def is_summed_as_it_is(self, element: Element) -> bool:
+        """Whether elements of a type have the bits of the accumulator's."""
         accumulator = self.accumulator[0]
-        whole = self.c.kind in "iu" and accumulator == f"uint{8 * self.c.itemsize}"
-        return accumulator if whole else self.c.storage
+        whole = self.c.kind in "iu" and accumulator == f"uint{8 * element.itemsize}"
+        return whole or element.storage == accumulator
+
+    @property
+    def dot(self) -> str:
+        """For which elements an instruction would do that adds several products: or ""."""
+        names, accumulator = {self.a.name, self.b.name}, self.accumulator[1]
+        if names == {"bfloat16"}:
+            return "bfloat16" if accumulator == "float32" else ""
+        # Sums modulo 2^32; those of uint16 need more bits than a sum of signed products has,
+        # unless they are cut to 16.
+        if accumulator != "uint32" or max(self.a.itemsize, self.b.itemsize) > 2:
+            return ""
+        if max(self.a.itemsize, self.b.itemsize) == 1:
+            return "int8"
+        return "int16" if "uint16" not in names or self.c.itemsize <= 2 else ""
 
     @property
     def activated(self) -> tuple[str, str]:
@@ -155,6 +173,8 @@ class Call:
         Of the addresses of A, B and C.
     in_place : bool
         Whether C is what is added.
+    precision : {None, "tf32"}
+        What operands may be rounded to.
     """
 
     product: Product
@@ -163,6 +183,7 @@ class Call:
     epilogue: Epilogue
     alignments: tuple[int, int, int]
     in_place: bool
+    precision: str | None = None
 
     def batch(self) -> tuple[Shape, list[Strides]]:
         """Shape of the stack, and strides of A, B, C and what is added; merged."""

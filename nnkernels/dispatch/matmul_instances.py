@@ -6,11 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from nnkernels.compile.instance import Instance
+from nnkernels.config import matmul_packed
 from nnkernels.config.gemv import GemvConfig
 from nnkernels.config.matmul import Config
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_simt import SimtConfig
+from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import SplitsConfig
+from nnkernels.config.matmul_tensor import TensorConfig
+from nnkernels.config.matmul_tiles import TilesConfig
 from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
 
 
@@ -19,6 +24,8 @@ def matmul_instance(call: Call, batch_rank: int, chosen: Config) -> Instance:
     types = call.types
     header, name, threads, storage_c, options = _TEMPLATES[type(chosen)](call, chosen)
     finish, more_headers = epilogue_type(call.epilogue, types)
+    if isinstance(chosen, TensorConfig):
+        more_headers = (*more_headers, chosen.atom.header)
     kernel = (
         f"{name}<{types.a.storage}, {types.b.storage}, {storage_c}, {types.accumulator[0]}, "
         f"{_index_type(chosen.index)}, {batch_rank}, {options}, {finish}>"
@@ -31,12 +38,47 @@ _Template = tuple[str, str, int, str, str]
 
 
 def _packed(call: Call, chosen: PackedConfig) -> _Template:
-    flags = _flags(chosen.unit_a, chosen.unit_b, *call.conjugate, chosen.in_place)
+    flags = _flags(chosen.unit_a, chosen.unit_b, chosen.read_a, chosen.in_place)
     options = (
-        f"{chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {chosen.fast_a}, "
-        f"{chosen.fast_b}, {flags}"
+        f"{_micro(call, chosen.micro)}, {chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, "
+        f"{chosen.fast_a}, {chosen.fast_b}, {flags}"
     )
     return "matmul_packed", "MatmulPacked", 1, call.types.storage_c, options
+
+
+def _micro(call: Call, micro: str) -> str:
+    """C++ type of a way to multiply: see ``cuda_src/nnk/matmul_words.cuh``."""
+    types = call.types
+    both = f"{types.a.storage}, {types.b.storage}"
+    match micro:
+        case matmul_packed.BFLOAT16_PAIRS:
+            return "Bfloat16Pairs"
+        case matmul_packed.INT8_QUADS:
+            return f"Int8Quads<{both}>"
+        case matmul_packed.INT16_PAIRS | matmul_packed.INT16_PAIRS_VNNI:
+            return f"Int16Pairs<{both}, {_flags(micro == matmul_packed.INT16_PAIRS_VNNI)}>"
+    return f"FusedMicro<{both}, {types.accumulator[0]}, {_flags(*call.conjugate)}>"
+
+
+def _tiles(call: Call, chosen: TilesConfig) -> _Template:
+    options = (
+        f"{chosen.fast_a}, {chosen.fast_b}, {_flags(chosen.unit_a, chosen.unit_b)}, TileRegisters"
+    )
+    return "matmul_tiles", "MatmulTiles", 1, call.types.storage_c, options
+
+
+def _complex(call: Call, chosen: ComplexConfig) -> _Template:
+    flags = _flags(chosen.unit_b, *call.conjugate, chosen.read_a, chosen.in_place)
+    options = f"{chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {flags}"
+    return "matmul_complex", "MatmulComplex", 1, call.types.storage_c, options
+
+
+def _small(call: Call, chosen: SmallConfig) -> _Template:
+    options = (
+        f"{chosen.micro_m}, {chosen.vector}, {_flags(chosen.pack_b)}, {chosen.fast_b}, "
+        f"{_flags(chosen.unit_b, chosen.streaming)}"
+    )
+    return "matmul_small", "MatmulSmall", 1, call.types.storage_c, options
 
 
 def _simt(call: Call, chosen: SimtConfig) -> _Template:
@@ -47,9 +89,21 @@ def _simt(call: Call, chosen: SimtConfig) -> _Template:
     return "matmul_simt", "MatmulSimt", chosen.threads, call.types.storage_c, options
 
 
+def _tensor(call: Call, chosen: TensorConfig) -> _Template:
+    options = (
+        f"{chosen.atom.name}, {chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.warp_m}, "
+        f"{chosen.warp_n}, {chosen.stages}, {chosen.way_a}, {chosen.way_b}, {_flags(chosen.wide_c)}"
+    )
+    return "matmul_tensor", "MatmulTensor", chosen.threads, call.types.storage_c, options
+
+
 _TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
     PackedConfig: _packed,
+    TilesConfig: _tiles,
+    SmallConfig: _small,
+    ComplexConfig: _complex,
     SimtConfig: _simt,
+    TensorConfig: _tensor,
 }
 
 

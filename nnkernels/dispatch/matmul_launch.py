@@ -11,10 +11,14 @@ import numpy as np
 from nnkernels.config import gemv as gemv_config
 from nnkernels.config import matmul as config
 from nnkernels.config.gemv import GemvConfig, GemvProblem
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
 from nnkernels.config.matmul_simt import BAND, SimtConfig
+from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import terms_of_split
+from nnkernels.config.matmul_tensor import TensorConfig
+from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
 from nnkernels.dispatch.axes import Strides, largest_power_of_two
 from nnkernels.dispatch.matmul_call import Call
 from nnkernels.dispatch.matmul_instances import gemv_instance, matmul_instance
@@ -31,7 +35,9 @@ def prepare_matmul(call: Call, machine: Any) -> Prepared:
     """Choose the kernel of a product of matrices, and prepare its launches."""
     problem = matmul_problem(call)
     chosen = config.configure(problem, machine.device)
-    if chosen.splits == 1:
+    if isinstance(chosen, TilesConfig) and not machine.allows_tiles():
+        chosen = config.configure(problem, without_tiles(machine.device))
+    if isinstance(chosen, SmallConfig) or chosen.splits == 1:
         return (*_prepare(call, chosen, call.product.k, machine), None)
     terms = terms_of_split(call.product.k, chosen.splits, chosen.tile_k)
     splits = -(-call.product.k // terms)
@@ -60,7 +66,12 @@ def matmul_problem(call: Call) -> MatmulProblem:
         # Unfinished sums may wait in C, unless it holds what is still to be added.
         strides_c=(product.strides_c[-2], product.strides_c[-1]),
         in_place=types.storage_c == accumulator and not call.in_place,
+        dot=types.dot,
+        same_a=types.is_summed_as_it_is(types.a)
+        and not (call.conjugate[0] and types.a.kind == "c"),
         alignments=_alignments(call, batch_strides),
+        tf32=call.precision == "tf32",
+        element=types.a.storage if types.a == types.b else "",
     )
 
 
@@ -92,7 +103,11 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
 
 
 def _pack_packed_grid(
-    packer: Packer, chosen: PackedConfig, tiles: tuple[int, int], batches: int, splits: int
+    packer: Packer,
+    chosen: PackedConfig | ComplexConfig,
+    tiles: tuple[int, int],
+    batches: int,
+    splits: int,
 ) -> int:
     """How blocks of a CPU share a product out; how many there are."""
     blocks = batches * tiles[0] * tiles[1]
@@ -101,19 +116,46 @@ def _pack_packed_grid(
     return blocks
 
 
-def _pack_simt_grid(
-    packer: Packer, chosen: SimtConfig, tiles: tuple[int, int], batches: int, splits: int
+def _pack_small_grid(
+    packer: Packer, chosen: SmallConfig, tiles: tuple[int, int], batches: int, splits: int
+) -> int:
+    """What blocks of a CPU that make a matrix each have to know; how many there are."""
+    packer.add("i", chosen.ahead)
+    return batches
+
+
+def _pack_tiles_grid(
+    packer: Packer, chosen: TilesConfig, tiles: tuple[int, int], batches: int, splits: int
+) -> int:
+    """The same with tile registers."""
+    blocks = batches * tiles[0] * tiles[1]
+    packer.add("q", *tiles, blocks // splits)
+    packer.add("i", chosen.tile_m, chosen.tile_n, chosen.tile_k)
+    return blocks
+
+
+def _pack_gpu_grid(
+    packer: Packer,
+    chosen: SimtConfig | TensorConfig,
+    tiles: tuple[int, int],
+    batches: int,
+    splits: int,
 ) -> int:
     """How blocks of a GPU share a product out; how many there are."""
     for divisor in (tiles[0] * tiles[1], BAND * tiles[1], batches // splits):
         packer.add_divisor(divisor, "i")
     packer.add("i", tiles[0], BAND, batches)
-    return tiles[0] * tiles[1] * -(-batches // chosen.teams)
+    teams = chosen.teams if isinstance(chosen, SimtConfig) else 1
+    return tiles[0] * tiles[1] * -(-batches // teams)
 
 
 _PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] = {
     PackedConfig: _pack_packed_grid,
-    SimtConfig: _pack_simt_grid,
+    SimtConfig: _pack_gpu_grid,
+    TensorConfig: _pack_gpu_grid,
+    TilesConfig: _pack_tiles_grid,
+    ComplexConfig: _pack_packed_grid,
+    SmallConfig: _pack_small_grid,
 }
 
 

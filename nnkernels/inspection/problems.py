@@ -184,8 +184,11 @@ def _matmul(op: Op) -> Iterator[Problem]:
     large = resized(op.examples[0], {64: 4096, 50: 1024, 70: 4096})
     yield Problem("large", False, large, {}, contiguous)
     yield Problem("large, operands transposed", False, large, {}, transposed)
+    yield Problem("large, TF32", False, large, {"precision": "tf32"}, contiguous)
     few = resized(op.examples[0], {64: 16, 50: 4096, 70: 4096})
     yield Problem("16 rows", False, few, {}, contiguous)
+    few = resized(op.examples[0], {64: 4096, 50: 4096, 70: 32})
+    yield Problem("32 columns", False, few, {}, contiguous)
     if op.name.startswith(("matmul", "gemm")):  # the others' second operand has no batch
         small = resized(op.examples[0], {64: 12, 50: 16, 70: 8})
         batch = tuple((4096, *shape) if len(shape) == 2 else shape for shape in small)

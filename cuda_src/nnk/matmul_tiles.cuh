@@ -1,0 +1,272 @@
+// Matrix product C = epilogue(A B) of bfloat16 or 8-bit integers by a block of one thread with
+// tile registers (platform/tile_registers.cuh), for a CPU.
+//
+// For every slice of tile_k terms, a block packs its part of B into panels of 32 columns, as
+// words [terms / word][column]. A micro-tile of 32 x 32 sums stays in four tiles for the whole
+// slice, while two tiles of A and two of B pass: two loads of 1 KiB for two multiplications, which
+// take twice as long. 32 rows of A are read where they lie if their terms are adjacent and the
+// rows begin at cache lines; otherwise they are packed as the tiles that are loaded. Between two
+// slices, sums wait in scratch memory.
+//
+// How C is cut into blocks does not change an element of it: each is the sum of the results of
+// tiles in order.
+#pragma once
+#include "nnk/matmul_epilogue.cuh"
+#include "nnk/matmul_operands.cuh"
+#include "nnk/matmul_words.cuh"
+#include "nnk/types.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// TA, TB, TC: element types; S: the accumulator's, float or uint32
+// FastA, FastB: rows_fast or columns_fast; UnitA, UnitB: elements along that axis are adjacent
+// Tiles: the registers
+template <class TA, class TB, class TC, class S, class Index, int BatchRank, int FastA, int FastB,
+          bool UnitA, bool UnitB, class Tiles, class Epilogue>
+struct MatmulTiles {
+  static_assert(sizeof(TA) == sizeof(TB) && sizeof(S) == 4, "words of one kind, sums of 32 bits");
+  template <int I> using Tile = typename Tiles::template Tile<I>;
+  using WordsA = Words<TA, TA>;
+  using WordsB = Words<TB, TB>;
+  static constexpr int word_terms = WordsA::terms;  // of a word
+  static constexpr int side = Tiles::side, micro = 2 * side;
+  static constexpr int chunk = side * word_terms;   // terms of a tile
+  static constexpr int chunk_words = side * micro;  // of two tiles side by side
+  static constexpr bool terms_fast_a = FastA == columns_fast, terms_fast_b = FastB == rows_fast;
+
+  struct Args : Epilogue::Operands {
+    const TA* a;
+    const TB* b;
+    TC* c;
+    int64 tiles_m, tiles_n, blocks_of_split;
+    int32 tile_m, tile_n;  // multiples of `micro`
+    int32 tile_k;          // terms that are packed at once; a multiple of `chunk`
+    Index m, n, k, terms;  // those of one split
+    Divisor<Index> batch[BatchRank];
+    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
+    Index stride_a[2], stride_b[2], stride_c[2];
+    typename Epilogue::template Args<Index> epilogue;
+  };
+
+  using EpilogueOf = typename Epilogue::template Of<Index>;
+
+  // What a block works on. A and B are lines of terms: rows and columns.
+  struct Block {
+    View<const TA, 2, Index> a;
+    View<const TB, 2, Index> b;
+    View<TC, 2, Index> c;
+    Shared<uint32> packed_a, packed_b;
+    Shared<S> sums, waiting;
+    Index first_m, first_n;
+    int rows, columns, waiting_columns;
+    EpilogueOf epilogue;
+  };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const Index terms = terms_of_split(args, Index(group.block() / args.blocks_of_split));
+    const int64 tiles = args.tiles_m * args.tiles_n;
+    const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
+    const int64 tile_row = tile / args.tiles_n;
+    Index offset[3 + Epilogue::operands];
+    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
+    const int words_a = args.tile_k / word_terms * micro,
+              words_b = args.tile_k / word_terms * args.tile_n;
+    Block block{
+        {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
+        {byte_offset(args.b, offset[1]), {args.n, terms}, {args.stride_b[1], args.stride_b[0]}},
+        {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
+        group.template dynamic_shared<uint32>(0, words_a),
+        group.template dynamic_shared<uint32>(words_a * 4, words_b),
+        group.template dynamic_shared<S>((words_a + words_b) * 4, micro * micro),
+        group.template dynamic_shared<S>((words_a + words_b + micro * micro) * 4,
+                                         args.terms > args.tile_k ? args.tile_m * args.tile_n : 0),
+        Index(tile_row) * args.tile_m,
+        Index(tile - tile_row * args.tiles_n) * args.tile_n,
+        0,
+        0,
+        args.tile_n,
+        EpilogueOf(args, args.epilogue, offset + 3, args.m, args.n)};
+    block.rows = extent(args.m - block.first_m, args.tile_m);
+    block.columns = extent(args.n - block.first_n, args.tile_n);
+    Tiles::begin();
+    Index first_k = 0;
+    do {  // once for an empty sum too: its zeros go through the epilogue
+      const int depth = extent(terms - first_k, args.tile_k);
+      pack_b(block, first_k, depth);
+      for (int i = 0; i < block.rows; i += micro) multiply_rows(block, i, first_k, depth);
+      first_k += args.tile_k;
+    } while (first_k < terms);
+    Tiles::end();
+  }
+
+ private:
+  static NNK_FN int extent(Index left, int tile) { return left < tile ? int(left) : tile; }
+  static NNK_FN int chunks_of(int depth) { return (depth + chunk - 1) / chunk; }
+
+  // ---- packing ----------------------------------------------------------------------------
+
+  // The square that is transposed in registers.
+  static constexpr int square = transposed_lanes<uint32, side>();
+
+  // Panels of `micro` columns, each as [word][column]; zeros follow the last term.
+  static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
+    const int words = chunks_of(depth) * side;
+    if constexpr (terms_fast_b && UnitB) {
+      for (int j = 0; j < block.columns; j += square)
+        for (int w = 0; w < words; w += square) pack_b_square(block, first_k, depth, j, w, words);
+    } else {
+      for (int w = 0; w < words; ++w)
+        for (int j = 0; j < block.columns; j += side)
+          block.packed_b.store_vec(
+              slot_b(j, w, words), WordsB::template across < side,
+              UnitB && !terms_fast_b > (block.b, block.first_n + j, block.columns - j,
+                                        first_k + w * word_terms, depth - w * word_terms));
+    }
+  }
+  static NNK_FN int slot_b(int j, int w, int words) {
+    return j / micro * micro * words + w * micro + j % micro;
+  }
+  static NNK_FN void pack_b_square(const Block& block, Index first_k, int depth, int j, int w,
+                                   int words) {
+    Vec<uint32, square> x[square];
+    NNK_UNROLL
+    for (int i = 0; i < square; ++i) {
+      // Past the last column, any other will do: what it gives is not written.
+      const int column = j + i < block.columns ? j + i : j;
+      x[i] = WordsB::template along<square, true>(block.b, block.first_n + column,
+                                                  first_k + w * word_terms, depth - w * word_terms);
+    }
+    transpose(x);
+    NNK_UNROLL
+    for (int i = 0; i < square; ++i) block.packed_b.store_vec(slot_b(j, w + i, words), x[i]);
+  }
+
+  // `micro` rows of A as tiles: chunk after chunk, each as [row][word].
+  static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
+    const int words = chunks_of(depth) * side;
+    const Index first_m = block.first_m + first_i;
+    if constexpr (terms_fast_a) {
+      for (int i = 0; i < rows; ++i)
+        for (int w = 0; w < words; w += side)
+          block.packed_a.store_vec(
+              w * micro + i * side,
+              WordsA::template along<side, UnitA>(block.a, first_m + i, first_k + w * word_terms,
+                                                  depth - w * word_terms));
+    } else {
+      for (int w = 0; w < words; w += square)
+        for (int i = 0; i < rows; i += square)
+          pack_a_square(block, first_m, i, rows, first_k, depth, w);
+    }
+  }
+  static NNK_FN void pack_a_square(const Block& block, Index first_m, int i, int rows,
+                                   Index first_k, int depth, int w) {
+    Vec<uint32, square> x[square];
+    NNK_UNROLL
+    for (int r = 0; r < square; ++r)
+      x[r] = WordsA::template across<square, UnitA>(block.a, first_m + i, rows - i,
+                                                    first_k + (w + r) * word_terms,
+                                                    depth - (w + r) * word_terms);
+    transpose(x);
+    const int to = w / side * chunk_words + w % side;
+    NNK_UNROLL
+    for (int r = 0; r < square; ++r) block.packed_a.store_vec(to + (i + r) * side, x[r]);
+  }
+
+  // ---- multiplying ------------------------------------------------------------------------
+
+  // `micro` rows of A: `chunks` pairs of tiles, `step` bytes apart, their rows `stride` bytes, and
+  // packed at the end what is less than a chunk.
+  struct Rows {
+    const char* data;
+    const char* rest;
+    int64 stride;
+    int step, chunks;
+  };
+  static NNK_FN Rows rows_of(const Block& block, int i, int rows, Index first_k, int depth) {
+    const char* const packed = reinterpret_cast<const char*>(block.packed_a.data);
+    if constexpr (terms_fast_a && UnitA) {
+      const char* const there =
+          reinterpret_cast<const char*>(block.a.at(NNK_HERE, block.first_m + i, first_k));
+      const int64 stride = block.a.stride[0];
+      const int whole = depth / chunk;
+      if (rows % side == 0 && (reinterpret_cast<__UINTPTR_TYPE__>(there) | stride) % 64 == 0) {
+        const int left = depth - whole * chunk;
+        if (left > 0) pack_a(block, i, rows, first_k + whole * chunk, left);
+        return {there, left > 0 ? packed : nullptr, stride, Tiles::row_bytes, whole};
+      }
+    }
+    pack_a(block, i, rows, first_k, depth);
+    return {packed, nullptr, Tiles::row_bytes, chunk_words * 4, chunks_of(depth)};
+  }
+
+  static NNK_FN void multiply_rows(const Block& block, int i, Index first_k, int depth) {
+    const bool last = first_k + depth >= block.a.shape[1];
+    const int rows = block.rows - i < micro ? block.rows - i : micro;
+    const int words = chunks_of(depth) * side;
+    const Rows a = rows_of(block, i, rows, first_k, depth);
+    for (int j = 0; j < block.columns; j += micro) {
+      const int columns = block.columns - j < micro ? block.columns - j : micro;
+      S* const waiting = block.waiting.data + i * block.waiting_columns + j * micro;
+      const S* const from = first_k == 0 ? nullptr : waiting;
+      S* const to = last ? block.sums.data : waiting;
+      const uint32* const b = block.packed_b.data + slot_b(j, 0, words);
+      const bool low = rows <= side, narrow = columns <= side;
+      if (low && narrow) multiply<1, 1>(a, b, from, to);
+      else if (low) multiply<1, 2>(a, b, from, to);
+      else if (narrow) multiply<2, 1>(a, b, from, to);
+      else multiply<2, 2>(a, b, from, to);
+      if (last) write(block, i, j, rows, columns);
+    }
+  }
+
+  // Sums are tiles 0 to 3, those of A 4 and 5, of B 6 and 7.
+  template <int R, int C>
+  static NNK_FN void multiply(const Rows& a, const uint32* b, const S* from, S* to) {
+    begin_sum<0, 0, 0>(from);
+    if constexpr (C > 1) begin_sum<1, 0, 1>(from);
+    if constexpr (R > 1) begin_sum<2, 1, 0>(from);
+    if constexpr (R > 1 && C > 1) begin_sum<3, 1, 1>(from);
+    const char* rows = a.data;
+    for (int i = 0; i < a.chunks; ++i) {
+      add_products<R, C>(rows, a.stride, b);
+      rows += a.step;
+      b += chunk_words;
+    }
+    if (a.rest != nullptr) add_products<R, C>(a.rest, Tiles::row_bytes, b);
+    end_sum<0, 0, 0>(to);
+    if constexpr (C > 1) end_sum<1, 0, 1>(to);
+    if constexpr (R > 1) end_sum<2, 1, 0>(to);
+    if constexpr (R > 1 && C > 1) end_sum<3, 1, 1>(to);
+  }
+  template <int I, int R, int C> static NNK_FN void begin_sum(const S* from) {
+    if (from == nullptr) Tile<I>::zero();
+    else Tile<I>::load(from + R * side * micro + C * side, micro * 4);
+  }
+  template <int I, int R, int C> static NNK_FN void end_sum(S* to) {
+    Tile<I>::store(to + R * side * micro + C * side, micro * 4);
+  }
+  template <int R, int C>
+  static NNK_FN void add_products(const char* a, int64 stride, const uint32* b) {
+    Tile<4>::load(a, stride);
+    Tile<6>::load(b, micro * 4);
+    if constexpr (C > 1) Tile<7>::load(b + side, micro * 4);
+    if constexpr (R > 1) Tile<5>::load(a + side * stride, stride);
+    Tiles::template multiply<TA, TB, 0, 4, 6>();
+    if constexpr (C > 1) Tiles::template multiply<TA, TB, 1, 4, 7>();
+    if constexpr (R > 1) Tiles::template multiply<TA, TB, 2, 5, 6>();
+    if constexpr (R > 1 && C > 1) Tiles::template multiply<TA, TB, 3, 5, 7>();
+  }
+
+  static NNK_FN void write(const Block& block, int i, int j, int rows, int columns) {
+    NNK_NO_UNROLL
+    for (int r = 0; r < rows; ++r) {
+      const Index row = block.first_m + i + r, column = block.first_n + j;
+      const auto sums = block.sums.template load_vec<micro>(r * micro);
+      store_row(block.c, row, column, columns,
+                convert<TC>(block.epilogue(sums, row, column, columns)));
+    }
+  }
+};
+
+}  // namespace nnk
