@@ -13,8 +13,9 @@ from strategies import make_numbers
 import nnkernels as nnk
 from nnkernels import registry
 from nnkernels.config import matmul as config
-from nnkernels.config import matmul_splits
+from nnkernels.config import matmul_packed, matmul_splits
 from nnkernels.config.device import PROFILES, Device
+from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import SplitsProblem
 from nnkernels.dispatch.dtypes import numpy_dtype
 
@@ -41,7 +42,10 @@ def force(monkeypatch):
 
     def split(splits, tile_k=16):
         def configure(problem, device):
-            return replace(original(problem, device), splits=splits, tile_k=tile_k)
+            found = original(problem, device)
+            if isinstance(found, SmallConfig):  # whose kernel makes a product as a whole
+                found = matmul_packed.configure(problem, device)
+            return replace(found, splits=splits, tile_k=tile_k)
 
         monkeypatch.setattr(config, "configure", configure)
 
