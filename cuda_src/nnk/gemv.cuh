@@ -20,9 +20,9 @@ struct GemvArgs : Epilogue::Operands {
   const TX* x;
   const TB* b;
   TC* c;
-  int64 tiles;
-  int32 columns;  // of a tile
-  Index n, k;
+  int64 tiles, blocks_of_split;
+  int32 columns;      // of a tile
+  Index n, k, terms;  // those of one split
   Divisor<Index> batch[BatchRank];
   Index batch_stride[3 + Epilogue::operands][BatchRank];  // of x, b, c and its own, in bytes
   Index stride_x, stride_b[2], stride_c;
@@ -42,12 +42,13 @@ template <class TX, class TB, class TC, class Index, class Epilogue> struct Gemv
   static NNK_FN GemvTile of(const GemvArgs<TX, TB, TC, Index, BatchRank, Epilogue>& args,
                             int64 block) {
     const int64 batch = block / args.tiles, tile = block - batch * args.tiles;
+    const Index terms = terms_of_split(args, Index(block / args.blocks_of_split));
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const Index first = Index(tile) * args.columns;
     return {
-        {byte_offset(args.x, offset[0]), {args.k}, {args.stride_x}},
-        {byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}},
+        {byte_offset(args.x, offset[0]), {terms}, {args.stride_x}},
+        {byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}},
         {byte_offset(args.c, offset[2]), {args.n}, {args.stride_c}},
         typename Epilogue::template Of<Index>(args, args.epilogue, offset + 3, Index(1), args.n),
         first,

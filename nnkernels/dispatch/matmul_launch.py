@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nnkernels.config import gemv as gemv_config
 from nnkernels.config import matmul as config
-from nnkernels.config.gemv import GemvProblem
+from nnkernels.config.gemv import GemvConfig, GemvProblem
 from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
@@ -159,12 +160,25 @@ _PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] 
 
 
 def prepare_gemv(call: Call, machine: Any) -> Prepared:
-    """Choose the kernel of a product of a vector and a matrix, and prepare its launch."""
+    """Choose the kernel of a product of a vector and a matrix, and prepare its launches."""
+    problem = gemv_problem(call)
+    chosen = gemv_config.configure(problem, machine.device)
+    if chosen.splits == 1:
+        return (*_prepare_gemv(call, chosen, problem.k, machine), None)
+    terms = terms_of_split(problem.k, chosen.splits, chosen.vector)
+    splits = -(-problem.k // terms)
+    index = index_kind(max(call.product.reach, workspace_bytes(call, splits)))
+    chosen = replace(chosen, index=index)
+    first = _prepare_gemv(call.part(splits, terms), chosen, terms, machine)
+    return (*first, prepare_splits(call, splits, machine))
+
+
+def gemv_problem(call: Call) -> GemvProblem:
+    """What a configuration may know about a product of a vector and a matrix."""
     product, types = call.product, call.types
     batch, batch_strides = call.batch()
-    batches = int(np.prod(batch, dtype=np.int64))
     steps = (batch_strides[0], batch_strides[1])
-    problem = GemvProblem(
+    return GemvProblem(
         n=product.n,
         k=product.k,
         stride_x=product.strides_a[-1],
@@ -177,18 +191,25 @@ def prepare_gemv(call: Call, machine: Any) -> Prepared:
             largest_power_of_two(call.alignments[1], *steps[1]),
         ),
         index=index_kind(product.reach),
-        batches=batches,
+        batches=int(np.prod(batch, dtype=np.int64)),
     )
-    chosen = gemv_config.configure(problem, machine.device)
+
+
+def _prepare_gemv(call: Call, chosen: GemvConfig, terms: int, machine: Any) -> tuple[bytes, Any]:
+    """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
+    product, types = call.product, call.types
+    batch, batch_strides = call.batch()
     tiles = -(-product.n // chosen.columns)
+    blocks = int(np.prod(batch, dtype=np.int64)) * tiles
+    splits = -(-product.k // terms) if terms else 1
     packer = Packer(len(batch_strides), chosen.index)
-    packer.add("q", tiles)
+    packer.add("q", tiles, blocks // splits)
     packer.add("i", chosen.columns)
-    packer.add_index(product.n, product.k)
+    packer.add_index(product.n, product.k, terms)
     pack_batch(packer, batch, batch_strides)
-    packer.add_index(problem.stride_x, *problem.strides_b, product.strides_c[-1])
+    packer.add_index(product.strides_a[-1], *product.strides_b[-2:], product.strides_c[-1])
     pack_epilogue(packer, call)
-    traffic = batches * product.n * max(product.k, 1) * types.b.itemsize
-    shared_bytes = chosen.shared_elements * problem.compute_itemsize
+    traffic = blocks // tiles * product.n * max(terms, 1) * types.b.itemsize
+    shared_bytes = chosen.shared_elements * types.accumulator[2]
     instance = gemv_instance(call, len(batch), chosen)
-    return packer.finish(), machine.prepare(instance, batches * tiles, shared_bytes, traffic), None
+    return packer.finish(), machine.prepare(instance, blocks, shared_bytes, traffic)
