@@ -19,10 +19,11 @@ RUN_SECONDS = 1e-4
 # A provider's turn. Long enough that what the switch costs (cold instruction cache, sleeping
 # threads) is small, short enough that a slow minute of the machine hits all providers.
 TURN_SECONDS = 0.025
-# Between turns. The threads of an OpenMP runtime (PyTorch) spin for some 10 ms after their work
-# is done, and would take a core from the next provider: seen to slow a softmax of 4096x1024 on
-# two cores from 9 to 16 ms.
-SETTLE_SECONDS = 0.03
+# Between turns. Threads of other libraries spin after their work is done, and would take a core
+# from the next provider: those of an OpenMP runtime (PyTorch) for some 10 ms, those of OpenBLAS
+# (NumPy) for 2^28 ticks, 130 ms at 2.1 GHz. With a pause of 30 ms, a product of a matrix and a
+# vector took 16 ms in turn with NumPy on two cores, and 10 ms alone.
+SETTLE_SECONDS = 0.15
 LEAST_TURNS = 3
 # Whoever needs longer for a call (a product of integers in NumPy) is timed once.
 LONGEST_CALL_SECONDS = 2.0

@@ -6,6 +6,10 @@ import pytest
 from backends import Backend
 from hypothesis import HealthCheck, settings
 
+from nnkernels.config import matmul_small, matmul_tensor, matmul_tiles
+from nnkernels.config.device import SIMULATED
+from nnkernels.dispatch.machines import machine_named
+
 DEFAULT_BACKENDS = ("cpu", "sim:sm_80", "sim:sm_90", "sim:gfx90a", "sim:gfx1100")
 
 # An example may compile a kernel, which takes as long as a thousand other examples.
@@ -83,3 +87,17 @@ def pytest_collection_modifyitems(items):
         machine = parameters and (parameters.get("backend") or parameters.get("simulator"))
         if machine:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.replace(machine.name, "")))
+
+
+@pytest.fixture
+def ordinary_products(monkeypatch):
+    """Products in slices by ordinary arithmetic, also where there is a kernel of another kind."""
+    affected = [machine_named(name) for name in ("cpu", *(f"sim:{arch}" for arch in SIMULATED))]
+    monkeypatch.setattr(matmul_tensor, "configure", lambda problem, device: None)
+    monkeypatch.setattr(matmul_tiles, "is_possible", lambda problem, device: False)
+    monkeypatch.setattr(matmul_small, "is_small", lambda problem: False)
+    for machine in affected:
+        machine.plans.clear()
+    yield
+    for machine in affected:
+        machine.plans.clear()

@@ -21,6 +21,7 @@ from nnkernels.dispatch.dtypes import ELEMENTS
 from nnkernels.dispatch.rows_plan import FINISH_ROW, PART_OF_ROW
 from nnkernels.inspection.inspect import Choice, choices, compile_all, report
 from nnkernels.inspection.kinds import template_arguments
+from nnkernels.inspection.loops import multiply_adds
 from nnkernels.inspection.problems import Problem
 from nnkernels.inspection.result import Report
 
@@ -141,9 +142,51 @@ def expected_accesses(kernel: str) -> tuple[Counter[int], Counter[int]]:
         if writes:
             stores[width] = depth
     elif name in ("GemvAlong", "GemvAcross"):
-        # The matrix: for each of the columns, or rows, that are taken at once.
-        loads[min(int(arguments[6]) * SIZES[arguments[1]], 16)] = int(arguments[9])
+        # The matrix: for each of the columns, or rows, that are taken at once; four at least.
+        loads[min(int(arguments[6]) * SIZES[arguments[1]], 16)] = 4
     return loads, stores
+
+
+# A processor makes a multiply-add of four warps in a cycle and issues four instructions: what
+# others take, multiplying loses. On gfx90a one instruction makes two of them.
+LEAST_SHARE = {"sm_80": 0.8, "sm_90": 0.8, "sm_120": 0.8, "gfx90a": 0.7}
+
+
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
+@gpu_compilers.needs_nvdisasm
+def test_the_main_loop_of_a_large_product_multiplies(arch):
+    labels = ("large", "large, operands transposed")
+
+    def wanted(dtype, problem):
+        return problem.label in labels
+
+    found = reports(choices(registry.find("matmul"), ("float32",), arch, wanted), arch)
+    assert {row.problem for row in found} == set(labels)
+    for row in found:
+        loop = row.resources.loop
+        share = multiply_adds(loop) / loop.total()
+        assert share >= LEAST_SHARE[arch], (row.problem, row.kind, loop)
+        assert not set(loop) & {"LDL", "STL", "scratch_load_dword", "scratch_store_dword"}
+        assert multiply_adds(loop) >= 128
+        if not arch.startswith("gfx"):
+            # Both tiles as vectors of 16 bytes: 4 reads for 64 sums of a term.
+            assert loop["LDS"] * 16 <= loop["FFMA"]
+            assert loop["BAR"] == 1
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_regime_of_products_is_reached(arch):
+    kinds = {
+        report_kind(choice, arch) for choice in choices(registry.find("matmul"), ("float32",), arch)
+    }
+    assert {"tile 16x256x16", "sums of splits, 4 at once", "tile 16x16x16, 8 at once"} <= kinds
+    assert kinds & {"tile 128x128x8", "tile 128x64x8", "tile 64x64x8"}
+    index = {
+        template_arguments(choice.launch.instance.kernel)[1][4]
+        for choice in choices(registry.find("matmul"), ("float32",), arch)
+        if choice.launch.instance.kernel.startswith("MatmulSimt")
+    }
+    assert index == {"int32", "int64"}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -152,6 +195,8 @@ def test_every_kind_of_vector_product_is_reached(arch):
         report_kind(choice, arch) for choice in choices(registry.find("gemv"), ("float32",), arch)
     }
     slices = 256 // PROFILES[arch].warp
+    assert f"{4 * slices} slices of terms, sums across memory" in kinds
+    assert "sums of splits, 4 at once" in kinds
     assert {
         "warp for 1 sums along memory",
         "warp for 4 sums along memory",

@@ -81,6 +81,51 @@ def test_machine_code_of_nvidia():
     assert nvidia.count(kernels["second"])["stores"] == {1: 1}
 
 
+LOOPS = """\
+.text.looping:
+        /*0000*/                   MOV R1, R2 ;
+.L_x_1:
+        /*0010*/                   IADD3 R1, R1, R2, RZ ;
+.L_x_2:
+        /*0020*/                   LDS.128 R4, [R1] ;
+        /*0030*/                   FFMA.FTZ R5, R4, R4, R5 ;
+        /*0040*/                   FFMA.FTZ R5, R4, R4, R5 ;
+        /*0050*/               @P0 BRA `(.L_x_2) ;
+        /*0060*/                   FFMA.FTZ R5, R4, R4, R5 ;
+        /*0070*/               @P0 BRA `(.L_x_1) ;
+.L_x_3:
+        /*0080*/                   FFMA.FTZ R5, R4, R4, R5 ;
+        /*0090*/               @P1 BRA `(.L_x_3) ;
+        /*00a0*/              @!P1 BRA `(.L_x_4) ;
+        /*00b0*/                   FFMA.FTZ R5, R4, R4, R5 ;
+.L_x_4:
+        /*00c0*/                   EXIT ;
+"""
+
+
+def test_the_main_loop_is_the_innermost_one_with_most_work():
+    code = nvidia.parse_disassembly(LOOPS)["looping"]
+    assert code.branches == [(5, 2), (7, 1), (9, 8), (10, 12)]
+    assert nvidia.count(code)["loop"] == {"LDS": 1, "FFMA": 2, "BRA": 1}
+    straight = nvidia.parse_disassembly(SASS)["first"]
+    assert nvidia.count(straight)["loop"] == {}
+
+
+def test_the_main_loop_of_amd():
+    # 65533 is -3: three words back from the end of the branch.
+    text = """\
+looping:
+	s_cbranch_execz 3                  // 000000001000: BF880003  <looping+0x10>
+	v_fmac_f32_e32 v2, v2, v3          // 000000001004: 02040702
+	s_waitcnt lgkmcnt(0)               // 000000001008: BF8CC07F
+	s_cbranch_scc1 65533               // 00000000100C: BF85FFFD  <looping+0x4>
+	s_endpgm                           // 000000001010: BF810000
+"""
+    code = amd.parse_disassembly(text)["looping"]
+    assert code.branches == [(0, 4), (3, 1)]
+    assert amd.count(code)["loop"] == {"v_fmac_f32": 1, "s_waitcnt": 1, "s_cbranch_scc1": 1}
+
+
 def test_machine_code_of_amd():
     kernels = amd.parse_disassembly(GCN)
     first = amd.count(kernels["first"])

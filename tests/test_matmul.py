@@ -16,6 +16,7 @@ from strategies import examples, layouts, make_numbers, numbers
 import nnkernels as nnk
 from nnkernels import registry
 from nnkernels.config import matmul as config
+from nnkernels.config import matmul_simt
 from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.registry import FLOATING, INTEGERS
 
@@ -289,7 +290,7 @@ TILES = [
 
 
 def test_any_block_and_tile_gives_the_right_answer(simulator, monkeypatch):
-    original = config.configure
+    original = matmul_simt.configure  # also where matrix cores would do it
 
     def body():
         generator = np.random.default_rng(37)

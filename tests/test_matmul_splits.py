@@ -18,6 +18,8 @@ from nnkernels.config.device import PROFILES, Device
 from nnkernels.config.matmul_splits import SplitsProblem
 from nnkernels.dispatch.dtypes import numpy_dtype
 
+pytestmark = pytest.mark.usefixtures("ordinary_products")
+
 GEMM = registry.find("gemm")
 # Shapes of A, B and C, dtypes of operands and of what is added, options, splits.
 CASES = (

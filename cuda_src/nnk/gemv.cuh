@@ -20,9 +20,9 @@ struct GemvArgs : Epilogue::Operands {
   const TX* x;
   const TB* b;
   TC* c;
-  int64 tiles;
-  int32 columns;  // of a tile
-  Index n, k;
+  int64 tiles, blocks_of_split;
+  int32 columns;      // of a tile
+  Index n, k, terms;  // those of one split
   Divisor<Index> batch[BatchRank];
   Index batch_stride[3 + Epilogue::operands][BatchRank];  // of x, b, c and its own, in bytes
   Index stride_x, stride_b[2], stride_c;
@@ -45,9 +45,10 @@ template <class TX, class TB, class TC, class Index, class Epilogue> struct Gemv
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const Index first = Index(tile) * args.columns;
+    const Index terms = terms_of_split(args, Index(block / args.blocks_of_split));
     return {
-        {byte_offset(args.x, offset[0]), {args.k}, {args.stride_x}},
-        {byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}},
+        {byte_offset(args.x, offset[0]), {terms}, {args.stride_x}},
+        {byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}},
         {byte_offset(args.c, offset[2]), {args.n}, {args.stride_c}},
         typename Epilogue::template Of<Index>(args, args.epilogue, offset + 3, Index(1), args.n),
         first,
@@ -66,6 +67,15 @@ template <class TX, class TB, class TC, class Index, class Epilogue> struct Gemv
     }
   }
 };
+
+// Fetches what lies `bytes_ahead` on from N elements that are being read: of several streams, a
+// processor fetches too little by itself (a tenth of the time of a matrix in memory).
+constexpr int bytes_ahead = 512;
+template <int N, class T> NNK_FN void fetch_ahead(const T* p) {
+  NNK_UNROLL
+  for (int line = 0; line + cache_line <= N * int(sizeof(T)); line += cache_line)
+    prefetch<1>(reinterpret_cast<const char*>(p) + bytes_ahead + line);
+}
 
 // S: type of the sums; N: terms that are loaded at once; Team: threads that share a sum, those of
 // a warp or of the block; Sums: columns at once
@@ -115,11 +125,17 @@ struct GemvAlong {
       b[s] = LineB{tile.b.at(NNK_HERE, Index(0), tile.first + j + (s < count ? s : 0)), k,
                    tile.b.stride[0]};
     Index i = Index(lane) * N;
+    if constexpr (in_flight > 1) {
+      for (; i + (in_flight - 1) * Team * N + N <= k; i += in_flight * Team * N)
+        add<in_flight>(x, b, i, sums);
+    }
     for (; i + N <= k; i += Team * N) {
       const V terms = conjugated<ConjugateX>(convert<S>(x.template load<N>(i)));
       NNK_UNROLL
-      for (int s = 0; s < Sums; ++s)
+      for (int s = 0; s < Sums; ++s) {
+        if constexpr (UnitB) fetch_ahead<N>(b[s].at(i));
         sums[s] = fma(terms, conjugated<ConjugateB>(convert<S>(b[s].template load<N>(i))), sums[s]);
+      }
     }
     if (i < k) {  // zeros times zeros follow
       const int left = int(k - i);
@@ -129,6 +145,26 @@ struct GemvAlong {
         sums[s] = fma(
             terms, conjugated<ConjugateB>(convert<S>(b[s].template load_partial<N>(i, left, TB()))),
             sums[s]);
+    }
+  }
+
+  // Vectors of a column that a thread of a GPU loads before it uses them: four in all columns.
+  static constexpr int in_flight = lanes_are_simd || Sums >= 4 ? 1 : 4 / Sums;
+  template <int Count>
+  static NNK_FN void add(const LineX& x, const LineB (&b)[Sums], Index i, V (&sums)[Sums]) {
+    V terms[Count], matrix[Count][Sums];
+    NNK_UNROLL
+    for (int t = 0; t < Count; ++t) {
+      const Index at = i + t * Team * N;
+      terms[t] = conjugated<ConjugateX>(convert<S>(x.template load<N>(at)));
+      NNK_UNROLL
+      for (int s = 0; s < Sums; ++s)
+        matrix[t][s] = conjugated<ConjugateB>(convert<S>(b[s].template load<N>(at)));
+    }
+    NNK_UNROLL
+    for (int t = 0; t < Count; ++t) {
+      NNK_UNROLL
+      for (int s = 0; s < Sums; ++s) sums[s] = fma(terms[t], matrix[t][s], sums[s]);
     }
   }
 
@@ -207,7 +243,7 @@ struct GemvAcross {
       const Line<const TB, Index, UnitB ? unit_step : any_step> row{
           tile.b.at(NNK_HERE, k + t, tile.first + j), Index(left), tile.b.stride[1]};
       b[t] = loaded<S, ConjugateB, N>(row, 0, left);
-      const S term = convert_scalar<S>(*tile.x.at(NNK_HERE, k + t));
+      const S term = convert_scalar<S>(nnk::load<1>(tile.x.at(NNK_HERE, k + t))[0]);
       x[t] = ConjugateX ? conj(term) : term;
     }
     NNK_UNROLL

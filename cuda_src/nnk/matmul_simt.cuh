@@ -45,13 +45,22 @@ template <class TA, class TB, class TC, class S, class Index, int BatchRank, int
           int TileK, int MicroM, int MicroN, int Teams, int VectorA, int VectorB, int FastA,
           int FastB, bool UnitC, bool ConjugateA, bool ConjugateB, class Epilogue>
 struct MatmulSimt {
-  static constexpr int register_budget = 128;
   static constexpr int threads_m = TileM / MicroM, threads_n = TileN / MicroN;
   static constexpr int team = threads_m * threads_n, threads = Teams * team;
+  // Two blocks of 256 threads at once, or as many registers as threads of smaller ones need: the
+  // more for long addresses and many single elements.
+  static constexpr int register_budget = threads >= 256                               ? 128
+                                         : sizeof(Index) > 4 || VectorA* VectorB == 1 ? 232
+                                                                                      : 168;
   using Grid = ThreadGrid<threads_m, threads_n>;
   using LayoutA = TileLayout<S, TileK, TileM, VectorA, FastA == columns_fast, team>;
   using LayoutB = TileLayout<S, TileK, TileN, VectorB, FastB == rows_fast, team>;
   static constexpr int buffer = LayoutA::elements + LayoutB::elements;
+  // Several teams of a warp read vectors that begin in banks of their own: the buffers of a team
+  // are as many words apart as it has threads, counted around the 32 banks.
+  static constexpr int words = sizeof(S) / 4;
+  static constexpr int apart = (team / 4 * 4 + 32 - 2 * buffer * words % 32) % 32 / words;
+  static constexpr int of_team = 2 * buffer + (Teams > 1 && team < 32 ? apart : 0);
 
   // Sums that lie side by side: 16 bytes of them, if the micro-tile has so many.
   static constexpr int side(int micro) {
@@ -81,7 +90,7 @@ struct MatmulSimt {
   struct Sums { V of[MicroM][groups_n]; };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const auto memory = group.template dynamic_shared<S>(0, Teams * 2 * buffer);
+    const auto memory = group.template dynamic_shared<S>(0, Teams * of_team);
     const int own_team = Teams > 1 ? group.rank() / team : 0;
     const int rank = Teams > 1 ? group.rank() % team : group.rank();
     const int stack = args.tiles.divide(int32(group.block()));
@@ -107,23 +116,21 @@ struct MatmulSimt {
       NNK_UNROLL
       for (int j = 0; j < groups_n; ++j) sums.of[i][j] = V::splat(S());
     }
+    const int at_m = Grid::m(rank) * side_m, at_n = LayoutA::elements + Grid::n(rank) * side_n;
+    const int buffers = own_team * of_team;
     // Teams of different splits have the same number of slices, some of them of zeros.
-    const Index counted = Teams > 1 ? args.terms : terms;
-    const int at_m = Grid::m(rank) * side_m, at_n = Grid::n(rank) * side_n;
-    int at = own_team * 2 * buffer, other = at + buffer;
-    if (counted > 0) {
+    Index left = Teams > 1 ? args.terms : terms;
+    if (left > 0) {
       fetch(copy_a, copy_b);
-      put(copy_a, copy_b, memory, at);
+      put(copy_a, copy_b, memory, buffers);
       group.barrier();
-      for (Index k = TileK;; k += TileK) {
+      for (int at = 0;; at = buffer - at) {
         fetch(copy_a, copy_b);  // after the last slice, zeros
-        multiply(memory, at + at_m, at + LayoutA::elements + at_n, sums);
-        if (k >= counted) break;
-        put(copy_a, copy_b, memory, other);
+        multiply(memory, buffers + at + at_m, buffers + at + at_n, sums);
+        left -= TileK;
+        if (left <= 0) break;
+        put(copy_a, copy_b, memory, buffers + buffer - at);
         group.barrier();
-        const int swapped = at;
-        at = other;
-        other = swapped;
       }
     }
     if (idle) return;
@@ -131,7 +138,7 @@ struct MatmulSimt {
         byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}};
     const typename Epilogue::template Of<Index> epilogue(args, args.epilogue, offset + 3, args.m,
                                                          args.n);
-    write(epilogue, c, first_m + at_m, first_n + at_n, sums);
+    write(epilogue, c, first_m + at_m, first_n + at_n - LayoutA::elements, sums);
   }
 
  private:
@@ -157,9 +164,15 @@ struct MatmulSimt {
     copy_b.store(memory, at + LayoutA::elements);
   }
 
+  static constexpr int in_a_row = TileK % terms_in_a_row == 0 ? terms_in_a_row : TileK;
   static NNK_FN void multiply(const Shared<S>& memory, int a, int b, Sums& sums) {
+    NNK_NO_UNROLL
+    for (int k = 0; k < TileK; k += in_a_row)
+      multiply_terms(memory, a + k * LayoutA::row, b + k * LayoutB::row, sums);
+  }
+  static NNK_FN void multiply_terms(const Shared<S>& memory, int a, int b, Sums& sums) {
     NNK_UNROLL
-    for (int k = 0; k < TileK; ++k) {
+    for (int k = 0; k < in_a_row; ++k) {
       Vec<S, side_m> rows[groups_m];
       V columns[groups_n];
       NNK_UNROLL

@@ -37,38 +37,52 @@ template <class S, int Terms, int Outer, int N, bool AlongTerms, int Threads> st
     if constexpr (AlongTerms) return piece / side_by_side % Outer;
     else return piece % (Outer / N) * N;
   }
+
+  // The pieces of a thread are Threads apart, which is regular if it leads around all outer indices
+  // a whole number of times, or after some pieces once: from one of these `outers` to the next,
+  // `next_outer` indices; and after them `next_term` terms.
+  static constexpr int around = AlongTerms ? side_by_side * Outer : Outer / N;
+  static constexpr int around_terms = AlongTerms ? side_by_side * N : 1;
+  static constexpr bool at_once = Threads % around == 0;
+  static constexpr bool regular = at_once || (around % Threads == 0 && Threads % side_by_side == 0);
+  static constexpr int outers = at_once || !regular ? 1 : around / Threads;
+  static constexpr int next_outer = AlongTerms ? Threads / side_by_side : Threads * N;
+  static constexpr int next_term = at_once ? Threads / around * around_terms : around_terms;
 };
 
-// The copies of one thread. Whatever does not change from slice to slice is found out once.
+// The copies of one thread. Where its pieces lie is computed anew for every slice, from few
+// numbers: a register for each would be too many.
 //
-// An outer index past the last one is taken for the last: what is multiplied there is not written.
-// Terms past the last one are zeros. The host takes N > 1 only where both extents are multiples of
-// it where it matters, so that a piece is there or is not.
+// Past the last term, and the last outer index, are zeros. (Of a thread with one outer index, the
+// last one takes the place of those past it: what is multiplied there is not written.) The host
+// takes N > 1 only where the extents along which pieces lie are multiples of it, so that a piece is
+// there or is not.
 template <class T, class S, class Index, class Layout, bool Conjugate> struct TileCopy {
   static constexpr int count = Layout::pieces_of_thread, N = Layout::size;
   static constexpr bool whole = count * Layout::threads == Layout::pieces;
-  static constexpr int terms_at_once = Layout::along_terms ? N : 1;
+  static constexpr bool clamped = Layout::regular && Layout::outers == 1;
 
-  const T* from;        // the next slice
-  Index left, advance;  // its terms and those after it; bytes to the one after it
-  Index offset[count];
+  const T* from;  // the thread's first piece of the next slice; if irregular, the slice
+  Index left;     // terms from there on
+  Index outer_step, term_step, outers;  // steps in bytes; outer indices from there on
   int rank;
   Vec<T, N> held[count];
 
-  // A tile from outer index `first` on of `outers`, in a matrix of `terms` terms.
-  NNK_FN TileCopy(const T* matrix, int thread, Index first, Index outers, Index terms,
-                  Index outer_step, Index term_step)
-      : from(byte_offset(matrix, first * outer_step)),
+  // A tile from outer index `first` on of `end`, in a matrix of `terms` terms.
+  NNK_FN TileCopy(const T* matrix, int thread, Index first, Index end, Index terms,
+                  Index step_of_outer, Index step_of_term)
+      : from(byte_offset(matrix, first * step_of_outer)),
         left(terms),
-        advance(term_step * Layout::terms),
+        outer_step(step_of_outer),
+        term_step(step_of_term),
+        outers(end - first),
         rank(thread) {
-    constexpr int outers_at_once = Layout::along_terms ? 1 : N;
-    const Index last = outers - first - outers_at_once;
-    NNK_UNROLL
-    for (int p = 0; p < count; ++p) {
-      const Index outer = Layout::outer(piece(p)) < last ? Layout::outer(piece(p)) : last;
-      check_access(first + outer, outers_at_once, outers, NNK_HERE);
-      offset[p] = outer * outer_step + Layout::term(piece(p)) * term_step;
+    if constexpr (Layout::regular) {
+      const Index last = outers - (Layout::along_terms ? 1 : N), own = Layout::outer(rank);
+      const Index start = clamped && last < own ? last : own;
+      from = byte_offset(from, start * outer_step + Layout::term(rank) * term_step);
+      outers -= start;
+      left -= Layout::term(rank);
     }
   }
 
@@ -77,12 +91,13 @@ template <class T, class S, class Index, class Layout, bool Conjugate> struct Ti
     NNK_UNROLL
     for (int p = 0; p < count; ++p) {
       held[p] = Vec<T, N>::splat(T());
-      if (is_there(p) && Layout::term(piece(p)) < left) {
-        check_access(Layout::term(piece(p)), terms_at_once, left, NNK_HERE);
-        held[p] = nnk::load<N>(byte_offset(from, offset[p]));
+      if (is_there(p) && term(p) < left && (clamped || outer(p) < outers)) {
+        check_access(term(p), Layout::along_terms ? N : 1, left, NNK_HERE);
+        check_access(outer(p), Layout::along_terms ? 1 : N, outers, NNK_HERE);
+        held[p] = nnk::load<N>(byte_offset(from, outer(p) * outer_step + term(p) * term_step));
       }
     }
-    from = byte_offset(from, advance);
+    from = byte_offset(from, Index(Layout::terms) * term_step);
     left -= Layout::terms;
   }
   // Writes it to shared memory, from element `at` on.
@@ -105,6 +120,15 @@ template <class T, class S, class Index, class Layout, bool Conjugate> struct Ti
  private:
   NNK_FN int piece(int p) const { return rank + p * Layout::threads; }
   NNK_FN bool is_there(int p) const { return whole || piece(p) < Layout::pieces; }
+  // Of a piece, from where `from` is.
+  NNK_FN int outer(int p) const {
+    if constexpr (Layout::regular) return p % Layout::outers * Layout::next_outer;
+    else return Layout::outer(piece(p));
+  }
+  NNK_FN int term(int p) const {
+    if constexpr (Layout::regular) return p / Layout::outers * Layout::next_term;
+    else return Layout::term(piece(p));
+  }
 };
 
 }  // namespace nnk

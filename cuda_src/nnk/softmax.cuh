@@ -35,7 +35,9 @@ struct SoftmaxForward {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 ? 128 : 80;
+  static constexpr int register_budget = sizeof(S) > 4 || sizeof(typename Geometry::index_type) > 4
+                                             ? 128
+                                             : 80;
   using Stats = MaxSumExpValue<S>;
 
   struct Args {

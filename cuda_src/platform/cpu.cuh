@@ -30,6 +30,7 @@ namespace nnk {
 
 constexpr int warp_width = 1;
 constexpr bool lanes_are_simd = true;
+constexpr int terms_in_a_row = 1;  // for kernels of GPUs: see platform/cuda.cuh
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};
@@ -93,8 +94,11 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Si
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
 
-// ---- caches: brings a line to level 2; any address will do -------------------------------
-NNK_FN void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+// ---- caches: brings the line of any address to level 1 or 2 --------------------------------
+constexpr int cache_line = 64;
+template <int Level = 2> NNK_FN void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, Level == 1 ? 3 : 2);
+}
 
 // ---- atomics: for opt-in paths only; the order of additions is not fixed -------------------
 template <class T> NNK_FN T atomic_add(T* p, T x) {

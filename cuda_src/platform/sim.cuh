@@ -118,6 +118,8 @@ template <int Bytes> struct RawVector { using type = sim::Register<Bytes>; };
 namespace nnk {
 
 constexpr bool lanes_are_simd = false;  // a Vec is several elements of one thread
+// Terms of a product in shared memory for which code is laid out in a row: nothing is unrolled.
+constexpr int terms_in_a_row = 1;
 
 // ---- shared memory ------------------------------------------------------------------------
 // `T` may be any trivial type. There is no pointer to the data: every access is checked.

@@ -58,6 +58,9 @@ constexpr int warp_width = __AMDGCN_WAVEFRONT_SIZE;
 constexpr int warp_width = 32;
 #endif
 constexpr bool lanes_are_simd = false;  // a Vec is several elements of one thread
+// Terms of a product in shared memory for which code is laid out in a row: the compiler
+// moves the loads of all of them to the beginning, where they spill.
+constexpr int terms_in_a_row = 4;
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};
@@ -156,9 +159,25 @@ template <class T> NNK_FN T atomic_add(T* p, T x) { return ::atomicAdd(p, x); }
 
 #include "platform/hip_mma.cuh"
 
+// ---- entries ------------------------------------------------------------------------------
+namespace nnk {
+
+// Waves that a SIMD unit must hold: two where a kernel says how many registers it needs
+// (`Kernel::register_budget`), which leaves 256 to each of the 512 of CDNA. Without it the compiler
+// takes all of them, and nothing hides what a wave waits for. (Not the second argument of
+// __launch_bounds__: a macro here, it would be cut at the commas of a template.)
+template <class Kernel, class = void> struct LeastWaves { static constexpr int value = 1; };
+template <class Kernel> struct LeastWaves<Kernel, enable_if<(Kernel::register_budget > 0)>> {
+  static constexpr int value = 2;
+};
+
+}  // namespace nnk
+
 // The one line of a generated text: an entry for one template instance.
-#define NNK_ENTRY(name, threads, ...)                                                        \
-  extern "C" __global__ void __launch_bounds__(threads) name(const __VA_ARGS__::Args args) { \
-    nnk::Group<threads> group;                                                               \
-    __VA_ARGS__::run(group, args);                                                           \
+#define NNK_ENTRY(name, threads, ...)                                                 \
+  extern "C" __global__ void __launch_bounds__(threads)                               \
+      __attribute__((amdgpu_waves_per_eu(nnk::LeastWaves<__VA_ARGS__>::value))) name( \
+          const __VA_ARGS__::Args args) {                                             \
+    nnk::Group<threads> group;                                                        \
+    __VA_ARGS__::run(group, args);                                                    \
   }

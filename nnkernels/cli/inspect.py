@@ -12,6 +12,7 @@ from nnkernels import registry
 from nnkernels.cli.table import table
 from nnkernels.config.device import PROFILES
 from nnkernels.inspection.inspect import inspect
+from nnkernels.inspection.loops import multiply_adds
 from nnkernels.inspection.result import Report, Unavailable, widths_text
 from nnkernels.registry import Op
 
@@ -21,7 +22,8 @@ _SHOWN = {
     "v_fma_f64": "DFMA", "HMMA": "HMMA", "v_mfma": "MFMA", "MUFU": "MUFU", "v_exp_f32": "EXP",
     "v_log_f32": "LOG", "v_rcp_f32": "RCP", "SHFL": "SHFL", "ds_bpermute_b32": "BPERM",
     "BAR": "BAR", "s_barrier": "BAR", "LDS": "LDS", "STS": "STS", "BRA": "BRA", "CALL": "CALL",
-    "LDL": "LDL", "STL": "STL",
+    "LDL": "LDL", "STL": "STL", "LDSM": "LDSM", "LDGSTS": "LDGSTS", "IMMA": "IMMA",
+    "ds_read": "LDS", "ds_write": "STS",
 }  # fmt: skip
 
 
@@ -33,7 +35,8 @@ def add_parser(commands: Any) -> None:
         description="Compile every template instance that an op may choose, and report what the "
         "compiler made of it. Needs NVRTC and nvdisasm for sm_..., hipRTC for gfx..., and no GPU.",
         epilog="loads, stores: instructions on global memory as COUNTxBYTES of a thread. "
-        "blocks: how many fit a multiprocessor at once. exit status 2: bad arguments, or an "
+        "blocks: how many fit a multiprocessor at once. main loop: the share of its instructions "
+        "that multiply and add. exit status 2: bad arguments, or an "
         "architecture that could not be compiled for.",
     )
     parser.add_argument("op", metavar="OP", help="name of a public function, such as softmax")
@@ -101,14 +104,15 @@ def as_dict(row: Report | Unavailable) -> dict[str, Any]:
         return {"arch": row.arch, "error": row.reason}
     fields = {**vars(row), **vars(row.resources)}
     del fields["resources"]
-    fields["mix"] = dict(sorted(fields["mix"].items(), key=lambda item: -item[1]))
+    for name in ("mix", "loop"):
+        fields[name] = dict(sorted(fields[name].items(), key=lambda item: -item[1]))
     return fields
 
 
 def _print(op: Op, reports: list[Report]) -> None:
     headings = (
         "problem", "kind", "threads", "registers", "spills", "local", "shared", "blocks", "loads",
-        "stores", "instructions",
+        "stores", "main loop", "instructions",
     )  # fmt: skip
     groups: dict[tuple[str, str], list[Report]] = {}
     for row in reports:
@@ -124,14 +128,23 @@ def _cells(row: Report) -> tuple[object, ...]:
     blocks = "?" if row.blocks_per_processor is None else row.blocks_per_processor
     return (
         row.problem, row.kind, row.threads, found.registers, found.spill_bytes, found.local_bytes,
-        row.shared, blocks, widths_text(found.loads), widths_text(found.stores), _mix(found.mix),
+        row.shared, blocks, widths_text(found.loads), widths_text(found.stores),
+        _loop(found.loop), _mix(found.mix),
     )  # fmt: skip
+
+
+def _loop(loop: Counter[str]) -> str:
+    """How many instructions it has, and the share of those that multiply and add."""
+    size, work = loop.total(), multiply_adds(loop)
+    return f"{100 * work / size:.0f}% of {size}" if work else "-"
 
 
 def _mix(mix: Counter[str]) -> str:
     shown: Counter[str] = Counter()
     for name, count in mix.items():
-        known = _SHOWN.get("v_mfma" if name.startswith("v_mfma") else name)
+        # Of these, AMD has one for each width or shape.
+        family = next((f for f in ("v_mfma", "ds_read", "ds_write") if name.startswith(f)), name)
+        known = _SHOWN.get(family)
         if known is not None:
             shown[known] += count
     return " ".join(f"{name} {count}" for name, count in shown.most_common()) or "-"

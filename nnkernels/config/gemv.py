@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
 
@@ -64,6 +64,8 @@ class GemvConfig:
         Columns at once; or rows of the matrix at once.
     held : bool
         Whether threads keep their sums in registers.
+    splits : int
+        Ranges of terms that are summed apart, and then added up in a second launch (GPUs only).
     """
 
     along: bool
@@ -76,6 +78,14 @@ class GemvConfig:
     unit_x: bool
     unit_b: bool
     index: str
+    splits: int = 1
+
+    @property
+    def terms_at_once(self) -> int:
+        """Terms that a block goes through before its threads come to the next ones."""
+        if self.along:
+            return self.team * self.vector * max(1, 4 // self.depth)
+        return self.threads // self.team * self.depth
 
     @property
     def shared_elements(self) -> int:
@@ -87,17 +97,22 @@ class GemvConfig:
         return self.threads * self.vector if self.threads > self.team else 0
 
 
-# Columns of a block where their sums wait in a level-1 cache of a CPU: 16 KiB.
-_WAITING_BYTES = 16 * 1024
-# Columns at once where terms are neighbours: x is read once for them, and a processor follows so
-# many streams.
-_SUMS = 4
+# Columns of a block where their sums wait in a level-1 cache of a CPU, beside what is read: 8 KiB.
+_WAITING_BYTES = 8 * 1024
+# Columns at once where terms are neighbours: x is read once for them, and each is a stream of its
+# own. By the size of a SIMD register: there are 32 of 64 bytes, and 16 of others.
+_SUMS = {64: 8, 32: 4, 16: 4}
 # Rows of the matrix at once where columns are neighbours: for each of them, the sums are read and
 # written once.
 _TERMS = 8
+# The same for the threads of a GPU.
+_GPU_DEPTH = 4
 _GPU_THREADS = 256
-# A block shares a sum of at least so many terms, a warp a shorter one.
-_BLOCK_TERMS = 8192
+# A block shares a sum of at least so many terms if there are few of them, else a warp.
+_BLOCK_TERMS = 2048
+# Readings of a block before a split of its terms pays for the second launch: they wait for memory
+# one after the other, some 700 ns each, and the launch takes as long as several.
+_READINGS_ALONG, _READINGS_ACROSS = 2, 8
 
 
 def configure(problem: GemvProblem, device: Device) -> GemvConfig:
@@ -109,11 +124,14 @@ def configure(problem: GemvProblem, device: Device) -> GemvConfig:
 def _cpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
     lanes = device.vector_bytes // problem.compute_itemsize
     vector = 2 if problem.is_complex else 2 * lanes
-    # Enough blocks for all threads, whose ends nobody waits for long.
-    share = -(-problem.n * problem.batches // (4 * device.processors * problem.batches))
-    if along:
-        columns = -(-max(share, 1) // _SUMS) * _SUMS
-    else:
+    depth = _SUMS[device.vector_bytes] if along else _TERMS
+    if problem.is_complex:  # no SIMD form, and so fewer
+        depth //= 2
+    if along:  # enough blocks for all threads, whose ends nobody waits for long
+        share = -(-problem.n // (4 * device.processors))
+        columns = -(-share // depth) * depth
+    else:  # a row of a block is a run in memory: long runs, a block for each thread
+        share = -(-problem.n // device.processors)
         most = _WAITING_BYTES // problem.compute_itemsize
         columns = min(most, -(-max(share, 8 * vector) // vector) * vector)
     return GemvConfig(
@@ -122,7 +140,7 @@ def _cpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
         vector=vector,
         threads=1,
         team=1,
-        depth=_SUMS if along else _TERMS,
+        depth=depth,
         held=False,
         unit_x=problem.stride_x == problem.itemsizes[0],
         unit_b=problem.strides_b[0 if along else 1] == problem.itemsizes[1],
@@ -139,15 +157,22 @@ def _gpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
     aligned = _is_aligned(problem.alignments[1], step, problem.itemsizes[1] * vector)
     unit_b = unit_b and (aligned or vector == 1)
     unit_x = unit_x and problem.alignments[0] % min(16, problem.itemsizes[0] * vector) == 0
+    sums = problem.n * problem.batches
     if along:
-        whole_block = problem.k >= _BLOCK_TERMS and problem.n < 8 * device.processors
+        whole_block = problem.k >= _BLOCK_TERMS and sums < 8 * device.processors
         team = _GPU_THREADS if whole_block else device.warp
-        depth = 1 if problem.n * problem.batches < 16 * device.processors else _SUMS
-        columns = _GPU_THREADS // team * depth
+        teams = _GPU_THREADS // team
+        # x is read once for several sums, if there are enough for four blocks of a processor.
+        depth = (
+            1 if whole_block or sums < 4 * device.processors * teams * _GPU_DEPTH else _GPU_DEPTH
+        )
+        columns = teams * depth
     else:
-        team, depth = device.warp, _TERMS // 2
+        team, depth = device.warp, _GPU_DEPTH
+        if -(-problem.n // (team * vector)) * problem.batches < 2 * device.processors:
+            team //= 4  # 128 bytes of a row of float32: more blocks, whose threads go less far
         columns = team * vector
-    return GemvConfig(
+    found = GemvConfig(
         along=along,
         columns=columns,
         vector=vector,
@@ -159,6 +184,17 @@ def _gpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
         unit_b=unit_b,
         index=problem.index,
     )
+    return replace(found, splits=_splits(problem, found, device))
+
+
+def _splits(problem: GemvProblem, found: GemvConfig, device: Device) -> int:
+    """Into how many ranges terms are split: for four blocks of each processor, if they are long."""
+    blocks = -(-problem.n // found.columns) * problem.batches
+    readings = _READINGS_ALONG if found.along else _READINGS_ACROSS
+    most = problem.k // (readings * found.terms_at_once)
+    if blocks >= 2 * device.processors or most < 2:
+        return 1
+    return min(most, 4 * device.processors // blocks)
 
 
 def _is_aligned(alignment: int, step: int, access: int) -> bool:

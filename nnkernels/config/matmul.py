@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from nnkernels.config import matmul_packed, matmul_simt, matmul_tiles
+from nnkernels.config import (
+    matmul_complex,
+    matmul_packed,
+    matmul_simt,
+    matmul_small,
+    matmul_tensor,
+    matmul_tiles,
+)
 from nnkernels.config.device import Device
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem
 from nnkernels.config.matmul_simt import SimtConfig
+from nnkernels.config.matmul_small import SmallConfig
+from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.config.matmul_tiles import TilesConfig
 
-Config = SimtConfig | PackedConfig | TilesConfig
+Config = SimtConfig | TensorConfig | PackedConfig | TilesConfig | SmallConfig | ComplexConfig
 
 
 def configure(problem: MatmulProblem, device: Device) -> Config:
     """The kernel for a problem on a device."""
     if device.is_gpu:
-        return matmul_simt.configure(problem, device)
+        tensor = matmul_tensor.configure(problem, device)
+        return matmul_simt.configure(problem, device) if tensor is None else tensor
+    if matmul_small.is_small(problem):
+        return matmul_small.configure(problem, device)
+    if problem.is_complex:
+        return matmul_complex.configure(problem, device)
     if matmul_tiles.is_possible(problem, device):
         return matmul_tiles.configure(problem, device)
     return matmul_packed.configure(problem, device)

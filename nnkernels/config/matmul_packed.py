@@ -108,10 +108,10 @@ _SMALLEST_BLOCK = 64 * 64 * 64
 
 def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
     """The tiles and blocks for a problem."""
-    vector, micro_m = _micro_tile(problem, device)
+    vector, micro_m = micro_tile(problem.n, problem.compute_itemsize, device)
     fast_a, fast_b = fast_axes(problem)
     unit_a = problem.strides_a[fast_a] == problem.itemsizes[0]
-    tiles_m, tiles_n = _blocks(problem, device, vector, micro_m)
+    tiles_m, tiles_n = blocks(problem, device, vector, micro_m)
     tile_m = round_up(-(-problem.m // tiles_m), micro_m)
     micro = _way_to_multiply(problem, device)
     return PackedConfig(
@@ -156,26 +156,24 @@ def _has_words(problem: MatmulProblem, micro: str) -> bool:
     return problem.k % terms == 0 and problem.itemsizes[0] == 4 // terms and micro != INT8_QUADS
 
 
-def _micro_tile(problem: MatmulProblem, device: Device) -> tuple[int, int]:
-    """Columns and rows whose sums stay in registers."""
-    if problem.is_complex:  # no SIMD form
-        return 2, 4
-    lanes = device.vector_bytes // problem.compute_itemsize
+def micro_tile(n: int, itemsize: int, device: Device) -> tuple[int, int]:
+    """Columns, of `n` numbers of a size, and rows whose sums stay in registers."""
+    lanes = device.vector_bytes // itemsize
     registers, micro_m = _MICRO_TILE[device.vector_bytes]
-    while registers > 1 and problem.n <= registers * lanes // 2:
+    while registers > 1 and n <= registers * lanes // 2:
         registers //= 2
         micro_m = _NARROW_ROWS[device.vector_bytes][registers]
     return registers * lanes, micro_m
 
 
-def _blocks(problem: MatmulProblem, device: Device, vector: int, micro_m: int) -> tuple[int, int]:
+def blocks(problem: MatmulProblem, device: Device, vector: int, micro_m: int) -> tuple[int, int]:
     """How many blocks C is cut into, along its rows and columns."""
     tiles_m = 1 if problem.in_place else -(-problem.m // _MOST_WAITING_ROWS)
     tiles_n = -(-problem.n // _MOST_COLUMNS)
     work = problem.m * problem.n * max(problem.k, 1)
 
-    def is_shared_evenly(blocks: int) -> bool:
-        return blocks % device.processors == 0 or blocks >= 4 * device.processors
+    def is_shared_evenly(count: int) -> bool:
+        return count % device.processors == 0 or count >= 4 * device.processors
 
     while (
         not is_shared_evenly(problem.batches * tiles_m * tiles_n)

@@ -37,6 +37,10 @@ class MatmulProblem:
     alignments : tuple of int
         Powers of two, at most 16, of which the addresses of A, B and C and the steps between their
         batches are multiples. On a CPU, on which kernels do not depend on them, all 1.
+    element : str
+        C++ type of A and of B, if it is one.
+    tf32 : bool
+        Whether float32 operands may be rounded to TF32.
     """
 
     m: int
@@ -54,6 +58,8 @@ class MatmulProblem:
     same_a: bool = False
     strides_c: tuple[int, int] = (0, 0)
     alignments: tuple[int, int, int] = (1, 1, 1)
+    element: str = ""
+    tf32: bool = False
 
 
 def index_kind(reach: int) -> str:

@@ -12,6 +12,7 @@ from nnkernels.config.matmul_problem import (
     MatmulProblem,
     fast_axes,
     index_kind,
+    round_up,
 )
 from nnkernels.dispatch.axes import largest_power_of_two
 
@@ -61,7 +62,9 @@ class SimtConfig:
         """Accumulator-type elements of shared memory of a block, for sums of `k` terms."""
         a = self.tile_k * (self.tile_m + (4 if self.fast_a == COLUMNS_FAST else 0))
         b = self.tile_k * (self.tile_n + (4 if self.fast_b == ROWS_FAST else 0))
-        return self.teams * 2 * (-(-a // 4) * 4 + -(-b // 4) * 4)
+        # Teams of a warp begin in other banks: see there.
+        own = 2 * (round_up(a, 4) + round_up(b, 4))
+        return self.teams * (own + (32 if self.teams > 1 else 0))
 
     def for_workspace(self, n: int, itemsize: int, index: str) -> SimtConfig:
         """The same tiles for the first launch of a split product, whose C is dense."""
@@ -86,29 +89,32 @@ class Tile(NamedTuple):
 
 
 def _with_mirrors(*tiles: Tile) -> tuple[Tile, ...]:
-    mirrors = (t._replace(m=t.n, n=t.m, micro_m=t.micro_n, micro_n=t.micro_m) for t in tiles)
+    mirrors = (
+        t._replace(m=t.n, n=t.m, micro_m=t.micro_n, micro_n=t.micro_m) for t in tiles if t.m != t.n
+    )
     return tuple(dict.fromkeys((*tiles, *mirrors)))
 
 
 # By the size of the accumulator. A thread has at most 64 registers of sums; a slice is 16 terms
 # where that takes few registers, so that barriers are few. Last come the tiles of small matrices,
 # several of which a block makes at once.
+# The largest leaves no registers for the addresses of many single elements, or long ones, and gives
+# way to the next there.
+LARGEST, LARGE = Tile(128, 128, 8, 8, 8), Tile(128, 64, 8, 8, 8)
 TILES = {
     4: _with_mirrors(
-        Tile(128, 128, 8, 8, 8),
-        Tile(128, 64, 8, 8, 4),
-        Tile(64, 64, 16, 8, 4),
+        LARGEST,
+        LARGE,
+        Tile(64, 64, 8, 8, 8),
         Tile(32, 32, 16, 4, 4),
         Tile(16, 256, 16, 4, 8),
         Tile(32, 128, 16, 4, 8),
         Tile(16, 64, 16, 4, 4),
-        Tile(32, 32, 16, 4, 4, teams=2),
         Tile(16, 16, 16, 4, 4, teams=8),
         Tile(8, 8, 8, 2, 4, teams=16),
     ),
     8: _with_mirrors(
-        Tile(128, 64, 8, 8, 4),
-        Tile(64, 64, 8, 4, 4),
+        Tile(64, 64, 8, 8, 4),
         Tile(32, 32, 16, 4, 2),
         Tile(16, 128, 8, 4, 4),
         Tile(32, 64, 8, 4, 4),
@@ -117,8 +123,8 @@ TILES = {
         Tile(8, 8, 8, 2, 2, teams=8),
     ),
     16: _with_mirrors(
-        Tile(64, 64, 4, 4, 4),
-        Tile(32, 32, 8, 4, 2),
+        Tile(64, 32, 4, 4, 4),
+        Tile(32, 32, 4, 4, 2),
         Tile(16, 64, 8, 2, 4),
         Tile(16, 16, 8, 2, 2, teams=2),
         Tile(8, 8, 8, 2, 2, teams=8),
@@ -126,9 +132,12 @@ TILES = {
 }
 # Rows of tiles that blocks go through together.
 BAND = 8
-# A processor has four schedulers of 32 lanes, each of which needs two warps to be busy at all, and
-# registers for some 512 threads of these kernels.
-_LANES, _BUSY_THREADS, _THREADS = 128, 256, 512
+# Registers of a processor hold some 512 threads of these kernels; eight warps keep it busy.
+_THREADS, _BUSY_WARPS = 512, 8
+# Clock cycles in which a processor does a multiply-add of a warp, by the size of the accumulator
+# (complex numbers take four), and in which a warp reads 16 bytes a thread of shared memory: 128
+# bytes go in one. So 8 x 8 sums of a thread are the fewest that float32 is not kept waiting for.
+_FMA_CYCLES, _READ_CYCLES = {4: 0.25, 8: 1.0, 16: 4.0}, 4.0
 # Bytes that a processor gets in a clock cycle: of operands, from the level-2 cache; of sums, from
 # memory.
 _L2_BYTES, _MEMORY_BYTES = 32, 12
@@ -141,7 +150,7 @@ _LEAST_TERMS, _MOST_SPLITS = 128, 64
 def configure(problem: MatmulProblem, device: Device) -> SimtConfig:
     """The kernel for a problem on a device.
 
-    Tile and splits depend on the shape alone, so that a view and its copy get the same sums.
+    Slices and splits depend on the shape alone, so that a view and its copy get the same sums.
     """
     tile, splits = min(
         ((t, s) for t in _candidates(problem) for s in _splits(t, problem, device)),
@@ -149,6 +158,9 @@ def configure(problem: MatmulProblem, device: Device) -> SimtConfig:
     )
     fast_a, vector_a = _loads(problem, 0, ROWS_FAST, problem.m)
     fast_b, vector_b = _loads(problem, 1, COLUMNS_FAST, problem.n)
+    index = index_kind(problem.reach)
+    if tile == LARGEST and (min(vector_a, vector_b) < 4 or index == "q"):
+        tile = LARGE
     return SimtConfig(
         *tile,
         vector_a=vector_a,
@@ -156,7 +168,7 @@ def configure(problem: MatmulProblem, device: Device) -> SimtConfig:
         fast_a=fast_a,
         fast_b=fast_b,
         unit_c=_stores_groups(problem, tile),
-        index=index_kind(problem.reach),
+        index=index,
         splits=splits,
     )
 
@@ -189,16 +201,18 @@ def _splits(tile: Tile, problem: MatmulProblem, device: Device) -> list[int]:
 def _cycles(tile: Tile, splits: int, problem: MatmulProblem, device: Device) -> float:
     """About how long a product takes, in clock cycles: only the order of the choices counts."""
     blocks = _blocks(tile, problem) * splits
-    resident = min(max(1, _THREADS // tile.threads), -(-blocks // device.processors))
-    rounds = -(-blocks // (device.processors * resident))
-    size = problem.compute_itemsize
-    loads = tile.micro_m // side(tile.micro_m, size) + tile.micro_n // side(tile.micro_n, size)
-    term = tile.micro_m * tile.micro_n + 2 * loads
-    arithmetic = term * max(_BUSY_THREADS, tile.threads * resident) / _LANES
-    operand = max(problem.itemsizes[:2])
-    reading = (tile.m + tile.n) * tile.teams * resident * operand / _L2_BYTES
+    # Those of the processor that has most of them, and those that it has at once.
+    in_turn = -(-blocks // device.processors)
+    at_once = min(max(1, _THREADS // tile.threads), in_turn)
+    warps, size = tile.threads / 32, problem.compute_itemsize
+    reads = sum(micro // side(micro, size) for micro in (tile.micro_m, tile.micro_n))
+    term = max(tile.micro_m * tile.micro_n * _FMA_CYCLES[size], reads * _READ_CYCLES) * warps
+    term *= max(1, _BUSY_WARPS / (warps * at_once))
+    loading = (tile.m + tile.n) * tile.teams * max(problem.itemsizes[:2]) / _L2_BYTES
+    # What is loaded comes while terms are multiplied, but not quite for nothing.
+    term = max(term, loading) + loading / 2
     slices = -(-problem.k // (splits * tile.k))
-    total = rounds * (slices * tile.k * max(arithmetic, reading) + _BLOCK_CYCLES)
+    total = in_turn * slices * tile.k * term + in_turn / at_once * _BLOCK_CYCLES
     if splits > 1:
         sums = problem.m * problem.n * problem.batches * problem.compute_itemsize
         total += _LAUNCH_CYCLES + 2 * splits * sums / (device.processors * _MEMORY_BYTES)

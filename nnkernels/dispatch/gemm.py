@@ -23,6 +23,7 @@ def gemm(
     transpose: tuple[bool, bool],
     out_dtype: Any,
     out: Any,
+    precision: str | None = None,
 ) -> Any:
     """``epilogue(op(a) op(b), c)``; c may be None."""
     (x, y, d), library, like = _adopted((a, b, c), GEMM)
@@ -37,6 +38,7 @@ def gemm(
         like,
         out_dtype=out_dtype,
         epilogue=epilogue,
+        precision=precision,
         out=out,
     )
 
@@ -60,7 +62,15 @@ def gemv(
     )
 
 
-def linear(x: Any, weight: Any, bias: Any, epilogue: Epilogue, out_dtype: Any, out: Any) -> Any:
+def linear(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    epilogue: Epilogue,
+    out_dtype: Any,
+    out: Any,
+    precision: str | None = None,
+) -> Any:
     """``epilogue(x weight^T, bias)``; bias may be None."""
     (operand, matrix, d), library, like = _adopted((x, weight, bias), LINEAR)
     check_linear(operand, matrix, d)
@@ -71,6 +81,7 @@ def linear(x: Any, weight: Any, bias: Any, epilogue: Epilogue, out_dtype: Any, o
         like,
         out_dtype=out_dtype,
         epilogue=epilogue,
+        precision=precision,
         out=out,
     )
 

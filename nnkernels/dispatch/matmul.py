@@ -23,6 +23,7 @@ def apply(
     conjugate: tuple[bool, bool] = (False, False),
     out: Any = None,
     epilogue: Epilogue = PLAIN,
+    precision: str | None = None,
 ) -> Any:
     """The product of two stacks of matrices, as the Array API defines it.
 
@@ -32,6 +33,8 @@ def apply(
         Whether to take the complex conjugate of each operand.
     epilogue : Epilogue
         What is done with the sums.
+    precision : {None, "tf32"}
+        What operands may be rounded to.
     """
     (a, b), library, like = adopted((x1, x2), NAMES)
     return multiply(
@@ -42,6 +45,7 @@ def apply(
         out_dtype=out_dtype,
         conjugate=conjugate,
         epilogue=epilogue,
+        precision=precision,
         out=out,
     )
 
@@ -64,6 +68,7 @@ def multiply(
     conjugate: tuple[bool, bool] = (False, False),
     epilogue: Epilogue = PLAIN,
     vectors: bool | None = None,
+    precision: str | None = None,
     out: Any = None,
 ) -> Any:
     """The product of two adopted operands, plus a third array if there is one.
@@ -96,6 +101,8 @@ def multiply(
         conjugate,
         vectors,
     )
+    if precision is not None:
+        key = (*key, precision)
     if addend is not None or epilogue is not PLAIN:
         key = (*key, epilogue)
     if addend is not None:
@@ -125,6 +132,7 @@ def multiply(
             view,
             in_place,
             alignments,
+            precision,
         )
         remember(plans, key, plan)
     if view is None:

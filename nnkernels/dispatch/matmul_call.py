@@ -173,6 +173,8 @@ class Call:
         Of the addresses of A, B and C.
     in_place : bool
         Whether C is what is added.
+    precision : {None, "tf32"}
+        What operands may be rounded to.
     """
 
     product: Product
@@ -181,6 +183,7 @@ class Call:
     epilogue: Epilogue
     alignments: tuple[int, int, int]
     in_place: bool
+    precision: str | None = None
 
     def batch(self) -> tuple[Shape, list[Strides]]:
         """Shape of the stack, and strides of A, B, C and what is added; merged."""

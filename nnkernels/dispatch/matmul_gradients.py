@@ -23,7 +23,7 @@ _SCALE = Functor("Scale", "scale", inputs=1, outputs=1, kinds="fc")
 Gradients = tuple[Any, ...]
 
 
-def matmul_backward(dy: Any, x1: Any, x2: Any) -> Gradients:
+def matmul_backward(dy: Any, x1: Any, x2: Any, precision: str | None = None) -> Gradients:
     """Gradients of x1 and x2 of ``x1 x2``."""
     (d, a, b), restore = _adopt((dy, x1, x2), ("dy", *matmul.NAMES))
     _check_cotangent(d, match_shapes(a, b, matmul.NAMES).result, "the product of x1 and x2")
@@ -32,13 +32,20 @@ def matmul_backward(dy: Any, x1: Any, x2: Any) -> Gradients:
     d = d if columns_b else d[..., None]
     d = d if rows_a else d[..., None, :]
     first, second = a if rows_a else a[None, :], b if columns_b else b[:, None]
-    da = _product(d, second.swapaxes(-1, -2), (False, True), first)
-    db = _product(first.swapaxes(-1, -2), d, (True, False), second)
+    da = _product(d, second.swapaxes(-1, -2), (False, True), first, precision=precision)
+    db = _product(first.swapaxes(-1, -2), d, (True, False), second, precision=precision)
     return restore(da if rows_a else da[0, :], db if columns_b else db[:, 0])
 
 
 def gemm_backward(
-    dy: Any, a: Any, b: Any, c: Any, alpha: complex, beta: complex, transpose: tuple[bool, bool]
+    dy: Any,
+    a: Any,
+    b: Any,
+    c: Any,
+    alpha: complex,
+    beta: complex,
+    transpose: tuple[bool, bool],
+    precision: str | None = None,
 ) -> Gradients:
     """Gradients of a, b and c (or None) of ``alpha op(a) op(b) + beta c``."""
     (d, first, second, added), restore = _adopt((dy, a, b, c), ("dy", *GEMM))
@@ -51,13 +58,13 @@ def gemm_backward(
     d_turned = d.swapaxes(-1, -2)
     # d op(a) = dy op(b)^H and d op(b) = op(a)^H dy; their transposes for what was transposed.
     if transpose[0]:
-        da = _product(op_b, d_turned, (True, False), first, scale)
+        da = _product(op_b, d_turned, (True, False), first, scale, precision)
     else:
-        da = _product(d, op_b.swapaxes(-1, -2), (False, True), first, scale)
+        da = _product(d, op_b.swapaxes(-1, -2), (False, True), first, scale, precision)
     if transpose[1]:
-        db = _product(d_turned, op_a, (False, True), second, scale)
+        db = _product(d_turned, op_a, (False, True), second, scale, precision)
     else:
-        db = _product(op_a.swapaxes(-1, -2), d, (True, False), second, scale)
+        db = _product(op_a.swapaxes(-1, -2), d, (True, False), second, scale, precision)
     return restore(da, db, _addend(d, added, "c", beta))
 
 
@@ -79,15 +86,17 @@ def gemv_backward(
     return restore(da, dx[..., 0], _addend(d, added, "y", beta))
 
 
-def linear_backward(dy: Any, x: Any, weight: Any, bias: Any) -> Gradients:
+def linear_backward(
+    dy: Any, x: Any, weight: Any, bias: Any, precision: str | None = None
+) -> Gradients:
     """Gradients of x, weight and bias (or None) of ``x weight^T + bias``."""
     (d, operand, matrix, added), restore = _adopt((dy, x, weight, bias), ("dy", *LINEAR))
     check_linear(operand, matrix, added)
     _check_cotangent(d, (*operand.shape[:-1], matrix.shape[0]), "linear")
     # A single vector is one row.
     rows_d, rows_x = (z if z.ndim > 1 else z[None, :] for z in (d, operand))
-    dx = _product(rows_d, matrix, (False, True), rows_x)
-    dw = _product(rows_d.swapaxes(-1, -2), rows_x, (False, True), matrix)
+    dx = _product(rows_d, matrix, (False, True), rows_x, precision=precision)
+    dw = _product(rows_d.swapaxes(-1, -2), rows_x, (False, True), matrix, precision=precision)
     return restore(dx if operand.ndim > 1 else dx[0, :], dw, _addend(d, added, "bias", 1))
 
 
@@ -135,6 +144,7 @@ def _product(
     conjugate: tuple[bool, bool],
     operand: Any,
     epilogue: Epilogue = PLAIN,
+    precision: str | None = None,
 ) -> Any:
     """A product of the shape and dtype of an operand, summed over its broadcast batches.
 
@@ -153,6 +163,7 @@ def _product(
         out_dtype=exact if shape == operand.shape else wide,
         conjugate=conjugate,
         epilogue=epilogue,
+        precision=precision,
     )
     return _summed(product, operand)
 

@@ -9,9 +9,12 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import matmul_packed
 from nnkernels.config.gemv import GemvConfig
 from nnkernels.config.matmul import Config
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_simt import SimtConfig
+from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import SplitsConfig
+from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.config.matmul_tiles import TilesConfig
 from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
 
@@ -21,6 +24,8 @@ def matmul_instance(call: Call, batch_rank: int, chosen: Config) -> Instance:
     types = call.types
     header, name, threads, storage_c, options = _TEMPLATES[type(chosen)](call, chosen)
     finish, more_headers = epilogue_type(call.epilogue, types)
+    if isinstance(chosen, TensorConfig):
+        more_headers = (*more_headers, chosen.atom.header)
     kernel = (
         f"{name}<{types.a.storage}, {types.b.storage}, {storage_c}, {types.accumulator[0]}, "
         f"{_index_type(chosen.index)}, {batch_rank}, {options}, {finish}>"
@@ -62,6 +67,20 @@ def _tiles(call: Call, chosen: TilesConfig) -> _Template:
     return "matmul_tiles", "MatmulTiles", 1, call.types.storage_c, options
 
 
+def _complex(call: Call, chosen: ComplexConfig) -> _Template:
+    flags = _flags(chosen.unit_b, *call.conjugate, chosen.read_a, chosen.in_place)
+    options = f"{chosen.tile_k}, {chosen.micro_m}, {chosen.vector}, {flags}"
+    return "matmul_complex", "MatmulComplex", 1, call.types.storage_c, options
+
+
+def _small(call: Call, chosen: SmallConfig) -> _Template:
+    options = (
+        f"{chosen.micro_m}, {chosen.vector}, {_flags(chosen.pack_b)}, {chosen.fast_b}, "
+        f"{_flags(chosen.unit_b, chosen.streaming)}"
+    )
+    return "matmul_small", "MatmulSmall", 1, call.types.storage_c, options
+
+
 def _simt(call: Call, chosen: SimtConfig) -> _Template:
     tile = (chosen.tile_m, chosen.tile_n, chosen.tile_k, chosen.micro_m, chosen.micro_n)
     loads = (chosen.vector_a, chosen.vector_b, chosen.fast_a, chosen.fast_b)
@@ -70,10 +89,21 @@ def _simt(call: Call, chosen: SimtConfig) -> _Template:
     return "matmul_simt", "MatmulSimt", chosen.threads, call.types.storage_c, options
 
 
+def _tensor(call: Call, chosen: TensorConfig) -> _Template:
+    options = (
+        f"{chosen.atom.name}, {chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.warp_m}, "
+        f"{chosen.warp_n}, {chosen.stages}, {chosen.way_a}, {chosen.way_b}, {_flags(chosen.wide_c)}"
+    )
+    return "matmul_tensor", "MatmulTensor", chosen.threads, call.types.storage_c, options
+
+
 _TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
     PackedConfig: _packed,
     TilesConfig: _tiles,
+    SmallConfig: _small,
+    ComplexConfig: _complex,
     SimtConfig: _simt,
+    TensorConfig: _tensor,
 }
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nnkernels.config import gemv as gemv_config
 from nnkernels.config import matmul as config
-from nnkernels.config.gemv import GemvProblem
+from nnkernels.config.gemv import GemvConfig, GemvProblem
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
 from nnkernels.config.matmul_simt import BAND, SimtConfig
+from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import terms_of_split
+from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
 from nnkernels.dispatch.axes import Strides, largest_power_of_two
 from nnkernels.dispatch.matmul_call import Call
@@ -33,7 +37,7 @@ def prepare_matmul(call: Call, machine: Any) -> Prepared:
     chosen = config.configure(problem, machine.device)
     if isinstance(chosen, TilesConfig) and not machine.allows_tiles():
         chosen = config.configure(problem, without_tiles(machine.device))
-    if chosen.splits == 1:
+    if isinstance(chosen, SmallConfig) or chosen.splits == 1:
         return (*_prepare(call, chosen, call.product.k, machine), None)
     terms = terms_of_split(call.product.k, chosen.splits, chosen.tile_k)
     splits = -(-call.product.k // terms)
@@ -66,6 +70,8 @@ def matmul_problem(call: Call) -> MatmulProblem:
         same_a=types.is_summed_as_it_is(types.a)
         and not (call.conjugate[0] and types.a.kind == "c"),
         alignments=_alignments(call, batch_strides),
+        tf32=call.precision == "tf32",
+        element=types.a.storage if types.a == types.b else "",
     )
 
 
@@ -97,13 +103,25 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
 
 
 def _pack_packed_grid(
-    packer: Packer, chosen: PackedConfig, tiles: tuple[int, int], batches: int, splits: int
+    packer: Packer,
+    chosen: PackedConfig | ComplexConfig,
+    tiles: tuple[int, int],
+    batches: int,
+    splits: int,
 ) -> int:
     """How blocks of a CPU share a product out; how many there are."""
     blocks = batches * tiles[0] * tiles[1]
     packer.add("q", *tiles, blocks // splits)
     packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
     return blocks
+
+
+def _pack_small_grid(
+    packer: Packer, chosen: SmallConfig, tiles: tuple[int, int], batches: int, splits: int
+) -> int:
+    """What blocks of a CPU that make a matrix each have to know; how many there are."""
+    packer.add("i", chosen.ahead)
+    return batches
 
 
 def _pack_tiles_grid(
@@ -116,30 +134,49 @@ def _pack_tiles_grid(
     return blocks
 
 
-def _pack_simt_grid(
-    packer: Packer, chosen: SimtConfig, tiles: tuple[int, int], batches: int, splits: int
+def _pack_gpu_grid(
+    packer: Packer,
+    chosen: SimtConfig | TensorConfig,
+    tiles: tuple[int, int],
+    batches: int,
+    splits: int,
 ) -> int:
     """How blocks of a GPU share a product out; how many there are."""
     for divisor in (tiles[0] * tiles[1], BAND * tiles[1], batches // splits):
         packer.add_divisor(divisor, "i")
     packer.add("i", tiles[0], BAND, batches)
-    return tiles[0] * tiles[1] * -(-batches // chosen.teams)
+    teams = chosen.teams if isinstance(chosen, SimtConfig) else 1
+    return tiles[0] * tiles[1] * -(-batches // teams)
 
 
 _PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] = {
     PackedConfig: _pack_packed_grid,
+    SimtConfig: _pack_gpu_grid,
+    TensorConfig: _pack_gpu_grid,
     TilesConfig: _pack_tiles_grid,
-    SimtConfig: _pack_simt_grid,
+    ComplexConfig: _pack_packed_grid,
+    SmallConfig: _pack_small_grid,
 }
 
 
 def prepare_gemv(call: Call, machine: Any) -> Prepared:
-    """Choose the kernel of a product of a vector and a matrix, and prepare its launch."""
+    """Choose the kernel of a product of a vector and a matrix, and prepare its launches."""
+    problem = gemv_problem(call)
+    chosen = gemv_config.configure(problem, machine.device)
+    if chosen.splits == 1:
+        return (*_prepare_gemv(call, chosen, call.product.k, machine), None)
+    terms = terms_of_split(problem.k, chosen.splits, chosen.terms_at_once)
+    splits = -(-problem.k // terms)
+    index = index_kind(max(call.product.reach, workspace_bytes(call, splits)))
+    first = _prepare_gemv(call.part(splits, terms), replace(chosen, index=index), terms, machine)
+    return (*first, prepare_splits(call, splits, machine))
+
+
+def gemv_problem(call: Call) -> GemvProblem:
+    """What a configuration may know about a product of a vector and a matrix."""
     product, types = call.product, call.types
     batch, batch_strides = call.batch()
-    batches = int(np.prod(batch, dtype=np.int64))
-    steps = (batch_strides[0], batch_strides[1])
-    problem = GemvProblem(
+    return GemvProblem(
         n=product.n,
         k=product.k,
         stride_x=product.strides_a[-1],
@@ -147,23 +184,27 @@ def prepare_gemv(call: Call, machine: Any) -> Prepared:
         itemsizes=(types.a.itemsize, types.b.itemsize, types.c.itemsize),
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
-        alignments=(
-            largest_power_of_two(call.alignments[0], *steps[0]),
-            largest_power_of_two(call.alignments[1], *steps[1]),
-        ),
+        alignments=_alignments(call, batch_strides)[:2],
         index=index_kind(product.reach),
-        batches=batches,
+        batches=int(np.prod(batch, dtype=np.int64)),
     )
-    chosen = gemv_config.configure(problem, machine.device)
+
+
+def _prepare_gemv(call: Call, chosen: GemvConfig, terms: int, machine: Any) -> tuple[bytes, Any]:
+    """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
+    product, types = call.product, call.types
+    batch, batch_strides = call.batch()
+    batches = int(np.prod(batch, dtype=np.int64))
     tiles = -(-product.n // chosen.columns)
+    splits = -(-product.k // terms) if terms else 1
     packer = Packer(len(batch_strides), chosen.index)
-    packer.add("q", tiles)
+    packer.add("q", tiles, batches // splits * tiles)
     packer.add("i", chosen.columns)
-    packer.add_index(product.n, product.k)
+    packer.add_index(product.n, product.k, terms)
     pack_batch(packer, batch, batch_strides)
-    packer.add_index(problem.stride_x, *problem.strides_b, product.strides_c[-1])
+    packer.add_index(product.strides_a[-1], *product.strides_b[-2:], product.strides_c[-1])
     pack_epilogue(packer, call)
-    traffic = batches * product.n * max(product.k, 1) * types.b.itemsize
-    shared_bytes = chosen.shared_elements * problem.compute_itemsize
+    traffic = batches * product.n * max(terms, 1) * types.b.itemsize
+    shared_bytes = chosen.shared_elements * types.accumulator[2]
     instance = gemv_instance(call, len(batch), chosen)
-    return packer.finish(), machine.prepare(instance, batches * tiles, shared_bytes, traffic), None
+    return packer.finish(), machine.prepare(instance, batches * tiles, shared_bytes, traffic)

@@ -48,6 +48,7 @@ def make_plan(
     out: Any,
     in_place: bool,
     alignments: tuple[int, int, int],
+    precision: str | None = None,
 ) -> MatmulPlan:
     """The plan of a call.
 
@@ -70,6 +71,8 @@ def make_plan(
     alignments : tuple of int
         Powers of two, up to 16, that the addresses of the operands and of the result are multiples
         of.
+    precision : {None, "tf32"}
+        What operands may be rounded to.
     """
     a, b, addend = arrays
     types = types_of(a, b, addend, names, out_dtype, epilogue)
@@ -96,7 +99,7 @@ def make_plan(
     if plan.mirrored:
         types, conjugate = types.mirrored(), conjugate[::-1]
         alignments = (alignments[1], alignments[0], alignments[2])
-    call = Call(product, types, conjugate, epilogue, alignments, in_place)
+    call = Call(product, types, conjugate, epilogue, alignments, in_place, precision)
     prepare = prepare_gemv if product.m == 1 else prepare_matmul
     plan.tail, plan.start, plan.splits = prepare(call, machine)
     if plan.splits is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnkernels.compile import hiprtc
 from nnkernels.errors import BackendError
+from nnkernels.inspection.loops import Code, main_loop
 from nnkernels.inspection.msgpack import unpack
 from nnkernels.inspection.result import Resources
 
@@ -19,6 +20,9 @@ _SECTION_NOTE = 7
 
 _LABEL = re.compile(r"^(?:[0-9a-f]+ )?<?(\w+)>?:\s*$")
 _INSTRUCTION = re.compile(r"^\s+([a-z]\w+)")
+# "s_cbranch_vccnz 65217        // 00000000211C: BF87FEC1  <symbol+0x624>"
+_ADDRESS = re.compile(r"// ([0-9A-F]{8,}):")
+_JUMP = re.compile(r"^\s+s_c?branch\w*\s+(\d+)\b")
 _ACCESS = re.compile(r"^(global|flat|buffer|scratch)_(load|store)_(\w+?)(?:_d16(?:_hi)?)?$")
 _WIDTHS = {
     "dwordx4": 16, "b128": 16, "dwordx3": 12, "b96": 12, "dwordx2": 8, "b64": 8, "dword": 4,
@@ -42,10 +46,10 @@ def resources(text: str, arch: str) -> dict[str, Resources]:
         If it rejects the text.
     """
     compiled = hiprtc.compile_code_object(text, arch, disassemble=True)
-    instructions = parse_disassembly(compiled.assembly or "")
+    codes = parse_disassembly(compiled.assembly or "")
     found: dict[str, Resources] = {}
     for kernel in metadata(compiled.code)["amdhsa.kernels"]:
-        counted = count(instructions.get(kernel[".name"], []))
+        counted = count(codes.get(kernel[".name"], Code()))
         spilled = kernel.get(".vgpr_spill_count", 0) + kernel.get(".sgpr_spill_count", 0)
         found[kernel[".name"]] = Resources(
             registers=kernel[".vgpr_count"],
@@ -97,30 +101,38 @@ def _find_note(notes: bytes) -> bytes | None:
     return None
 
 
-def count(instructions: list[str]) -> dict[str, Any]:
+def count(code: Code) -> dict[str, Any]:
     """The fields of Resources that come from the machine code."""
     tables: dict[str, dict[int, int]] = {"load": {}, "store": {}}
     mix: Counter[str] = Counter()
-    for instruction in instructions:
+    for instruction in code.instructions:
         mix[instruction] += 1
         access = _ACCESS.match(instruction)
         if access is not None and access[1] != "scratch":
             table = tables[access[2]]
             width = _WIDTHS.get(access[3], 4)
             table[width] = table.get(width, 0) + 1
-    return {"loads": tables["load"], "stores": tables["store"], "mix": mix}
+    loop = Counter(main_loop(code))
+    return {"loads": tables["load"], "stores": tables["store"], "mix": mix, "loop": loop}
 
 
-def parse_disassembly(text: str) -> dict[str, list[str]]:
-    """Names of instructions, by kernel; what follows the end of the program is left out."""
-    found: dict[str, list[str]] = {}
-    symbol = ""
+def parse_disassembly(text: str) -> dict[str, Code]:
+    """Instructions and branches, by kernel; what follows the end of the program is left out."""
+    found: dict[str, Code] = {}
+    code, places, jumps = Code(), dict[int, int](), list[tuple[int, int]]()
     for line in text.splitlines():
         if label := _LABEL.match(line):
-            symbol = label[1]
-            found[symbol] = []
+            code.branches += [(at, places[to]) for at, to in jumps if to in places]
+            code, places, jumps = found.setdefault(label[1], Code()), {}, []
             continue
         instruction = _INSTRUCTION.match(line)
-        if symbol and instruction is not None and instruction[1] != "s_code_end":
-            found[symbol].append(re.sub(r"_(e32|e64|sdwa|dpp)$", "", instruction[1]))
+        if instruction is None or instruction[1] == "s_code_end":
+            continue
+        if address := _ADDRESS.search(line):
+            places[int(address[1], 16)] = len(code.instructions)
+            if jump := _JUMP.match(line):  # in words of 4 bytes, from the next instruction on
+                words = (int(jump[1]) + 2**15) % 2**16 - 2**15
+                jumps.append((len(code.instructions), int(address[1], 16) + 4 + 4 * words))
+        code.instructions.append(re.sub(r"_(e32|e64|sdwa|dpp)$", "", instruction[1]))
+    code.branches += [(at, places[to]) for at, to in jumps if to in places]
     return found

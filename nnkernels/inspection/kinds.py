@@ -17,6 +17,15 @@ _KEEP = {
     rows.KEEP_SHARED: "row in shared memory",
     rows.KEEP_EXP: "row in scratch memory",
 }
+# How an operand comes to shared memory: see nnkernels/config/matmul_tensor.py.
+_WAYS = (
+    "terms copied",
+    "rows copied",
+    "terms by vectors",
+    "rows by vectors",
+    "single terms",
+    "single rows",
+)
 _STAGES = ("", "parts of rows", "rows of parts")
 
 
@@ -34,8 +43,15 @@ def kind_of(instance: Instance, warp: int) -> str:
     if name == "Elementwise":
         rank = "" if arguments[7] == "1" else f", {arguments[7]} axes"
         return f"{arguments[5]} elements, {arguments[6]} at once{rank}"
-    if name == "Matmul":
-        return f"tile {arguments[6]}x{arguments[7]}x{arguments[8]}"
+    if name == "MatmulSimt":
+        teams = "" if arguments[11] == "1" else f", {arguments[11]} at once"
+        return f"tile {arguments[6]}x{arguments[7]}x{arguments[8]}{teams}"
+    if name == "MatmulTensor":
+        tile, warp_tile = "x".join(arguments[7:10]), "x".join(arguments[10:12])
+        ways = " and ".join(_WAYS[int(way)] for way in arguments[13:15])
+        return f"{arguments[6]}, tile {tile}, warps of {warp_tile}, {arguments[12]} stages, {ways}"
+    if name == "MatmulSplits":
+        return f"sums of splits, {arguments[4]} at once"
     if name == "GemvAlong":
         team = "warp" if arguments[8] != arguments[7] else f"block of {arguments[7]}"
         return f"{team} for {arguments[9]} sums along memory"

@@ -6,13 +6,13 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nnkernels.compile import nvrtc
 from nnkernels.errors import BackendError
+from nnkernels.inspection.loops import Code, main_loop
 from nnkernels.inspection.result import Resources
 
 _FUNCTION = re.compile(r"Compiling entry function '(\w+)'")
@@ -23,6 +23,9 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 _SECTION = re.compile(r"^\.text\.(\w+):")
 # "        /*0a60*/              @!P0 LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;"
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)")
+_LABEL = re.compile(r"^(\.L_\w+):")
+# "@P0 BRA `(.L_x_1) ;"
+_JUMP = re.compile(r"\bBRA\b.*`\((\.L_\w+)\)")
 _WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 
 
@@ -38,9 +41,9 @@ def resources(text: str, arch: str) -> dict[str, Resources]:
     """
     cubin = nvrtc.compile_cubin(text, arch)
     found = parse_report(cubin.log)
-    for symbol, instructions in _disassembled(cubin.code).items():
+    for symbol, code in _disassembled(cubin.code).items():
         if symbol in found:
-            found[symbol] = replace(found[symbol], **count(instructions))
+            found[symbol] = replace(found[symbol], **count(code))
     return found
 
 
@@ -65,12 +68,12 @@ def parse_report(log: str) -> dict[str, Resources]:
     return found
 
 
-def count(instructions: list[str]) -> dict[str, Any]:
+def count(code: Code) -> dict[str, Any]:
     """The fields of Resources that come from the machine code."""
     loads: dict[int, int] = {}
     stores: dict[int, int] = {}
     mix: Counter[str] = Counter()
-    for instruction in instructions:
+    for instruction in code.instructions:
         name, *modifiers = instruction.split(".")
         mix[name] += 1
         # LD and ST are accesses of which the compiler does not know the memory.
@@ -78,10 +81,15 @@ def count(instructions: list[str]) -> dict[str, Any]:
         if table is not None:
             width = next((_WIDTHS[m] for m in modifiers if m in _WIDTHS), 4)
             table[width] = table.get(width, 0) + 1
-    return {"loads": loads, "stores": stores, "mix": mix}
+    loop = Counter(main_loop(replace(code, instructions=[_plain(i) for i in code.instructions])))
+    return {"loads": loads, "stores": stores, "mix": mix, "loop": loop}
 
 
-def _disassembled(code: bytes) -> dict[str, list[str]]:
+def _plain(instruction: str) -> str:
+    return instruction.partition(".")[0]
+
+
+def _disassembled(code: bytes) -> dict[str, Code]:
     program = nvrtc.nvdisasm_path()
     if program is None:
         raise BackendError(
@@ -97,18 +105,23 @@ def _disassembled(code: bytes) -> dict[str, list[str]]:
     return parse_disassembly(done.stdout)
 
 
-def parse_disassembly(text: str) -> dict[str, list[str]]:
-    """Instructions with their modifiers (``LDG.E.128``), by kernel."""
-    found: dict[str, list[str]] = {}
-    for symbol, instruction in _instructions(text):
-        found.setdefault(symbol, []).append(instruction)
+def parse_disassembly(text: str) -> dict[str, Code]:
+    """Instructions with their modifiers (``LDG.E.128``), and branches, by kernel."""
+    found: dict[str, Code] = {}
+    code, labels, jumps = Code(), dict[str, int](), list[tuple[int, str]]()
+    for line in text.splitlines():
+        if section := _SECTION.match(line):
+            _resolve(code, labels, jumps)
+            code, labels, jumps = found.setdefault(section[1], Code()), {}, []
+        elif label := _LABEL.match(line):
+            labels[label[1]] = len(code.instructions)
+        elif instruction := _INSTRUCTION.match(line):
+            if jump := _JUMP.search(line):
+                jumps.append((len(code.instructions), jump[1]))
+            code.instructions.append(instruction[1])
+    _resolve(code, labels, jumps)
     return found
 
 
-def _instructions(text: str) -> Iterator[tuple[str, str]]:
-    symbol = ""
-    for line in text.splitlines():
-        if section := _SECTION.match(line):
-            symbol = section[1]
-        elif symbol and (instruction := _INSTRUCTION.match(line)):
-            yield symbol, instruction[1]
+def _resolve(code: Code, labels: dict[str, int], jumps: list[tuple[int, str]]) -> None:
+    code.branches += [(at, labels[label]) for at, label in jumps if label in labels]

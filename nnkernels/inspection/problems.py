@@ -101,9 +101,9 @@ def transposed(shape: Shape, dtype: Any) -> np.ndarray:
 
 def far_apart(shape: Shape, dtype: Any) -> np.ndarray:
     """Rows 2 GiB apart in all, so that 32-bit offsets do not reach."""
-    if len(shape) < 2:
+    if len(shape) < 2 or shape[0] < 2:
         return contiguous(shape, dtype)
-    step = -(-(2**31) // shape[0] // 64) * 64 + 64
+    step = -(-(2**31) // (shape[0] - 1) // 64) * 64 + 64
     dense = (*shape[:-1], step // dtype.itemsize) if len(shape) == 2 else shape
     return contiguous(dense, dtype)[..., : shape[-1]]
 
@@ -181,14 +181,29 @@ def _matmul(op: Op) -> Iterator[Problem]:
         ("64-bit offsets", far_apart),
     ):
         yield Problem(label, False, shapes, {}, layout)
+    large = resized(op.examples[0], {64: 4096, 50: 1024, 70: 4096})
+    yield Problem("large", False, large, {}, contiguous)
+    yield Problem("large, operands transposed", False, large, {}, transposed)
+    if not op.name.startswith("gemv"):
+        yield Problem("large, TF32", False, large, {"precision": "tf32"}, contiguous)
+    few = resized(op.examples[0], {64: 16, 50: 4096, 70: 4096})
+    yield Problem("16 rows", False, few, {}, contiguous)
+    few = resized(op.examples[0], {64: 4096, 50: 4096, 70: 32})
+    yield Problem("32 columns", False, few, {}, contiguous)
+    if op.name.startswith(("matmul", "gemm")):  # the others' second operand has no batch
+        small = resized(op.examples[0], {64: 12, 50: 16, 70: 8})
+        batch = tuple((4096, *shape) if len(shape) == 2 else shape for shape in small)
+        yield Problem("4096 small ones", False, batch, {}, contiguous)
 
 
 def _gemv(op: Op) -> Iterator[Problem]:
-    for rows, terms in ((512, 1024), (8192, 1024), (512, 16384)):
+    for rows, terms in ((512, 1024), (65536, 256), (512, 16384), (8, 2**20)):
         shapes = resized(op.examples[0], {64: rows, 50: terms})
         yield Problem(f"{rows} sums of {terms}, dense", True, shapes, {}, contiguous)
     shapes = resized(op.examples[0], {64: 512, 50: 1024})
     yield Problem("transposed", True, shapes, {}, transposed)
+    many = resized(op.examples[0], {64: 2**17, 50: 64})
+    yield Problem("many sums, transposed", True, many, {}, transposed)
     yield Problem("misaligned", False, shapes, {}, misaligned)
     yield Problem("strided", False, shapes, {}, strided)
     yield Problem("64-bit offsets", True, shapes, {}, far_apart)

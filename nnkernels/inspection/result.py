@@ -28,6 +28,8 @@ class Resources:
         disassembler.
     mix : dict
         Instructions by name.
+    loop : dict
+        Those of the main loop: the innermost one that multiplies and adds most.
     """
 
     registers: int
@@ -37,6 +39,7 @@ class Resources:
     loads: dict[int, int] = field(default_factory=dict)
     stores: dict[int, int] = field(default_factory=dict)
     mix: Counter[str] = field(default_factory=Counter)
+    loop: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,15 @@ out_dtype : dtype, optional
     dtype of the result: another of the same kind, such as ``"int32"`` for int8 operands or
     ``"float32"`` for float16 ones. Default: the promoted dtype of the operands."""
 
+_PRECISION = """\
+precision : {None, "tf32"}, optional
+    ``"tf32"`` permits rounding float32 operands to TF32 (10 bits of the significand, each element
+    off by up to 2^-11 of itself): NVIDIA GPUs from compute capability 8.0 multiply them several
+    times as fast. Elsewhere, and for other dtypes, nothing changes. Default: never."""
+
 _EPILOGUE_ERRORS = """\
 TypeError, ValueError
-    If an option is of the wrong type, or names no activation."""
+    If an option is of the wrong type, or names no activation or precision."""
 
 _PRODUCT_RAISES = f"""\
 Raises
@@ -153,6 +159,7 @@ def _pieces(name: str) -> dict[str, str]:
         "{raises}": _RAISES,
         "{epilogue}": _EPILOGUE,
         "{out_dtype}": _OUT_DTYPE,
+        "{precision}": _PRECISION,
         "{epilogue errors}": _EPILOGUE_ERRORS,
         "{raises of products}": _PRODUCT_RAISES,
         "{notes of products}": _PRODUCT_NOTES,

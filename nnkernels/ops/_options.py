@@ -44,6 +44,18 @@ def scalar(name: str, value: object) -> complex:
     return result
 
 
+def precision(name: str, value: object) -> str | None:
+    """None, or "tf32"."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise TypeError(f'{name} must be None or "tf32", not {kind} ({value!r:.60})')
+    if value != "tf32":
+        raise ValueError(f'{name} must be None or "tf32"; got {value!r:.60}')
+    return "tf32"
+
+
 def flag(name: str, value: object) -> bool:
     """True or False, and nothing that is merely like one."""
     if isinstance(value, (bool, np.bool_)):

@@ -23,6 +23,7 @@ def gemm(
     transpose_b: bool = False,
     epilogue: ActivationLike = None,
     out_dtype: DTypeLike | None = None,
+    precision: str | None = None,
     out: Array | None = None,
 ) -> Array:
     """General matrix product: ``y = epilogue(alpha op(a) op(b) + beta c)``.
@@ -44,6 +45,7 @@ def gemm(
         Whether to exchange the last two axes of an operand (without a conjugate).
     {epilogue}
     {out_dtype}
+    {precision}
     out : array, optional
         Where to write the result: of its shape and dtype and any strides. It may be ``c`` itself,
         and must not overlap an operand in another way.
@@ -72,7 +74,10 @@ def gemm(
     [[3.0, 4.0], [6.0, 8.0]]
     """
     finish = fused(epilogue, "epilogue", *_scalars(alpha, beta))
-    return dispatch.gemm(a, b, c, finish, _flags(transpose_a, transpose_b), out_dtype, out)
+    if precision is not None:
+        precision = _options.precision("precision", precision)
+    transpose = _flags(transpose_a, transpose_b)
+    return dispatch.gemm(a, b, c, finish, transpose, out_dtype, out, precision)
 
 
 @public
@@ -87,6 +92,7 @@ def gemm_backward(
     beta: complex = 1.0,
     transpose_a: bool = False,
     transpose_b: bool = False,
+    precision: str | None = None,
 ) -> tuple[Array | None, ...]:
     """Gradients of `gemm`: ``da = alpha dy op(b)^H``, ``db = alpha op(a)^H dy``, ``dc = beta dy``.
 
@@ -99,6 +105,7 @@ def gemm_backward(
         The operands of `gemm`; of ``c`` only the shape and dtype are used.
     alpha, beta, transpose_a, transpose_b
         As in `gemm`.
+    {precision}
 
     Returns
     -------
@@ -122,9 +129,10 @@ def gemm_backward(
     >>> da.tolist(), db.tolist(), dc.tolist()
     ([[3.0, 4.0]], [[1.0], [2.0]], [0.5])
     """
-    return gradients.gemm_backward(
-        dy, a, b, c, *_scalars(alpha, beta), _flags(transpose_a, transpose_b)
-    )
+    if precision is not None:
+        precision = _options.precision("precision", precision)
+    transpose = _flags(transpose_a, transpose_b)
+    return gradients.gemm_backward(dy, a, b, c, *_scalars(alpha, beta), transpose, precision)
 
 
 @public

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nnkernels._typing import Array, DTypeLike
 from nnkernels.dispatch import gemm as dispatch
 from nnkernels.dispatch import matmul_gradients as gradients
+from nnkernels.ops import _options
 from nnkernels.ops._activation import ActivationLike, differentiable, fused, resolve
 from nnkernels.ops._public import public
 
@@ -18,6 +19,7 @@ def linear(
     *,
     activation: ActivationLike = None,
     out_dtype: DTypeLike | None = None,
+    precision: str | None = None,
     out: Array | None = None,
 ) -> Array:
     """Linear layer in one kernel: ``y = activation(x weight^T + bias)``.
@@ -35,6 +37,7 @@ def linear(
         of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
         options.
     {out_dtype}
+    {precision}
     out : array, optional
         Where to write the result: of its shape and dtype, of any strides, apart from the operands.
 
@@ -58,7 +61,10 @@ def linear(
     >>> nnk.linear(x, weight, np.ones(2), activation="relu").tolist()
     [[12.0, 0.0]]
     """
-    return dispatch.linear(x, weight, bias, fused(activation, "activation"), out_dtype, out)
+    if precision is not None:
+        precision = _options.precision("precision", precision)
+    finish = fused(activation, "activation")
+    return dispatch.linear(x, weight, bias, finish, out_dtype, out, precision)
 
 
 @public
@@ -70,6 +76,7 @@ def linear_backward(
     /,
     *,
     activation: ActivationLike = None,
+    precision: str | None = None,
 ) -> tuple[Array | None, ...]:
     """Gradients of `linear`: ``dx = dz weight^*``, ``dweight = dz^T x^*``, ``dbias = sum of dz``.
 
@@ -85,6 +92,7 @@ def linear_backward(
     activation : str or function, optional
         As in `linear`. The layer is then computed once more for its derivative; the pullback of
         `vjp` keeps what it needs instead.
+    {precision}
 
     Returns
     -------
@@ -107,10 +115,12 @@ def linear_backward(
     >>> dx.tolist(), dw.tolist(), db.tolist()
     ([[3.0, 4.0]], [[1.0, 2.0], [0.0, 0.0]], [1.0, 0.0])
     """
+    if precision is not None:
+        precision = _options.precision("precision", precision)
     found = resolve(activation, "activation")
     if found is not None:
         _, before_activation = differentiable(
-            lambda inside: linear(x, weight, bias, activation=inside), found
+            lambda inside: linear(x, weight, bias, activation=inside, precision=precision), found
         )
         dy = before_activation(dy)
-    return gradients.linear_backward(dy, x, weight, bias)
+    return gradients.linear_backward(dy, x, weight, bias, precision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nnkernels._typing import Array, DTypeLike
 from nnkernels.dispatch import matmul as dispatch
 from nnkernels.dispatch import matmul_gradients as gradients
+from nnkernels.ops import _options
 from nnkernels.ops._activation import ActivationLike, fused
 from nnkernels.ops._public import public
 
@@ -17,6 +18,7 @@ def matmul(
     *,
     out_dtype: DTypeLike | None = None,
     epilogue: ActivationLike = None,
+    precision: str | None = None,
     out: Array | None = None,
 ) -> Array:
     """Matrix product of two arrays, as the Array API defines it.
@@ -33,6 +35,7 @@ def matmul(
         dtype of the result: another of the same kind, such as ``"int32"`` for int8 operands or
         ``"float32"`` for float16 ones. Default: the promoted dtype of the operands.
     {epilogue}
+    {precision}
     out : array, optional
         Where to write the result: of its shape and dtype, of any strides, apart from the operands.
 
@@ -70,11 +73,16 @@ def matmul(
     >>> nnk.matmul(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])).tolist()
     [[11.0]]
     """
-    return dispatch.apply(x1, x2, out_dtype, (False, False), out, fused(epilogue, "epilogue"))
+    if precision is not None:
+        precision = _options.precision("precision", precision)
+    finish = fused(epilogue, "epilogue")
+    return dispatch.apply(x1, x2, out_dtype, (False, False), out, finish, precision)
 
 
 @public
-def matmul_backward(dy: Array, x1: Array, x2: Array, /) -> tuple[Array, ...]:
+def matmul_backward(
+    dy: Array, x1: Array, x2: Array, /, *, precision: str | None = None
+) -> tuple[Array, ...]:
     """Gradients of `matmul`: ``dx1 = dy x2^H`` and ``dx2 = x1^H dy``.
 
     Parameters
@@ -84,6 +92,7 @@ def matmul_backward(dy: Array, x1: Array, x2: Array, /) -> tuple[Array, ...]:
         epilogue.
     x1, x2 : array
         The operands of `matmul`.
+    {precision}
 
     Returns
     -------
@@ -95,6 +104,8 @@ def matmul_backward(dy: Array, x1: Array, x2: Array, /) -> tuple[Array, ...]:
     ------
     ShapeError, DTypeError, BackendError
         As `matmul`; also if ``dy`` has not the shape of the product.
+    TypeError, ValueError
+        If ``precision`` is none.
 
     Notes
     -----
@@ -110,4 +121,6 @@ def matmul_backward(dy: Array, x1: Array, x2: Array, /) -> tuple[Array, ...]:
     >>> dx1.tolist(), dx2.tolist()
     ([[3.0, 4.0]], [[1.0], [2.0]])
     """
-    return gradients.matmul_backward(dy, x1, x2)
+    if precision is not None:
+        precision = _options.precision("precision", precision)
+    return gradients.matmul_backward(dy, x1, x2, precision)

@@ -10,12 +10,16 @@ from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype, promote
 from nnkernels.ops._activation import resolve
 
 
-def matmul(x1: Any, x2: Any, *, out_dtype: Any = None, epilogue: Any = None) -> np.ndarray:
+def matmul(
+    x1: Any, x2: Any, *, out_dtype: Any = None, epilogue: Any = None, precision: Any = None
+) -> np.ndarray:
     """The Array API's matmul; sums in float64 or complex128, integers modulo 2^64."""
     return _finished(_product(x1, x2), (x1, x2), epilogue, out_dtype)
 
 
-def matmul_backward(dy: Any, x1: Any, x2: Any) -> tuple[np.ndarray, np.ndarray]:
+def matmul_backward(
+    dy: Any, x1: Any, x2: Any, *, precision: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
     """dy x2^H and x1^H dy, summed over broadcast batches."""
     rows, columns = x1.ndim > 1, x2.ndim > 1
     a = x1 if rows else x1[None, :]
@@ -37,6 +41,7 @@ def gemm(
     transpose_b: bool = False,
     epilogue: Any = None,
     out_dtype: Any = None,
+    precision: Any = None,
 ) -> np.ndarray:
     """epilogue(alpha op(a) op(b) + beta c)."""
     x, y = _op(a, transpose_a), _op(b, transpose_b)
@@ -53,6 +58,7 @@ def gemm_backward(
     beta: complex = 1.0,
     transpose_a: bool = False,
     transpose_b: bool = False,
+    precision: Any = None,
 ) -> tuple[np.ndarray | None, ...]:
     """alpha dy op(b)^H and alpha op(a)^H dy, transposed where the operand was; beta dy."""
     da = np.conj(alpha) * _product(dy, _adjoint(_op(b, transpose_b)))
@@ -95,14 +101,20 @@ def gemv_backward(
 
 
 def linear(
-    x: Any, weight: Any, bias: Any = None, *, activation: Any = None, out_dtype: Any = None
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    activation: Any = None,
+    out_dtype: Any = None,
+    precision: Any = None,
 ) -> np.ndarray:
     """activation(x weight^T + bias)."""
     return _affine(_product(x, weight.T), (x, weight, bias), 1, 1, activation, out_dtype)
 
 
 def linear_backward(
-    dy: Any, x: Any, weight: Any, bias: Any = None, *, activation: Any = None
+    dy: Any, x: Any, weight: Any, bias: Any = None, *, activation: Any = None, precision: Any = None
 ) -> tuple[np.ndarray | None, ...]:
     """dz weight^*, dz^T x^* and the sum of dz, where dz is the cotangent before the activation."""
     found = resolve(activation, "activation")

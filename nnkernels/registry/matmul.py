@@ -137,7 +137,7 @@ OPS: tuple[Op, ...] = (
             ((3, 2, 5, 4), Example(((3, 1, 5, 8), (2, 8, 4)))),
             ((), Example(((9,), (9,)))),
         ),
-        _through(matmul.matmul, matmul.matmul_backward, "epilogue"),
+        _through(matmul.matmul, matmul.matmul_backward, "epilogue", ("precision",)),
         _flops,
     ),
     *_pair(
@@ -155,7 +155,9 @@ OPS: tuple[Op, ...] = (
                 ),
             ),
         ),
-        _through(gemm.gemm, gemm.gemm_backward, "epilogue", (*_SCALARS, "transpose_b")),
+        _through(
+            gemm.gemm, gemm.gemm_backward, "epilogue", (*_SCALARS, "transpose_b", "precision")
+        ),
         _gemm_flops,
     ),
     *_pair(
@@ -179,7 +181,7 @@ OPS: tuple[Op, ...] = (
             ((64, 70), Example(((64, 50), (70, 50), (70,)))),
             ((3, 2, 4), Example(((3, 2, 8), (4, 8), (4,)))),
         ),
-        _through(linear.linear, linear.linear_backward, "activation"),
+        _through(linear.linear, linear.linear_backward, "activation", ("precision",)),
         _linear_flops,
     ),
 )

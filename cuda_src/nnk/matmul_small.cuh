@@ -1,0 +1,255 @@
+// Matrix product C = epilogue(A B) of a small matrix, or of many: one a block, of one thread.
+//
+// Nothing is packed that can be read where it lies, for in a matrix of 32 x 32 each element is used
+// 32 times and no more: B by rows of SIMD registers where its columns are adjacent (else as packed
+// panels), A an element at a time whatever its strides. MicroM rows of N sums stay in registers for
+// all terms: each sum is a chain of fused multiply-adds in order, as in matmul_packed.cuh.
+//
+// Matrices come from memory faster than a processor asks for them by itself, so those of a later
+// block are fetched while the sums of this one are made.
+#pragma once
+#include "nnk/matmul_epilogue.cuh"
+#include "nnk/matmul_operands.cuh"
+#include "nnk/types.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// TA, TB, TC: element types; S: the accumulator's
+// MicroM: a power of two; N: two SIMD registers, or one
+// PackB: B is packed; then FastB is rows_fast or columns_fast, and UnitB says whether elements
+// along that axis are adjacent
+template <class TA, class TB, class TC, class S, class Index, int BatchRank, int MicroM, int N,
+          bool PackB, int FastB, bool UnitB, bool Streaming, class Epilogue>
+struct MatmulSmall {
+  static_assert(is_power_of_two(MicroM), "rows are left over by halves");
+  static constexpr int register_lanes = Vec<S, N>::lanes;
+  static constexpr bool is_plain = is_same<Epilogue, PlainEpilogue>;
+
+  struct Args : Epilogue::Operands {
+    const TA* a;
+    const TB* b;
+    TC* c;
+    int32 ahead;           // how many blocks later what is fetched now is used; 0: nothing is
+    Index m, n, k, terms;  // all of them
+    Divisor<Index> batch[BatchRank];
+    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
+    Index stride_a[2], stride_b[2], stride_c[2];
+    typename Epilogue::template Args<Index> epilogue;
+  };
+
+  using EpilogueOf = typename Epilogue::template Of<Index>;
+
+  // What a block works on.
+  struct Block {
+    View<const TA, 2, Index> a;
+    View<const TB, 2, Index> b;
+    View<TC, 2, Index> c;
+    Shared<S> packed_b, micro;
+    EpilogueOf epilogue;
+    bool rows_of_c_adjacent;
+  };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    Index offset[3 + Epilogue::operands];
+    decode_batch(args.batch, args.batch_stride, Index(group.block()), offset);
+    const int packed = PackB ? int(args.k) * round_up(int(args.n)) : 0;
+    const Block block{
+        {byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}},
+        {byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}},
+        {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
+        group.template dynamic_shared<S>(0, packed),
+        group.template dynamic_shared<S>(packed * int(sizeof(S)), MicroM * N),
+        EpilogueOf(args, args.epilogue, offset + 3, args.m, args.n),
+        args.stride_c[1] == Index(sizeof(TC))};
+    Fetch fetch;
+    if (args.ahead > 0 && group.block() + args.ahead < group.blocks()) {
+      Index later[3 + Epilogue::operands];
+      decode_batch(args.batch, args.batch_stride, Index(group.block() + args.ahead), later);
+      if (later[0] != offset[0]) fetch.add(block.a, later[0] - offset[0]);
+      if (later[1] != offset[1]) fetch.add(block.b, later[1] - offset[1]);
+    }
+    if constexpr (PackB) pack_b(block);
+    const int m = int(args.m), n = int(args.n);
+    for (int j = 0; j < n; j += N) {
+      const int columns = n - j < N ? n - j : N;
+      for (int i = 0, rows; i < m; i += rows) {
+        rows = multiply_rows<MicroM>(block, i, j, columns, fetch);
+        if (!is_plain || !block.rows_of_c_adjacent) write(block, i, j, rows, columns);
+      }
+    }
+  }
+
+ private:
+  static NNK_FN int round_up(int n) { return (n + N - 1) / N * N; }
+
+  // ---- fetching ---------------------------------------------------------------------------
+
+  // The memory that is still to be fetched into the cache: at most two pieces.
+  struct Fetch {
+    const char *next[2] = {nullptr, nullptr}, *end[2] = {nullptr, nullptr};
+
+    // All that a matrix spans, `later` bytes on from it, unless most of that is gaps.
+    template <class T> NNK_FN void add(const View<const T, 2, Index>& matrix, Index later) {
+      int64 low = 0, high = 0;
+      NNK_UNROLL
+      for (int axis = 0; axis < 2; ++axis) {
+        const int64 last = int64(matrix.shape[axis] - 1) * matrix.stride[axis];
+        (last < 0 ? low : high) += last;
+      }
+      if (high - low >= 2 * int64(matrix.shape[0]) * matrix.shape[1] * int64(sizeof(T))) return;
+      const int piece = next[0] == nullptr ? 0 : 1;
+      next[piece] = reinterpret_cast<const char*>(matrix.data) + later + low;
+      end[piece] = next[piece] + (high - low);
+    }
+    // Where the next bytes begin, or null.
+    NNK_FN const char* take(int bytes) {
+      const int piece = next[0] < end[0] ? 0 : 1;
+      if (next[piece] >= end[piece]) return nullptr;
+      next[piece] += bytes;
+      return next[piece] - bytes;
+    }
+  };
+  // Bytes that are fetched for each term of a micro-tile: about what one of 32 columns needs.
+  static constexpr int fetched = cache_line * int(sizeof(S)) / 4;
+
+  // ---- packing ----------------------------------------------------------------------------
+
+  // Panels of N columns, each as [k][column].
+  static NNK_FN void pack_b(const Block& block) {
+    const auto& b = block.b;
+    const int depth = int(b.shape[0]), n = int(b.shape[1]);
+    if constexpr (FastB == columns_fast || !UnitB) {
+      for (int j = 0; j < n; j += N)
+        for (int k = 0; k < depth; ++k) {
+          const Line<const TB, Index, UnitB ? unit_step : any_step> row{b.at(NNK_HERE, k, j),
+                                                                        Index(n - j), b.stride[1]};
+          block.packed_b.store_vec(j * depth + k * N, loaded<S, false, N>(row, 0, n - j));
+        }
+    } else {
+      for (int j = 0; j < n; j += square)
+        for (int k = 0; k < depth; k += square) pack_transposed(block, k, j);
+    }
+  }
+  // The square that is transposed in registers.
+  static constexpr int square = transposed_lanes<S, N>();
+  static NNK_FN void pack_transposed(const Block& block, int k, int j) {
+    const auto& b = block.b;
+    const int depth = int(b.shape[0]), n = int(b.shape[1]);
+    Vec<S, square> x[square];
+    NNK_UNROLL
+    for (int i = 0; i < square; ++i) {
+      // Past the last column, any other will do: what it gives is not written.
+      const Line<const TB, Index, unit_step> line{b.at(NNK_HERE, k, j + i < n ? j + i : j),
+                                                  Index(depth - k), b.stride[0]};
+      x[i] = loaded<S, false, square>(line, 0, depth - k);
+    }
+    transpose(x);
+    const int panel = j / N * N, at = panel * depth + k * N + j - panel;
+    const int rows = depth - k < square ? depth - k : square;
+    if (rows == square) {
+      NNK_UNROLL
+      for (int i = 0; i < square; ++i) block.packed_b.store_vec(at + i * N, x[i]);
+    } else {
+      NNK_UNROLL
+      for (int i = 0; i < square; ++i)
+        if (i < rows) block.packed_b.store_vec(at + i * N, x[i]);
+    }
+  }
+
+  // ---- multiplying ------------------------------------------------------------------------
+
+  // As many rows as there are, a power of two; how many.
+  template <int Rows>
+  static NNK_FN int multiply_rows(const Block& block, int i, int j, int columns, Fetch& fetch) {
+    if constexpr (Rows > 1)
+      if (int(block.a.shape[0]) - i < Rows)
+        return multiply_rows<Rows / 2>(block, i, j, columns, fetch);
+    if (columns == N) multiply<Rows, N, true>(block, i, j, columns, fetch);
+    else if (N == register_lanes || columns > register_lanes)
+      multiply<Rows, N, false>(block, i, j, columns, fetch);
+    else multiply<Rows, register_lanes, false>(block, i, j, columns, fetch);
+    return Rows;
+  }
+
+  template <int Rows, int Columns, bool Whole>
+  static NNK_FN void multiply(const Block& block, int i, int j, int columns, Fetch& fetch) {
+    using V = Vec<S, Columns>;
+    V sum[Rows];
+    NNK_UNROLL
+    for (int r = 0; r < Rows; ++r) sum[r] = V::splat(S());
+    const int depth = int(block.a.shape[1]);
+    const char* a[(Rows + 3) / 4];
+    NNK_UNROLL
+    for (int r = 0; r < Rows; r += 4)
+      a[r / 4] = reinterpret_cast<const char*>(block.a.at(NNK_HERE, i + r, 0));
+    const char* b = reinterpret_cast<const char*>(block.b.at(NNK_HERE, 0, j));
+    const int64 row_of_a = block.a.stride[0], step_of_a = block.a.stride[1],
+                row_of_b = block.b.stride[0];
+    const char* later = fetch.take(depth * fetched);
+    const int64 later_step = later == nullptr ? 0 : fetched;
+    if (later == nullptr) later = b;
+    for (int k = 0; k < depth; ++k) {
+      V terms;
+      if constexpr (PackB) {
+        terms = block.packed_b.template load_vec<Columns>(j * depth + k * N);
+      } else {
+        const Line<const TB, Index, unit_step> row{reinterpret_cast<const TB*>(b), Index(columns),
+                                                   Index(sizeof(TB))};
+        if constexpr (Whole) terms = convert<S>(row.template load<Columns>(0));
+        else terms = convert<S>(row.template load_partial<Columns>(0, columns, TB()));
+        b += row_of_b;
+      }
+      NNK_UNROLL
+      for (int line = 0; line < fetched; line += cache_line) prefetch<1>(later + line);
+      later += later_step;
+      NNK_UNROLL
+      for (int r = 0; r < Rows; ++r) {
+        const S x = convert_scalar<S>(
+            nnk::load<1>(reinterpret_cast<const TA*>(a[r / 4] + r % 4 * row_of_a))[0]);
+        sum[r] = fma(V::splat(x), terms, sum[r]);
+      }
+      NNK_UNROLL
+      for (int r = 0; r < Rows; r += 4) a[r / 4] += step_of_a;
+    }
+    if (is_plain && block.rows_of_c_adjacent) {
+      NNK_UNROLL
+      for (int r = 0; r < Rows; ++r)
+        store_adjacent<Whole>(block, i + r, j, columns, convert<TC>(sum[r]));
+    } else {
+      NNK_UNROLL
+      for (int r = 0; r < Rows; ++r) block.micro.store_vec(r * N, sum[r]);
+    }
+  }
+  template <bool Whole, int Columns>
+  static NNK_FN void store_adjacent(const Block& block, int row, int column, int count,
+                                    const Vec<TC, Columns>& y) {
+    const Line<TC, Index, unit_step> line{block.c.at(NNK_HERE, row, column), Index(count),
+                                          block.c.stride[1]};
+    if constexpr (!Whole) line.store_partial(Index(0), y, count);
+    else if constexpr (Streaming) line.store_streaming(Index(0), y);
+    else line.store(Index(0), y);
+  }
+
+  // From `block.micro`, by a loop: an epilogue for every row of every kind of micro-tile would
+  // compile for seconds.
+  static NNK_FN void write(const Block& block, int i, int j, int rows, int columns) {
+    NNK_NO_UNROLL
+    for (int r = 0; r < rows; ++r) {
+      const Index row = Index(i) + r, column = j;
+      const auto y = convert<TC>(
+          block.epilogue(block.micro.template load_vec<N>(r * N), row, column, columns));
+      if (block.rows_of_c_adjacent && columns == N) {
+        store_adjacent<true>(block, i + r, j, columns, y);
+      } else if (block.rows_of_c_adjacent) {
+        store_adjacent<false>(block, i + r, j, columns, y);
+      } else {
+        const Line<TC, Index> line{block.c.at(NNK_HERE, row, column), Index(columns),
+                                   block.c.stride[1]};
+        line.store_partial(Index(0), y, columns);
+      }
+    }
+  }
+};
+
+}  // namespace nnk

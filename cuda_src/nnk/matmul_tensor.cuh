@@ -1,0 +1,331 @@
+// Matrix product C = epilogue(A B) on matrix cores, two-dimensional or batched, over any strides:
+// one form for every instruction set, which an atom (nnk/mma_*.cuh) describes.
+//
+// A block makes a TileM x TileN tile of C, a warp WarpM x WarpN of it, in registers. Slices of
+// TileK terms of A and B pass through a ring of `Stages` stages of shared memory
+// (matmul_tensor_operand.cuh): while one is multiplied, later ones are under way. Fragments for the
+// next step of Atom::k terms are read while one step is multiplied; for the first step of a slice
+// that happens before the last step of the slice before, so the multiplications of a warp never
+// wait for a slice to begin.
+//
+// Where K is no multiple of TileK, the first slice begins with zeros: all later ones are whole, and
+// the loop asks for no edge. Which terms are multiplied in one step follows from K alone, so that
+// tiles of any size, and operands of any strides, give the same bits. Rows past an edge are copies
+// of the last one; what is made of them is not written.
+#pragma once
+#include "nnk/matmul_epilogue.cuh"
+#include "nnk/matmul_operands.cuh"
+#include "nnk/matmul_tensor_operand.cuh"
+#include "nnk/types.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// TA, TB, TC: element types; S: type of the sums for the epilogue, of the bits of Atom::Sum
+// WayA, WayB: see matmul_tensor_operand.cuh
+// WideC: whether every row of C is whole 16-byte accesses
+template <class TA, class TB, class TC, class S, class Index, int BatchRank, class Atom, int TileM,
+          int TileN, int TileK, int WarpM, int WarpN, int Stages, int WayA, int WayB, bool WideC,
+          class Epilogue>
+struct MatmulTensor {
+  using Element = typename Atom::Element;
+  using Sum = typename Atom::Sum;
+  static_assert(sizeof(TA) == sizeof(Element) && sizeof(TB) == sizeof(Element),
+                "operands are copied bit by bit");
+  static constexpr int warps_n = TileN / WarpN, warps = TileM / WarpM * warps_n;
+  static constexpr int threads = warps * Atom::lanes;
+  static constexpr int parts_m = WarpM / Atom::m, parts_n = WarpN / Atom::n;
+  static constexpr int steps = TileK / Atom::k;
+  static_assert(steps >= 2 && steps % 2 == 0, "two sets of fragments take turns within a slice");
+  using A = TensorOperand<Element, Index, TileM, TileK, threads, WayA>;
+  using B = TensorOperand<Element, Index, TileN, TileK, threads, WayB>;
+  static constexpr int stage = A::elements + B::elements;
+  static constexpr bool any_asynchronous = A::asynchronous || B::asynchronous;
+  static_assert(Stages >= 2, "one slice is read while another one is written");
+
+  struct Args : Epilogue::Operands {
+    const TA* a;
+    const TB* b;
+    TC* c;
+    Divisor<int32> tiles;          // of a matrix
+    Divisor<int32> tiles_of_band;  // of `band` rows of tiles
+    Divisor<int32> batches_of_split;
+    int32 tiles_m, band, batches;  // of all splits together
+    Index m, n, k, terms;          // those of one split
+    Divisor<Index> batch[BatchRank];
+    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
+    Index stride_a[2], stride_b[2], stride_c[2];
+    typename Epilogue::template Args<Index> epilogue;
+  };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const int batch = args.tiles.divide(int32(group.block()));
+    const Place place = placed(args, int32(group.block()) - batch * args.tiles.divisor);
+    const Index terms = terms_of_split(args, Index(args.batches_of_split.divide(batch)));
+    Index offset[3 + Epilogue::operands];
+    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
+    const View<TC, 2, Index> c{
+        byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}};
+    const typename Epilogue::template Of<Index> epilogue(args, args.epilogue, offset + 3, args.m,
+                                                         args.n);
+    const Index slices = ceil_div(terms, Index(TileK));
+    const int missing = int(slices * TileK - terms);
+    A a;
+    B b;
+    a.begin(unsigned(group.rank()), byte_offset(args.a, offset[0]), place.m, args.m, terms,
+            args.stride_a[0], args.stride_a[1], missing);
+    b.begin(unsigned(group.rank()), byte_offset(args.b, offset[1]), place.n, args.n, terms,
+            args.stride_b[1], args.stride_b[0], missing);
+    Sums sums;
+    clear(sums);
+    if (slices > 0) accumulate(group, a, b, slices, missing, sums);
+    if constexpr (WideC) write_wide(group, epilogue, c, place, sums);
+    else write(group, epilogue, c, place, sums);
+  }
+
+ private:
+  struct Sums { typename Atom::C part[parts_m][parts_n]; };
+  struct Fragments {
+    typename Atom::A a[2][parts_m];
+    typename Atom::B b[2][parts_n];
+  };
+
+  // ---- which tile -------------------------------------------------------------------------------
+
+  struct Place { Index m, n; };
+
+  // The blocks of a band of a few rows of tiles go down its columns, so that those that run at the
+  // same time share what they read of A and of B, and find it in the level-2 cache.
+  static NNK_FN Place placed(const Args& args, int tile) {
+    const int band = args.tiles_of_band.divide(tile);
+    const int in_band = tile - band * args.tiles_of_band.divisor;
+    const int rows_left = args.tiles_m - band * args.band;
+    const int rows = rows_left < args.band ? rows_left : args.band;
+    const int column = in_band / rows;
+    return {Index(band * args.band + in_band - column * rows) * TileM, Index(column) * TileN};
+  }
+
+  // ---- the sums ---------------------------------------------------------------------------------
+
+  static NNK_FN void clear(Sums& sums) {
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i) {
+      NNK_UNROLL
+      for (int j = 0; j < parts_n; ++j) {
+        NNK_UNROLL
+        for (int e = 0; e < Atom::sums; ++e) sums.part[i][j].x[e] = Sum();
+      }
+    }
+  }
+
+  template <class G>
+  static NNK_FN void accumulate(G& group, A& a, B& b, Index slices, int missing, Sums& sums) {
+    const auto memory = group.template dynamic_shared<Element>(0, Stages * stage);
+    fill(memory, a, b, missing, slices);
+    if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
+    group.barrier();
+    const Warp warp(unsigned(group.rank()));
+    Fragments fragments;
+    load(memory, warp, 0, 0, fragments);
+    // Where the stage begins that is multiplied, and the one that was before.
+    int now = 0, free = (Stages - 1) * stage;
+    NNK_NO_UNROLL
+    for (Index slice = 0; slice < slices; ++slice) {
+      const int then = now == (Stages - 1) * stage ? 0 : now + stage;
+      NNK_UNROLL
+      for (int step = 0; step < steps; ++step) {
+        load(memory, warp, step + 1 < steps ? now : then, (step + 1) % steps, fragments);
+        if (step == 0) copy(memory, a, b, free, slice + Stages - 1 < slices);
+        multiply(fragments, step % 2, sums);
+        if (step == steps - 2) {
+          pass_on(memory, a, b, then, slices - slice);
+          if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
+          group.barrier();
+        }
+      }
+      free = now;
+      now = then;
+    }
+  }
+
+  // The first slice to the first stage, and the next ones under way.
+  static NNK_FN void fill(const Shared<Element>& memory, A& a, B& b, int missing, Index slices) {
+    if constexpr (A::asynchronous) a.template copy<true>(memory, 0, missing);
+    else a.template load<true>(missing);
+    if constexpr (B::asynchronous) b.template copy<true>(memory, A::elements, missing);
+    else b.template load<true>(missing);
+    if constexpr (any_asynchronous) copy_async_commit();
+    NNK_UNROLL
+    for (int i = 1; i < Stages - 1; ++i) copy(memory, a, b, i * stage, i < slices);
+    if constexpr (!A::asynchronous) {
+      a.store(memory, 0);
+      if (slices > 1) a.template load<false>(0);
+    }
+    if constexpr (!B::asynchronous) {
+      b.store(memory, A::elements);
+      if (slices > 1) b.template load<false>(0);
+    }
+  }
+  // Begins the asynchronous copies of a slice, if there is one.
+  static NNK_FN void copy(const Shared<Element>& memory, A& a, B& b, int to, bool there) {
+    if (there) {
+      if constexpr (A::asynchronous) a.template copy<false>(memory, to, 0);
+      if constexpr (B::asynchronous) b.template copy<false>(memory, to + A::elements, 0);
+    }
+    if constexpr (any_asynchronous) copy_async_commit();
+  }
+  // Stores the next slice from registers, and loads the one after it. `left`: slices not yet done
+  static NNK_FN void pass_on(const Shared<Element>& memory, A& a, B& b, int to, Index left) {
+    if constexpr (!A::asynchronous) {
+      if (left > 1) a.store(memory, to);
+      if (left > 2) a.template load<false>(0);
+    }
+    if constexpr (!B::asynchronous) {
+      if (left > 1) b.store(memory, to + A::elements);
+      if (left > 2) b.template load<false>(0);
+    }
+  }
+
+  // ---- what a warp does -------------------------------------------------------------------------
+
+  struct Warp {
+    int lane, m, n;  // of the block's tile, its first row and column
+    NNK_FN explicit Warp(unsigned rank)
+        : lane(int(rank % Atom::lanes)),
+          m(int(rank / Atom::lanes / warps_n * WarpM)),
+          n(int(rank / Atom::lanes % warps_n * WarpN)) {}
+  };
+
+  // The fragments of a step, to the set that the step uses.
+  static NNK_FN void load(const Shared<Element>& memory, const Warp& warp, int from, int step,
+                          Fragments& to) {
+    const typename A::Tile tile_a{from};
+    const typename B::Tile tile_b{from + A::elements};
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i)
+      to.a[step % 2][i] = fragment_a(memory, tile_a, warp.m + i * Atom::m, step, warp.lane);
+    NNK_UNROLL
+    for (int j = 0; j < parts_n; ++j)
+      to.b[step % 2][j] = fragment_b(memory, tile_b, warp.n + j * Atom::n, step, warp.lane);
+  }
+  template <class Tile>
+  static NNK_FN typename Atom::A fragment_a(const Shared<Element>& memory, const Tile& tile,
+                                            int row, int step, int lane) {
+    if constexpr (A::turned)
+      return Atom::load_a_transposed(memory, tile, row, step * Atom::k, lane, NNK_HERE);
+    else return Atom::load_a(memory, tile, row, step * Atom::chunks, lane, NNK_HERE);
+  }
+  template <class Tile>
+  static NNK_FN typename Atom::B fragment_b(const Shared<Element>& memory, const Tile& tile,
+                                            int column, int step, int lane) {
+    if constexpr (B::turned)
+      return Atom::load_b_transposed(memory, tile, column, step * Atom::k, lane, NNK_HERE);
+    else return Atom::load_b(memory, tile, column, step * Atom::chunks, lane, NNK_HERE);
+  }
+  static NNK_FN void multiply(const Fragments& fragments, int set, Sums& sums) {
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i) {
+      NNK_UNROLL
+      for (int j = 0; j < parts_n; ++j)
+        Atom::multiply(fragments.a[set][i], fragments.b[set][j], sums.part[i][j], NNK_HERE);
+    }
+  }
+
+  // ---- results ----------------------------------------------------------------------------------
+
+  // Straight from registers: as many adjacent columns at once as a lane has.
+  template <class G>
+  static NNK_FN void write(G& group, const typename Epilogue::template Of<Index>& epilogue,
+                           const View<TC, 2, Index>& c, const Place& place, const Sums& sums) {
+    constexpr int together = Atom::together;
+    const Warp warp(unsigned(group.rank()));
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i) {
+      NNK_UNROLL
+      for (int e = 0; e < Atom::sums; e += together) {
+        const Index row = place.m + warp.m + i * Atom::m + Atom::row_of(warp.lane, e);
+        if (row >= c.shape[0]) continue;
+        NNK_UNROLL
+        for (int j = 0; j < parts_n; ++j) {
+          const Index column = place.n + warp.n + j * Atom::n + Atom::column_of(warp.lane, e);
+          const Index left = c.shape[1] - column;
+          if (left <= 0) continue;
+          const int count = left < together ? int(left) : together;
+          const auto y = epilogue(gathered<together>(sums.part[i][j], e), row, column, count);
+          const Line<TC, Index> line{c.at(NNK_HERE, row, column), left, c.stride[1]};
+          line.store_partial(Index(0), convert<TC>(y), count);
+        }
+      }
+    }
+  }
+  template <int N> static NNK_FN Vec<S, N> gathered(const typename Atom::C& part, int first) {
+    Vec<S, N> x;
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i) x.set(i, convert_scalar<S>(part.x[first + i]));
+    return x;
+  }
+
+  // Through shared memory, Atom::m rows of every warp at a time, for accesses of 16 bytes to C.
+  static constexpr int wide = 16 / int(sizeof(TC));
+  static constexpr int piece = 16 / int(sizeof(Sum));  // sums of one access to shared memory
+
+  // Where a sum waits. Pieces of a row are exchanged by a pattern in which 8 rows of one piece, or
+  // 4 rows of two, touch every bank once.
+  static NNK_FN int waiting_at(int row, int column) {
+    constexpr int pieces = WarpN / piece < 8 ? WarpN / piece : 8;
+    const int pattern = int((unsigned(row) * 2 + unsigned(row) / 4) % pieces);
+    return row * WarpN + (column / piece ^ pattern) * piece + column % piece;
+  }
+
+  template <class G>
+  static NNK_FN void write_wide(G& group, const typename Epilogue::template Of<Index>& epilogue,
+                                const View<TC, 2, Index>& c, const Place& place, const Sums& sums) {
+    constexpr int size = Atom::m * WarpN, wides = WarpN / wide;
+    const auto memory = group.template dynamic_shared<Sum>(0, warps * size);
+    const Warp warp(unsigned(group.rank()));
+    const int own = group.rank() / Atom::lanes * size;
+    NNK_UNROLL
+    for (int i = 0; i < parts_m; ++i) {
+      group.barrier();
+      put(memory, own, warp.lane, sums.part[i]);
+      group.barrier();
+      for (int u = warp.lane; u < Atom::m * wides; u += Atom::lanes) {
+        const int r = u / wides, j = u % wides * wide;
+        const Index row = place.m + warp.m + i * Atom::m + r, column = place.n + warp.n + j;
+        if (row >= c.shape[0] || column >= c.shape[1]) continue;
+        const auto y = epilogue(get(memory, own, r, j), row, column, wide);
+        const Line<TC, Index, unit_step> line{c.at(NNK_HERE, row, column), c.shape[1] - column,
+                                              Index(sizeof(TC))};
+        line.store(Index(0), convert<TC>(y));
+      }
+    }
+  }
+  static NNK_FN void put(const Shared<Sum>& memory, int own, int lane,
+                         const typename Atom::C (&parts)[parts_n]) {
+    constexpr int together = Atom::together;
+    static_assert(together <= piece, "sums of a lane lie in one piece");
+    NNK_UNROLL
+    for (int j = 0; j < parts_n; ++j) {
+      NNK_UNROLL
+      for (int e = 0; e < Atom::sums; e += together) {
+        Vec<Sum, together> x;
+        NNK_UNROLL
+        for (int i = 0; i < together; ++i) x.set(i, parts[j].x[e + i]);
+        const int column = j * Atom::n + Atom::column_of(lane, e);
+        memory.template store_vec<together>(own + waiting_at(Atom::row_of(lane, e), column), x);
+      }
+    }
+  }
+  static NNK_FN Vec<S, wide> get(const Shared<Sum>& memory, int own, int row, int column) {
+    Vec<S, wide> x;
+    NNK_UNROLL
+    for (int p = 0; p < wide; p += piece) {
+      const auto sums = memory.template load_vec<piece>(own + waiting_at(row, column + p));
+      NNK_UNROLL
+      for (int i = 0; i < piece; ++i) x.set(p + i, convert_scalar<S>(sums[i]));
+    }
+    return x;
+  }
+};
+
+}  // namespace nnk

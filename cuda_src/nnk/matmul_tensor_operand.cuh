@@ -1,0 +1,211 @@
+// An operand of a matrix product on matrix cores: its tiles in shared memory, and how they come
+// there from global memory.
+//
+// "Rows" are rows of A or columns of B; each has K "terms". A tile of Rows x TileK lies by rows, or
+// (`turned`) by terms, in lines of 16-byte chunks. Within a line, chunks are exchanged by a pattern
+// that repeats every 8 lines, so that any 8 lines with a multiple of 8 below them, read at one
+// chunk, touch all 32 banks of 4 bytes once, and so do 8 chunks in a row.
+#pragma once
+#include "nnk/types.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// How a tile comes to shared memory. `asynchronous`: without registers, while earlier tiles are
+// multiplied; the others are loaded to registers one tile ahead of their store to shared memory.
+enum : int {
+  async_terms = 0,   // asynchronous, chunks of adjacent terms
+  async_rows = 1,    // asynchronous, chunks of adjacent rows: a turned tile
+  vector_terms = 2,  // chunks of adjacent terms
+  vector_rows = 3,   // chunks of adjacent rows, transposed between load and store
+  single_terms = 4,  // element by element, neighbouring threads reading neighbouring terms
+  single_rows = 5,   // the same with neighbouring rows
+};
+
+// T: element type in shared memory, of the size of those in global memory
+template <class T, class Index, int Rows, int TileK, int Threads, int Way> struct TensorOperand {
+  static constexpr int chunk = 16 / int(sizeof(T));
+  static constexpr bool asynchronous = Way == async_terms || Way == async_rows;
+  static constexpr bool turned = Way == async_rows;
+  static constexpr int elements = Rows * TileK;
+
+  // ---- the tile in shared memory --------------------------------------------------------------
+
+  static constexpr int pitch = turned ? Rows : TileK;
+  static constexpr int line_chunks = pitch / chunk;
+  static_assert(is_power_of_two(Rows) && is_power_of_two(TileK) && is_power_of_two(Threads),
+                "tiles and blocks are powers of two");
+  static_assert(line_chunks >= 1, "a line has whole chunks");
+
+  // Element index of a chunk of a line. Unsigned: a compiler then sees that multiples of 8 lines
+  // more change nothing but the first term, and keeps one address for many.
+  static NNK_FN int slot(int line, int at) {
+    constexpr int lines_of_128_bytes = line_chunks < 8 ? 8 / line_chunks : 1;
+    constexpr int exchanged = line_chunks < 8 ? line_chunks : 8;
+    return line * pitch + (at ^ int(unsigned(line) / lines_of_128_bytes % exchanged)) * chunk;
+  }
+  // A tile that begins at some element.
+  struct Tile {
+    int first;
+    NNK_FN int operator()(int line, int at) const { return first + slot(line, at); }
+  };
+
+  // ---- what a thread copies -------------------------------------------------------------------
+
+  // A unit is a chunk, or `depth` chunks of adjacent terms that are transposed together.
+  static constexpr int share = elements / Threads / chunk;
+  static constexpr int depth = Way != vector_rows ? 1
+                               : share < 1        ? 1
+                               : share > chunk    ? chunk
+                                                  : share;
+  static constexpr int units = elements / (chunk * depth);
+  static constexpr int units_of_thread = (units + Threads - 1) / Threads;
+  // Units along the axis that neighbouring threads share.
+  static constexpr int units_aside = Way == async_rows || Way == vector_rows ? Rows / chunk
+                                     : Way == single_rows                    ? Rows
+                                                                             : TileK / chunk;
+
+  const char* from[units_of_thread];
+  Index step, next;  // bytes between terms and between tiles
+  Registers<4> waiting[asynchronous ? 1 : units_of_thread * depth];
+  unsigned rank;
+  Index rows, first_row, term, terms;  // the latter two for the checks of the simulator alone
+
+  // `data`: of the operand, row and term 0. The first tile begins `missing` terms before term 0.
+  NNK_FN void begin(unsigned thread, const void* data, Index first, Index row_count,
+                    Index term_count, Index row_stride, Index term_stride, int missing) {
+    rank = thread;
+    step = term_stride;
+    next = term_count > TileK ? TileK * term_stride : 0;
+    first_row = first, rows = row_count, term = -missing, terms = term_count;
+    NNK_UNROLL
+    for (int i = 0; i < units_of_thread; ++i) {
+      // 64 bits: an index need not hold the offsets of terms that are not read.
+      from[i] = static_cast<const char*>(data) + int64(clamped(row_of(i))) * row_stride +
+                int64(term_of(i) - missing) * term_stride;
+    }
+  }
+
+  // The next tile; if Partial, the first one: `missing` terms of zeros come before.
+  template <bool Partial>
+  NNK_FN void copy(const Shared<T>& memory, int first, int missing, Site site = NNK_HERE) {
+    static_assert(asynchronous, "other tiles are loaded and stored");
+    NNK_UNROLL
+    for (int i = 0; i < units_of_thread; ++i) {
+      if (!is_there(i)) continue;
+      const int to = first + place(i);
+      const T* source = reinterpret_cast<const T*>(from[i]);
+      if constexpr (Partial) {
+        copy_async<chunk>(memory, to, source, term_of(i) >= missing, site);
+      } else {
+        check(i, site);
+        copy_async<chunk>(memory, to, source, site);
+      }
+    }
+    advance();
+  }
+
+  // The same to registers, for store().
+  template <bool Partial> NNK_FN void load(int missing, Site site = NNK_HERE) {
+    static_assert(!asynchronous, "other tiles are copied");
+    NNK_UNROLL
+    for (int i = 0; i < units_of_thread; ++i) {
+      if (!is_there(i)) continue;
+      if (!Partial) check(i, site);
+      NNK_UNROLL
+      for (int d = 0; d < depth; ++d)
+        waiting[i * depth + d] = bit_cast<Registers<4>>(
+            fetch<Partial>(from[i] + int64(d) * step, missing - term_of(i) - d));
+    }
+    advance();
+  }
+  NNK_FN void store(const Shared<T>& memory, int first, Site site = NNK_HERE) const {
+    NNK_UNROLL
+    for (int i = 0; i < units_of_thread; ++i) {
+      if (!is_there(i)) continue;
+      if constexpr (Way == vector_rows) {
+        NNK_UNROLL
+        for (int r = 0; r < chunk; ++r) {
+          Vec<T, depth> along;
+          NNK_UNROLL
+          for (int d = 0; d < depth; ++d)
+            along.set(d, bit_cast<Vec<T, chunk>>(waiting[i * depth + d])[r]);
+          const int to = slot(row_of(i) + r, term_of(i) / chunk) + term_of(i) % chunk;
+          memory.template store_vec<depth>(first + to, along, site);
+        }
+      } else {
+        memory.template store_vec<chunk>(first + place(i), bit_cast<Vec<T, chunk>>(waiting[i]),
+                                         site);
+      }
+    }
+  }
+
+  // Where in the tile unit i begins; the next rows of one that is transposed are elsewhere.
+  NNK_FN int place(int i) const {
+    if constexpr (turned) return slot(term_of(i), row_of(i) / chunk);
+    else return slot(row_of(i), term_of(i) / chunk) + term_of(i) % chunk;
+  }
+
+ private:
+  NNK_FN bool is_there(int i) const {
+    return units % Threads == 0 || int(rank) + i * Threads < units;
+  }
+
+  // Where unit i of the thread lies: along the axis that neighbouring threads share, and across.
+  NNK_FN int aside(int i) const {
+    if constexpr (Threads >= units_aside) return int(rank % units_aside);
+    else return int(rank) + i % (units_aside / Threads) * Threads;
+  }
+  NNK_FN int across(int i) const {
+    constexpr int step = Threads / units_aside;
+    if constexpr (step > 0) return int(rank / units_aside) + i * step;
+    else return i / (units_aside / Threads);
+  }
+  static constexpr bool shares_rows =
+      units_aside * (Way == single_rows ? 1 : chunk) == Rows &&
+      (Way == async_rows || Way == vector_rows || Way == single_rows);
+  NNK_FN int row_of(int i) const {
+    if constexpr (Way == single_rows) return aside(i);
+    else if constexpr (shares_rows) return aside(i) * chunk;
+    else return across(i);
+  }
+  NNK_FN int term_of(int i) const {
+    if constexpr (Way == async_rows) return across(i);
+    else if constexpr (Way == vector_rows) return across(i) * depth;
+    else if constexpr (Way == single_rows) return across(i) * chunk;
+    else return aside(i) * chunk;
+  }
+  // Rows past the last one read that again: what is made of them is not written.
+  NNK_FN Index clamped(int row) const {
+    const Index last = rows - (Way == async_rows || Way == vector_rows ? chunk : 1);
+    return first_row + row < last ? first_row + row : last;
+  }
+
+  // A chunk. If Partial, its first `missing` elements (all of them, where they are adjacent rows)
+  // are zeros.
+  template <bool Partial> NNK_FN Vec<T, chunk> fetch(const char* source, int missing) const {
+    if constexpr (Way == single_terms || Way == single_rows) {
+      Vec<T, chunk> x;
+      NNK_UNROLL
+      for (int i = 0; i < chunk; ++i) {
+        x.set(i, T());
+        if (!Partial || i >= missing)
+          x.set(i, *reinterpret_cast<const T*>(source + int64(i) * step));
+      }
+      return x;
+    } else {
+      if (Partial && missing > 0) return Vec<T, chunk>::splat(T());
+      return nnk::load<chunk>(reinterpret_cast<const T*>(source));
+    }
+  }
+  NNK_FN void advance() {
+    NNK_UNROLL
+    for (int i = 0; i < units_of_thread; ++i) from[i] += next;
+    term += TileK;
+  }
+  NNK_FN void check(int i, Site site) const {
+    check_access(term + term_of(i), turned ? 1 : Way == vector_rows ? depth : chunk, terms, site);
+  }
+};
+
+}  // namespace nnk

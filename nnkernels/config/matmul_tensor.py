@@ -1,0 +1,349 @@
+"""The tiles of a matrix product on the matrix cores of a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from nnkernels.config.device import Device
+from nnkernels.config.matmul_problem import MatmulProblem, index_kind, round_up
+
+# How an operand comes to shared memory: as in cuda_src/nnk/matmul_tensor_operand.cuh.
+ASYNC_TERMS, ASYNC_ROWS, VECTOR_TERMS, VECTOR_ROWS, SINGLE_TERMS, SINGLE_ROWS = range(6)
+
+
+@dataclass(frozen=True)
+class Atom:
+    """One step of a warp on a matrix core: see ``cuda_src/nnk/mma_*.cuh``.
+
+    Attributes
+    ----------
+    header, name : str
+        Where it is, and its C++ type.
+    lanes : int
+        Of the warp.
+    m, n, k : int
+        Sums and terms of a step.
+    asynchronous : bool
+        Whether the machine copies from global to shared memory without registers.
+    transposes : bool
+        Whether fragments can be read from a tile that lies by terms as fast as from another.
+    rate : int
+        Multiplications of a processor in a cycle.
+    itemsize, sum_itemsize : int
+        Of an element in shared memory, and of a sum.
+    """
+
+    header: str
+    name: str
+    lanes: int
+    m: int
+    n: int
+    k: int
+    asynchronous: bool
+    transposes: bool
+    rate: int
+    itemsize: int
+    sum_itemsize: int = 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Sums of a block and of a warp, the bytes of terms of a slice, and the slices in flight.
+
+    ``efficiency`` is the share of the matrix cores' rate that it may reach: the larger a tile, the
+    less it reads from shared memory for a product.
+    """
+
+    m: int
+    n: int
+    warp_m: int
+    warp_n: int
+    slice_bytes: int
+    stages: int
+    efficiency: float
+
+
+@dataclass(frozen=True)
+class TensorConfig:
+    """Template arguments of one instance.
+
+    Attributes
+    ----------
+    way_a, way_b : int
+        How the operands come to shared memory.
+    wide_c : bool
+        Whether C is written in accesses of 16 bytes.
+    shared : int
+        Accumulator-type elements of shared memory of a block.
+    splits : int
+        Ranges of terms that are summed apart, and then added up in a second launch.
+    """
+
+    atom: Atom
+    tile_m: int
+    tile_n: int
+    tile_k: int
+    warp_m: int
+    warp_n: int
+    stages: int
+    way_a: int
+    way_b: int
+    wide_c: bool
+    shared: int
+    index: str
+    splits: int = 1
+
+    def shared_elements(self, k: int) -> int:
+        """Accumulator-type elements of shared memory of a block, for sums of `k` terms."""
+        return self.shared
+
+    def for_workspace(self, n: int, compute_itemsize: int, index: str) -> TensorConfig:
+        """The same, for sums of a split in a dense workspace of `n` columns."""
+        return replace(self, wide_c=n * compute_itemsize % 16 == 0, index=index)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.tile_m // self.warp_m * (self.tile_n // self.warp_n) * self.atom.lanes
+
+
+def _nvidia(element: str, size: int, rate: int) -> Atom:
+    name = f"MmaSm80<{element}>"
+    return Atom("mma_sm80", name, 32, 16, 16, 32 // size, True, size == 2, rate, size)
+
+
+def _cdna(arch: str, element: str, size: int, rate: int) -> Atom:
+    name = f"MmaG{arch[1:]}<{element}>"
+    if size == 8:
+        return Atom("mma_gfx90a", name, 64, 16, 16, 8, False, False, rate, size, 8)
+    return Atom("mma_gfx90a", name, 64, 32, 32, 32 // size, False, False, rate, size)
+
+
+def _rdna(element: str, size: int) -> Atom:
+    return Atom("mma_gfx1100", f"MmaGfx1100<{element}>", 32, 16, 16, 16, False, False, 512, size)
+
+
+# By the element type of both operands. Rates: white papers of A100 and of CDNA 2 (MI200), ISA
+# manual of RDNA 3; of later chips the ratios are much the same.
+_NVIDIA = {
+    "half": _nvidia("half", 2, 1024),
+    "bfloat16": _nvidia("bfloat16", 2, 1024),
+    "int8": _nvidia("int8", 1, 2048),
+    "uint8": _nvidia("uint8", 1, 2048),
+}
+_NVIDIA_TF32 = _nvidia("Tf32", 4, 512)
+_CDNA = {
+    arch: {
+        "half": _cdna(arch, "half", 2, 1024),
+        "bfloat16": _cdna(arch, "bfloat16", 2, 1024),
+        "int8": _cdna(arch, "int8", 1, 1024),
+        "float": _cdna(arch, "float", 4, 256),
+        "double": _cdna(arch, "double", 8, 128),
+    }
+    for arch in ("gfx90a", "gfx942")
+}
+_RDNA = {name: _rdna(name, size) for name, size in (("half", 2), ("bfloat16", 2), ("int8", 1))}
+
+
+def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
+    """The matrix-core step for a problem on a device, if there is one."""
+    if problem.compute_itemsize != (8 if problem.element == "double" else 4):
+        return None  # wider sums were asked for than the core makes
+    if device.arch.startswith("sm_") and int(device.arch[3:]) >= 80:
+        if problem.element == "float" and problem.tf32:
+            return _NVIDIA_TF32
+        return _NVIDIA.get(problem.element)
+    if device.arch in _CDNA:
+        return _CDNA[device.arch].get(problem.element)
+    return _RDNA.get(problem.element) if device.arch == "gfx1100" else None
+
+
+# Where asynchronous copies keep three or four slices under way. A warp of 64 x 64 reads the fewest
+# fragments for a product; its 128 sums of a lane leave room for two sets of them. Short slices
+# suffice where there are many sums; longer ones have fewer barriers.
+_ASYNC_TILES = (
+    Tile(128, 256, 64, 64, 64, 4, 0.95),
+    Tile(128, 128, 64, 64, 64, 4, 0.9),
+    Tile(128, 64, 64, 32, 64, 4, 0.75),
+    Tile(64, 128, 32, 64, 64, 4, 0.75),
+    Tile(64, 64, 32, 32, 128, 3, 0.6),
+    Tile(128, 32, 32, 32, 128, 3, 0.4),
+    Tile(32, 128, 32, 32, 128, 3, 0.4),
+    Tile(128, 16, 32, 16, 128, 3, 0.25),
+    Tile(16, 128, 16, 32, 128, 3, 0.25),
+    Tile(32, 32, 16, 16, 128, 3, 0.2),
+)
+# Where operands come through registers: one slice in shared memory is multiplied, the next one is
+# stored beside it. Beside sums and two sets of fragments of 64 x 64 there would not be room.
+_STAGED_TILES = (
+    Tile(128, 128, 64, 32, 64, 2, 0.8),
+    Tile(128, 64, 64, 32, 64, 2, 0.7),
+    Tile(64, 128, 32, 64, 64, 2, 0.7),
+    Tile(64, 64, 32, 32, 128, 2, 0.6),
+    Tile(128, 32, 32, 32, 128, 2, 0.4),
+    Tile(32, 128, 32, 32, 128, 2, 0.4),
+    Tile(128, 16, 32, 16, 128, 2, 0.25),
+    Tile(16, 128, 16, 32, 128, 2, 0.25),
+    Tile(32, 32, 16, 16, 128, 2, 0.2),
+)
+# The same for waves of 64 lanes, each of which has half as many of them.
+_WAVE_TILES = (
+    Tile(128, 128, 64, 64, 64, 2, 0.8),
+    *_STAGED_TILES[1:-1],
+    Tile(32, 32, 32, 32, 128, 2, 0.2),
+)
+# Sums that may be made for one that is wanted, times the fewest.
+_MOST_MADE = 1.5
+# Cycles that a slice takes besides its multiplications (a barrier, the first fragments), and a
+# block (its first slices from memory, its results).
+_SLICE_CYCLES = 60
+# What a processor reads in a cycle: some 32 KiB under way, in a latency of 800 cycles.
+_READ_OF_CYCLE = 40
+_BLOCK_CYCLES = 2000
+# A second launch, some 3 microseconds; and the bytes that all processors together read or write in
+# a cycle, of the partial sums.
+_SPLIT_CYCLES = 4000
+_BYTES_OF_CYCLE = 1000
+_MOST_SPLITS = 32
+# Slices that a split sums at least, so that the first ones from memory count for little.
+_LEAST_SLICES = 8
+
+
+def configure(problem: MatmulProblem, device: Device) -> TensorConfig | None:
+    """The tiles for a problem, or None if the device has no matrix core for it.
+
+    How the terms of a sum are grouped, and so its bits, do not depend on strides and alignment.
+    """
+    atom = atom_of(problem, device)
+    if atom is None or max(problem.m, problem.n) < atom.m:  # less than a quarter of one step
+        return None
+    _, _, splits, tile = min(
+        (_cycles(problem, device, atom, tile, splits), number, splits, tile)
+        for number, tile in enumerate(_tiles(problem, device, atom))
+        for splits in _splits(problem, atom, tile)
+    )
+    return _config(problem, atom, _for_operands(problem, atom, tile), splits)
+
+
+def tiles_of(atom: Atom, device: Device) -> list[Tile]:
+    """The tiles that an atom can make, and that fit in shared memory."""
+    staged = _STAGED_TILES if atom.lanes == 32 else _WAVE_TILES
+    return [
+        tile
+        for tile in (_ASYNC_TILES if atom.asynchronous else staged)
+        if tile.warp_m % atom.m == tile.warp_n % atom.n == 0
+        and _shared_bytes(atom, tile) <= device.shared_limit
+    ]
+
+
+def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
+    """Those of them that do not make much more than there is of the result."""
+
+    def made(tile: Tile) -> int:
+        return round_up(problem.m, tile.m) * round_up(problem.n, tile.n)
+
+    tiles = tiles_of(atom, device)
+    least = min(made(tile) for tile in tiles)
+    return [tile for tile in tiles if made(tile) <= _MOST_MADE * least]
+
+
+def _for_operands(problem: MatmulProblem, atom: Atom, tile: Tile) -> Tile:
+    """The tile, or one with as many terms that fits operands that come through registers."""
+    copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way in _ways(problem, atom)]
+    if not atom.asynchronous or all(copied):
+        return tile
+    if tile.m * tile.n >= 128 * 128:
+        tile = replace(tile, m=128, n=128, warp_n=32)
+    return tile if any(copied) else replace(tile, stages=2)
+
+
+def tile_k(atom: Atom, tile: Tile) -> int:
+    """Terms of a slice: at least two steps, as two sets of fragments take turns."""
+    return max(tile.slice_bytes // atom.itemsize, 2 * atom.k)
+
+
+def _shared_bytes(atom: Atom, tile: Tile) -> int:
+    """What the slices in flight need, or the sums on their way to C in their place."""
+    slices = tile.stages * (tile.m + tile.n) * tile_k(atom, tile) * atom.itemsize
+    warps = tile.m // tile.warp_m * (tile.n // tile.warp_n)
+    return max(slices, warps * atom.m * tile.warp_n * atom.sum_itemsize)
+
+
+def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> TensorConfig:
+    way_a, way_b = _ways(problem, atom)
+    return TensorConfig(
+        atom,
+        tile.m,
+        tile.n,
+        tile_k(atom, tile),
+        tile.warp_m,
+        tile.warp_n,
+        tile.stages,
+        way_a,
+        way_b,
+        wide_c=_wide_c(problem),
+        shared=_shared_bytes(atom, tile) // atom.sum_itemsize,
+        index=index_kind(problem.reach),
+        splits=splits,
+    )
+
+
+# ---- how operands and results are read and written --------------------------------------------
+
+
+def _ways(problem: MatmulProblem, atom: Atom) -> tuple[int, int]:
+    a, b = problem.strides_a, problem.strides_b
+    size, k = problem.itemsizes[0], problem.k
+    return (
+        _way(a[0], a[1], problem.m, k, size, problem.alignments[0], atom),
+        _way(b[1], b[0], problem.n, k, size, problem.alignments[1], atom),
+    )
+
+
+def _way(row: int, term: int, rows: int, k: int, size: int, alignment: int, atom: Atom) -> int:
+    """How an operand of `rows` rows comes to shared memory; strides in bytes."""
+    if alignment >= 16:
+        if term == size and row % 16 == 0 and k * size % 16 == 0:
+            return ASYNC_TERMS if atom.asynchronous else VECTOR_TERMS
+        if row == size and term % 16 == 0 and rows * size % 16 == 0:
+            return ASYNC_ROWS if atom.asynchronous and atom.transposes else VECTOR_ROWS
+    return SINGLE_TERMS if abs(term) <= abs(row) else SINGLE_ROWS
+
+
+def _wide_c(problem: MatmulProblem) -> bool:
+    row, column = problem.strides_c
+    size = problem.itemsizes[2]
+    aligned = problem.alignments[2] >= 16 and row % 16 == 0 and problem.n * size % 16 == 0
+    return aligned and column == size
+
+
+# ---- how long it takes --------------------------------------------------------------------------
+
+
+def _blocks(problem: MatmulProblem, tile: Tile) -> int:
+    return problem.batches * -(-problem.m // tile.m) * -(-problem.n // tile.n)
+
+
+def _splits(problem: MatmulProblem, atom: Atom, tile: Tile) -> Iterator[int]:
+    slices = -(-problem.k // tile_k(atom, tile))
+    splits = 1
+    while splits == 1 or (splits <= _MOST_SPLITS and slices >= splits * _LEAST_SLICES):
+        yield splits
+        splits *= 2
+
+
+def _cycles(problem: MatmulProblem, device: Device, atom: Atom, tile: Tile, splits: int) -> float:
+    """Roughly, how long it takes: processors that finish together, one block at a time each."""
+    terms = tile_k(atom, tile)
+    slices = -(-problem.k // (terms * splits))
+    one = max(
+        tile.m * tile.n * terms / (atom.rate * tile.efficiency) + _SLICE_CYCLES,
+        (tile.m + tile.n) * terms * atom.itemsize / _READ_OF_CYCLE,
+    )
+    turns = -(-_blocks(problem, tile) * splits // device.processors)
+    cycles = turns * (slices * one + _BLOCK_CYCLES)
+    if splits > 1:
+        sums = problem.batches * problem.m * problem.n * atom.sum_itemsize
+        cycles += _SPLIT_CYCLES + 2 * splits * sums / _BYTES_OF_CYCLE
+    return cycles

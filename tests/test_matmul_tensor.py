@@ -1,0 +1,535 @@
+"""Matrix products on matrix cores, in the simulator: every tile, every way to shared memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from comparing import assert_close, assert_same_bits, wide
+from layouts import lay_out, place
+from strategies import make_numbers
+
+import nnkernels as nnk
+from nnkernels.compile import cxx
+from nnkernels.config import matmul as config
+from nnkernels.config import matmul_tensor as tensor
+from nnkernels.config.device import PROFILES, SIMULATED
+from nnkernels.config.matmul_problem import MatmulProblem
+from nnkernels.config.matmul_tensor import TensorConfig
+from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
+from nnkernels.dispatch.machines import machine_named
+from nnkernels.inspection.bank_conflicts import extra_phases
+
+# What matrix cores multiply, by architecture.
+FLOATS = {
+    "sm_80": ("float16", "bfloat16"),
+    "sm_90": ("float16",),
+    "gfx90a": ("float16", "bfloat16", "float32", "float64"),
+    "gfx1100": ("float16", "bfloat16"),
+}
+SQUARE = next(tile for tile in tensor._ASYNC_TILES if tile.m == tile.n == 64)
+
+
+def arch_of(backend):
+    return backend.device.arch
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The configurations that calls have chosen; plans of earlier calls do not count."""
+    found = []
+    for arch in SIMULATED:
+        machine_named(f"sim:{arch}").plans.clear()
+    original = config.configure
+
+    def configure(problem, device):
+        found.append(original(problem, device))
+        return found[-1]
+
+    monkeypatch.setattr(config, "configure", configure)
+    return found
+
+
+@pytest.fixture
+def one_tile(monkeypatch):
+    """Let only one tile be chosen, and one number of splits."""
+    machines = []
+
+    def choose(backend, tile, splits=1):
+        machines.append(backend.machine)
+        backend.machine.plans.clear()
+        monkeypatch.setattr(tensor, "_tiles", lambda problem, device, atom: [tile])
+        monkeypatch.setattr(tensor, "_splits", lambda problem, atom, tile: [splits])
+
+    yield choose
+    for machine in machines:
+        machine.plans.clear()
+
+
+def assert_right(y, a, b, epsilon=None, more=0.0):
+    """Every sum within K eps of the sum of magnitudes; the result rounded once more."""
+    exact = np.matmul(wide(a), wide(b)) + more
+    scale = np.matmul(np.abs(wide(a)), np.abs(wide(b))) + np.abs(more)
+    terms = a.shape[-1] + 2
+    if epsilon is None:
+        epsilon = np.finfo(np.float64 if a.dtype == np.float64 else np.float32).eps
+    # gfx90a takes subnormal float16 and bfloat16 numbers for zeros.
+    bound = terms * epsilon * scale + 2.0**-14 * (a.dtype.itemsize == 2) * 2.0**-6
+    rounded = np.finfo(np.float32).eps if y.dtype == np.float32 else float(_eps(y.dtype))
+    error = np.abs(wide(y) - exact)
+    assert not (error > bound + rounded * np.abs(exact)).any(), float(np.max(error / scale))
+
+
+def assert_near(y, exact, terms, scale):
+    """As assert_close, for a result in float64."""
+    assert_close(y, exact.astype(y.dtype), terms, scale)
+
+
+def _eps(dtype):
+    return {"bfloat16": 2.0**-8}.get(dtype.name) or np.finfo(dtype).eps
+
+
+def operands(seed, m, n, k, dtype):
+    generator = np.random.default_rng(seed)
+    return make_numbers(generator, (m, k), dtype), make_numbers(generator, (k, n), dtype)
+
+
+# ---- every tile ---------------------------------------------------------------------------------
+
+
+def test_every_tile_of_every_atom(simulator, chosen, one_tile):
+    arch = arch_of(simulator)
+
+    def body():
+        for dtype in FLOATS[arch][:1] + FLOATS[arch][2:]:
+            atom = tensor.atom_of(problem_of(dtype), simulator.device)
+            for tile in tensor.tiles_of(atom, simulator.device):
+                one_tile(simulator, tile)
+                tile_k = tensor.tile_k(atom, tile)
+                a, b = operands(1, tile.m + 8, tile.n + 8, 3 * tile_k + 8, dtype)
+                chosen.clear()
+                with simulator.context(2):
+                    y = nnk.matmul(a, b)
+                (found,) = chosen
+                assert isinstance(found, TensorConfig)
+                assert (found.tile_m, found.tile_n, found.tile_k) == (tile.m, tile.n, tile_k)
+                if not simulator.recording:
+                    assert_right(y, a, b)
+
+    simulator.precompiled(body)
+
+
+def problem_of(dtype, m=100, n=100, k=100, **changes):
+    """Dense operands of one dtype."""
+    size = ELEMENTS[dtype].itemsize
+    problem = MatmulProblem(
+        m=m, n=n, k=k, strides_a=(k * size, size), strides_b=(n * size, size),
+        itemsizes=(size, size, size), compute_itemsize=8 if dtype == "float64" else 4,
+        is_complex=False, reach=max(m * k, k * n, m * n) * size, strides_c=(n * size, size),
+        alignments=(16, 16, 16), element=ELEMENTS[dtype].storage,
+    )  # fmt: skip
+    return replace(problem, **changes)
+
+
+# ---- every layout -------------------------------------------------------------------------------
+
+# Name: order of the axes in memory, steps, elements that it is shifted by.
+LAYOUTS = {
+    "terms": ((0, 1), (1, 1), 0),
+    "rows": ((1, 0), (1, 1), 0),
+    "terms, misaligned": ((0, 1), (1, 1), 1),
+    "rows, misaligned": ((1, 0), (1, 1), 1),
+    "every second term": ((0, 1), (1, 2), 0),
+    "terms reversed": ((0, 1), (1, -1), 0),
+    "rows reversed": ((1, 0), (-1, 1), 0),
+    "one row for all": ((0, 1), (0, 1), 0),
+    "one term for all": ((1, 0), (1, 0), 0),
+}
+A_WAYS = {
+    "terms": {tensor.ASYNC_TERMS, tensor.VECTOR_TERMS},
+    "rows": {tensor.ASYNC_ROWS, tensor.VECTOR_ROWS},
+    "terms, misaligned": {tensor.SINGLE_TERMS},
+    "rows, misaligned": {tensor.SINGLE_ROWS},
+    "every second term": {tensor.SINGLE_TERMS},
+    "terms reversed": {tensor.SINGLE_TERMS},
+    "rows reversed": {tensor.SINGLE_ROWS},
+    "one term for all": {tensor.ASYNC_ROWS, tensor.VECTOR_ROWS},
+}
+
+
+def placed(values, layout, turned=False):
+    """Values in a layout; ``turned``: rows and terms change places."""
+    order, steps, shift = LAYOUTS[layout]
+    x = values.T if turned else values
+    p = place(x, lay_out(x.shape, x.dtype.itemsize, order, steps, shift * x.dtype.itemsize))
+    return p.view.T if turned else p.view
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "float32", "float64"])
+def test_every_pair_of_layouts(dtype, simulator, chosen):
+    arch = arch_of(simulator)
+    if dtype.startswith("float") and dtype not in (*FLOATS[arch], "float32"):
+        pytest.skip("no matrix core multiplies them")
+    if (dtype, arch) == ("float32", "gfx1100"):
+        pytest.skip("no matrix core multiplies them")
+    options = {"precision": "tf32"} if dtype == "float32" else {}
+    if dtype == "int8":
+        options["out_dtype"] = "int32"
+    # sm_90 runs the kernels of sm_80.
+    few = dtype != "float16" or arch == "sm_90"
+    names = ["terms", "rows", "every second term"] if few else list(LAYOUTS)
+    others = names if few else ["terms", "rows", "terms, misaligned", "rows reversed"]
+
+    def body():
+        a, b = operands(3, 80, 96, 112, dtype)
+        for first in names:
+            for second in others:
+                x, y = placed(a, first), placed(b, second, turned=True)
+                chosen.clear()
+                simulator.machine.plans.clear()
+                with simulator.context(4):
+                    got = nnk.matmul(x, y, **options)
+                    dense = nnk.matmul(x.copy(), y.copy(), **options)
+                assert all(isinstance(c, TensorConfig) for c in chosen)
+                assert chosen[0].way_a in A_WAYS.get(first, range(6))
+                if simulator.recording:
+                    continue
+                assert_same_bits(got, dense, f"{first}, {second}")
+                if dtype == "int8":
+                    assert np.array_equal(got, wide(x) @ wide(y))
+                else:
+                    tf32 = dtype == "float32" and arch.startswith("sm")
+                    assert_right(got, x, y, 2.0**-10 / 64 if tf32 else None)
+
+    simulator.precompiled(body)
+
+
+# ---- edges --------------------------------------------------------------------------------------
+
+SIDES = ((2, 33, 1), (40, 2, 7), (17, 33, 8), (64, 65, 63), (65, 64, 64), (66, 8, 65), (9, 70, 200))
+
+
+@pytest.mark.parametrize("layout", ["terms", "rows", "every second term"])
+def test_edges(layout, simulator, chosen, one_tile):
+    # Beyond an edge lies NaN; and what the last multiplications add there must be zeros.
+    one_tile(simulator, SQUARE)
+
+    def body():
+        for m, n, k in SIDES:
+            for round_to in (1, 8):  # elements, and chunks
+                sizes = [-(-size // round_to) * round_to for size in (m, n, k)]
+                a, b = operands(5, *sizes, "float16")
+                a, b = placed(a, layout), placed(b, layout, turned=True)
+                with simulator.context(6):
+                    y = nnk.matmul(a, b)
+                if not simulator.recording:
+                    assert_right(y, a, b)
+
+    simulator.precompiled(body)
+    assert all(isinstance(c, TensorConfig) for c in chosen)
+
+
+def test_infinities_and_nan_stay_in_their_rows_and_columns(simulator):
+    a, b = operands(7, 40, 48, 56, "float16")
+    a[1, 55], a[3, 0], b[55, 4] = np.inf, np.nan, -np.inf
+    with simulator.context():
+        y = nnk.matmul(a, b)
+    with np.errstate(invalid="ignore"):
+        wanted = wide(a) @ wide(b)
+    assert np.isfinite(wanted).sum() == 38 * 47
+    assert np.array_equal(np.isnan(y), np.isnan(wanted))
+    assert np.array_equal(np.isinf(y), np.isinf(wanted))
+
+
+def test_no_terms(simulator):
+    with simulator.context():
+        y = nnk.matmul(np.ones((20, 0), np.float16), np.ones((0, 30), np.float16))
+    assert np.array_equal(y, np.zeros((20, 30), np.float16))
+
+
+# ---- splits -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [72, 71])  # whole and cut 16-byte accesses to the workspace
+def test_splits(n, simulator, chosen, one_tile):
+    one_tile(simulator, SQUARE, splits=3)
+    a, b = operands(8, 40, n, 700, "float16")
+    bias = make_numbers(np.random.default_rng(9), (n,), "float16")
+
+    def body():
+        with simulator.context(3):
+            y = nnk.gemm(a, b, bias, epilogue="relu")
+        if not simulator.recording:
+            exact = wide(a) @ wide(b) + wide(bias)
+            assert_near(y, np.maximum(exact, 0), 700, np.abs(wide(a)) @ np.abs(wide(b)))
+
+    simulator.precompiled(body)
+    assert chosen[-1].splits == 3
+
+
+# ---- results ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out_dtype", ["float16", "float32", "bfloat16", "float64"])
+def test_types_of_results(out_dtype, simulator, chosen):
+    a, b = operands(10, 70, 72, 40, "float16")
+    with simulator.context(1):
+        y = nnk.matmul(a, b, out_dtype=out_dtype)
+    assert y.dtype == numpy_dtype(out_dtype)
+    # Sums in float64 are the ordinary product's.
+    assert isinstance(chosen[0], TensorConfig) == (out_dtype != "float64")
+    if out_dtype != "float64":
+        assert chosen[0].wide_c
+    assert_right(y, a, b)
+
+
+@pytest.mark.parametrize("wide_c", [True, False])
+def test_epilogues_and_places_of_results(wide_c, simulator, chosen):
+    generator = np.random.default_rng(11)
+    a, b = operands(12, 70, 72, 40, "float16")
+    c = make_numbers(generator, (70, 72), "float16")
+    bias = make_numbers(generator, (72,), "float32")
+    exact = wide(a) @ wide(b)
+    scale = np.abs(wide(a)) @ np.abs(wide(b)) + 20
+    steps = (1, 1) if wide_c else (2, -1)
+
+    def body():
+        for out_dtype in ("float16", "float32"):
+            target = place(
+                np.zeros((70, 72), out_dtype),
+                lay_out((70, 72), numpy_dtype(out_dtype).itemsize, (0, 1), steps),
+            )
+            chosen.clear()
+            with simulator.context(5):
+                nnk.gemm(a, b, c, alpha=0.5, beta=-2.0, out=target.view, out_dtype=out_dtype)
+            assert chosen[0].wide_c == wide_c
+            if not simulator.recording:
+                assert_near(target.view, 0.5 * exact - 2 * wide(c), 40, scale)
+                assert target.is_unchanged_outside
+        with simulator.context(6):
+            y = nnk.gemm(a, b, bias, epilogue="gelu")
+        if not simulator.recording:
+            assert y.dtype == np.float32
+            activated = nnk.gelu(exact + wide(bias))
+            assert_near(y, activated, 40, scale)
+
+    simulator.precompiled(body)
+
+
+def test_batches(simulator, chosen):
+    generator = np.random.default_rng(13)
+    a = make_numbers(generator, (3, 1, 40, 24), "float16")
+    b = make_numbers(generator, (3, 24, 72), "float16")[::-1]
+    with simulator.context(7):
+        y = nnk.matmul(a, b)
+        one = nnk.matmul(a[1, 0], b[2])
+    assert y.shape == (3, 3, 40, 72)
+    assert all(isinstance(c, TensorConfig) for c in chosen)
+    assert_right(y, a, b)
+    assert_same_bits(y[1, 2], one, "one of a batch")
+
+
+def test_grouped_tiles_make_the_whole_result(simulator, one_tile):
+    # More than one band of 8 rows of tiles, the last one cut.
+    one_tile(simulator, SQUARE)
+    a, b = operands(14, 64 * 9 + 1, 130, 8, "float16")
+    with simulator.context(8):
+        y = nnk.matmul(a, b)
+    assert_right(y, a, b)
+
+
+# ---- types and precision ------------------------------------------------------------------------
+
+
+def test_float32_is_rounded_only_if_asked(simulator, chosen):
+    a, b = operands(15, 40, 48, 64, "float32")
+    exact = wide(a) @ wide(b)
+    scale = np.abs(wide(a)) @ np.abs(wide(b))
+    arch = arch_of(simulator)
+
+    def body():
+        chosen.clear()
+        with simulator.context(2):
+            plain, rounded = nnk.matmul(a, b), nnk.matmul(a, b, precision="tf32")
+            simulator.machine.plans.clear()  # the same product by another name
+            products = [nnk.gemm(a, b, precision="tf32")]
+            products.append(nnk.linear(a, b.T.copy(), precision="tf32"))
+        tf32 = arch.startswith("sm")
+        atoms = [c.atom.name if isinstance(c, TensorConfig) else "" for c in chosen]
+        mfma = "MmaGfx90a<float>" if arch == "gfx90a" else ""
+        assert atoms == [mfma] + 3 * ["MmaSm80<Tf32>" if tf32 else mfma]
+        if simulator.recording:
+            return
+        assert_right(plain, a, b)
+        error = np.abs(rounded - exact) / scale
+        assert (np.max(error) > 1e-5) == tf32
+        assert np.max(error) < 2.0**-10
+        for y in products:
+            assert_same_bits(y, rounded, "gemm and linear")
+
+    simulator.precompiled(body)
+
+
+def test_gradients_take_the_precision(simulator, chosen):
+    if not arch_of(simulator).startswith("sm"):
+        pytest.skip("TF32 is NVIDIA's")
+    generator = np.random.default_rng(16)
+    x, w, dy = (make_numbers(generator, s, "float32") for s in ((40, 24), (48, 24), (40, 48)))
+
+    def body():
+        chosen.clear()
+        with simulator.context(2):
+            nnk.matmul_backward(dy, x, w.T, precision="tf32")
+            nnk.gemm_backward(dy, x, w, transpose_b=True, precision="tf32")
+            dx, dw, _ = nnk.linear_backward(dy, x, w, precision="tf32")
+            _, pullback = nnk.vjp(nnk.linear, x, w, precision="tf32")
+            same, _ = pullback(dy)
+        assert len(chosen) > 3
+        assert all(c.atom.name == "MmaSm80<Tf32>" for c in chosen)
+        if not simulator.recording:
+            assert_right(dx, dy, w, 2.0**-10)
+            assert_right(dw, dy.T, x, 2.0**-10)
+            assert_same_bits(same, dx, "vjp")
+
+    simulator.precompiled(body)
+
+
+def test_bytes_wrap(simulator, chosen):
+    arch = arch_of(simulator)
+    generator = np.random.default_rng(17)
+
+    def body():
+        for dtype in ("int8", "uint8"):
+            a, b = (make_numbers(generator, s, dtype, "wide") for s in ((40, 80), (80, 48)))
+            chosen.clear()
+            with simulator.context(3):
+                y, sums = nnk.matmul(a, b), nnk.matmul(a, b, out_dtype="int32")
+            cores = dtype == "int8" or arch.startswith("sm")
+            assert all(isinstance(c, TensorConfig) == cores for c in chosen)
+            if not simulator.recording:
+                assert np.array_equal(y, np.matmul(a, b))
+                assert np.array_equal(sums, np.matmul(a.astype(np.int32), b.astype(np.int32)))
+
+    simulator.precompiled(body)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("float16", "bfloat16"), ("float16", "float32"), ("int8", "int16")]
+)
+def test_two_types_are_for_the_ordinary_product(first, second, simulator, chosen):
+    generator = np.random.default_rng(18)
+    a, b = make_numbers(generator, (20, 24), first), make_numbers(generator, (24, 32), second)
+    with simulator.context():
+        nnk.matmul(a, b)
+    assert not isinstance(chosen[0], TensorConfig)
+
+
+def test_precision_is_checked():
+    x = np.ones((2, 2), np.float32)
+    for call in (nnk.matmul, nnk.gemm, nnk.linear):
+        with pytest.raises(ValueError, match="precision must be None"):
+            call(x, x, precision="bf16")
+        with pytest.raises(TypeError, match="precision must be None"):
+            call(x, x, precision=19)
+
+
+# ---- bank conflicts -----------------------------------------------------------------------------
+
+
+ATOMS = (
+    ("sm_80", tensor._NVIDIA["half"]),
+    ("sm_80", tensor._NVIDIA["int8"]),
+    ("sm_80", tensor._NVIDIA_TF32),
+    *(("gfx90a", tensor._CDNA["gfx90a"][name]) for name in ("half", "int8", "float", "double")),
+    ("gfx1100", tensor._RDNA["half"]),
+    ("gfx1100", tensor._RDNA["int8"]),
+)
+
+
+def ways_of(atom):
+    """All but the transposing one, whose stores are narrow."""
+    if atom.asynchronous:
+        rows = [tensor.ASYNC_ROWS] if atom.transposes else []
+        return [tensor.ASYNC_TERMS, *rows, tensor.SINGLE_TERMS, tensor.SINGLE_ROWS]
+    return [tensor.VECTOR_TERMS, tensor.SINGLE_TERMS, tensor.SINGLE_ROWS]
+
+
+def layouts_in_shared_memory():
+    """(architecture, atom, rows, terms, threads, way) of every operand that can be chosen."""
+    found = {}
+    for arch, atom in ATOMS:
+        for tile in tensor.tiles_of(atom, PROFILES[arch]):
+            threads = tile.m // tile.warp_m * (tile.n // tile.warp_n) * atom.lanes
+            for rows in (tile.m, tile.n):
+                for way in ways_of(atom):
+                    key = (arch, atom, rows, tensor.tile_k(atom, tile), threads, way)
+                    found[key] = None
+    return list(found)
+
+
+def tables(cases):
+    """Of every layout: the element of each chunk of each line, and of each thread's units."""
+    text = [
+        '#include "platform/sim.cuh"',
+        '#include "nnk/matmul_tensor_operand.cuh"',
+        "using namespace nnk;",
+        "template <class O> int unit(int thread, int i) {",
+        "  O operand;",
+        "  operand.begin(unsigned(thread), nullptr, 0, 1, 1, 0, 0, 0);",
+        "  return i < O::units_of_thread ? operand.place(i) : -1;",
+        "}",
+    ]
+    for number, (_, atom, rows, terms, threads, way) in enumerate(cases):
+        element = {1: "int8", 2: "half", 4: "float", 8: "double"}[atom.itemsize]
+        operand = f"TensorOperand<{element}, int, {rows}, {terms}, {threads}, {way}>"
+        visible = 'extern "C" __attribute__((visibility("default"))) int'
+        text.append(f"using O{number} = {operand};")
+        text.append(f"{visible} slot{number}(int l, int c) {{ return O{number}::slot(l, c); }}")
+        text.append(f"{visible} unit{number}(int t, int i) {{ return unit<O{number}>(t, i); }}")
+    return cxx.load("\n".join(text) + "\n", "sim", ("-DNNK_SIM_WARP=32",))
+
+
+def test_no_bank_conflicts():
+    cases = layouts_in_shared_memory()
+    library = tables(cases)
+    for number, (arch, atom, rows, terms, threads, way) in enumerate(cases):
+        slot, unit = getattr(library, f"slot{number}"), getattr(library, f"unit{number}")
+        turned = way == tensor.ASYNC_ROWS
+        lines, chunks = (terms, rows) if turned else (rows, terms)
+        chunks = chunks * atom.itemsize // 16
+        places = {slot(line, chunk) for line in range(lines) for chunk in range(chunks)}
+        assert len(places) == rows * terms * atom.itemsize // 16  # none is used twice
+        # ldmatrix takes 8 lines of one chunk at a time; a lane of AMD's a chunk of its own line.
+        step = 8 if atom.asynchronous else atom.m
+        together = atom.lanes // atom.m if arch == "gfx90a" else 1
+        for line in range(0, lines, step):
+            for chunk in range(0, chunks, together):
+                read = [slot(line + i, chunk + j) for j in range(together) for i in range(step)]
+                assert extra_phases(read, atom.itemsize, 16, arch) == 0, (arch, atom, way)
+        for warp in range(0, threads, atom.lanes):
+            for i in range(rows * terms * atom.itemsize // 16 // threads):
+                written = [unit(warp + lane, i) for lane in range(atom.lanes)]
+                assert extra_phases(written, atom.itemsize, 16, arch, write=True) == 0, (arch, way)
+
+
+# ---- which tile ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape", "tile"),
+    [
+        ("sm_80", (4096, 4096, 4096), (128, 256, 32, 1)),
+        ("sm_80", (2048, 2048, 2048), (128, 128, 32, 1)),
+        ("sm_80", (128, 4096, 4096), (128, 64, 32, 1)),
+        ("sm_80", (512, 512, 512), (64, 64, 64, 1)),
+        ("sm_80", (512, 512, 8192), (128, 128, 32, 4)),
+        ("sm_80", (32, 4096, 4096), (32, 128, 64, 2)),
+        ("sm_80", (16, 4096, 4096), (16, 128, 64, 2)),
+        ("sm_80", (4096, 32, 4096), (128, 32, 64, 2)),
+        ("sm_80", (4096, 16, 4096), (128, 16, 64, 2)),
+    ],
+)
+def test_tile_by_shape(arch, shape, tile):
+    c = tensor.configure(problem_of("float16", *shape), PROFILES[arch])
+    assert (c.tile_m, c.tile_n, c.tile_k, c.splits) == tile
