@@ -6,7 +6,7 @@ import pytest
 from backends import Backend
 from hypothesis import HealthCheck, settings
 
-from nnkernels.config import matmul_tensor
+from nnkernels.config import matmul_small, matmul_tensor, matmul_tiles
 from nnkernels.config.device import SIMULATED
 from nnkernels.dispatch.machines import machine_named
 
@@ -91,11 +91,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def ordinary_products(monkeypatch):
-    """Matrix products by ordinary arithmetic, also where there are matrix cores."""
-    simulators = [machine_named(f"sim:{arch}") for arch in SIMULATED]
+    """Products in slices by ordinary arithmetic, also where there is a kernel of another kind."""
+    affected = [machine_named(name) for name in ("cpu", *(f"sim:{arch}" for arch in SIMULATED))]
     monkeypatch.setattr(matmul_tensor, "configure", lambda problem, device: None)
-    for machine in simulators:
+    monkeypatch.setattr(matmul_tiles, "is_possible", lambda problem, device: False)
+    monkeypatch.setattr(matmul_small, "is_small", lambda problem: False)
+    for machine in affected:
         machine.plans.clear()
     yield
-    for machine in simulators:
+    for machine in affected:
         machine.plans.clear()

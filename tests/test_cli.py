@@ -238,7 +238,7 @@ def test_inspect(arch, capsys):
     assert lines[0] == f"relu, float32, {arch}"
     assert lines[1].split() == [
         "problem", "kind", "threads", "registers", "spills", "local", "shared", "blocks", "loads",
-        "stores", "instructions",
+        "stores", "main", "loop", "instructions",
     ]  # fmt: skip
     (dense,) = (line for line in lines if line.startswith("dense, large "))
     cells = re.split(r"  +", dense)

@@ -17,6 +17,7 @@ import nnkernels as nnk
 from nnkernels import registry
 from nnkernels.compile.instance import Instance
 from nnkernels.config import gemv as config
+from nnkernels.config.device import PROFILES
 from nnkernels.dispatch.dtypes import numpy_dtype
 
 PAIRS = (
@@ -259,3 +260,76 @@ def test_long_sums_of_few_columns_are_split(kernels):
         assert_right(found[0], x, b)
         for other in found[1:]:
             assert_same_bits(found[0], other, "another number of threads")
+
+
+# ---- GPUs: blocks in flight ------------------------------------------------------------------
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The configurations that are chosen from now on."""
+    found = []
+    original = config.configure
+
+    def configure(problem, device):
+        found.append(original(problem, device))
+        return found[-1]
+
+    monkeypatch.setattr(config, "configure", configure)
+    return found
+
+
+# Shape of A and its order, dtype, processors of the device; what is to be chosen.
+REGIMES = (
+    ((3, 20_000), "C", "float32", 40, {"along": True, "team": 256, "split": True, "unit_b": True}),
+    ((40_000, 3), "F", "float16", 40, {"along": True, "team": 256, "split": True, "unit_b": True}),
+    ((40, 3000), "C", "float32", 8, {"along": True, "team": 256, "split": False, "depth": 1}),
+    ((60, 50), "C", "float32", 1, {"along": True, "depth": 1, "split": False}),
+    ((300, 50), "C", "bfloat16", 1, {"along": True, "depth": 4, "split": False}),
+    ((33, 5000), "F", "float32", 40, {"along": False, "split": True, "unit_b": False}),
+    ((36, 5000), "F", "float32", 40, {"along": False, "split": True, "unit_b": True}),
+    ((36, 5000), "F", "complex64", 40, {"along": False, "split": True, "unit_b": True}),
+    ((1000, 60), "F", "float32", 1, {"along": False, "split": False, "unit_b": True}),
+    ((20, 60), "F", "float64", 1, {"along": False, "split": False, "unit_b": True}),
+)
+
+
+def test_each_regime_runs(simulator, chosen, kernels, monkeypatch):
+    machine = simulator.machine
+
+    def body():
+        generator = np.random.default_rng(64)
+        for number, (shape, order, dtype, processors, expected) in enumerate(REGIMES):
+            monkeypatch.setattr(machine, "device", replace(machine.device, processors=processors))
+            machine.plans.clear()
+            a = np.asarray(make_numbers(generator, shape, dtype), order=order)
+            across = shape[0] > 10_000  # the product from the left
+            x = make_numbers(generator, (shape[0] if across else shape[1],), dtype)
+            chosen.clear()
+            kernels.clear()
+            with simulator.context(number):
+                y = nnk.matmul(x, a) if across else nnk.matmul(a, x)
+            (found,) = chosen
+            assert (found.splits > 1) == expected["split"], (shape, found)
+            for name in expected.keys() - {"split"}:
+                assert getattr(found, name) == expected[name], (shape, name, found)
+            assert kernels[0] == ("GemvAlong" if expected["along"] else "GemvAcross")
+            assert kernels[1:] == (["MatmulSplits"] if expected["split"] else [])
+            if not simulator.recording:
+                assert_right(y, *((x, a) if across else (a, x)))
+
+    simulator.precompiled(body)
+    machine.plans.clear()
+
+
+@pytest.mark.parametrize("order", "CF")
+def test_no_processor_is_idle(order):
+    """Four blocks of each, or as many as there are terms to read for."""
+    for device in PROFILES.values():
+        for n, k in ((1, 10**6), (16, 10**6), (100, 10**5), (4096, 4096), (10**5, 100), (50, 9000)):
+            strides = (4, 4 * k) if order == "C" else (4 * n, 4)
+            problem = config.GemvProblem(n, k, 4, strides, (4, 4, 4), 4, False, (16, 16), "i")
+            c = config.configure(problem, device)
+            blocks = -(-n // c.columns) * c.splits
+            assert blocks >= 2 * device.processors or k < 2 * c.splits * 8 * c.terms_at_once, c
+            assert blocks <= 4 * device.processors or c.splits == 1

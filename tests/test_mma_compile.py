@@ -51,7 +51,7 @@ def test_nvidia(arch):
     disassembled = nvidia._disassembled(cubin.code)
     for name, product in SASS.items():
         symbol = f"MmaProduct_{name}"
-        found = Counter(disassembled[symbol])
+        found = Counter(disassembled[symbol].instructions)
         assert {n for n in found if "MMA" in n} == {product}
         assert "LDSM.16.M88.4" in found
         assert ("LDSM.16.MT88.4" in found) == (name in ("half", "bfloat16"))
@@ -69,7 +69,7 @@ def test_loop_of_nvidia(arch):
     for name, product in SASS.items():
         symbol = f"MmaLoop_{name}"
         assert resources[symbol].spill_bytes == resources[symbol].local_bytes == 0
-        found = in_loop(disassembled[symbol], "BAR", "BRA")
+        found = in_loop(disassembled[symbol].instructions, "BAR", "BRA")
         assert found.pop(product) == 4 * 32
         assert found.pop("LDSM.16.M88.4") == 4 * 8
         if name != "Tf32":  # whose elements are rounded
@@ -105,7 +105,9 @@ struct Kernel {
 };
 NNK_ENTRY(kernel, 32, Kernel)
 """
-    found = Counter(nvidia._disassembled(nvrtc.compile_cubin(text, arch).code)["kernel"])
+    found = Counter(
+        nvidia._disassembled(nvrtc.compile_cubin(text, arch).code)["kernel"].instructions
+    )
     assert {"LDSM.16.M88", "LDSM.16.MT88", "LDSM.16.M88.2", "LDSM.16.MT88.2"} <= set(found)
     assert {"LDGSTS.E.BYPASS.128", "LDGSTS.E.64", "LDGSTS.E"} <= set(found)
     # The zeros are an operand of the copy: no branch but the one behind the end, and no store

@@ -46,6 +46,7 @@ template <class TX, class TB, class TC, class Index, class Epilogue> struct Gemv
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const Index first = Index(tile) * args.columns;
+    const Index terms = terms_of_split(args, Index(block / args.blocks_of_split));
     return {
         {byte_offset(args.x, offset[0]), {terms}, {args.stride_x}},
         {byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}},
@@ -125,6 +126,10 @@ struct GemvAlong {
       b[s] = LineB{tile.b.at(NNK_HERE, Index(0), tile.first + j + (s < count ? s : 0)), k,
                    tile.b.stride[0]};
     Index i = Index(lane) * N;
+    if constexpr (in_flight > 1) {
+      for (; i + (in_flight - 1) * Team * N + N <= k; i += in_flight * Team * N)
+        add<in_flight>(x, b, i, sums);
+    }
     for (; i + N <= k; i += Team * N) {
       const V terms = conjugated<ConjugateX>(convert<S>(x.template load<N>(i)));
       NNK_UNROLL
@@ -141,6 +146,26 @@ struct GemvAlong {
         sums[s] = fma(
             terms, conjugated<ConjugateB>(convert<S>(b[s].template load_partial<N>(i, left, TB()))),
             sums[s]);
+    }
+  }
+
+  // Vectors of a column that a thread of a GPU loads before it uses them: four in all columns.
+  static constexpr int in_flight = lanes_are_simd || Sums >= 4 ? 1 : 4 / Sums;
+  template <int Count>
+  static NNK_FN void add(const LineX& x, const LineB (&b)[Sums], Index i, V (&sums)[Sums]) {
+    V terms[Count], matrix[Count][Sums];
+    NNK_UNROLL
+    for (int t = 0; t < Count; ++t) {
+      const Index at = i + t * Team * N;
+      terms[t] = conjugated<ConjugateX>(convert<S>(x.template load<N>(at)));
+      NNK_UNROLL
+      for (int s = 0; s < Sums; ++s)
+        matrix[t][s] = conjugated<ConjugateB>(convert<S>(b[s].template load<N>(at)));
+    }
+    NNK_UNROLL
+    for (int t = 0; t < Count; ++t) {
+      NNK_UNROLL
+      for (int s = 0; s < Sums; ++s) sums[s] = fma(terms[t], matrix[t][s], sums[s]);
     }
   }
 

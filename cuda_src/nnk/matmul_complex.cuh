@@ -73,17 +73,14 @@ struct MatmulComplex {
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const int of_b = args.tile_n / panel_columns * panel_b;
     const int of_a = ReadA ? 0 : args.rows_at_once * packed_row;
-    const auto memory = [&](int first, int count) NNK_INLINE {
-      return group.template dynamic_shared<R>(first * int(sizeof(R)), count);
-    };
     Block block{
         {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
         {byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}},
         {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
-        memory(0, of_b),
-        memory(of_b, of_a),
-        memory(of_b + of_a, MicroM * N),
-        memory(of_b + of_a + MicroM * N, InPlace ? 0 : 2 * args.tile_m * args.tile_n),
+        scratch(group, 0, of_b),
+        scratch(group, of_b, of_a),
+        scratch(group, of_b + of_a, MicroM * N),
+        scratch(group, of_b + of_a + MicroM * N, InPlace ? 0 : 2 * args.tile_m * args.tile_n),
         Index(tile_row) * args.tile_m,
         Index(tile - tile_row * args.tiles_n) * args.tile_n,
         0,
@@ -106,6 +103,10 @@ struct MatmulComplex {
   }
 
  private:
+  // `count` real numbers of the scratch memory, from the one numbered `first` on.
+  template <class G> static NNK_FN Shared<R> scratch(G& group, int first, int count) {
+    return group.template dynamic_shared<R>(first * int(sizeof(R)), count);
+  }
   static NNK_FN int extent(Index left, int tile) { return left < tile ? int(left) : tile; }
 
   // ---- packing ----------------------------------------------------------------------------

@@ -30,6 +30,7 @@ namespace nnk {
 
 constexpr int warp_width = 1;
 constexpr bool lanes_are_simd = true;
+constexpr int terms_in_a_row = 1;  // for kernels of GPUs: see platform/cuda.cuh
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_splits import splits_on_a_cpu
@@ -83,6 +83,13 @@ class GemvConfig:
     splits: int = 1
 
     @property
+    def terms_at_once(self) -> int:
+        """Terms that a block goes through before its threads come to the next ones."""
+        if self.along:
+            return self.team * self.vector * max(1, 4 // self.depth)
+        return self.threads // self.team * self.depth
+
+    @property
     def shared_elements(self) -> int:
         """Elements of shared memory of a block, of the type of the sums."""
         if self.along:
@@ -103,8 +110,11 @@ _TERMS = 8
 # The same for the threads of a GPU.
 _GPU_DEPTH = 4
 _GPU_THREADS = 256
-# A block shares a sum of at least so many terms, a warp a shorter one.
-_BLOCK_TERMS = 8192
+# A block shares a sum of at least so many terms if there are few of them, else a warp.
+_BLOCK_TERMS = 2048
+# Readings of a block before a split of its terms pays for the second launch: they wait for memory
+# one after the other, some 700 ns each, and the launch takes as long as several.
+_READINGS_ALONG, _READINGS_ACROSS = 2, 8
 
 
 def configure(problem: GemvProblem, device: Device) -> GemvConfig:
@@ -154,15 +164,22 @@ def _gpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
     aligned = _is_aligned(problem.alignments[1], step, problem.itemsizes[1] * vector)
     unit_b = unit_b and (aligned or vector == 1)
     unit_x = unit_x and problem.alignments[0] % min(16, problem.itemsizes[0] * vector) == 0
+    sums = problem.n * problem.batches
     if along:
-        whole_block = problem.k >= _BLOCK_TERMS and problem.n < 8 * device.processors
+        whole_block = problem.k >= _BLOCK_TERMS and sums < 8 * device.processors
         team = _GPU_THREADS if whole_block else device.warp
-        depth = 1 if problem.n * problem.batches < 16 * device.processors else _GPU_DEPTH
-        columns = _GPU_THREADS // team * depth
+        teams = _GPU_THREADS // team
+        # x is read once for several sums, if there are enough for four blocks of a processor.
+        depth = (
+            1 if whole_block or sums < 4 * device.processors * teams * _GPU_DEPTH else _GPU_DEPTH
+        )
+        columns = teams * depth
     else:
         team, depth = device.warp, _GPU_DEPTH
+        if -(-problem.n // (team * vector)) * problem.batches < 2 * device.processors:
+            team //= 4  # 128 bytes of a row of float32: more blocks, whose threads go less far
         columns = team * vector
-    return GemvConfig(
+    found = GemvConfig(
         along=along,
         columns=columns,
         vector=vector,
@@ -174,6 +191,17 @@ def _gpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
         unit_b=unit_b,
         index=problem.index,
     )
+    return replace(found, splits=_splits(problem, found, device))
+
+
+def _splits(problem: GemvProblem, found: GemvConfig, device: Device) -> int:
+    """Into how many ranges terms are split: for four blocks of each processor, if they are long."""
+    blocks = -(-problem.n // found.columns) * problem.batches
+    readings = _READINGS_ALONG if found.along else _READINGS_ACROSS
+    most = problem.k // (readings * found.terms_at_once)
+    if blocks >= 2 * device.processors or most < 2:
+        return 1
+    return min(most, 4 * device.processors // blocks)
 
 
 def _is_aligned(alignment: int, step: int, access: int) -> bool:

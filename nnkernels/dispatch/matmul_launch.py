@@ -164,12 +164,11 @@ def prepare_gemv(call: Call, machine: Any) -> Prepared:
     problem = gemv_problem(call)
     chosen = gemv_config.configure(problem, machine.device)
     if chosen.splits == 1:
-        return (*_prepare_gemv(call, chosen, problem.k, machine), None)
-    terms = terms_of_split(problem.k, chosen.splits, chosen.vector)
+        return (*_prepare_gemv(call, chosen, call.product.k, machine), None)
+    terms = terms_of_split(problem.k, chosen.splits, chosen.terms_at_once)
     splits = -(-problem.k // terms)
     index = index_kind(max(call.product.reach, workspace_bytes(call, splits)))
-    chosen = replace(chosen, index=index)
-    first = _prepare_gemv(call.part(splits, terms), chosen, terms, machine)
+    first = _prepare_gemv(call.part(splits, terms), replace(chosen, index=index), terms, machine)
     return (*first, prepare_splits(call, splits, machine))
 
 
@@ -177,7 +176,6 @@ def gemv_problem(call: Call) -> GemvProblem:
     """What a configuration may know about a product of a vector and a matrix."""
     product, types = call.product, call.types
     batch, batch_strides = call.batch()
-    steps = (batch_strides[0], batch_strides[1])
     return GemvProblem(
         n=product.n,
         k=product.k,
@@ -186,10 +184,7 @@ def gemv_problem(call: Call) -> GemvProblem:
         itemsizes=(types.a.itemsize, types.b.itemsize, types.c.itemsize),
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
-        alignments=(
-            largest_power_of_two(call.alignments[0], *steps[0]),
-            largest_power_of_two(call.alignments[1], *steps[1]),
-        ),
+        alignments=_alignments(call, batch_strides)[:2],
         index=index_kind(product.reach),
         batches=int(np.prod(batch, dtype=np.int64)),
     )
@@ -199,17 +194,17 @@ def _prepare_gemv(call: Call, chosen: GemvConfig, terms: int, machine: Any) -> t
     """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
     product, types = call.product, call.types
     batch, batch_strides = call.batch()
+    batches = int(np.prod(batch, dtype=np.int64))
     tiles = -(-product.n // chosen.columns)
-    blocks = int(np.prod(batch, dtype=np.int64)) * tiles
     splits = -(-product.k // terms) if terms else 1
     packer = Packer(len(batch_strides), chosen.index)
-    packer.add("q", tiles, blocks // splits)
+    packer.add("q", tiles, batches // splits * tiles)
     packer.add("i", chosen.columns)
     packer.add_index(product.n, product.k, terms)
     pack_batch(packer, batch, batch_strides)
     packer.add_index(product.strides_a[-1], *product.strides_b[-2:], product.strides_c[-1])
     pack_epilogue(packer, call)
-    traffic = blocks // tiles * product.n * max(terms, 1) * types.b.itemsize
+    traffic = batches * product.n * max(terms, 1) * types.b.itemsize
     shared_bytes = chosen.shared_elements * types.accumulator[2]
     instance = gemv_instance(call, len(batch), chosen)
-    return packer.finish(), machine.prepare(instance, blocks, shared_bytes, traffic)
+    return packer.finish(), machine.prepare(instance, batches * tiles, shared_bytes, traffic)
