@@ -152,18 +152,30 @@ struct MatmulPacked {
   static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
     const int words = words_in(depth);
     if constexpr (FastB == columns_fast || !UnitB) {
-      for (int w = 0; w < words; ++w)
+      for (int w = 0; w < words; ++w) {
+        if constexpr (UnitB) fetch_rows_of_b(block, first_k, depth, (w + rows_ahead) * word_terms);
         for (int j = 0; j < block.columns; j += N)
           block.packed_b.store_vec(
               j * panel_b + w * N,
               WordsB::template across<N, UnitB>(block.b, block.first_n + j, block.columns - j,
                                                 first_k + w * word_terms, depth - w * word_terms));
+      }
     } else {
       for (int j = 0; j < block.columns; j += square)
         for (int w = 0; w < words; w += square) pack_transposed(block, first_k, depth, j, w);
     }
     if constexpr (Micro::corrects)
       for (int j = 0; j < block.columns; j += N) correct(block, j * panel_b, words);
+  }
+  // Of the terms of a word, from the term k of the slice on: a row of a block is too short for a
+  // processor to look ahead by itself.
+  static constexpr int rows_ahead = 4;
+  static NNK_FN void fetch_rows_of_b(const Block& block, Index first_k, int depth, int k) {
+    for (int t = k; t < k + word_terms && t < depth; ++t) {
+      const TB* const row = block.b.at(NNK_HERE, block.first_n, first_k + t);
+      for (int byte = 0; byte < block.columns * int(sizeof(TB)); byte += cache_line)
+        prefetch<1>(byte_offset(row, Index(byte)));
+    }
   }
   // The square that is transposed in registers.
   static constexpr int square = transposed_lanes<Word, N>();
