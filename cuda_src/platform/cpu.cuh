@@ -30,6 +30,9 @@ namespace nnk {
 
 constexpr int warp_width = 1;
 constexpr bool lanes_are_simd = true;
+// Terms of a product in shared memory for which code is laid out in a row: such products are for
+// GPUs.
+constexpr int terms_in_a_row = 1;
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};
