@@ -243,6 +243,25 @@ def test_complex_numbers_at_odd_addresses():
             assert_right(nnk.matmul(x.view, matrix), x.view, matrix)
 
 
+def test_long_sums_of_few_columns_are_split(kernels):
+    generator = np.random.default_rng(65)
+    x = make_numbers(generator, (140_000,), "float32")
+    for n, order in ((1, "F"), (3, "F"), (5, "C"), (20, "C")):
+        b = np.asarray(make_numbers(generator, (140_000, n), "float32"), order=order)
+        found = []
+        try:
+            for threads in (1, 2, 3, 2):
+                nnk.set_num_threads(threads)
+                kernels.clear()
+                found.append(nnk.matmul(x, b))
+        finally:
+            nnk.set_num_threads(2)
+        assert kernels == ["GemvAlong" if order == "F" else "GemvAcross", "MatmulSplits"]
+        assert_right(found[0], x, b)
+        for other in found[1:]:
+            assert_same_bits(found[0], other, "another number of threads")
+
+
 # ---- GPUs: blocks in flight ------------------------------------------------------------------
 
 

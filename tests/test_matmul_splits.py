@@ -13,10 +13,10 @@ from strategies import make_numbers
 import nnkernels as nnk
 from nnkernels import registry
 from nnkernels.config import matmul as config
-from nnkernels.config import matmul_packed, matmul_splits
+from nnkernels.config import matmul_small, matmul_splits
 from nnkernels.config.device import PROFILES, Device
-from nnkernels.config.matmul_small import SmallConfig
-from nnkernels.config.matmul_splits import SplitsProblem
+from nnkernels.config.matmul_splits import SplitsProblem, splits_on_a_cpu
+from nnkernels.config.matmul_tiles import TilesConfig
 from nnkernels.dispatch.dtypes import numpy_dtype
 
 pytestmark = pytest.mark.usefixtures("ordinary_products")
@@ -42,12 +42,13 @@ def force(monkeypatch):
 
     def split(splits, tile_k=16):
         def configure(problem, device):
-            found = original(problem, device)
-            if isinstance(found, SmallConfig):  # whose kernel makes a product as a whole
-                found = matmul_packed.configure(problem, device)
-            return replace(found, splits=splits, tile_k=tile_k)
+            chosen = original(problem, device)
+            # Matrix units take 64 bytes of terms at once.
+            terms = max(tile_k, 64) if isinstance(chosen, TilesConfig) else tile_k
+            return replace(chosen, splits=splits, tile_k=terms)
 
         monkeypatch.setattr(config, "configure", configure)
+        monkeypatch.setattr(matmul_small, "is_small", lambda problem: False)
 
     return split
 
@@ -217,3 +218,45 @@ def test_splits_are_whole_slices():
         assert terms % tile == 0
         assert -(-k // terms) <= splits
         assert splits * terms >= k
+
+
+# ---- on a CPU -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "batches", "splits"),
+    [
+        (32, 32, 10**6, 1, 64),
+        (8, 8, 100_000, 1, 24),
+        (32, 32, 9000, 1, 2),
+        (32, 32, 8191, 1, 1),
+        (8, 8, 10_000, 1, 1),  # little work
+        (190, 190, 10**6, 1, 29),  # so much of partial sums
+        (300, 300, 10**6, 1, 1),  # blocks enough
+        (32, 32, 10**6, 16, 1),
+        (32, 32, 10**6, 15, 64),
+        (1, 1, 10**7, 1, 64),
+    ],
+)
+def test_long_sums_are_split_on_a_cpu(m, n, k, batches, splits):
+    assert splits_on_a_cpu(m, n, k, batches, 4) == splits
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "int32"])
+def test_long_sums_on_a_cpu(dtype, cpu, monkeypatch):
+    generator = np.random.default_rng(85)
+    x1 = make_numbers(generator, (3, 33_000), dtype)
+    x2 = make_numbers(generator, (33_000, 9), dtype)
+    names = launches_of(cpu.machine, monkeypatch)
+    found = []
+    try:
+        for threads in (1, 2, 3, 2):
+            nnk.set_num_threads(threads)
+            found.append(nnk.matmul(x1, x2))
+    finally:
+        nnk.set_num_threads(2)
+    assert names[1::2] == ["MatmulSplits"] * 4
+    check(found[0], (x1, x2, None), {})
+    for other in found[1:]:
+        assert_same_bits(found[0], other, "another number of threads")
+    assert_same_bits(found[0], nnk.matmul(x1.copy("F"), x2.copy("F")), "operands by columns")

@@ -30,9 +30,7 @@ namespace nnk {
 
 constexpr int warp_width = 1;
 constexpr bool lanes_are_simd = true;
-// Terms of a product in shared memory for which code is laid out in a row: such products are for
-// GPUs.
-constexpr int terms_in_a_row = 1;
+constexpr int terms_in_a_row = 1;  // for kernels of GPUs: see platform/cuda.cuh
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};

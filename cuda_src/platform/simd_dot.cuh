@@ -14,7 +14,7 @@ template <class T, int M> NNK_FN Vec<uint32, M* int(sizeof(T)) / 4> words_of(con
 // Every element in a word of its own, zeros above it.
 template <class T, int N> NNK_FN Vec<uint32, N> zero_extended(const Vec<T, N>& x) {
   using V = Vec<T, N>;
-  using Bits = conditional<sizeof(T) == 1, uint8, uint16>;
+  using Bits = conditional<sizeof(typename V::value_type) == 1, uint8, uint16>;
 #if defined(__AVX2__)
   // g++ 12 makes several instructions of the conversion.
   if constexpr (V::lanes >= 8 && V::lanes == Vec<uint32, N>::lanes) {

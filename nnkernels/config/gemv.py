@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
+from nnkernels.config.matmul_splits import splits_on_a_cpu
+from nnkernels.config.rows import next_power_of_two
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class GemvConfig:
     held : bool
         Whether threads keep their sums in registers.
     splits : int
-        Ranges of terms that are summed apart, and then added up in a second launch (GPUs only).
+        Ranges of terms that are summed apart, and then added up in a second launch.
     """
 
     along: bool
@@ -127,9 +129,13 @@ def _cpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
     depth = _SUMS[device.vector_bytes] if along else _TERMS
     if problem.is_complex:  # no SIMD form, and so fewer
         depth //= 2
+    held = not along and not problem.is_complex and problem.n <= vector
     if along:  # enough blocks for all threads, whose ends nobody waits for long
+        depth = min(depth, next_power_of_two(problem.n))
         share = -(-problem.n // (4 * device.processors))
         columns = -(-share // depth) * depth
+    elif held:
+        columns = vector = lanes if problem.n <= lanes else vector
     else:  # a row of a block is a run in memory: long runs, a block for each thread
         share = -(-problem.n // device.processors)
         most = _WAITING_BYTES // problem.compute_itemsize
@@ -141,10 +147,11 @@ def _cpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
         threads=1,
         team=1,
         depth=depth,
-        held=False,
+        held=held,
         unit_x=problem.stride_x == problem.itemsizes[0],
         unit_b=problem.strides_b[0 if along else 1] == problem.itemsizes[1],
         index=problem.index,
+        splits=splits_on_a_cpu(1, problem.n, problem.k, problem.batches, problem.compute_itemsize),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nnkernels.config import (
     matmul_complex,
     matmul_packed,
@@ -16,6 +18,7 @@ from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem
 from nnkernels.config.matmul_simt import SimtConfig
 from nnkernels.config.matmul_small import SmallConfig
+from nnkernels.config.matmul_splits import splits_on_a_cpu
 from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.config.matmul_tiles import TilesConfig
 
@@ -29,6 +32,17 @@ def configure(problem: MatmulProblem, device: Device) -> Config:
         return matmul_simt.configure(problem, device) if tensor is None else tensor
     if matmul_small.is_small(problem):
         return matmul_small.configure(problem, device)
+    splits = splits_on_a_cpu(
+        problem.m, problem.n, problem.k, problem.batches, problem.compute_itemsize
+    )
+    if splits == 1:
+        return _on_a_cpu(problem, device)
+    # Every part is one of a batch, and its sums wait in the workspace.
+    part = replace(problem, batches=problem.batches * splits, in_place=True)
+    return replace(_on_a_cpu(part, device), splits=splits)
+
+
+def _on_a_cpu(problem: MatmulProblem, device: Device) -> PackedConfig | TilesConfig | ComplexConfig:
     if problem.is_complex:
         return matmul_complex.configure(problem, device)
     if matmul_tiles.is_possible(problem, device):

@@ -47,6 +47,11 @@ class SplitsConfig:
     unit_c: bool
 
 
+# On a CPU: fewer terms are not worth a part of their own; more parts than this serve no processor,
+# and more of their sums no cache.
+_LEAST_TERMS, _MOST_SPLITS, _MOST_BYTES = 4096, 64, 4 << 20
+# Products of so many blocks of 64 x 64, or with so few elements of A and B, have one part.
+_MANY_BLOCKS, _FEW_ELEMENTS = 16, 1 << 18
 _GPU_THREADS = 256
 # Of a block of a CPU: dividing them among threads costs nothing any more.
 _CPU_GROUPS = 256
@@ -63,6 +68,18 @@ def configure(problem: SplitsProblem, device: Device) -> SplitsConfig:
     access = min(16, vector * problem.itemsize)
     aligned = problem.alignment % access == 0 and problem.strides_c[0] % access == 0
     return SplitsConfig(vector, _GPU_THREADS, _GPU_THREADS, adjacent and aligned)
+
+
+def splits_on_a_cpu(m: int, n: int, k: int, batches: int, compute_itemsize: int) -> int:
+    """Into how many ranges of terms a product is split.
+
+    That depends on the product alone, so that any number of threads gives the same bits.
+    """
+    blocks = batches * -(-m // 64) * -(-n // 64)
+    if blocks >= _MANY_BLOCKS or batches * (m + n) * k < _FEW_ELEMENTS:
+        return 1
+    most_parts = _MOST_BYTES // (batches * m * n * compute_itemsize)
+    return max(1, min(_MOST_SPLITS, k // _LEAST_TERMS, most_parts))
 
 
 def terms_of_split(k: int, splits: int, multiple: int) -> int:
