@@ -154,6 +154,7 @@ LEAST_SHARE = {"sm_80": 0.8, "sm_90": 0.8, "sm_120": 0.8, "gfx90a": 0.7}
 
 @pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
 @gpu_compilers.needs_nvdisasm
+@pytest.mark.usefixtures("ordinary_products")
 def test_the_main_loop_of_a_large_product_multiplies(arch):
     labels = ("large", "large, operands transposed")
 
@@ -174,7 +175,37 @@ def test_the_main_loop_of_a_large_product_multiplies(arch):
             assert loop["BAR"] == 1
 
 
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
+@gpu_compilers.needs_nvdisasm
+def test_the_main_loop_on_matrix_cores(arch):
+    labels = ("large", "large, operands transposed", "16 rows")
+
+    def wanted(dtype, problem):
+        return problem.label in labels
+
+    found = reports(choices(registry.find("matmul"), ("float16",), arch, wanted), arch)
+    found = [row for row in found if row.kernel.startswith("MatmulTensor")]
+    assert {row.problem for row in found} == set(labels)
+    for row in found:
+        loop, what = row.resources.loop, (row.problem, row.kind, row.resources.loop)
+        assert row.resources.spill_bytes == 0, what
+        if arch.startswith("gfx"):
+            assert not set(loop) & {"scratch_load_dword", "scratch_store_dword"}, what
+            assert not set(loop) & {"buffer_load_dword", "buffer_store_dword"}, what
+            assert sum(n for name, n in loop.items() if name.startswith("v_mfma")) >= 4, what
+            continue
+        # Reads of fragments, copies, one barrier; and few instructions for addresses.
+        assert not set(loop) & {"LDL", "STL", "LDG", "STS", "STG"}, what
+        assert loop["BAR"] == 1, what
+        assert loop["LDSM"] <= loop["HMMA"], what
+        assert loop["LDGSTS"] >= 6, what
+        if row.problem != "16 rows":
+            assert loop["HMMA"] == 4 * loop["LDSM"] == 64, what
+            assert loop.total() <= 2.8 * loop["HMMA"], what
+
+
 @pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.usefixtures("ordinary_products")
 def test_every_regime_of_products_is_reached(arch):
     kinds = {
         report_kind(choice, arch) for choice in choices(registry.find("matmul"), ("float32",), arch)

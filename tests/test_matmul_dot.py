@@ -103,7 +103,7 @@ def operands(generator, pair, m, k, n):
 @pytest.mark.parametrize(("features", "vector_bytes", "pairs", "way"), WAYS, ids=IDS)
 def test_every_way_gives_the_right_sums(features, vector_bytes, pairs, way):
     # Whole and cut micro-tiles and words, and several slices of words.
-    shapes = [(33, 67, 70), (5, 8, 33), (70, 1, 65), (3, 4097, 64)]
+    shapes = [(33, 67, 70), (5, 8, 33), (290, 1, 65), (3, 4097, 64)]
 
     def body():
         generator = np.random.default_rng(60)
@@ -291,7 +291,8 @@ PRODUCT = MatmulProblem(
         ({"m": 16, "n": 4096, "k": 64}, {"tile_m": 32, "tile_n": 1024}),
         ({"dot": "int8", "itemsizes": (1, 1, 4), "k": 5000}, {"tile_k": 4096, "itemsize": 1}),
         ({"strides_b": (2, 4096)}, {"fast_b": ROWS_FAST, "unit_b": True, "unit_a": True}),
-        ({"strides_a": (4, 8192)}, {"fast_a": ROWS_FAST, "unit_a": False}),
+        ({"strides_a": (4, 8192)}, {"fast_a": ROWS_FAST, "unit_a": False, "rows_at_once": 128}),
+        ({"strides_a": (2, 128), "m": 50}, {"fast_a": ROWS_FAST, "unit_a": True, "tile_m": 64}),
         ({"strides_a": (4096, -2)}, {"fast_a": COLUMNS_FAST, "unit_a": False}),
         ({"reach": 2**31}, {"index": "q"}),
     ],
@@ -302,9 +303,10 @@ def test_blocks_of_tiles(changes, expected):
     c = config.configure(problem, AMX)
     assert isinstance(c, TilesConfig)
     assert {name: getattr(c, name) for name in expected} == expected
-    assert c.tile_m % 32 == c.tile_n % 32 == c.tile_k * c.itemsize % 64 == 0
+    assert c.rows_at_once <= c.tile_m
+    assert c.tile_m % 32 == c.rows_at_once % 32 == c.tile_n % 32 == c.tile_k * c.itemsize % 64 == 0
     # In a level-2 cache of 2 MiB.
-    assert c.shared_elements(problem.k) * 4 <= 7 << 18
+    assert c.shared_elements(problem.k) * 4 <= 1 << 21
     waits = c.tile_m * c.tile_n
     assert c.shared_elements(c.tile_k + 1) - c.shared_elements(c.tile_k) == waits
 

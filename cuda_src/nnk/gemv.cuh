@@ -42,7 +42,6 @@ template <class TX, class TB, class TC, class Index, class Epilogue> struct Gemv
   static NNK_FN GemvTile of(const GemvArgs<TX, TB, TC, Index, BatchRank, Epilogue>& args,
                             int64 block) {
     const int64 batch = block / args.tiles, tile = block - batch * args.tiles;
-    const Index terms = terms_of_split(args, Index(block / args.blocks_of_split));
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const Index first = Index(tile) * args.columns;

@@ -42,6 +42,9 @@ struct MatmulTensor {
   static constexpr int stage = A::elements + B::elements;
   static constexpr bool any_asynchronous = A::asynchronous || B::asynchronous;
   static_assert(Stages >= 2, "one slice is read while another one is written");
+  // Left alone, a compiler saves registers for warps that shared memory has no room for, and
+  // spills: three blocks of 128 threads, or two with 64 x 64 sums of a warp, or one of 256.
+  static constexpr int register_budget = WarpM * WarpN <= 64 * 32 ? 168 : 255;
 
   struct Args : Epilogue::Operands {
     const TA* a;

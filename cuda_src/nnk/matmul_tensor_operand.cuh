@@ -80,6 +80,7 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     first_row = first, rows = row_count, term = -missing, terms = term_count;
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
+      check_access(clamped(row_of(i)), row_chunk, rows, NNK_HERE);
       // 64 bits: an index need not hold the offsets of terms that are not read.
       from[i] = static_cast<const char*>(data) + int64(clamped(row_of(i))) * row_stride +
                 int64(term_of(i) - missing) * term_stride;
@@ -161,6 +162,8 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     if constexpr (step > 0) return int(rank / units_aside) + i * step;
     else return i / (units_aside / Threads);
   }
+  // Rows and terms that one access to global memory reads.
+  static constexpr int row_chunk = Way == async_rows || Way == vector_rows ? chunk : 1;
   static constexpr bool shares_rows =
       units_aside * (Way == single_rows ? 1 : chunk) == Rows &&
       (Way == async_rows || Way == vector_rows || Way == single_rows);
@@ -177,7 +180,7 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   }
   // Rows past the last one read that again: what is made of them is not written.
   NNK_FN Index clamped(int row) const {
-    const Index last = rows - (Way == async_rows || Way == vector_rows ? chunk : 1);
+    const Index last = rows - row_chunk;
     return first_row + row < last ? first_row + row : last;
   }
 

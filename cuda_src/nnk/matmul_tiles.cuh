@@ -42,6 +42,7 @@ struct MatmulTiles {
     int64 tiles_m, tiles_n, blocks_of_split;
     int32 tile_m, tile_n;  // multiples of `micro`
     int32 tile_k;          // terms that are packed at once; a multiple of `chunk`
+    int32 rows_at_once;    // of A that are packed; a multiple of `micro`
     Index m, n, k, terms;  // those of one split
     Divisor<Index> batch[BatchRank];
     Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
@@ -70,7 +71,7 @@ struct MatmulTiles {
     const int64 tile_row = tile / args.tiles_n;
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
-    const int words_a = args.tile_k / word_terms * micro,
+    const int words_a = args.tile_k / word_terms * args.rows_at_once,
               words_b = args.tile_k / word_terms * args.tile_n;
     Block block{
         {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
@@ -94,7 +95,13 @@ struct MatmulTiles {
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, args.tile_k);
       pack_b(block, first_k, depth);
-      for (int i = 0; i < block.rows; i += micro) multiply_rows(block, i, first_k, depth);
+      for (int i = 0; i < block.rows; i += args.rows_at_once) {
+        const int rows = extent(block.rows - i, args.rows_at_once);
+        // Across its terms, A is read in long pieces of lines, or most of the time goes into pages.
+        if constexpr (!terms_fast_a) pack_a(block, i, rows, first_k, depth);
+        for (int panel = 0; panel < rows; panel += micro)
+          multiply_rows(block, i, panel, first_k, depth);
+      }
       first_k += args.tile_k;
     } while (first_k < terms);
     Tiles::end();
@@ -142,7 +149,7 @@ struct MatmulTiles {
     for (int i = 0; i < square; ++i) block.packed_b.store_vec(slot_b(j, w + i, words), x[i]);
   }
 
-  // `micro` rows of A as tiles: chunk after chunk, each as [row][word].
+  // Panels of `micro` rows of A as tiles: chunk after chunk, each as [row][word].
   static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
     const int words = chunks_of(depth) * side;
     const Index first_m = block.first_m + first_i;
@@ -168,9 +175,9 @@ struct MatmulTiles {
                                                     first_k + (w + r) * word_terms,
                                                     depth - (w + r) * word_terms);
     transpose(x);
-    const int to = w / side * chunk_words + w % side;
+    const int to = i / micro * micro * chunks_of(depth) * side + w / side * chunk_words + w % side;
     NNK_UNROLL
-    for (int r = 0; r < square; ++r) block.packed_a.store_vec(to + (i + r) * side, x[r]);
+    for (int r = 0; r < square; ++r) block.packed_a.store_vec(to + (i % micro + r) * side, x[r]);
   }
 
   // ---- multiplying ------------------------------------------------------------------------
@@ -183,8 +190,11 @@ struct MatmulTiles {
     int64 stride;
     int step, chunks;
   };
-  static NNK_FN Rows rows_of(const Block& block, int i, int rows, Index first_k, int depth) {
-    const char* const packed = reinterpret_cast<const char*>(block.packed_a.data);
+  static NNK_FN Rows rows_of(const Block& block, int i, int panel, int rows, Index first_k,
+                             int depth) {
+    const int words = chunks_of(depth) * side;
+    const char* const packed =
+        reinterpret_cast<const char*>(block.packed_a.data + (terms_fast_a ? 0 : panel * words));
     if constexpr (terms_fast_a && UnitA) {
       const char* const there =
           reinterpret_cast<const char*>(block.a.at(NNK_HERE, block.first_m + i, first_k));
@@ -196,15 +206,18 @@ struct MatmulTiles {
         return {there, left > 0 ? packed : nullptr, stride, Tiles::row_bytes, whole};
       }
     }
-    pack_a(block, i, rows, first_k, depth);
+    if constexpr (terms_fast_a) pack_a(block, i, rows, first_k, depth);
     return {packed, nullptr, Tiles::row_bytes, chunk_words * 4, chunks_of(depth)};
   }
 
-  static NNK_FN void multiply_rows(const Block& block, int i, Index first_k, int depth) {
+  // The panel of rows that begins `panel` rows after the packed ones.
+  static NNK_FN void multiply_rows(const Block& block, int first_i, int panel, Index first_k,
+                                   int depth) {
+    const int i = first_i + panel;
     const bool last = first_k + depth >= block.a.shape[1];
     const int rows = block.rows - i < micro ? block.rows - i : micro;
     const int words = chunks_of(depth) * side;
-    const Rows a = rows_of(block, i, rows, first_k, depth);
+    const Rows a = rows_of(block, i, panel, rows, first_k, depth);
     for (int j = 0; j < block.columns; j += micro) {
       const int columns = block.columns - j < micro ? block.columns - j : micro;
       S* const waiting = block.waiting.data + i * block.waiting_columns + j * micro;

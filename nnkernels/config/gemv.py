@@ -170,9 +170,8 @@ def _gpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
         team = _GPU_THREADS if whole_block else device.warp
         teams = _GPU_THREADS // team
         # x is read once for several sums, if there are enough for four blocks of a processor.
-        depth = (
-            1 if whole_block or sums < 4 * device.processors * teams * _GPU_DEPTH else _GPU_DEPTH
-        )
+        many = sums >= 4 * device.processors * teams * _GPU_DEPTH
+        depth = _GPU_DEPTH if many and not whole_block else 1
         columns = teams * depth
     else:
         team, depth = device.warp, _GPU_DEPTH

@@ -127,7 +127,7 @@ TILES = {
         Tile(32, 32, 4, 4, 2),
         Tile(16, 64, 8, 2, 4),
         Tile(16, 16, 8, 2, 2, teams=2),
-        Tile(8, 8, 8, 2, 2, teams=8),
+        Tile(8, 8, 8, 2, 2, teams=4),
     ),
 }
 # Rows of tiles that blocks go through together.

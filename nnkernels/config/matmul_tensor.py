@@ -249,13 +249,15 @@ def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
 
 
 def _for_operands(problem: MatmulProblem, atom: Atom, tile: Tile) -> Tile:
-    """The tile, or one with as many terms that fits operands that come through registers."""
+    """The tile, or one that suits operands that come through registers; of as many terms."""
     copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way in _ways(problem, atom)]
     if not atom.asynchronous or all(copied):
         return tile
-    if tile.m * tile.n >= 128 * 128:
-        tile = replace(tile, m=128, n=128, warp_n=32)
-    return tile if any(copied) else replace(tile, stages=2)
+    # Twice as many threads, each with half as many sums, have registers for what they load.
+    tile = replace(tile, n=min(tile.n, 128), stages=tile.stages if any(copied) else 2)
+    if tile.warp_m > tile.warp_n:
+        return replace(tile, warp_m=tile.warp_m // 2)
+    return replace(tile, warp_n=max(tile.warp_n // 2, atom.n))
 
 
 def tile_k(atom: Atom, tile: Tile) -> int:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nnkernels.config.device import Device
-from nnkernels.config.matmul_problem import MatmulProblem, fast_axes, index_kind, round_up
+from nnkernels.config.matmul_problem import (
+    COLUMNS_FAST,
+    ROWS_FAST,
+    MatmulProblem,
+    fast_axes,
+    index_kind,
+    round_up,
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,8 @@ class TilesConfig:
         Rows and columns of C that one block makes.
     tile_k : int
         Terms of a sum that are packed at once.
+    rows_at_once : int
+        Rows of A that are packed at once.
     itemsize : int
         Of an element of A and B.
     splits : int
@@ -27,6 +36,7 @@ class TilesConfig:
     tile_m: int
     tile_n: int
     tile_k: int
+    rows_at_once: int
     itemsize: int
     fast_a: int
     fast_b: int
@@ -37,7 +47,7 @@ class TilesConfig:
 
     def shared_elements(self, k: int) -> int:
         """Sums of 32 bits that the scratch memory of a thread holds, for sums of `k` terms."""
-        packed = (_MICRO + self.tile_n) * self.tile_k * self.itemsize // 4
+        packed = (self.rows_at_once + self.tile_n) * self.tile_k * self.itemsize // 4
         waiting = self.tile_m * self.tile_n if k > self.tile_k else 0
         return packed + _MICRO * _MICRO + waiting
 
@@ -60,6 +70,8 @@ _PACKED_BYTES = 1 << 20
 _MOST_COLUMNS = 1024
 # Rows of a block whose sums wait in scratch memory: 512 KiB.
 _MOST_WAITING_ROWS = 512
+# Rows of A that are packed at once where neighbours in memory are rows: 256 bytes of bfloat16.
+_ROWS_AT_ONCE = {ROWS_FAST: 128, COLUMNS_FAST: _MICRO}
 # Fewer products than this are not worth a second block.
 _SMALLEST_BLOCK = 128 * 128 * 128
 
@@ -95,10 +107,12 @@ def configure(problem: MatmulProblem, device: Device) -> TilesConfig:
         else:
             break
     fast_a, fast_b = fast_axes(problem)
+    tile_m = round_up(-(-problem.m // tiles_m), _MICRO)
     return TilesConfig(
-        tile_m=round_up(-(-problem.m // tiles_m), _MICRO),
+        tile_m=tile_m,
         tile_n=round_up(-(-problem.n // tiles_n), _MICRO),
         tile_k=tile_k,
+        rows_at_once=min(tile_m, _ROWS_AT_ONCE[fast_a]),
         itemsize=itemsize,
         fast_a=fast_a,
         fast_b=fast_b,

@@ -130,7 +130,7 @@ def _pack_tiles_grid(
     """The same with tile registers."""
     blocks = batches * tiles[0] * tiles[1]
     packer.add("q", *tiles, blocks // splits)
-    packer.add("i", chosen.tile_m, chosen.tile_n, chosen.tile_k)
+    packer.add("i", chosen.tile_m, chosen.tile_n, chosen.tile_k, chosen.rows_at_once)
     return blocks
 
 

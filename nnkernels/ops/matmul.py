@@ -60,7 +60,8 @@ def matmul(
     -----
     Sums are in float32 for float16 and bfloat16, in float64 for float64, in 32 bits for integers
     up to 32 bits and in 64 bits beyond, where overflow wraps. K = 0 gives zeros. NaN and inf
-    propagate as IEEE 754 has it.
+    propagate as IEEE 754 has it. On CPUs that multiply bfloat16 in one instruction (AMX, AVX-512
+    BF16), subnormal bfloat16 operands and subnormal float32 sums count as zero.
 
     References
     ----------
