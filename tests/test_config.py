@@ -341,6 +341,21 @@ def test_packed_product(changes, expected):
     assert c.shared_elements(c.tile_k) * 4 <= 768 * 1024
 
 
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_scratch_memory_of_a_cpu_thread_is_small(size, in_place):
+    # Packed operands and waiting sums: no more, whatever the shape and the strides.
+    for m, n, k in ((1, 1, 10**7), (5, 7, 3000), (60, 5000, 5000), (5000, 60, 5000), (5000,) * 3):
+        for order in ((k * size, size), (size, m * size)):
+            problem = replace(
+                PACKED, m=m, n=n, k=k, strides_a=order, strides_b=(n * size, size),
+                itemsizes=(size,) * 3, compute_itemsize=size, in_place=in_place,
+            )  # fmt: skip
+            found = matmul.configure(problem, CPU)
+            assert found.shared_elements(k) * size <= 5 << 18
+            assert found.splits * m * n * size <= 4 << 20 or found.splits == 1
+
+
 ALONG = gemv.GemvProblem(1000, 1000, 4, (4, 4000), (4, 4, 4), 4, False, (16, 16), "i")
 ACROSS = replace(ALONG, strides_b=(4000, 4))
 
