@@ -45,6 +45,7 @@ template <class TX, class TB, class TC, class Index, class Epilogue> struct Gemv
     Index offset[3 + Epilogue::operands];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const Index first = Index(tile) * args.columns;
+    const Index terms = terms_of_split(args, Index(block / args.blocks_of_split));
     return {
         {byte_offset(args.x, offset[0]), {terms}, {args.stride_x}},
         {byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}},
