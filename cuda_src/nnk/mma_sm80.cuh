@@ -39,8 +39,7 @@ template <int Count, bool Transposed, class T>
 NNK_FN Registers<Count> load_matrices(const Shared<T>& memory, int i, Site site);
 NNK_FN Tf32 float_to_tf32(float x);
 
-// ---- the atom
-// -------------------------------------------------------------------------------------
+// ---- the atom -----------------------------------------------------------------------------------
 
 // 16 x 16 sums of two chunks of 16 bytes: two instructions for the two halves of the columns, of
 // which one ldmatrix brings A and one B. T: half, bfloat16, Tf32 (of float data), int8, uint8.

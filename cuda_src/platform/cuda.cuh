@@ -52,7 +52,8 @@ namespace nnk {
 
 constexpr int warp_width = 32;
 constexpr bool lanes_are_simd = false;  // a Vec is several elements of one thread
-// Terms of a product in shared memory for which code is laid out in a row: the compiler orders the loads of all of them well.
+// Terms of a product in shared memory for which code is laid out in a row: the compiler orders the
+// loads of all of them well.
 constexpr int terms_in_a_row = 64;
 
 // ---- where a check failed: nothing is checked on this machine -----------------------

@@ -273,7 +273,7 @@ NNK_FN void store_strided(T* p, Index step, const Vec<T, N>& v, int count) {
 // Past-the-cache store, where the platform has one; a plain store here.
 template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) { store(p, v); }
 
-// ---- fetching into a cache: for processors that wait for memory, not for threads of a GPU --------
+// ---- fetching into a cache: for processors that wait for memory, not for a GPU -------------
 
 constexpr int cache_line = 64;
 template <int Level = 2> NNK_FN void prefetch(const void*) {}
