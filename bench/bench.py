@@ -231,10 +231,9 @@ def _peers(arguments: argparse.Namespace, threads: int) -> list[Library]:
     on_gpu = arguments.backend == "cupy"
     names = arguments.peer
     if names is None:
-        # The targets of a suite are against PyTorch.
-        names = (
-            ["torch"] if arguments.suite else ["torch", "cupy"] if on_gpu else ["numpy", "torch"]
-        )
+        # The targets of most suites are against PyTorch, those of products against the best peer.
+        only_torch = arguments.suite not in (None, "products")
+        names = ["torch"] if only_torch else ["torch", "cupy"] if on_gpu else ["numpy", "torch"]
     opened = []
     for name in dict.fromkeys(names):
         if name == "none":

@@ -276,7 +276,7 @@ def judge(row: dict[str, Any], problem: Problem) -> None:
         measured = row["timings"][OURS].get("median_s")
         met = None if measured is None else measured <= target.limit
     else:
-        measured = row["ratios"].get("torch")
+        measured = row["ratio"] if target.kind == "times best" else row["ratios"].get("torch")
         met = None if measured is None else measured >= target.limit
     row["target"] = {
         "kind": target.kind,

@@ -58,7 +58,7 @@ def _ratios(axes: Any, rows: Sequence[dict[str, Any]], peers: Sequence[str]) -> 
     targets = [
         (y, row["target"]["limit"])
         for y, row in enumerate(rows)
-        if row["target"] is not None and row["target"]["kind"] == "times torch"
+        if row["target"] is not None and row["target"]["kind"].startswith("times")
     ]
     if targets:
         heights, limits = zip(*targets, strict=True)

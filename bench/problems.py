@@ -25,9 +25,9 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """What a measurement should reach: at least so many times PyTorch, or at most so long."""
+    """What a measurement should reach: at least so many times a peer, or at most so long."""
 
-    kind: str  # "times torch" (at least) or "seconds" (at most)
+    kind: str  # "times torch" or "times best" (at least), or "seconds" (at most)
     limit: float
 
 

@@ -110,7 +110,7 @@ def _verdict(target: dict[str, Any] | None) -> str:
     if target["kind"] == "seconds":
         asked = f"at most {duration(target['limit'])}"
     else:
-        asked = f"{target['limit']:g}x torch"
+        asked = f"{target['limit']:g}x {target['kind'].removeprefix('times ')}"
     return f"{asked}: {met_text(target['met'])}"
 
 

@@ -11,6 +11,8 @@ _ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh")
 _LAYOUTS = ("contiguous", "transposed", "strided")
 _SMALL_CALLS = ("relu", "gelu", "softmax", "log_softmax", "softmax_backward", "matmul")
 
+_OBLONG = ((4096, 64, 4096), (64, 4096, 4096), (16, 4096, 4096))  # MxKxN
+
 CALL_SECONDS = 6e-6
 
 
@@ -42,6 +44,34 @@ def elementwise() -> list[Problem]:
     ]
 
 
+def products() -> list[Problem]:
+    """Matrix products, and products of a matrix and a vector."""
+    real = ("float32", "float64")
+    asked = [((n, n, n), dtype, 1.0) for n in (256, 512, 1024, 2048) for dtype in real]
+    asked += [(shape, dtype, 0.9) for shape in _OBLONG for dtype in real]
+    asked += [
+        ((n, n, n), dtype, 1.0)
+        for n in (256, 1024, 2048)
+        for dtype in ("bfloat16", "float16", "int8")
+    ]
+    asked += [((512, 512, 512), dtype, 5.0) for dtype in ("int32", "int64")]
+    asked += [((512, 512, 512), dtype, 1.0) for dtype in ("complex64", "complex128")]
+    asked += [((1024, 32, 32, 32), dtype, 2.0) for dtype in real]
+    found = [
+        Problem("matmul", shape, dtype, target=Target("times best", limit))
+        for shape, dtype, limit in asked
+    ]
+    found += [
+        Problem("matmul", (1024, 1024, 1024), dtype, layout="transposed")
+        for dtype in ("float32", "float64", "bfloat16", "int8")
+    ]
+    return found + [
+        Problem("gemv", (8192, 8192), dtype, layout=layout, target=Target("times best", 1.0))
+        for dtype in real
+        for layout in ("contiguous", "transposed")
+    ]
+
+
 def calls() -> list[Problem]:
     """What a call costs that has next to nothing to compute."""
     return [
@@ -60,14 +90,16 @@ SUITES = {
     "foundation": (rows, elementwise, calls),
     "rows": (rows,),
     "elementwise": (elementwise,),
+    "products": (products,),
     "calls": (calls,),
     "startup": (),
 }
 WITH_STARTUP = ("foundation", "startup")
 MEANINGS = {
-    "foundation": "all of the following",
+    "foundation": "rows, elementwise, calls and startup",
     "rows": rows.__doc__,
     "elementwise": elementwise.__doc__,
+    "products": products.__doc__,
     "calls": calls.__doc__,
     "startup": "Import time and first calls, from a cold and from a warm cache.",
 }

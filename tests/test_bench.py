@@ -443,14 +443,17 @@ def test_target_is_judged(module):
     for kind, limit, met in [
         ("times torch", 1.5, True),
         ("times torch", 2.5, False),
+        ("times best", 1.5, True),
+        ("times best", 1.75, False),
         ("seconds", 2e-3, True),
         ("seconds", 5e-4, False),
     ]:
         problem = problems.Problem("relu", (8, 8), target=problems.Target(kind, limit))
-        row = {"ratios": {"torch": 2.0}, "timings": {"nnkernels": {"median_s": 1e-3}}}
+        timings = {"nnkernels": {"median_s": 1e-3}}
+        row = {"ratios": {"torch": 2.0, "numpy": 1.5}, "ratio": 1.5, "timings": timings}
         measure.judge(row, problem)
         assert row["target"]["met"] is met
-    row = {"ratios": {}, "timings": {"nnkernels": {"status": "wrong"}}}
+    row = {"ratios": {}, "ratio": None, "timings": {"nnkernels": {"status": "wrong"}}}
     measure.judge(row, problem)
     assert row["target"]["met"] is None
 
@@ -594,6 +597,22 @@ def test_suites_hold_what_was_asked_for(module):
     assert limits["softmax_backward", (65536, 64), "bfloat16", -1, "contiguous"] == (torch, 1.0)
     assert limits["gelu", (4096, 4096), "float32", None, "strided"] == (torch, 1.0)
     assert limits["relu", (8, 8), "float32", None, "contiguous"] == ("seconds", 6e-6)
+
+
+def test_products_are_measured_against_the_best_peer(module):
+    problems, suites = module("problems"), module("suites")
+    listed = suites.problems_of("products")
+    assert not any(problems.obstacle(problem) for problem in listed)
+    assert len(set(listed)) == len(listed)
+    limits = {
+        (p.op, p.shape, p.dtype): p.target.limit
+        for p in listed
+        if p.target is not None and p.target.kind == "times best"
+    }
+    assert limits["matmul", (2048, 2048, 2048), "float64"] == 1.0
+    assert limits["matmul", (16, 4096, 4096), "float32"] == 0.9
+    assert limits["matmul", (1024, 32, 32, 32), "float32"] == 2.0
+    assert limits["gemv", (8192, 8192), "float32"] == 1.0
 
 
 def test_startup_times_import_and_first_calls(module, monkeypatch):
