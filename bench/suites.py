@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from problems import Problem, Target
+from problems import Problem, Shape, Target
 
 _ROW_OPS = ("softmax", "log_softmax")
 _ROW_SHAPES = (((4096, 1024), -1), ((256, 32768), -1), ((65536, 64), -1), ((1024, 4096), 0))
@@ -47,7 +47,9 @@ def elementwise() -> list[Problem]:
 def products() -> list[Problem]:
     """Matrix products, and products of a matrix and a vector."""
     real = ("float32", "float64")
-    asked = [((n, n, n), dtype, 1.0) for n in (256, 512, 1024, 2048) for dtype in real]
+    asked: list[tuple[Shape, str, float]] = [
+        ((n, n, n), dtype, 1.0) for n in (256, 512, 1024, 2048) for dtype in real
+    ]
     asked += [(shape, dtype, 0.9) for shape in _OBLONG for dtype in real]
     asked += [
         ((n, n, n), dtype, 1.0)
