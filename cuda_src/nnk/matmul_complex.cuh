@@ -9,6 +9,7 @@
 // they lie, and rows of packed B, as in matmul_packed.cuh, to which the names here are owed. The
 // conjugate of A is taken by turning the signs of the second row.
 #pragma once
+#include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
 #include "nnk/types.cuh"
@@ -37,21 +38,7 @@ struct MatmulComplex {
   static constexpr int finished = panel_columns < 4 ? panel_columns : 4;
   static constexpr bool direct = InPlace && is_same<Epilogue, PlainEpilogue>;
 
-  struct Args : Epilogue::Operands {
-    const TA* a;
-    const TB* b;
-    TC* c;
-    int64 tiles_m, tiles_n, blocks_of_split;
-    int32 tile_m, tile_n;  // multiples of MicroM and panel_columns
-    int32 rows_at_once;    // of A that are packed; a multiple of MicroM
-    Index m, n, k, terms;  // those of one split
-    Divisor<Index> batch[BatchRank];
-    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
-    Index stride_a[2], stride_b[2], stride_c[2];
-    typename Epilogue::template Args<Index> epilogue;
-  };
-
-  using EpilogueOf = typename Epilogue::template Of<Index>;
+  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>;
 
   // What a block works on.
   struct Block {
@@ -59,42 +46,40 @@ struct MatmulComplex {
     View<const TB, 2, Index> b;
     View<TC, 2, Index> c;
     Shared<R> packed_b, packed_a, micro, waiting;
+    int waiting_columns;
+    typename Args::EpilogueOf epilogue;
     Index first_m, first_n;
-    int rows, columns, waiting_columns;
-    EpilogueOf epilogue;
+    int rows, columns;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const Index terms = terms_of_split(args, Index(group.block() / args.blocks_of_split));
-    const int64 tiles = args.tiles_m * args.tiles_n;
-    const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
-    const int64 tile_row = tile / args.tiles_n;
-    Index offset[3 + Epilogue::operands];
-    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
-    const int of_b = args.tile_n / panel_columns * panel_b;
-    const int of_a = ReadA ? 0 : args.rows_at_once * packed_row;
-    Block block{
-        {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {terms, args.n}, {args.stride_b[0], args.stride_b[1]}},
-        {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
+    const TileGrid& grid = args.grid;
+    const auto place = TilePlace<Index>::of(args, group.block());
+    const Index terms = terms_of_split(args, place.split);
+    Index offset[Args::arrays];
+    decode_batch(args.batch, args.batch_stride, place.batch, offset);
+    const int of_b = grid.tile_n / panel_columns * panel_b;
+    const int of_a = ReadA ? 0 : grid.rows_at_once * packed_row;
+    const Block block{
+        args.matrix_a(offset, terms),
+        args.matrix_b(offset, terms),
+        args.matrix_c(offset),
         scratch(group, 0, of_b),
         scratch(group, of_b, of_a),
         scratch(group, of_b + of_a, MicroM * N),
-        scratch(group, of_b + of_a + MicroM * N, InPlace ? 0 : 2 * args.tile_m * args.tile_n),
-        Index(tile_row) * args.tile_m,
-        Index(tile - tile_row * args.tiles_n) * args.tile_n,
-        0,
-        0,
-        2 * args.tile_n,
-        EpilogueOf(args, args.epilogue, offset + 3, args.m, args.n)};
-    block.rows = extent(args.m - block.first_m, args.tile_m);
-    block.columns = extent(args.n - block.first_n, args.tile_n);
+        scratch(group, of_b + of_a + MicroM * N, InPlace ? 0 : 2 * grid.tile_m * grid.tile_n),
+        2 * grid.tile_n,
+        args.epilogue_of(offset),
+        place.first_m,
+        place.first_n,
+        place.rows,
+        place.columns};
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, TileK);
       for (int j = 0; j < block.columns; j += panel_columns) pack_b(block, first_k, depth, j);
-      for (int i = 0; i < block.rows; i += args.rows_at_once) {
-        const int rows = extent(block.rows - i, args.rows_at_once);
+      for (int i = 0; i < block.rows; i += grid.rows_at_once) {
+        const int rows = extent(block.rows - i, grid.rows_at_once);
         if constexpr (!ReadA) pack_a(block, i, rows, first_k, depth);
         multiply_rows(block, i, rows, first_k, depth);
       }
@@ -107,7 +92,6 @@ struct MatmulComplex {
   template <class G> static NNK_FN Shared<R> scratch(G& group, int first, int count) {
     return group.template dynamic_shared<R>(first * int(sizeof(R)), count);
   }
-  static NNK_FN int extent(Index left, int tile) { return left < tile ? int(left) : tile; }
 
   // ---- packing ----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@
 // How C is cut into blocks does not change an element of it: each is the sum of slices in order,
 // and each slice a chain of fused multiply-adds in order.
 #pragma once
+#include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
 #include "nnk/matmul_words.cuh"
@@ -49,21 +50,7 @@ struct MatmulPacked {
   // Whether sums go straight from registers to C and back.
   static constexpr bool direct = InPlace && is_same<Epilogue, PlainEpilogue>;
 
-  struct Args : Epilogue::Operands {
-    const TA* a;
-    const TB* b;
-    TC* c;
-    int64 tiles_m, tiles_n, blocks_of_split;
-    int32 tile_m, tile_n;  // multiples of MicroM and N
-    int32 rows_at_once;    // of A that are packed; a multiple of MicroM
-    Index m, n, k, terms;  // those of one split
-    Divisor<Index> batch[BatchRank];
-    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
-    Index stride_a[2], stride_b[2], stride_c[2];
-    typename Epilogue::template Args<Index> epilogue;
-  };
-
-  using EpilogueOf = typename Epilogue::template Of<Index>;
+  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>;
 
   // What a block works on. A and B are lines of terms: rows and columns.
   struct Block {
@@ -72,44 +59,42 @@ struct MatmulPacked {
     View<TC, 2, Index> c;
     Shared<Word> packed_a, packed_b;
     Shared<S> micro, waiting;
+    int waiting_columns;
+    typename Args::EpilogueOf epilogue;
     Index first_m, first_n;
-    int rows, columns, waiting_columns;
-    EpilogueOf epilogue;
+    int rows, columns;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const Index terms = terms_of_split(args, Index(group.block() / args.blocks_of_split));
-    const int64 tiles = args.tiles_m * args.tiles_n;
-    const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
-    const int64 tile_row = tile / args.tiles_n;
-    Index offset[3 + Epilogue::operands];
-    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
-    const int elements_a = ReadA ? 0 : args.rows_at_once / MicroM * panel_a;
-    const int elements_b = args.tile_n * panel_b;
-    Block block{
-        {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {args.n, terms}, {args.stride_b[1], args.stride_b[0]}},
-        {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
+    const TileGrid& grid = args.grid;
+    const auto place = TilePlace<Index>::of(args, group.block());
+    const Index terms = terms_of_split(args, place.split);
+    Index offset[Args::arrays];
+    decode_batch(args.batch, args.batch_stride, place.batch, offset);
+    const int elements_a = ReadA ? 0 : grid.rows_at_once / MicroM * panel_a;
+    const int elements_b = grid.tile_n * panel_b;
+    const Block block{
+        args.matrix_a(offset, terms),
+        args.lines_of_b(offset, terms),
+        args.matrix_c(offset),
         group.template dynamic_shared<Word>(elements_b * int(sizeof(S)), elements_a),
         group.template dynamic_shared<Word>(0, elements_b),
         group.template dynamic_shared<S>((elements_a + elements_b) * int(sizeof(S)), MicroM * N),
         group.template dynamic_shared<S>((elements_a + elements_b + MicroM * N) * int(sizeof(S)),
-                                         InPlace ? 0 : args.tile_m * args.tile_n),
-        Index(tile_row) * args.tile_m,
-        Index(tile - tile_row * args.tiles_n) * args.tile_n,
-        0,
-        0,
-        args.tile_n,
-        EpilogueOf(args, args.epilogue, offset + 3, args.m, args.n)};
-    block.rows = extent(args.m - block.first_m, args.tile_m);
-    block.columns = extent(args.n - block.first_n, args.tile_n);
+                                         InPlace ? 0 : grid.tile_m * grid.tile_n),
+        grid.tile_n,
+        args.epilogue_of(offset),
+        place.first_m,
+        place.first_n,
+        place.rows,
+        place.columns};
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, slice);
       pack_b(block, first_k, depth);
       Ahead ahead = next_of_b(block, first_k + slice, depth);
-      for (int i = 0; i < block.rows; i += args.rows_at_once) {
-        const int rows = extent(block.rows - i, args.rows_at_once);
+      for (int i = 0; i < block.rows; i += grid.rows_at_once) {
+        const int rows = extent(block.rows - i, grid.rows_at_once);
         if constexpr (!ReadA) pack_a(block, i, rows, first_k, depth);
         multiply_rows(block, i, rows, first_k, depth, ahead);
       }
@@ -118,8 +103,6 @@ struct MatmulPacked {
   }
 
  private:
-  static NNK_FN int extent(Index left, int tile) { return left < tile ? int(left) : tile; }
-
   // ---- packing ----------------------------------------------------------------------------
 
   // Row i and term k of packed A, for the first row of a panel or, by rows, any.

@@ -9,6 +9,7 @@
 //
 // The terms of every sum are added in order, whatever the tile and the strides.
 #pragma once
+#include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
 #include "nnk/matmul_tile_copy.cuh"
@@ -72,20 +73,7 @@ struct MatmulSimt {
   static constexpr int groups_m = MicroM / side_m, groups_n = MicroN / side_n;
   using V = Vec<S, side_n>;
 
-  struct Args : Epilogue::Operands {
-    const TA* a;
-    const TB* b;
-    TC* c;
-    Divisor<int32> tiles;          // of a matrix
-    Divisor<int32> tiles_of_band;  // of `band` rows of tiles
-    Divisor<int32> batches_of_split;
-    int32 tiles_m, band, batches;  // of all splits together
-    Index m, n, k, terms;          // those of one split
-    Divisor<Index> batch[BatchRank];
-    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
-    Index stride_a[2], stride_b[2], stride_c[2];
-    typename Epilogue::template Args<Index> epilogue;
-  };
+  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>;
 
   struct Sums { V of[MicroM][groups_n]; };
 
@@ -93,17 +81,18 @@ struct MatmulSimt {
     const auto memory = group.template dynamic_shared<S>(0, Teams * of_team);
     const int own_team = Teams > 1 ? group.rank() / team : 0;
     const int rank = Teams > 1 ? group.rank() % team : group.rank();
-    const int stack = args.tiles.divide(int32(group.block()));
-    Index first_m, first_n;
-    place(args, int32(group.block()) - stack * args.tiles.divisor, first_m, first_n);
+    const int stack = args.grid.tiles.divide(int32(group.block()));
+    int tile_row, tile_column;
+    args.grid.place(int32(group.block()) - stack * args.grid.tiles.divisor, tile_row, tile_column);
+    const Index first_m = Index(tile_row) * TileM, first_n = Index(tile_column) * TileN;
     // Beyond the last matrix, a team makes the last one again, and does not write it.
     const int wanted = stack * Teams + own_team;
-    const bool idle = Teams > 1 && wanted >= args.batches;
-    const int batch = idle ? args.batches - 1 : wanted;
-    Index offset[3 + Epilogue::operands];
+    const bool idle = Teams > 1 && wanted >= args.grid.batches;
+    const int batch = idle ? args.grid.batches - 1 : wanted;
+    Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
 
-    const Index terms = terms_of_split(args, Index(args.batches_of_split.divide(batch)));
+    const Index terms = terms_of_split(args, Index(args.grid.batches_of_split.divide(batch)));
     TileCopy<TA, S, Index, LayoutA, ConjugateA> copy_a(byte_offset(args.a, offset[0]), rank,
                                                        first_m, args.m, terms, args.stride_a[0],
                                                        args.stride_a[1]);
@@ -134,26 +123,12 @@ struct MatmulSimt {
       }
     }
     if (idle) return;
-    const View<TC, 2, Index> c{
-        byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}};
-    const typename Epilogue::template Of<Index> epilogue(args, args.epilogue, offset + 3, args.m,
-                                                         args.n);
+    const View<TC, 2, Index> c = args.matrix_c(offset);
+    const auto epilogue = args.epilogue_of(offset);
     write(epilogue, c, first_m + at_m, first_n + at_n - LayoutA::elements, sums);
   }
 
  private:
-  // The blocks of a band of a few rows of tiles go down its columns, so that those that run at the
-  // same time share what they read of A and of B.
-  static NNK_FN void place(const Args& args, int tile, Index& first_m, Index& first_n) {
-    const int band = args.tiles_of_band.divide(tile);
-    const int in_band = tile - band * args.tiles_of_band.divisor;
-    const int rows_left = args.tiles_m - band * args.band;
-    const int rows = rows_left < args.band ? rows_left : args.band;
-    const int column = in_band / rows;
-    first_m = Index(band * args.band + in_band - column * rows) * TileM;
-    first_n = Index(column) * TileN;
-  }
-
   template <class A, class B> static NNK_FN void fetch(A& copy_a, B& copy_b) {
     copy_a.load();
     copy_b.load();

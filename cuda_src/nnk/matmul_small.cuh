@@ -8,6 +8,7 @@
 // Matrices come from memory faster than a processor asks for them by itself, so those of a later
 // block are fetched while the sums of this one are made.
 #pragma once
+#include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
 #include "nnk/types.cuh"
@@ -26,19 +27,10 @@ struct MatmulSmall {
   static constexpr int register_lanes = Vec<S, N>::lanes;
   static constexpr bool is_plain = is_same<Epilogue, PlainEpilogue>;
 
-  struct Args : Epilogue::Operands {
-    const TA* a;
-    const TB* b;
-    TC* c;
-    int32 ahead;           // how many blocks later what is fetched now is used; 0: nothing is
-    Index m, n, k, terms;  // all of them
-    Divisor<Index> batch[BatchRank];
-    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
-    Index stride_a[2], stride_b[2], stride_c[2];
-    typename Epilogue::template Args<Index> epilogue;
+  struct Grid {
+    int32 ahead;  // how many blocks later what is fetched now is used; 0: nothing is
   };
-
-  using EpilogueOf = typename Epilogue::template Of<Index>;
+  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, Grid>;
 
   // What a block works on.
   struct Block {
@@ -46,26 +38,25 @@ struct MatmulSmall {
     View<const TB, 2, Index> b;
     View<TC, 2, Index> c;
     Shared<S> packed_b, micro;
-    EpilogueOf epilogue;
+    typename Args::EpilogueOf epilogue;
     bool rows_of_c_adjacent;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    Index offset[3 + Epilogue::operands];
+    Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, Index(group.block()), offset);
     const int packed = PackB ? int(args.k) * round_up(int(args.n)) : 0;
-    const Block block{
-        {byte_offset(args.a, offset[0]), {args.m, args.k}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {args.k, args.n}, {args.stride_b[0], args.stride_b[1]}},
-        {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
-        group.template dynamic_shared<S>(0, packed),
-        group.template dynamic_shared<S>(packed * int(sizeof(S)), MicroM * N),
-        EpilogueOf(args, args.epilogue, offset + 3, args.m, args.n),
-        args.stride_c[1] == Index(sizeof(TC))};
+    const Block block{args.matrix_a(offset, args.k),
+                      args.matrix_b(offset, args.k),
+                      args.matrix_c(offset),
+                      group.template dynamic_shared<S>(0, packed),
+                      group.template dynamic_shared<S>(packed * int(sizeof(S)), MicroM * N),
+                      args.epilogue_of(offset),
+                      args.stride_c[1] == Index(sizeof(TC))};
     Fetch fetch;
-    if (args.ahead > 0 && group.block() + args.ahead < group.blocks()) {
-      Index later[3 + Epilogue::operands];
-      decode_batch(args.batch, args.batch_stride, Index(group.block() + args.ahead), later);
+    if (args.grid.ahead > 0 && group.block() + args.grid.ahead < group.blocks()) {
+      Index later[Args::arrays];
+      decode_batch(args.batch, args.batch_stride, Index(group.block() + args.grid.ahead), later);
       if (later[0] != offset[0]) fetch.add(block.a, later[0] - offset[0]);
       if (later[1] != offset[1]) fetch.add(block.b, later[1] - offset[1]);
     }

@@ -13,6 +13,7 @@
 // tiles of any size, and operands of any strides, give the same bits. Rows past an edge are copies
 // of the last one; what is made of them is not written.
 #pragma once
+#include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
 #include "nnk/matmul_tensor_operand.cuh"
@@ -46,31 +47,18 @@ struct MatmulTensor {
   // spills: three blocks of 128 threads, or two with 64 x 64 sums of a warp, or one of 256.
   static constexpr int register_budget = WarpM * WarpN <= 64 * 32 ? 168 : 255;
 
-  struct Args : Epilogue::Operands {
-    const TA* a;
-    const TB* b;
-    TC* c;
-    Divisor<int32> tiles;          // of a matrix
-    Divisor<int32> tiles_of_band;  // of `band` rows of tiles
-    Divisor<int32> batches_of_split;
-    int32 tiles_m, band, batches;  // of all splits together
-    Index m, n, k, terms;          // those of one split
-    Divisor<Index> batch[BatchRank];
-    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
-    Index stride_a[2], stride_b[2], stride_c[2];
-    typename Epilogue::template Args<Index> epilogue;
-  };
+  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>;
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const int batch = args.tiles.divide(int32(group.block()));
-    const Place place = placed(args, int32(group.block()) - batch * args.tiles.divisor);
-    const Index terms = terms_of_split(args, Index(args.batches_of_split.divide(batch)));
-    Index offset[3 + Epilogue::operands];
+    const int batch = args.grid.tiles.divide(int32(group.block()));
+    int row, column;
+    args.grid.place(int32(group.block()) - batch * args.grid.tiles.divisor, row, column);
+    const Place place{Index(row) * TileM, Index(column) * TileN};
+    const Index terms = terms_of_split(args, Index(args.grid.batches_of_split.divide(batch)));
+    Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
-    const View<TC, 2, Index> c{
-        byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}};
-    const typename Epilogue::template Of<Index> epilogue(args, args.epilogue, offset + 3, args.m,
-                                                         args.n);
+    const View<TC, 2, Index> c = args.matrix_c(offset);
+    const auto epilogue = args.epilogue_of(offset);
     const Index slices = ceil_div(terms, Index(TileK));
     const int missing = int(slices * TileK - terms);
     A a;
@@ -93,20 +81,7 @@ struct MatmulTensor {
     typename Atom::B b[2][parts_n];
   };
 
-  // ---- which tile -------------------------------------------------------------------------------
-
   struct Place { Index m, n; };
-
-  // The blocks of a band of a few rows of tiles go down its columns, so that those that run at the
-  // same time share what they read of A and of B, and find it in the level-2 cache.
-  static NNK_FN Place placed(const Args& args, int tile) {
-    const int band = args.tiles_of_band.divide(tile);
-    const int in_band = tile - band * args.tiles_of_band.divisor;
-    const int rows_left = args.tiles_m - band * args.band;
-    const int rows = rows_left < args.band ? rows_left : args.band;
-    const int column = in_band / rows;
-    return {Index(band * args.band + in_band - column * rows) * TileM, Index(column) * TileN};
-  }
 
   // ---- the sums ---------------------------------------------------------------------------------
 

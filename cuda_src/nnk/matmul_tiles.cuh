@@ -11,6 +11,7 @@
 // How C is cut into blocks does not change an element of it: each is the sum of the results of
 // tiles in order.
 #pragma once
+#include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
 #include "nnk/matmul_operands.cuh"
 #include "nnk/matmul_words.cuh"
@@ -35,22 +36,7 @@ struct MatmulTiles {
   static constexpr int chunk_words = side * micro;  // of two tiles side by side
   static constexpr bool terms_fast_a = FastA == columns_fast, terms_fast_b = FastB == rows_fast;
 
-  struct Args : Epilogue::Operands {
-    const TA* a;
-    const TB* b;
-    TC* c;
-    int64 tiles_m, tiles_n, blocks_of_split;
-    int32 tile_m, tile_n;  // multiples of `micro`
-    int32 tile_k;          // terms that are packed at once; a multiple of `chunk`
-    int32 rows_at_once;    // of A that are packed; a multiple of `micro`
-    Index m, n, k, terms;  // those of one split
-    Divisor<Index> batch[BatchRank];
-    Index batch_stride[3 + Epilogue::operands][BatchRank];  // of a, b, c and its own, in bytes
-    Index stride_a[2], stride_b[2], stride_c[2];
-    typename Epilogue::template Args<Index> epilogue;
-  };
-
-  using EpilogueOf = typename Epilogue::template Of<Index>;
+  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>;
 
   // What a block works on. A and B are lines of terms: rows and columns.
   struct Block {
@@ -59,56 +45,53 @@ struct MatmulTiles {
     View<TC, 2, Index> c;
     Shared<uint32> packed_a, packed_b;
     Shared<S> sums, waiting;
+    int waiting_columns;
+    typename Args::EpilogueOf epilogue;
     Index first_m, first_n;
-    int rows, columns, waiting_columns;
-    EpilogueOf epilogue;
+    int rows, columns;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const Index terms = terms_of_split(args, Index(group.block() / args.blocks_of_split));
-    const int64 tiles = args.tiles_m * args.tiles_n;
-    const int64 batch = group.block() / tiles, tile = group.block() - batch * tiles;
-    const int64 tile_row = tile / args.tiles_n;
-    Index offset[3 + Epilogue::operands];
-    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
-    const int words_a = args.tile_k / word_terms * args.rows_at_once,
-              words_b = args.tile_k / word_terms * args.tile_n;
-    Block block{
-        {byte_offset(args.a, offset[0]), {args.m, terms}, {args.stride_a[0], args.stride_a[1]}},
-        {byte_offset(args.b, offset[1]), {args.n, terms}, {args.stride_b[1], args.stride_b[0]}},
-        {byte_offset(args.c, offset[2]), {args.m, args.n}, {args.stride_c[0], args.stride_c[1]}},
+    const TileGrid& grid = args.grid;
+    const auto place = TilePlace<Index>::of(args, group.block());
+    const Index terms = terms_of_split(args, place.split);
+    Index offset[Args::arrays];
+    decode_batch(args.batch, args.batch_stride, place.batch, offset);
+    const int words_a = grid.tile_k / word_terms * grid.rows_at_once,
+              words_b = grid.tile_k / word_terms * grid.tile_n;
+    const Block block{
+        args.matrix_a(offset, terms),
+        args.lines_of_b(offset, terms),
+        args.matrix_c(offset),
         group.template dynamic_shared<uint32>(0, words_a),
         group.template dynamic_shared<uint32>(words_a * 4, words_b),
         group.template dynamic_shared<S>((words_a + words_b) * 4, micro * micro),
         group.template dynamic_shared<S>((words_a + words_b + micro * micro) * 4,
-                                         args.terms > args.tile_k ? args.tile_m * args.tile_n : 0),
-        Index(tile_row) * args.tile_m,
-        Index(tile - tile_row * args.tiles_n) * args.tile_n,
-        0,
-        0,
-        args.tile_n,
-        EpilogueOf(args, args.epilogue, offset + 3, args.m, args.n)};
-    block.rows = extent(args.m - block.first_m, args.tile_m);
-    block.columns = extent(args.n - block.first_n, args.tile_n);
+                                         args.terms > grid.tile_k ? grid.tile_m * grid.tile_n : 0),
+        grid.tile_n,
+        args.epilogue_of(offset),
+        place.first_m,
+        place.first_n,
+        place.rows,
+        place.columns};
     Tiles::begin();
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
-      const int depth = extent(terms - first_k, args.tile_k);
+      const int depth = extent(terms - first_k, grid.tile_k);
       pack_b(block, first_k, depth);
-      for (int i = 0; i < block.rows; i += args.rows_at_once) {
-        const int rows = extent(block.rows - i, args.rows_at_once);
+      for (int i = 0; i < block.rows; i += grid.rows_at_once) {
+        const int rows = extent(block.rows - i, grid.rows_at_once);
         // Across its terms, A is read in long pieces of lines, or most of the time goes into pages.
         if constexpr (!terms_fast_a) pack_a(block, i, rows, first_k, depth);
         for (int panel = 0; panel < rows; panel += micro)
           multiply_rows(block, i, panel, first_k, depth);
       }
-      first_k += args.tile_k;
+      first_k += grid.tile_k;
     } while (first_k < terms);
     Tiles::end();
   }
 
  private:
-  static NNK_FN int extent(Index left, int tile) { return left < tile ? int(left) : tile; }
   static NNK_FN int chunks_of(int depth) { return (depth + chunk - 1) / chunk; }
 
   // ---- packing ----------------------------------------------------------------------------

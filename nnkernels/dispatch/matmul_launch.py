@@ -102,9 +102,9 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
     return packer.finish(), machine.prepare(instance, blocks, shared_bytes, traffic)
 
 
-def _pack_packed_grid(
+def _pack_tile_grid(
     packer: Packer,
-    chosen: PackedConfig | ComplexConfig,
+    chosen: PackedConfig | ComplexConfig | TilesConfig,
     tiles: tuple[int, int],
     batches: int,
     splits: int,
@@ -112,7 +112,7 @@ def _pack_packed_grid(
     """How blocks of a CPU share a product out; how many there are."""
     blocks = batches * tiles[0] * tiles[1]
     packer.add("q", *tiles, blocks // splits)
-    packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once)
+    packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once, chosen.tile_k)
     return blocks
 
 
@@ -124,17 +124,7 @@ def _pack_small_grid(
     return batches
 
 
-def _pack_tiles_grid(
-    packer: Packer, chosen: TilesConfig, tiles: tuple[int, int], batches: int, splits: int
-) -> int:
-    """The same with tile registers."""
-    blocks = batches * tiles[0] * tiles[1]
-    packer.add("q", *tiles, blocks // splits)
-    packer.add("i", chosen.tile_m, chosen.tile_n, chosen.tile_k, chosen.rows_at_once)
-    return blocks
-
-
-def _pack_gpu_grid(
+def _pack_band_grid(
     packer: Packer,
     chosen: SimtConfig | TensorConfig,
     tiles: tuple[int, int],
@@ -150,11 +140,11 @@ def _pack_gpu_grid(
 
 
 _PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] = {
-    PackedConfig: _pack_packed_grid,
-    SimtConfig: _pack_gpu_grid,
-    TensorConfig: _pack_gpu_grid,
-    TilesConfig: _pack_tiles_grid,
-    ComplexConfig: _pack_packed_grid,
+    PackedConfig: _pack_tile_grid,
+    SimtConfig: _pack_band_grid,
+    TensorConfig: _pack_band_grid,
+    TilesConfig: _pack_tile_grid,
+    ComplexConfig: _pack_tile_grid,
     SmallConfig: _pack_small_grid,
 }
 
