@@ -479,7 +479,7 @@ def tables(cases):
         "  simulation.running = &fiber;",
         "  sim::current = &simulation;",
         "  O operand;",
-        "  operand.begin(unsigned(thread), nullptr, 0, 1, 1, 0, 0, 0);",
+        "  operand.begin(unsigned(thread), nullptr, 0, 1 << 20, 1 << 20, 0, 0, 0);",
         "  return i < O::units_of_thread ? operand.place(i) : -1;",
         "}",
     ]
