@@ -92,11 +92,10 @@ struct MatmulPacked {
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, slice);
       pack_b(block, first_k, depth);
-      Ahead ahead = next_of_b(block, first_k + slice, depth);
       for (int i = 0; i < block.rows; i += grid.rows_at_once) {
         const int rows = extent(block.rows - i, grid.rows_at_once);
         if constexpr (!ReadA) pack_a(block, i, rows, first_k, depth);
-        multiply_rows(block, i, rows, first_k, depth, ahead);
+        multiply_rows(block, i, rows, first_k, depth);
       }
       first_k += slice;
     } while (first_k < terms);
@@ -161,41 +160,6 @@ struct MatmulPacked {
         prefetch<1>(byte_offset(row, Index(byte)));
     }
   }
-
-  // What the next slice packs of B comes into the level-2 cache while this one is multiplied, some
-  // lines with every piece of a sum: few rows of A multiply B no longer than it takes to read it.
-  struct Ahead {
-    const char* run;  // adjacent bytes
-    Index step;       // to the next run
-    int runs, bytes, at, lines;
-    NNK_FN void fetch() {
-      for (int i = 0; i < lines && runs > 0; ++i) {
-        prefetch(run + at);
-        at += cache_line;
-        if (at >= bytes) {
-          at = 0;
-          run += step;
-          --runs;
-        }
-      }
-    }
-  };
-  static NNK_FN Ahead next_of_b(const Block& block, Index first_k, int depth) {
-    const int next = extent(block.b.shape[1] - first_k, slice);
-    if (!UnitB || next <= 0) return {};
-    const bool by_terms = FastB == rows_fast;
-    Ahead ahead;
-    ahead.run = reinterpret_cast<const char*>(block.b.at(NNK_HERE, block.first_n, first_k));
-    ahead.step = block.b.stride[by_terms ? 0 : 1];
-    ahead.runs = by_terms ? block.columns : next;
-    ahead.bytes = (by_terms ? next : block.columns) * int(sizeof(TB));
-    ahead.at = 0;
-    const int pieces = (block.rows + MicroM - 1) / MicroM * ((block.columns + N - 1) / N) *
-                       ((words_in(depth) + piece - 1) / piece);
-    ahead.lines =
-        (ahead.runs * ((ahead.bytes + cache_line - 1) / cache_line) + pieces - 1) / pieces;
-    return ahead;
-  }
   // Words of A in a cache line.
   static constexpr int piece = cache_line / int(sizeof(Word));
 
@@ -253,7 +217,7 @@ struct MatmulPacked {
   }
 
   static NNK_FN void multiply_rows(const Block& block, int first_i, int rows, Index first_k,
-                                   int depth, Ahead& ahead) {
+                                   int depth) {
     const bool first = first_k == 0, last = first_k + depth >= block.a.shape[1];
     Rows a = rows_from(block, first_i, 0, rows, first_k);
     // The rows of a micro-tile stay in the nearest cache while all of B passes.
@@ -267,16 +231,16 @@ struct MatmulPacked {
         const bool fetches = ReadA && more && j == 0;
         if constexpr (direct) {
           if (left == MicroM && tile.columns == N && block.c.stride[1] == Index(sizeof(TC))) {
-            multiply_in_c(block, tile, a, next, fetches, words_in(depth), first, ahead);
+            multiply_in_c(block, tile, a, next, fetches, words_in(depth), first);
             continue;
           }
         }
         const int words = words_in(depth);
         const bool low = left <= half_m, narrow = tile.columns <= half_n;
-        if (low && narrow) multiply<half_m, half_n>(block, j, a, next, fetches, words, ahead);
-        else if (low) multiply<half_m, N>(block, j, a, next, fetches, words, ahead);
-        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, words, ahead);
-        else multiply<MicroM, N>(block, j, a, next, fetches, words, ahead);
+        if (low && narrow) multiply<half_m, half_n>(block, j, a, next, fetches, words);
+        else if (low) multiply<half_m, N>(block, j, a, next, fetches, words);
+        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, words);
+        else multiply<MicroM, N>(block, j, a, next, fetches, words);
         finish(block, tile, first, last);
       }
       a = next;
@@ -292,9 +256,9 @@ struct MatmulPacked {
   // two of the four registers of B in memory, which cost a third of the speed.
   template <int Count, int Columns>
   static NNK_APART void multiply(const Block& block, int j, const Rows& a, const Rows& next,
-                                 bool fetches, int words, Ahead& ahead) {
+                                 bool fetches, int words) {
     Vec<S, Columns> sum[Count];
-    sum_products<Count, Columns>(block, j, a, next, fetches, words, ahead, sum);
+    sum_products<Count, Columns>(block, j, a, next, fetches, words, sum);
     NNK_UNROLL
     for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
   }
@@ -302,15 +266,13 @@ struct MatmulPacked {
   // ahead too late: rows that are not there yet took a third longer.
   template <int Count, int Columns>
   static NNK_FN void sum_products(const Block& block, int j, const Rows& a, const Rows& next,
-                                  bool fetches, int words, Ahead& ahead,
-                                  Vec<S, Columns> (&sum)[Count]) {
+                                  bool fetches, int words, Vec<S, Columns> (&sum)[Count]) {
     auto start = Vec<S, Columns>::splat(S());
     if constexpr (Micro::corrects)
       start = block.packed_b.template load_vec<Columns>(j * panel_b + TileK * N);
     NNK_UNROLL
     for (int r = 0; r < Count; ++r) sum[r] = start;
     for (int first = 0; first < words; first += piece) {
-      ahead.fetch();
       if (fetches) {
         NNK_UNROLL
         for (int r = 0; r < rows_apart; ++r) prefetch(next.row[r] + first);
@@ -326,8 +288,7 @@ struct MatmulPacked {
 
   // The same for a whole micro-tile whose sums are C's elements.
   static NNK_APART void multiply_in_c(const Block& block, const Tile& tile, const Rows& a,
-                                      const Rows& next, bool fetches, int words, bool first,
-                                      Ahead& ahead) {
+                                      const Rows& next, bool fetches, int words, bool first) {
     TC* const c = block.c.at(NNK_HERE, block.first_m + tile.i, block.first_n + tile.j);
     NNK_UNROLL
     for (int r = 0; r < MicroM; ++r) {
@@ -336,7 +297,7 @@ struct MatmulPacked {
         prefetch(byte_offset(c, r * block.c.stride[0] + byte));
     }
     Vec<S, N> sum[MicroM];
-    sum_products<MicroM, N>(block, tile.j, a, next, fetches, words, ahead, sum);
+    sum_products<MicroM, N>(block, tile.j, a, next, fetches, words, sum);
     NNK_UNROLL
     for (int r = 0; r < MicroM; ++r) {
       TC* const row = byte_offset(c, r * block.c.stride[0]);

@@ -7,6 +7,7 @@ from dataclasses import replace
 from nnkernels.config import (
     matmul_complex,
     matmul_packed,
+    matmul_rows,
     matmul_simt,
     matmul_small,
     matmul_tensor,
@@ -16,13 +17,15 @@ from nnkernels.config.device import Device
 from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem
+from nnkernels.config.matmul_rows import RowsConfig
 from nnkernels.config.matmul_simt import SimtConfig
 from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import splits_on_a_cpu
 from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.config.matmul_tiles import TilesConfig
 
-Config = SimtConfig | TensorConfig | PackedConfig | TilesConfig | SmallConfig | ComplexConfig
+CpuConfig = PackedConfig | TilesConfig | ComplexConfig | RowsConfig
+Config = SimtConfig | TensorConfig | SmallConfig | CpuConfig
 
 
 def configure(problem: MatmulProblem, device: Device) -> Config:
@@ -42,9 +45,12 @@ def configure(problem: MatmulProblem, device: Device) -> Config:
     return replace(_on_a_cpu(part, device), splits=splits)
 
 
-def _on_a_cpu(problem: MatmulProblem, device: Device) -> PackedConfig | TilesConfig | ComplexConfig:
+def _on_a_cpu(problem: MatmulProblem, device: Device) -> CpuConfig:
     if problem.is_complex:
         return matmul_complex.configure(problem, device)
     if matmul_tiles.is_possible(problem, device):
         return matmul_tiles.configure(problem, device)
-    return matmul_packed.configure(problem, device)
+    packed = matmul_packed.configure(problem, device)
+    if packed.micro == matmul_packed.FUSED and matmul_rows.is_possible(problem):
+        return matmul_rows.configure(problem, device)
+    return packed

@@ -73,8 +73,7 @@ def configure(problem: MatmulProblem, device: Device) -> ComplexConfig:
     problem = replace(problem, in_place=problem.in_place and problem.strides_c[1] == itemsize)
     vector, micro_m = matmul_packed.micro_tile(2 * problem.n, itemsize // 2, device)
     vector = max(vector, 4)  # an edge is half of it: a complex number at least
-    tiles_m, tiles_n = matmul_packed.blocks(problem, device, vector // 2, micro_m)
-    tiles_n = max(tiles_n, -(-problem.n // _MOST_COLUMNS))
+    tiles_m, tiles_n = matmul_packed.blocks(problem, device, vector // 2, micro_m, _MOST_COLUMNS)
     tile_m = round_up(-(-problem.m // tiles_m), micro_m)
     return ComplexConfig(
         tile_m=tile_m,

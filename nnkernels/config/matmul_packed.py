@@ -98,6 +98,10 @@ _NARROW_ROWS = {64: {2: 12, 1: 14}, 32: {1: 12}, 16: {1: 12}}
 _TERMS = {4: 512, 8: 256, 16: 128}
 # What is packed of B, 512 KiB, is read from a level-2 cache for every micro-tile.
 _MOST_COLUMNS = 256
+# Up to so many rows, reading B takes about as long as multiplying, and long runs of it are read
+# fastest: terms and columns that are packed at once. Measured with 64 rows, 4096 terms and 4096
+# columns on Sapphire Rapids: 12 to 18 % faster than slices of 256 columns.
+_FEW_ROWS, _FEW_TERMS, _MANY_COLUMNS = 112, 128, 512
 # Of A, about 100 KiB are packed at once: a few rows, or longer runs of columns.
 _ROWS_AT_ONCE = {COLUMNS_FAST: 48, ROWS_FAST: 96}
 # Rows of a block whose sums wait in scratch memory: 256 KiB of float32.
@@ -111,7 +115,8 @@ def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
     vector, micro_m = micro_tile(problem.n, problem.compute_itemsize, device)
     fast_a, fast_b = fast_axes(problem)
     unit_a = problem.strides_a[fast_a] == problem.itemsizes[0]
-    tiles_m, tiles_n = blocks(problem, device, vector, micro_m)
+    tile_k, most_columns = _slice(problem)
+    tiles_m, tiles_n = blocks(problem, device, vector, micro_m, most_columns)
     tile_m = round_up(-(-problem.m // tiles_m), micro_m)
     micro = _way_to_multiply(problem, device)
     return PackedConfig(
@@ -119,7 +124,7 @@ def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
         tile_n=round_up(-(-problem.n // tiles_n), vector),
         rows_at_once=min(tile_m, _ROWS_AT_ONCE[fast_a] // micro_m * micro_m),
         micro=micro,
-        tile_k=_TERMS[problem.compute_itemsize],
+        tile_k=tile_k,
         micro_m=micro_m,
         vector=vector,
         fast_a=fast_a,
@@ -130,6 +135,17 @@ def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
         in_place=problem.in_place,
         index=index_kind(problem.reach),
     )
+
+
+def _slice(problem: MatmulProblem) -> tuple[int, int]:
+    """Terms and columns of B that are packed at once."""
+    if (
+        problem.m <= _FEW_ROWS
+        and problem.n > _MOST_COLUMNS
+        and fast_axes(problem)[1] == COLUMNS_FAST
+    ):
+        return _FEW_TERMS, _MANY_COLUMNS
+    return _TERMS[problem.compute_itemsize], _MOST_COLUMNS
 
 
 def _way_to_multiply(problem: MatmulProblem, device: Device) -> str:
@@ -166,10 +182,12 @@ def micro_tile(n: int, itemsize: int, device: Device) -> tuple[int, int]:
     return registers * lanes, micro_m
 
 
-def blocks(problem: MatmulProblem, device: Device, vector: int, micro_m: int) -> tuple[int, int]:
+def blocks(
+    problem: MatmulProblem, device: Device, vector: int, micro_m: int, most_columns: int
+) -> tuple[int, int]:
     """How many blocks C is cut into, along its rows and columns."""
     tiles_m = 1 if problem.in_place else -(-problem.m // _MOST_WAITING_ROWS)
-    tiles_n = -(-problem.n // _MOST_COLUMNS)
+    tiles_n = -(-problem.n // most_columns)
     work = problem.m * problem.n * max(problem.k, 1)
 
     def is_shared_evenly(count: int) -> bool:

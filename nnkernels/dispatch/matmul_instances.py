@@ -11,6 +11,7 @@ from nnkernels.config.gemv import GemvConfig
 from nnkernels.config.matmul import Config
 from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
+from nnkernels.config.matmul_rows import RowsConfig
 from nnkernels.config.matmul_simt import SimtConfig
 from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import SplitsConfig
@@ -73,6 +74,12 @@ def _complex(call: Call, chosen: ComplexConfig) -> _Template:
     return "matmul_complex", "MatmulComplex", 1, call.types.storage_c, options
 
 
+def _rows(call: Call, chosen: RowsConfig) -> _Template:
+    flags = _flags(chosen.unit_a, *call.conjugate)
+    options = f"{chosen.tile_k}, {chosen.terms}, {chosen.vector}, {flags}"
+    return "matmul_rows", "MatmulRows", 1, call.types.storage_c, options
+
+
 def _small(call: Call, chosen: SmallConfig) -> _Template:
     options = (
         f"{chosen.micro_m}, {chosen.vector}, {_flags(chosen.pack_b)}, {chosen.fast_b}, "
@@ -101,6 +108,7 @@ _TEMPLATES: dict[type, Callable[[Call, Any], _Template]] = {
     PackedConfig: _packed,
     TilesConfig: _tiles,
     SmallConfig: _small,
+    RowsConfig: _rows,
     ComplexConfig: _complex,
     SimtConfig: _simt,
     TensorConfig: _tensor,

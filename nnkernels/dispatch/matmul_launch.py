@@ -14,6 +14,7 @@ from nnkernels.config.gemv import GemvConfig, GemvProblem
 from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
+from nnkernels.config.matmul_rows import RowsConfig
 from nnkernels.config.matmul_simt import BAND, SimtConfig
 from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import terms_of_split
@@ -104,7 +105,7 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
 
 def _pack_tile_grid(
     packer: Packer,
-    chosen: PackedConfig | ComplexConfig | TilesConfig,
+    chosen: PackedConfig | ComplexConfig | TilesConfig | RowsConfig,
     tiles: tuple[int, int],
     batches: int,
     splits: int,
@@ -146,6 +147,7 @@ _PACK_GRID: dict[type, Callable[[Packer, Any, tuple[int, int], int, int], int]] 
     TilesConfig: _pack_tile_grid,
     ComplexConfig: _pack_tile_grid,
     SmallConfig: _pack_small_grid,
+    RowsConfig: _pack_tile_grid,
 }
 
 
