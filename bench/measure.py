@@ -276,7 +276,8 @@ def judge(row: dict[str, Any], problem: Problem) -> None:
         measured = row["timings"][OURS].get("median_s")
         met = None if measured is None else measured <= target.limit
     else:
-        measured = row["ratio"] if target.kind == "times best" else row["ratios"].get("torch")
+        peer = target.kind.removeprefix("times ")
+        measured = row["ratio"] if peer == "best" else row["ratios"].get(peer)
         met = None if measured is None else measured >= target.limit
     row["target"] = {
         "kind": target.kind,

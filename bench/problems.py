@@ -27,7 +27,7 @@ class UsageError(Exception):
 class Target:
     """What a measurement should reach: at least so many times a peer, or at most so long."""
 
-    kind: str  # "times torch" or "times best" (at least), or "seconds" (at most)
+    kind: str  # "times" and a peer or "best" (at least), or "seconds" (at most)
     limit: float
 
 
