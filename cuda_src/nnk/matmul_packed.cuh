@@ -263,7 +263,7 @@ struct MatmulPacked {
     for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
   }
   // `fetches`: along with it, the next rows of A come into the caches. The processor itself looks
-  // ahead too late: rows that are not there yet took a third longer.
+  // ahead late, since each row is a short run in memory.
   template <int Count, int Columns>
   static NNK_FN void sum_products(const Block& block, int j, const Rows& a, const Rows& next,
                                   bool fetches, int words, Vec<S, Columns> (&sum)[Count]) {
