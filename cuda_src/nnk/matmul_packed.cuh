@@ -8,8 +8,8 @@
 // load of its own. The sums of a slice wait in C itself where C has their type (InPlace), else in
 // scratch memory.
 //
-// How C is cut into blocks does not change an element of it: each is the sum of slices in order,
-// and each slice a chain of fused multiply-adds in order.
+// Neither the blocks nor the slices change an element of C: each is a chain of fused multiply-adds
+// in the order of the terms.
 #pragma once
 #include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
@@ -237,11 +237,12 @@ struct MatmulPacked {
         }
         const int words = words_in(depth);
         const bool low = left <= half_m, narrow = tile.columns <= half_n;
-        if (low && narrow) multiply<half_m, half_n>(block, j, a, next, fetches, words);
-        else if (low) multiply<half_m, N>(block, j, a, next, fetches, words);
-        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, words);
-        else multiply<MicroM, N>(block, j, a, next, fetches, words);
-        finish(block, tile, first, last);
+        if (!first) resume(block, tile);
+        if (low && narrow) multiply<half_m, half_n>(block, j, a, next, fetches, words, first);
+        else if (low) multiply<half_m, N>(block, j, a, next, fetches, words, first);
+        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, words, first);
+        else multiply<MicroM, N>(block, j, a, next, fetches, words, first);
+        finish(block, tile, last);
       }
       a = next;
     }
@@ -256,8 +257,11 @@ struct MatmulPacked {
   // two of the four registers of B in memory, which cost a third of the speed.
   template <int Count, int Columns>
   static NNK_APART void multiply(const Block& block, int j, const Rows& a, const Rows& next,
-                                 bool fetches, int words) {
+                                 bool fetches, int words, bool first) {
     Vec<S, Columns> sum[Count];
+    NNK_UNROLL
+    for (int r = 0; r < Count; ++r)
+      sum[r] = first ? Vec<S, Columns>::splat(S()) : block.micro.template load_vec<Columns>(r * N);
     sum_products<Count, Columns>(block, j, a, next, fetches, words, sum);
     NNK_UNROLL
     for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
@@ -267,61 +271,76 @@ struct MatmulPacked {
   template <int Count, int Columns>
   static NNK_FN void sum_products(const Block& block, int j, const Rows& a, const Rows& next,
                                   bool fetches, int words, Vec<S, Columns> (&sum)[Count]) {
-    auto start = Vec<S, Columns>::splat(S());
-    if constexpr (Micro::corrects)
-      start = block.packed_b.template load_vec<Columns>(j * panel_b + TileK * N);
-    NNK_UNROLL
-    for (int r = 0; r < Count; ++r) sum[r] = start;
-    for (int first = 0; first < words; first += piece) {
+    if constexpr (Micro::corrects) {
+      const auto correction = block.packed_b.template load_vec<Columns>(j * panel_b + TileK * N);
+      NNK_UNROLL
+      for (int r = 0; r < Count; ++r) sum[r] = sum[r] + correction;
+    }
+    int k = 0;
+    for (; k + piece <= words; k += piece) {
       if (fetches) {
         NNK_UNROLL
-        for (int r = 0; r < rows_apart; ++r) prefetch(next.row[r] + first);
+        for (int r = 0; r < rows_apart; ++r) prefetch(next.row[r] + k);
       }
-      const int end = words - first < piece ? words : first + piece;
-      for (int k = first; k < end; ++k) {
-        const auto b = block.packed_b.template load_vec<Columns>(j * panel_b + k * N);
-        NNK_UNROLL
-        for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);
-      }
+      NNK_UNROLL
+      for (int t = 0; t < piece; ++t) add_products(block, j, a, k + t, sum);
     }
+    NNK_NO_UNROLL
+    for (; k < words; ++k) add_products(block, j, a, k, sum);
+  }
+  template <int Count, int Columns>
+  static NNK_FN void add_products(const Block& block, int j, const Rows& a, int k,
+                                  Vec<S, Columns> (&sum)[Count]) {
+    const auto b = block.packed_b.template load_vec<Columns>(j * panel_b + k * N);
+    NNK_UNROLL
+    for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);
   }
 
   // The same for a whole micro-tile whose sums are C's elements.
   static NNK_APART void multiply_in_c(const Block& block, const Tile& tile, const Rows& a,
                                       const Rows& next, bool fetches, int words, bool first) {
     TC* const c = block.c.at(NNK_HERE, block.first_m + tile.i, block.first_n + tile.j);
-    NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r) {
-      NNK_UNROLL
-      for (int byte = 0; byte < N * int(sizeof(TC)); byte += 64)
-        prefetch(byte_offset(c, r * block.c.stride[0] + byte));
-    }
     Vec<S, N> sum[MicroM];
-    sum_products<MicroM, N>(block, tile.j, a, next, fetches, words, sum);
     NNK_UNROLL
     for (int r = 0; r < MicroM; ++r) {
       TC* const row = byte_offset(c, r * block.c.stride[0]);
-      if (!first) sum[r] = nnk::load<N>(row) + sum[r];
-      nnk::store(row, sum[r]);
+      sum[r] = first ? Vec<S, N>::splat(S()) : nnk::load<N>(row);
+      // Of the next micro-tile, or what the processor writes here.
+      NNK_UNROLL
+      for (int byte = 0; byte < N * int(sizeof(TC)); byte += cache_line)
+        prefetch(row + N * (first ? 0 : 1) + byte / int(sizeof(TC)));
     }
+    sum_products<MicroM, N>(block, tile.j, a, next, fetches, words, sum);
+    NNK_UNROLL
+    for (int r = 0; r < MicroM; ++r) nnk::store(byte_offset(c, r * block.c.stride[0]), sum[r]);
   }
 
-  // Adds what waits from earlier slices; then writes the results, or lets the sums wait.
-  static NNK_FN void finish(const Block& block, const Tile& tile, bool first, bool last) {
+  // Fetches the sums of earlier slices.
+  static NNK_FN void resume(const Block& block, const Tile& tile) {
+    NNK_NO_UNROLL
+    for (int r = 0; r < tile.rows; ++r) {
+      if constexpr (InPlace)
+        block.micro.store_vec(r * N, load_row(block, block.first_m + tile.i + r,
+                                              block.first_n + tile.j, tile.columns));
+      else
+        block.micro.store_vec(r * N, block.waiting.template load_vec<N>(waits_at(block, tile, r)));
+    }
+  }
+  static NNK_FN int waits_at(const Block& block, const Tile& tile, int r) {
+    return (tile.i + r) * block.waiting_columns + tile.j;
+  }
+
+  // Writes the results, or lets the sums wait.
+  static NNK_FN void finish(const Block& block, const Tile& tile, bool last) {
     NNK_NO_UNROLL
     for (int r = 0; r < tile.rows; ++r) {
       const Index row = block.first_m + tile.i + r, column = block.first_n + tile.j;
-      const int waits_at = (tile.i + r) * block.waiting_columns + tile.j;
-      auto sum = block.micro.template load_vec<N>(r * N);
-      if (!first) {
-        if constexpr (InPlace) sum = load_row(block, row, column, tile.columns) + sum;
-        else sum = block.waiting.template load_vec<N>(waits_at) + sum;
-      }
+      const auto sum = block.micro.template load_vec<N>(r * N);
       if (last)
         store_row(block.c, row, column, tile.columns,
                   convert<TC>(block.epilogue(sum, row, column, tile.columns)));
       else if constexpr (InPlace) store_row(block.c, row, column, tile.columns, sum);
-      else block.waiting.store_vec(waits_at, sum);
+      else block.waiting.store_vec(waits_at(block, tile, r), sum);
     }
   }
   static NNK_FN Vec<S, N> load_row(const Block& block, Index row, Index column, int columns) {

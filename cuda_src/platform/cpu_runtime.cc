@@ -83,6 +83,13 @@ thread_local Scratch scratch;
 
 // ---- one launch at a time on the pool ----------------------------------------------------------
 
+// The blocks of one thread: the same ones in every launch of a size, since what they read and write
+// may still be in its cache. Threads that are done help the others.
+struct alignas(64) Share {
+  int64_t next;  // first block that nobody has taken
+  int64_t end;
+};
+
 struct Pool {
   pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;  // held during a parallel launch
   int workers = 0;
@@ -93,24 +100,30 @@ struct Pool {
   int32_t failed = 0;   // a worker had no memory for its scratch
   const Launch* launch = nullptr;
   const void* args = nullptr;
-  int64_t next = 0;  // first block that nobody has taken
   int64_t chunk = 1;
+  int shares = 0;
+  Share share[max_threads];
   pthread_t threads[max_threads];
   int placed = 0;        // workers that were told where they may run
   int avoided_cpu = -1;  // and that this is where they may not
 };
 Pool pool;
 
-bool work() {
+// By the thread of a number: the one that launches is 0.
+bool work(int thread) {
   const Launch& launch = *pool.launch;
   void* memory = scratch.get(launch.scratch_bytes);
   if (memory == nullptr && launch.scratch_bytes > 0) return false;
-  while (true) {
-    const int64_t begin = __atomic_fetch_add(&pool.next, pool.chunk, __ATOMIC_RELAXED);
-    if (begin >= launch.blocks) return true;
-    const int64_t end = begin + pool.chunk < launch.blocks ? begin + pool.chunk : launch.blocks;
-    launch.entry(pool.args, begin, end, launch.blocks, memory);
+  for (int i = 0; i < pool.shares; ++i) {
+    Share& share = pool.share[(thread + i) % pool.shares];
+    while (__atomic_load_n(&share.next, __ATOMIC_RELAXED) < share.end) {
+      const int64_t begin = __atomic_fetch_add(&share.next, pool.chunk, __ATOMIC_RELAXED);
+      if (begin >= share.end) break;
+      const int64_t end = begin + pool.chunk < share.end ? begin + pool.chunk : share.end;
+      launch.entry(pool.args, begin, end, launch.blocks, memory);
+    }
   }
+  return true;
 }
 
 struct Start {
@@ -126,7 +139,7 @@ void* worker(void* argument) {
     wait_change(&pool.generation, seen);
     seen = __atomic_load_n(&pool.generation, __ATOMIC_ACQUIRE);
     if (start.index < (seen & 255)) {
-      if (!work()) __atomic_store_n(&pool.failed, 1, __ATOMIC_RELAXED);
+      if (!work(start.index + 1)) __atomic_store_n(&pool.failed, 1, __ATOMIC_RELAXED);
       if (__atomic_sub_fetch(&pool.running, 1, __ATOMIC_ACQ_REL) == 0) wake_all(&pool.running);
     }
   }
@@ -217,12 +230,14 @@ extern "C" __attribute__((visibility("default"))) int nnk_run(const Launch* laun
   // Chunks small enough to even out a slow processor, large enough to keep neighbours together.
   pool.chunk = launch->blocks / (threads * 4) > 0 ? launch->blocks / (threads * 4) : 1;
   pool.failed = 0;
-  __atomic_store_n(&pool.next, 0, __ATOMIC_RELAXED);
+  pool.shares = int(threads);
+  for (int i = 0; i < pool.shares; ++i)
+    pool.share[i] = {launch->blocks * i / threads, launch->blocks * (i + 1) / threads};
   __atomic_store_n(&pool.running, helpers, __ATOMIC_RELAXED);
   const uint32_t number = (uint32_t(pool.generation) & ~255u) + 256u;
   __atomic_store_n(&pool.generation, int32_t(number | uint32_t(helpers)), __ATOMIC_RELEASE);
   wake_all(&pool.generation);
-  int failed = !work();
+  int failed = !work(0);
   for (int32_t left; (left = __atomic_load_n(&pool.running, __ATOMIC_ACQUIRE)) != 0;)
     wait_change(&pool.running, left);
   failed |= pool.failed;
