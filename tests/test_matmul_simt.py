@@ -13,7 +13,6 @@ from strategies import make_numbers
 
 import nnkernels as nnk
 from nnkernels import registry
-from nnkernels.config import matmul as config
 from nnkernels.config import matmul_simt
 from nnkernels.config.device import PROFILES
 from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST, MatmulProblem
@@ -152,20 +151,6 @@ def test_vectors_of_other_types(dtype, compute, vector_a, vector_b):
 
 
 # ---- what is chosen runs -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def chosen(monkeypatch):
-    """The configurations that are chosen from now on."""
-    found = []
-    original = config.configure
-
-    def configure(p, device):
-        found.append(original(p, device))
-        return found[-1]
-
-    monkeypatch.setattr(config, "configure", configure)
-    return found
 
 
 def small_device(monkeypatch, simulator, processors):
