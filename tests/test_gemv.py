@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from comparing import assert_close, assert_same_bits, wide
+from comparing import assert_close, assert_same_bits
+from comparing import assert_product as assert_right
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import lay_out, place
@@ -15,7 +16,6 @@ from strategies import examples, layouts, make_numbers, numbers
 from threads import same_on_any_threads
 
 import nnkernels as nnk
-from nnkernels import registry
 from nnkernels.config import gemv as config
 from nnkernels.config.device import PROFILES
 from nnkernels.dispatch.dtypes import numpy_dtype
@@ -33,15 +33,6 @@ PAIRS = (
 )
 # Below, at and above a vector, a warp's vectors and a block's.
 SIDES = (0, 1, 2, 3, 7, 8, 31, 33, 129, 300)
-
-
-def expected_of(x1, x2, **options):
-    return np.asarray(registry.find("matmul").reference(x1, x2, **options))
-
-
-def assert_right(y, x1, x2):
-    scale = np.abs(np.matmul(np.abs(wide(x1)), np.abs(wide(x2))))
-    assert_close(y, expected_of(x1, x2), max(x1.shape[-1], 1), scale, "product with a vector")
 
 
 # ---- any layout ----------------------------------------------------------------------------

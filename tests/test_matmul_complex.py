@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, wide
+from comparing import assert_product as assert_right
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import place
@@ -14,7 +15,6 @@ from strategies import examples, layouts, make_numbers, numbers
 from threads import same_on_any_threads
 
 import nnkernels as nnk
-from nnkernels import registry
 from nnkernels.config import matmul
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_complex import ComplexConfig
@@ -24,12 +24,6 @@ from nnkernels.dispatch.dtypes import numpy_dtype
 
 SIDES = (1, 2, 3, 5, 6, 7, 13, 16, 17, 33, 47)
 CPU = Device("cpu", "host", 1, 2, 512 * 1024, 64, 8 << 20)
-
-
-def assert_right(result, x1, x2):
-    expected = np.asarray(registry.find("matmul").reference(x1, x2))
-    scale = np.abs(np.matmul(np.abs(wide(x1)), np.abs(wide(x2))))
-    assert_close(result, expected, x1.shape[-1], scale, "complex product")
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, wide
+from comparing import assert_product as assert_right
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import dense, lay_out, place
@@ -14,7 +15,6 @@ from strategies import examples, layouts, make_numbers, numbers
 from threads import same_on_any_threads
 
 import nnkernels as nnk
-from nnkernels import registry
 from nnkernels.config import matmul, matmul_small
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST, MatmulProblem
@@ -40,12 +40,6 @@ def packed(monkeypatch):
         return result
 
     return multiply
-
-
-def assert_right(result, x1, x2):
-    expected = np.asarray(registry.find("matmul").reference(x1, x2))
-    scale = np.abs(np.matmul(np.abs(wide(x1)), np.abs(wide(x2))))
-    assert_close(result, expected, x1.shape[-1], scale, "small product")
 
 
 # ---- any layout ----------------------------------------------------------------------------
