@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,7 @@ def _batch_as_terms(first: Any, second: Any) -> tuple[Any, Any]:
     strides = [(*first.strides[:-2], first.strides[-1]), second.strides[:-1]]
     if second.shape[:-2] != batch or len(merge((*batch, k), strides)[0]) > 1:
         return first, second
-    terms = k * int(np.prod(batch, dtype=np.int64))
+    terms = k * prod(batch)
     axes = (first.ndim - 2, *range(first.ndim - 2), first.ndim - 1)
     return (
         first.transpose(axes).reshape(first.shape[-2], terms),
