@@ -171,17 +171,30 @@ def test_what_is_times_zero_is_not_read(backend):
     with backend.context():
         product = nnk.gemm(*map(backend.array, (a, b, np.full((5, 6), np.nan, "f4"))), beta=0)
         vector = nnk.gemv(*map(backend.array, (a, b[:, 0], np.full(5, np.inf, "f4"))), beta=0.0)
+        unread = np.full((5, 6), np.nan, "f4")
+        out = backend.array(unread)
+        nnk.gemm(*map(backend.array, (a, b)), out, beta=0, out=out)
         kept = nnk.gemm(*map(backend.array, (a, b, np.full((5, 6), np.inf, "f4"))), alpha=0)
     assert np.all(backend.numpy(product) == 4)
     assert np.all(backend.numpy(vector) == 4)
+    assert np.all(backend.numpy(out) == 4)
     assert np.all(backend.numpy(kept) == np.inf)
 
 
 def test_an_empty_sum_leaves_what_is_added(backend):
-    a, b, c = np.ones((3, 0), "f4"), np.ones((0, 2), "f4"), np.array([-4.0, 3.0], "f4")
-    with backend.context():
-        y = nnk.gemm(*map(backend.array, (a, b, c)), beta=2, epilogue="relu")
-    assert backend.numpy(y).tolist() == [[0.0, 6.0]] * 3
+    def body():
+        for types in TYPES:
+            (a, b, c), x = (numpy_dtype(name) for name in types), np.array([-4, 3])
+            arrays = np.ones((3, 0), a), np.ones((0, 2), b), x.astype(c)
+            vectors = np.ones((2, 0), a), np.ones(0, b), x.astype(c)
+            with backend.context():
+                y = backend.numpy(nnk.gemm(*map(backend.array, arrays), beta=2))
+                z = backend.numpy(nnk.gemv(*map(backend.array, vectors), alpha=3, beta=2))
+            if not backend.recording:
+                assert y.tolist() == [[-8, 6]] * 3
+                assert z.tolist() == [-8, 6]
+
+    backend.precompiled(body)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -161,6 +162,21 @@ def test_python_numbers_are_no_matrices(backend):
         nnk.matmul(backend.array(np.ones((2, 2))), 2.0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "complex64", "int8"])
+def test_sides_of_0_and_1(dtype, backend):
+    def body():
+        generator = np.random.default_rng(38)
+        for m, k, n in product((0, 1, 2), repeat=3):
+            x1, x2 = (make_numbers(generator, s, dtype) for s in ((m, k), (k, n)))
+            with backend.context():
+                y = backend.numpy(nnk.matmul(backend.array(x1), backend.array(x2)))
+            assert y.shape == (m, n)
+            if not backend.recording:
+                assert_right(y, x1, x2)
+
+    backend.precompiled(body)
+
+
 # ---- out ---------------------------------------------------------------------------------------
 
 
@@ -168,11 +184,13 @@ def test_out_of_any_layout(backend):
     @examples(0.5)
     @given(st.data())
     def right(data):
-        first, second = data.draw(products())
-        x1, x2 = (data.draw(numbers(s, "float32", kinds=("ordinary",))) for s in (first, second))
-        shape = np.asarray(MATMUL.reference(x1, x2)).shape
-        layout = data.draw(layouts(shape, 4, byte_shifts=backend.is_cpu, writable=True))
-        target = place(np.zeros(shape, np.float32), layout)
+        dtype = data.draw(st.sampled_from(("float32", "float16", "complex128", "int64")))
+        x1, x2 = (data.draw(numbers(s, dtype, kinds=("ordinary",))) for s in data.draw(products()))
+        like = np.asarray(MATMUL.reference(x1, x2))
+        layout = data.draw(
+            layouts(like.shape, like.itemsize, byte_shifts=backend.is_cpu, writable=True)
+        )
+        target = place(np.zeros_like(like), layout)
         out = backend.array(target.view)
         with backend.context():
             result = nnk.matmul(backend.array(x1), backend.array(x2), out=out)
