@@ -212,6 +212,27 @@ def test_edges(layout, simulator, chosen, one_tile):
     assert all(isinstance(c, TensorConfig) for c in chosen)
 
 
+@pytest.mark.parametrize(("m", "n", "k"), [(40, 48, 61), (41, 49, 64), (35, 37, 39)])
+def test_lines_that_begin_aligned_and_end_within_a_chunk(m, n, k, simulator, chosen):
+    # Beyond the end of each line lies NaN.
+    def within(x):
+        lines, length = x.shape
+        padded = np.full((lines, -(-length // 16) * 16), np.nan, x.dtype)
+        padded[:, :length] = x
+        return padded[:, :length]
+
+    def body():
+        a, b = operands(19, m, n, k, "float16")
+        for x, y in ((within(a), within(b)), (within(a.T).T, within(b.T).T)):
+            with simulator.context(9):
+                z = nnk.matmul(x, y)
+            if not simulator.recording:
+                assert_right(z, a, b)
+
+    simulator.precompiled(body)
+    assert all(isinstance(c, TensorConfig) for c in chosen)
+
+
 def test_infinities_and_nan_stay_in_their_rows_and_columns(simulator):
     a, b = operands(7, 40, 48, 56, "float16")
     a[1, 55], a[3, 0], b[55, 4] = np.inf, np.nan, -np.inf
