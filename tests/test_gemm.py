@@ -356,6 +356,33 @@ def test_gradients_are_adjoint(name, dtype, backend):
     backend.precompiled(body)
 
 
+def test_gradients_of_complex_scalars_are_conjugates(backend):
+    generator = np.random.default_rng(55)
+    a, b, c, dy = (
+        make_numbers(generator, s, "complex64") for s in ((5, 9), (9, 4), (5, 1), (5, 4))
+    )
+    scalars = {"alpha": 2 - 1j, "beta": 1 + 3j}
+
+    def body():
+        with backend.context():
+            of_matrices = nnk.gemm_backward(*map(backend.array, (dy, a, b, c)), **scalars)
+            vectors = (dy[:, 0], a, b[:, 0], c[:, 0])
+            of_vectors = nnk.gemv_backward(*map(backend.array, vectors), **scalars)
+        if backend.recording:
+            return
+        for gradients, z, x2, added in (
+            (backend.numpy(of_matrices), dy, b, c),
+            (backend.numpy(of_vectors), *vectors[::2], vectors[3]),
+        ):
+            product = scalars["alpha"] * (wide(a) @ wide(x2))
+            size = 1e-5 * float(np.sum(np.abs(z)) * 100)
+            assert abs(inner(gradients[0], a) - inner(z, product)) <= size
+            assert abs(inner(gradients[1], x2) - inner(z, product)) <= size
+            assert abs(inner(gradients[2], added) - inner(z, scalars["beta"] * added)) <= size
+
+    backend.precompiled(body)
+
+
 @pytest.mark.parametrize("activation", ["tanh", "gelu"], ids=["from result", "from operand"])
 def test_gradients_through_an_activation(activation):
     generator = np.random.default_rng(53)

@@ -18,6 +18,7 @@ from nnkernels.config import matmul_small, matmul_splits
 from nnkernels.config.device import PROFILES, Device
 from nnkernels.config.matmul_splits import SplitsProblem, splits_on_a_cpu
 from nnkernels.config.matmul_tiles import TilesConfig
+from nnkernels.dispatch import matmul_launch
 from nnkernels.dispatch.dtypes import numpy_dtype
 
 pytestmark = pytest.mark.usefixtures("ordinary_products")
@@ -149,6 +150,16 @@ def test_the_partial_sums_are_added_in_order(backend, force):
     assert_same_bits(found[0], found[1], "another order of the threads")
     assert_same_bits(found[0], total, "split sums")
     backend.machine.plans.clear()
+
+
+def test_indices_reach_the_end_of_the_workspace(backend, force, monkeypatch):
+    force(3)
+    a, b = (backend.array(np.ones(s, np.float32)) for s in ((5, 300), (300, 7)))
+    for size, index in ((2**30, "int32"), (2**31, "int64")):
+        monkeypatch.setattr(matmul_launch, "workspace_bytes", lambda call, splits, size=size: size)
+        with backend._recording() as instances, backend.context():
+            nnk.matmul(a, b)
+        assert f", {index}, " in instances[0].kernel
 
 
 def test_split_sums_on_any_number_of_threads(cpu, force):
