@@ -287,15 +287,16 @@ def test_types_of_results(out_dtype, simulator, chosen):
     assert_right(y, a, b)
 
 
-@pytest.mark.parametrize("wide_c", [True, False])
-def test_epilogues_and_places_of_results(wide_c, simulator, chosen):
+@pytest.mark.parametrize(
+    ("steps", "wide_c"), [((1, 1), True), ((2, -1), False), ((1, 2), False)], ids=str
+)
+def test_epilogues_and_places_of_results(steps, wide_c, simulator, chosen):
     generator = np.random.default_rng(11)
     a, b = operands(12, 70, 72, 40, "float16")
     c = make_numbers(generator, (70, 72), "float16")
     bias = make_numbers(generator, (72,), "float32")
     exact = wide(a) @ wide(b)
     scale = np.abs(wide(a)) @ np.abs(wide(b)) + 20
-    steps = (1, 1) if wide_c else (2, -1)
 
     def body():
         for out_dtype in ("float16", "float32"):
