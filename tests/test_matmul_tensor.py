@@ -212,6 +212,24 @@ def test_edges(layout, simulator, chosen, one_tile):
     assert all(isinstance(c, TensorConfig) for c in chosen)
 
 
+def test_infinities_and_nan_stay_in_their_rows_and_columns(simulator):
+    a, b = operands(7, 40, 48, 56, "float16")
+    a[1, 55], a[3, 0], b[55, 4] = np.inf, np.nan, -np.inf
+    with simulator.context():
+        y = nnk.matmul(a, b)
+    with np.errstate(invalid="ignore"):
+        wanted = wide(a) @ wide(b)
+    assert np.isfinite(wanted).sum() == 38 * 47
+    assert np.array_equal(np.isnan(y), np.isnan(wanted))
+    assert np.array_equal(np.isinf(y), np.isinf(wanted))
+
+
+def test_no_terms(simulator):
+    with simulator.context():
+        y = nnk.matmul(np.ones((20, 0), np.float16), np.ones((0, 30), np.float16))
+    assert np.array_equal(y, np.zeros((20, 30), np.float16))
+
+
 @pytest.mark.parametrize(("m", "n", "k"), [(40, 48, 61), (41, 49, 64), (35, 37, 39)])
 def test_lines_that_begin_aligned_and_end_within_a_chunk(m, n, k, simulator, chosen):
     # Beyond the end of each line lies NaN.
@@ -231,24 +249,6 @@ def test_lines_that_begin_aligned_and_end_within_a_chunk(m, n, k, simulator, cho
 
     simulator.precompiled(body)
     assert all(isinstance(c, TensorConfig) for c in chosen)
-
-
-def test_infinities_and_nan_stay_in_their_rows_and_columns(simulator):
-    a, b = operands(7, 40, 48, 56, "float16")
-    a[1, 55], a[3, 0], b[55, 4] = np.inf, np.nan, -np.inf
-    with simulator.context():
-        y = nnk.matmul(a, b)
-    with np.errstate(invalid="ignore"):
-        wanted = wide(a) @ wide(b)
-    assert np.isfinite(wanted).sum() == 38 * 47
-    assert np.array_equal(np.isnan(y), np.isnan(wanted))
-    assert np.array_equal(np.isinf(y), np.isinf(wanted))
-
-
-def test_no_terms(simulator):
-    with simulator.context():
-        y = nnk.matmul(np.ones((20, 0), np.float16), np.ones((0, 30), np.float16))
-    assert np.array_equal(y, np.zeros((20, 30), np.float16))
 
 
 # ---- splits -------------------------------------------------------------------------------------
