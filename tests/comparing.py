@@ -7,14 +7,31 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.reference.matmul import matmul
 from nnkernels.reference.tolerance import assert_close
 
-__all__ = ["assert_close", "assert_same_bits", "assert_same_numbers", "condition", "wide"]
+__all__ = [
+    "assert_close",
+    "assert_product",
+    "assert_same_bits",
+    "assert_same_numbers",
+    "condition",
+    "wide",
+]
 
 
 def wide(x: np.ndarray) -> np.ndarray:
     """An array in float64 or complex128."""
     return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
+
+
+def assert_product(result: np.ndarray, x1: np.ndarray, x2: np.ndarray, **options: Any) -> None:
+    """Raise unless a result is the product of two arrays: within K roundings of its terms."""
+    with np.errstate(all="ignore"):
+        expected = np.asarray(matmul(x1, x2, **options))
+        scale = np.abs(np.matmul(np.abs(wide(x1)), np.abs(wide(x2))))
+    what = f"product of {x1.shape} {x1.dtype} and {x2.shape} {x2.dtype}"
+    assert_close(result, expected, max(x1.shape[-1], 1), scale, what)
 
 
 def condition(

@@ -6,9 +6,16 @@ import pytest
 from backends import Backend
 from hypothesis import HealthCheck, settings
 
-from nnkernels.config import matmul_small, matmul_tensor, matmul_tiles
-from nnkernels.config.device import SIMULATED
-from nnkernels.dispatch.machines import machine_named
+from nnkernels.compile.instance import Instance
+from nnkernels.config import (
+    elementwise,
+    gemv,
+    matmul,
+    matmul_small,
+    matmul_tensor,
+    matmul_tiles,
+    rows,
+)
 
 DEFAULT_BACKENDS = ("cpu", "sim:sm_80", "sim:sm_90", "sim:gfx90a", "sim:gfx1100")
 
@@ -35,6 +42,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "dtypes(of=function): the dtypes to test, given the architecture of a machine"
+    )
     # Tests that differ by the backend alone share compiled kernels: one worker runs them all.
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadgroup"
@@ -77,7 +87,19 @@ def pytest_generate_tests(metafunc):
     for argument, belongs in wanted.items():
         if argument in metafunc.fixturenames:
             names = [name for name in _backends(metafunc.config) if belongs(name)]
-            metafunc.parametrize(argument, [_parameter(name) for name in names])
+            _parametrize(metafunc, argument, names)
+
+
+def _parametrize(metafunc, argument, names):
+    """By machines, or by those pairs of a machine and a dtype that a marker of the test names."""
+    marker = metafunc.definition.get_closest_marker("dtypes")
+    if marker is None:
+        metafunc.parametrize(argument, [_parameter(name) for name in names])
+        return
+    backends = [Backend(name) for name in names]
+    pairs = [(b, dtype) for b in backends for dtype in marker.kwargs["of"](b.device.arch)]
+    ids = [f"{b.name}-{dtype}" for b, dtype in pairs]
+    metafunc.parametrize((argument, "dtype"), pairs, ids=ids)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
@@ -89,15 +111,51 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.replace(machine.name, "")))
 
 
+# ---- what is chosen ------------------------------------------------------------------------------
+
+
+def _forget_plans(config):
+    names = {"cpu", *_backends(config)} - ({"cupy"} if _why_no_gpu() else set())
+    for name in names:
+        Backend(name).machine.plans.clear()
+
+
 @pytest.fixture
-def ordinary_products(monkeypatch):
+def chosen(monkeypatch, pytestconfig):
+    """The configurations that calls choose; plans of earlier calls do not count."""
+    found = []
+    for module in (elementwise, gemv, matmul, rows):
+
+        def configure(problem, device, original=module.configure):
+            found.append(original(problem, device))
+            return found[-1]
+
+        monkeypatch.setattr(module, "configure", configure)
+    _forget_plans(pytestconfig)
+    return found
+
+
+@pytest.fixture
+def kernels(monkeypatch, pytestconfig):
+    """The names of the kernels that new plans ask for; plans of earlier calls do not count."""
+    made = []
+    original = Instance.__post_init__
+
+    def note(self):
+        original(self)
+        made.append(self.kernel.partition("<")[0])
+
+    monkeypatch.setattr(Instance, "__post_init__", note)
+    _forget_plans(pytestconfig)
+    return made
+
+
+@pytest.fixture
+def ordinary_products(monkeypatch, pytestconfig):
     """Products in slices by ordinary arithmetic, also where there is a kernel of another kind."""
-    affected = [machine_named(name) for name in ("cpu", *(f"sim:{arch}" for arch in SIMULATED))]
     monkeypatch.setattr(matmul_tensor, "configure", lambda problem, device: None)
     monkeypatch.setattr(matmul_tiles, "is_possible", lambda problem, device: False)
     monkeypatch.setattr(matmul_small, "is_small", lambda problem: False)
-    for machine in affected:
-        machine.plans.clear()
+    _forget_plans(pytestconfig)
     yield
-    for machine in affected:
-        machine.plans.clear()
+    _forget_plans(pytestconfig)

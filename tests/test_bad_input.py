@@ -314,7 +314,14 @@ SHAPES = {
         ShapeError, "a transposed has shape (4, 3)", "b (4, 3)",
     ),
     "gemm of a vector": row(
-        lambda: nnk.gemm(X, VECTOR), ShapeError, "b has shape (4,)", "two axes", "gemv"
+        lambda: nnk.gemm(X, VECTOR), ShapeError, "a has shape (3, 4) and b (4,): b needs", "gemv"
+    ),
+    "gemm of a vector from the left": row(
+        lambda: nnk.gemm(VECTOR, X.T), ShapeError, "a has shape (4,) and b (4, 3): a needs", "gemv"
+    ),
+    "gemm, batches": row(
+        lambda: nnk.gemm(CUBE, np.zeros((3, 4, 2), "f4")),
+        ShapeError, "a has shape (2, 3, 4)", "b (3, 4, 2)", "(2,) and (3,)",
     ),
     "gemm, c": row(
         lambda: nnk.gemm(X, X.T, VECTOR), ShapeError, "c has shape (4,)", "(3, 3)", "broadcast"
@@ -334,7 +341,19 @@ SHAPES = {
     "gemv, stack": row(
         lambda: nnk.gemv(X, X.T), ShapeError, "a has shape (3, 4)", "x (4, 3)", "last axis of x"
     ),
-    "gemv of a vector": row(lambda: nnk.gemv(VECTOR, VECTOR), ShapeError, "a has shape (4,)"),
+    "gemv of a vector": row(
+        lambda: nnk.gemv(VECTOR, VECTOR), ShapeError, "a has shape (4,) and x (4,): a needs", "two"
+    ),
+    "gemv, batches": row(
+        lambda: nnk.gemv(CUBE, np.zeros((5, 4), "f4")),
+        ShapeError, "a has shape (2, 3, 4)", "x (5, 4)", "(2,) and (5,)",
+    ),
+    "gemv gradient, ranks": row(
+        lambda: nnk.gemv_backward(VECTOR, VECTOR, VECTOR), ShapeError, "a has shape (4,) and x (4,)"
+    ),
+    "gemm gradient, ranks": row(
+        lambda: nnk.gemm_backward(X, X, VECTOR), ShapeError, "a has shape (3, 4) and b (4,)"
+    ),
     "gemv, y": row(lambda: nnk.gemv(X, VECTOR, VECTOR), ShapeError, "y has shape (4,)", "(3,)"),
     "gemv gradient": row(
         lambda: nnk.gemv_backward(VECTOR, X, VECTOR), ShapeError, "dz has shape (4,)", "gemv"
@@ -342,7 +361,19 @@ SHAPES = {
     "linear": row(
         lambda: nnk.linear(X, X.T), ShapeError, "x has shape (3, 4)", "weight (4, 3)", "length 3"
     ),
-    "linear, weight": row(lambda: nnk.linear(X, CUBE), ShapeError, "weight has", "(outputs, in"),
+    "linear, weight": row(
+        lambda: nnk.linear(X, CUBE),
+        ShapeError, "x has shape (3, 4) and weight (2, 3, 4)", "(outputs, in",
+    ),
+    "linear, number": row(
+        lambda: nnk.linear(np.float32(1), X), ShapeError, "x has shape ()", "weight (3, 4)"
+    ),
+    "linear gradient, weight": row(
+        lambda: nnk.linear_backward(X, X, VECTOR), ShapeError, "x has shape (3, 4)", "weight (4,)"
+    ),
+    "matmul gradient, operands": row(
+        lambda: nnk.matmul_backward(X, X, X), ShapeError, "x1 has shape (3, 4)", "x2 (3, 4)"
+    ),
     "linear, bias": row(
         lambda: nnk.linear(X, X, VECTOR), ShapeError, "bias has shape (4,)", "(3,)", "weight (3, 4)"
     ),
@@ -609,7 +640,7 @@ OVERLAPS = {
     ),
     "matmul in place": (
         lambda m: nnk.matmul(m.reshape(4, 4), m.reshape(4, 4), out=m.reshape(4, 4)),
-        ShapeError, "out shares memory with x1", "apart",
+        ShapeError, "out shares memory with x1", "apart", "shapes are (4, 4) and (4, 4)",
     ),
     "gemm over what it adds, shifted": (
         lambda m: nnk.gemm(
@@ -626,7 +657,7 @@ OVERLAPS = {
     ),
     "gemv over its operand": (
         lambda m: nnk.gemv(m[:4].reshape(2, 2), m[4:6], out=m[4:6]),
-        ShapeError, "out shares memory with x", "apart",
+        ShapeError, "out shares memory with x", "apart", "shapes are (2,) and (2,)",
     ),
     "linear over its weight": (
         lambda m: nnk.linear(m[4:8].reshape(2, 2), m[:4].reshape(2, 2), out=m[:4].reshape(2, 2)),

@@ -458,20 +458,6 @@ def run(name, shape, axis, seed=0):
 
 
 @pytest.fixture
-def chosen(monkeypatch):
-    """The configurations that calls have chosen; the plans before and after do not count."""
-    found = []
-    for module in (rows, elementwise, matmul):
-
-        def configure(problem, device, original=module.configure):
-            found.append(original(problem, device))
-            return found[-1]
-
-        monkeypatch.setattr(module, "configure", configure)
-    return found
-
-
-@pytest.fixture
 def machine_of(monkeypatch):
     """Change the properties of a machine, and the constants of a configuration, for one test."""
     machines = []

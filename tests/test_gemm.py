@@ -15,7 +15,6 @@ from strategies import examples, layouts, make_numbers, numbers
 
 import nnkernels as nnk
 from nnkernels import registry
-from nnkernels.compile.instance import Instance
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
 from nnkernels.dispatch.matmul_product import match_shapes
 
@@ -172,17 +171,30 @@ def test_what_is_times_zero_is_not_read(backend):
     with backend.context():
         product = nnk.gemm(*map(backend.array, (a, b, np.full((5, 6), np.nan, "f4"))), beta=0)
         vector = nnk.gemv(*map(backend.array, (a, b[:, 0], np.full(5, np.inf, "f4"))), beta=0.0)
+        unread = np.full((5, 6), np.nan, "f4")
+        out = backend.array(unread)
+        nnk.gemm(*map(backend.array, (a, b)), out, beta=0, out=out)
         kept = nnk.gemm(*map(backend.array, (a, b, np.full((5, 6), np.inf, "f4"))), alpha=0)
     assert np.all(backend.numpy(product) == 4)
     assert np.all(backend.numpy(vector) == 4)
+    assert np.all(backend.numpy(out) == 4)
     assert np.all(backend.numpy(kept) == np.inf)
 
 
 def test_an_empty_sum_leaves_what_is_added(backend):
-    a, b, c = np.ones((3, 0), "f4"), np.ones((0, 2), "f4"), np.array([-4.0, 3.0], "f4")
-    with backend.context():
-        y = nnk.gemm(*map(backend.array, (a, b, c)), beta=2, epilogue="relu")
-    assert backend.numpy(y).tolist() == [[0.0, 6.0]] * 3
+    def body():
+        for types in TYPES:
+            (a, b, c), x = (numpy_dtype(name) for name in types), np.array([-4, 3])
+            arrays = np.ones((3, 0), a), np.ones((0, 2), b), x.astype(c)
+            vectors = np.ones((2, 0), a), np.ones(0, b), x.astype(c)
+            with backend.context():
+                y = backend.numpy(nnk.gemm(*map(backend.array, arrays), beta=2))
+                z = backend.numpy(nnk.gemv(*map(backend.array, vectors), alpha=3, beta=2))
+            if not backend.recording:
+                assert y.tolist() == [[-8, 6]] * 3
+                assert z.tolist() == [-8, 6]
+
+    backend.precompiled(body)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64"])
@@ -214,21 +226,14 @@ def test_options_of_an_activation_are_used():
     assert nnk.linear(x, np.eye(2), activation=nnk.relu).tolist() == [[0.0, 3.0]]
 
 
-def test_a_new_scalar_compiles_nothing(monkeypatch):
+def test_a_new_scalar_compiles_nothing(kernels):
     a, b, c = np.ones((9, 9), "f4"), np.ones((9, 9), "f4"), np.ones(9, "f4")
     nnk.gemm(a, b, c, alpha=2.0, epilogue=partial(nnk.elu, alpha=0.5))
-    made = []
-    original = Instance.__post_init__
-
-    def note(self):
-        original(self)
-        made.append(self.kernel)
-
-    monkeypatch.setattr(Instance, "__post_init__", note)
+    kernels.clear()
     machine = nnk.dispatch.machines.cpu_machine()
     before = len(machine._kernels._values)
     y = nnk.gemm(a, b, c, alpha=-0.125, beta=4.0, epilogue=partial(nnk.elu, alpha=0.25))
-    assert len(made) == 1  # the plan is new
+    assert len(kernels) == 1  # the plan is new
     assert len(machine._kernels._values) == before
     assert_close(y, np.full((9, 9), -9 / 8 + 4, "f4"))
 
@@ -347,6 +352,33 @@ def test_gradients_are_adjoint(name, dtype, backend):
             size = 1e-6 * float(np.sum(np.abs(dy)) * 100)
             assert abs(inner(found[0], arrays[0]) - inner(dy, product)) <= size
             assert abs(inner(found[1], arrays[1]) - inner(dy, product)) <= size
+
+    backend.precompiled(body)
+
+
+def test_gradients_of_complex_scalars_are_conjugates(backend):
+    generator = np.random.default_rng(55)
+    a, b, c, dy = (
+        make_numbers(generator, s, "complex64") for s in ((5, 9), (9, 4), (5, 1), (5, 4))
+    )
+    scalars = {"alpha": 2 - 1j, "beta": 1 + 3j}
+
+    def body():
+        with backend.context():
+            of_matrices = nnk.gemm_backward(*map(backend.array, (dy, a, b, c)), **scalars)
+            vectors = (dy[:, 0], a, b[:, 0], c[:, 0])
+            of_vectors = nnk.gemv_backward(*map(backend.array, vectors), **scalars)
+        if backend.recording:
+            return
+        for gradients, z, x2, added in (
+            (backend.numpy(of_matrices), dy, b, c),
+            (backend.numpy(of_vectors), *vectors[::2], vectors[3]),
+        ):
+            product = scalars["alpha"] * (wide(a) @ wide(x2))
+            size = 1e-5 * float(np.sum(np.abs(z)) * 100)
+            assert abs(inner(gradients[0], a) - inner(z, product)) <= size
+            assert abs(inner(gradients[1], x2) - inner(z, product)) <= size
+            assert abs(inner(gradients[2], added) - inner(z, scalars["beta"] * added)) <= size
 
     backend.precompiled(body)
 

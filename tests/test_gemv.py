@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from comparing import assert_close, assert_same_bits, wide
+from comparing import assert_close, assert_same_bits
+from comparing import assert_product as assert_right
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import lay_out, place
 from strategies import examples, layouts, make_numbers, numbers
+from threads import same_on_any_threads
 
 import nnkernels as nnk
-from nnkernels import registry
-from nnkernels.compile.instance import Instance
 from nnkernels.config import gemv as config
 from nnkernels.config.device import PROFILES
 from nnkernels.dispatch.dtypes import numpy_dtype
@@ -33,29 +33,6 @@ PAIRS = (
 )
 # Below, at and above a vector, a warp's vectors and a block's.
 SIDES = (0, 1, 2, 3, 7, 8, 31, 33, 129, 300)
-
-
-def expected_of(x1, x2, **options):
-    return np.asarray(registry.find("matmul").reference(x1, x2, **options))
-
-
-def assert_right(y, x1, x2):
-    scale = np.abs(np.matmul(np.abs(wide(x1)), np.abs(wide(x2))))
-    assert_close(y, expected_of(x1, x2), max(x1.shape[-1], 1), scale, "product with a vector")
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """The names of the kernels that new plans ask for."""
-    made = []
-    original = Instance.__post_init__
-
-    def note(self):
-        original(self)
-        made.append(self.kernel.partition("<")[0])
-
-    monkeypatch.setattr(Instance, "__post_init__", note)
-    return made
 
 
 # ---- any layout ----------------------------------------------------------------------------
@@ -121,7 +98,6 @@ def test_the_memory_order_of_the_matrix_decides(backend, kernels):
 
 def test_vectors_that_share_a_matrix_are_a_product_of_matrices(kernels):
     matrix, vectors = np.ones((170, 80), "f4"), np.ones((5, 80), "f4")
-    nnk.dispatch.machines.cpu_machine().plans.clear()
     assert np.all(nnk.gemv(matrix, vectors) == 80)
     assert kernels == ["MatmulPacked"]
 
@@ -177,21 +153,13 @@ def test_any_number_of_threads_gives_the_same_bits(order, dtype):
     generator = np.random.default_rng(62)
     a = np.asarray(make_numbers(generator, (1500, 700), dtype), order=order)
     x = make_numbers(generator, (700,), dtype)
-    found = []
-    try:
-        for threads in (1, 2, 3, 2):
-            nnk.set_num_threads(threads)
-            found.append(nnk.matmul(a, x))
-    finally:
-        nnk.set_num_threads(2)
-    for other in found[1:]:
-        assert_same_bits(found[0], other, "another number of threads")
-    assert_right(found[0], a, x)
+    found = same_on_any_threads(lambda: nnk.matmul(a, x))
+    assert_right(found, a, x)
     # Nor does it matter which rows are asked for, or where they lie.
-    assert_same_bits(found[0][30:999], nnk.matmul(a[30:999], x), "some of the rows")
+    assert_same_bits(found[30:999], nnk.matmul(a[30:999], x), "some of the rows")
     shifted = np.empty(a.size + 1, a.dtype)[1:].reshape(a.shape, order=order)
     shifted[...] = a
-    assert_same_bits(found[0], nnk.matmul(shifted, x), "another place in memory")
+    assert_same_bits(found, nnk.matmul(shifted, x), "another place in memory")
 
 
 def test_infinities_and_nan_stay_in_their_sums(backend):
@@ -248,35 +216,13 @@ def test_long_sums_of_few_columns_are_split(kernels):
     x = make_numbers(generator, (140_000,), "float32")
     for n, order in ((1, "F"), (3, "F"), (5, "C"), (20, "C")):
         b = np.asarray(make_numbers(generator, (140_000, n), "float32"), order=order)
-        found = []
-        try:
-            for threads in (1, 2, 3, 2):
-                nnk.set_num_threads(threads)
-                kernels.clear()
-                found.append(nnk.matmul(x, b))
-        finally:
-            nnk.set_num_threads(2)
-        assert kernels == ["GemvAlong" if order == "F" else "GemvAcross", "MatmulSplits"]
-        assert_right(found[0], x, b)
-        for other in found[1:]:
-            assert_same_bits(found[0], other, "another number of threads")
+        kernels.clear()
+        assert_right(same_on_any_threads(lambda b=b: nnk.matmul(x, b)), x, b)
+        first = "GemvAlong" if order == "F" else "GemvAcross"
+        assert kernels == [first, "MatmulSplits"] * 4
 
 
 # ---- GPUs: blocks in flight ------------------------------------------------------------------
-
-
-@pytest.fixture
-def chosen(monkeypatch):
-    """The configurations that are chosen from now on."""
-    found = []
-    original = config.configure
-
-    def configure(problem, device):
-        found.append(original(problem, device))
-        return found[-1]
-
-    monkeypatch.setattr(config, "configure", configure)
-    return found
 
 
 # Shape of A and its order, dtype, processors of the device; what is to be chosen.

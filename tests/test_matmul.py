@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, wide
+from comparing import assert_product as assert_right
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import dense, lay_out, place
 from strategies import examples, layouts, make_numbers, numbers
+from threads import same_on_any_threads
 
 import nnkernels as nnk
 from nnkernels import registry
@@ -36,13 +39,6 @@ PAIRS = (
     ("int64", "int64"),
 )
 SIDES = (0, 1, 1, 2, 3, 5, 8, 17, 33, 65)
-
-
-def assert_right(result, x1, x2, **options):
-    expected = np.asarray(MATMUL.reference(x1, x2, **options))
-    with np.errstate(all="ignore"):
-        scale = np.abs(np.matmul(np.abs(wide(x1)), np.abs(wide(x2))))
-    assert_close(result, expected, max(x1.shape[-1], 1), scale, "matmul")
 
 
 @st.composite
@@ -166,6 +162,21 @@ def test_python_numbers_are_no_matrices(backend):
         nnk.matmul(backend.array(np.ones((2, 2))), 2.0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "complex64", "int8"])
+def test_sides_of_0_and_1(dtype, backend):
+    def body():
+        generator = np.random.default_rng(38)
+        for m, k, n in product((0, 1, 2), repeat=3):
+            x1, x2 = (make_numbers(generator, s, dtype) for s in ((m, k), (k, n)))
+            with backend.context():
+                y = backend.numpy(nnk.matmul(backend.array(x1), backend.array(x2)))
+            assert y.shape == (m, n)
+            if not backend.recording:
+                assert_right(y, x1, x2)
+
+    backend.precompiled(body)
+
+
 # ---- out ---------------------------------------------------------------------------------------
 
 
@@ -173,11 +184,13 @@ def test_out_of_any_layout(backend):
     @examples(0.5)
     @given(st.data())
     def right(data):
-        first, second = data.draw(products())
-        x1, x2 = (data.draw(numbers(s, "float32", kinds=("ordinary",))) for s in (first, second))
-        shape = np.asarray(MATMUL.reference(x1, x2)).shape
-        layout = data.draw(layouts(shape, 4, byte_shifts=backend.is_cpu, writable=True))
-        target = place(np.zeros(shape, np.float32), layout)
+        dtype = data.draw(st.sampled_from(("float32", "float16", "complex128", "int64")))
+        x1, x2 = (data.draw(numbers(s, dtype, kinds=("ordinary",))) for s in data.draw(products()))
+        like = np.asarray(MATMUL.reference(x1, x2))
+        layout = data.draw(
+            layouts(like.shape, like.itemsize, byte_shifts=backend.is_cpu, writable=True)
+        )
+        target = place(np.zeros_like(like), layout)
         out = backend.array(target.view)
         with backend.context():
             result = nnk.matmul(backend.array(x1), backend.array(x2), out=out)
@@ -211,16 +224,7 @@ def test_any_number_of_threads_gives_the_same_bits():
     generator = np.random.default_rng(33)
     x1 = make_numbers(generator, (3, 150, 70), "float32")
     x2 = make_numbers(generator, (70, 200), "float32")
-    found = []
-    try:
-        for threads in (1, 2, 3, 2):
-            nnk.set_num_threads(threads)
-            found.append(nnk.matmul(x1, x2))
-    finally:
-        nnk.set_num_threads(2)
-    for other in found[1:]:
-        assert_same_bits(found[0], other, "matmul with another number of threads")
-    assert_right(found[0], x1, x2)
+    assert_right(same_on_any_threads(lambda: nnk.matmul(x1, x2)), x1, x2)
 
 
 def test_a_slice_of_a_batch_gives_the_same_bits(backend):

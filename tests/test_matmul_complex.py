@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, wide
+from comparing import assert_product as assert_right
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import place
 from strategies import examples, layouts, make_numbers, numbers
+from threads import same_on_any_threads
 
 import nnkernels as nnk
-from nnkernels import registry
 from nnkernels.config import matmul
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_complex import ComplexConfig
@@ -23,26 +24,6 @@ from nnkernels.dispatch.dtypes import numpy_dtype
 
 SIDES = (1, 2, 3, 5, 6, 7, 13, 16, 17, 33, 47)
 CPU = Device("cpu", "host", 1, 2, 512 * 1024, 64, 8 << 20)
-
-
-def assert_right(result, x1, x2):
-    expected = np.asarray(registry.find("matmul").reference(x1, x2))
-    scale = np.abs(np.matmul(np.abs(wide(x1)), np.abs(wide(x2))))
-    assert_close(result, expected, x1.shape[-1], scale, "complex product")
-
-
-@pytest.fixture
-def chosen(monkeypatch):
-    """The configurations that calls have chosen."""
-    found = []
-    original = matmul.configure
-
-    def configure(problem, device):
-        found.append(original(problem, device))
-        return found[-1]
-
-    monkeypatch.setattr(matmul, "configure", configure)
-    return found
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
@@ -79,23 +60,15 @@ def test_slices_threads_and_copies(dtype, cpu, chosen):
     generator = np.random.default_rng(1)
     x1 = make_numbers(generator, (70, 300), dtype)
     x2 = make_numbers(generator, (300, 190), dtype)
-    found = []
-    try:
-        for threads in (1, 2, 3, 2):
-            nnk.set_num_threads(threads)
-            found.append(nnk.matmul(x1, x2))
-    finally:
-        nnk.set_num_threads(2)
-    assert_right(found[0], x1, x2)
-    for other in found[1:]:
-        assert_same_bits(found[0], other, "another number of threads")
+    found = same_on_any_threads(lambda: nnk.matmul(x1, x2))
+    assert_right(found, x1, x2)
     views = (np.repeat(x, 2, axis=1)[:, ::2] for x in (x1, x2))
-    assert_same_bits(found[0], nnk.matmul(*views), "views with gaps")
-    assert_same_bits(found[0][10:15], nnk.matmul(x1[10:15], x2), "some of the rows")
+    assert_same_bits(found, nnk.matmul(*views), "views with gaps")
+    assert_same_bits(found[10:15], nnk.matmul(x1[10:15], x2), "some of the rows")
     # Where C has gaps, sums wait in scratch memory.
     out = np.zeros((70, 380), dtype)[:, ::2]
     nnk.matmul(x1, x2, out=out)
-    assert_same_bits(found[0], np.ascontiguousarray(out), "a result with gaps")
+    assert_same_bits(found, np.ascontiguousarray(out), "a result with gaps")
     assert all(isinstance(c, ComplexConfig) for c in chosen)
     assert [c.in_place for c in chosen][-1] is False
     assert chosen[0].in_place

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, wide
+from comparing import assert_product as assert_right
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import place
 from strategies import examples, layouts, make_numbers, numbers
+from threads import same_on_any_threads
 
 import nnkernels as nnk
-from nnkernels import registry
 from nnkernels.config import matmul, matmul_rows
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import PackedConfig
@@ -26,28 +27,13 @@ TYPES = ("float32", "float64", "float16", "int32")
 SIDES = (1, 2, 5, 12, 13, 24, 31, 64, 200)
 
 
-def assert_right(result, x1, x2):
-    expected = np.asarray(registry.find("matmul").reference(x1, x2))
-    scale = np.abs(np.matmul(np.abs(wide(x1)), np.abs(wide(x2))))
-    assert_close(result, expected, x1.shape[-1], scale, "product of few rows")
-
-
 @pytest.fixture
-def any_size(cpu, monkeypatch):
+def any_size(cpu, monkeypatch, chosen):
     """Products of any size by this kernel, if B has adjacent columns; which were chosen."""
     monkeypatch.setattr(matmul_rows, "_LEAST_BYTES", 0)
     monkeypatch.setattr(matmul_rows, "_LEAST_COLUMNS", 1)
     monkeypatch.setattr(matmul.matmul_small, "is_small", lambda problem: False)
-    found = []
-    original = matmul.configure
-
-    def configure(problem, device):
-        found.append(original(problem, device))
-        return found[-1]
-
-    monkeypatch.setattr(matmul, "configure", configure)
-    cpu.machine.plans.clear()
-    yield found
+    yield chosen
     cpu.machine.plans.clear()
 
 
@@ -103,35 +89,18 @@ def test_epilogue_and_other_types(cpu, any_size):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_large_ones_are_chosen_and_any_number_of_threads_gives_the_same_bits(dtype, cpu):
+def test_large_ones_are_chosen_and_any_number_of_threads_gives_the_same_bits(dtype, cpu, kernels):
     generator = np.random.default_rng(4)
     x1, x2 = (
         make_numbers(generator, (16, 1100), dtype),
         make_numbers(generator, (1100, 1003), dtype),
     )
-    names = []
-    original = type(cpu.machine).prepare
-
-    def prepare(instance, *rest):
-        names.append(instance.kernel.partition("<")[0])
-        return original(cpu.machine, instance, *rest)
-
-    cpu.machine.prepare = prepare
-    found = []
-    try:
-        for threads in (1, 2, 3, 2):
-            nnk.set_num_threads(threads)
-            found.append(nnk.matmul(x1, x2))
-        gaps = np.repeat(x1, 2, axis=1)[:, ::2]
-        found.append(nnk.matmul(gaps, x2))
-        found.append(nnk.matmul(x1, np.pad(x2, ((0, 0), (0, 5)))[:, :-5]))
-    finally:
-        del cpu.machine.prepare
-        nnk.set_num_threads(2)
-    assert set(names) == {"MatmulRows"}
-    assert_right(found[0], x1, x2)
-    for other in found[1:]:
-        assert_same_bits(found[0], other, "another number of threads, or a view")
+    found = same_on_any_threads(lambda: nnk.matmul(x1, x2))
+    assert_right(found, x1, x2)
+    gaps = np.repeat(x1, 2, axis=1)[:, ::2]
+    assert_same_bits(found, nnk.matmul(gaps, x2), "A with gaps")
+    assert_same_bits(found, nnk.matmul(x1, np.pad(x2, ((0, 0), (0, 5)))[:, :-5]), "B with gaps")
+    assert set(kernels) == {"MatmulRows"}
 
 
 BASE = MatmulProblem(16, 4096, 4096, (16384, 4), (16384, 4), (4, 4, 4), 4, False, 10**6)

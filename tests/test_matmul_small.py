@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, wide
+from comparing import assert_product as assert_right
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import dense, lay_out, place
 from strategies import examples, layouts, make_numbers, numbers
+from threads import same_on_any_threads
 
 import nnkernels as nnk
-from nnkernels import registry
-from nnkernels.compile.instance import Instance
 from nnkernels.config import matmul, matmul_small
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST, MatmulProblem
@@ -25,20 +25,6 @@ DTYPES = ("float32", "float64", "int32")
 # Below, at and above a register, two of them, and a micro-tile.
 SIDES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 65)
 CPU = Device("cpu", "host", 1, 2, 512 * 1024, 64, 8 << 20)
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """The names of the kernels that new plans ask for."""
-    made = []
-    original = Instance.__post_init__
-
-    def note(self):
-        original(self)
-        made.append(self.kernel.partition("<")[0])
-
-    monkeypatch.setattr(Instance, "__post_init__", note)
-    return made
 
 
 @pytest.fixture
@@ -54,12 +40,6 @@ def packed(monkeypatch):
         return result
 
     return multiply
-
-
-def assert_right(result, x1, x2):
-    expected = np.asarray(registry.find("matmul").reference(x1, x2))
-    scale = np.abs(np.matmul(np.abs(wide(x1)), np.abs(wide(x2))))
-    assert_close(result, expected, x1.shape[-1], scale, "small product")
 
 
 # ---- any layout ----------------------------------------------------------------------------
@@ -159,21 +139,13 @@ def test_threads_slices_and_copies_give_the_same_bits(kernels):
     generator = np.random.default_rng(4)
     x1 = make_numbers(generator, (70, 30, 33), "float32")
     x2 = make_numbers(generator, (70, 33, 40), "float32")
-    found = []
-    try:
-        for threads in (1, 2, 3, 2):
-            nnk.set_num_threads(threads)
-            found.append(nnk.matmul(x1, x2))
-    finally:
-        nnk.set_num_threads(2)
-    for other in found[1:]:
-        assert_same_bits(found[0], other, "another number of threads")
-    assert_right(found[0], x1, x2)
-    assert_same_bits(found[0][7:30:3], nnk.matmul(x1[7:30:3], x2[7:30:3]), "some of the matrices")
+    found = same_on_any_threads(lambda: nnk.matmul(x1, x2))
+    assert_right(found, x1, x2)
+    assert_same_bits(found[7:30:3], nnk.matmul(x1[7:30:3], x2[7:30:3]), "some of the matrices")
     turned = (np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2) for x in (x1, x2))
-    assert_same_bits(found[0], nnk.matmul(*turned), "operands by columns")
+    assert_same_bits(found, nnk.matmul(*turned), "operands by columns")
     backwards = (np.ascontiguousarray(x[::-1, ::-1, ::-1])[::-1, ::-1, ::-1] for x in (x1, x2))
-    assert_same_bits(found[0], nnk.matmul(*backwards), "operands backwards")
+    assert_same_bits(found, nnk.matmul(*backwards), "operands backwards")
     assert set(kernels) == {"MatmulSmall"}
 
 

@@ -9,6 +9,7 @@ import pytest
 from comparing import assert_close, assert_same_bits, wide
 from layouts import lay_out, place
 from strategies import make_numbers
+from threads import same_on_any_threads
 
 import nnkernels as nnk
 from nnkernels import registry
@@ -17,6 +18,7 @@ from nnkernels.config import matmul_small, matmul_splits
 from nnkernels.config.device import PROFILES, Device
 from nnkernels.config.matmul_splits import SplitsProblem, splits_on_a_cpu
 from nnkernels.config.matmul_tiles import TilesConfig
+from nnkernels.dispatch import matmul_launch
 from nnkernels.dispatch.dtypes import numpy_dtype
 
 pytestmark = pytest.mark.usefixtures("ordinary_products")
@@ -53,19 +55,6 @@ def force(monkeypatch):
     return split
 
 
-def launches_of(machine, monkeypatch):
-    """The templates that are prepared from now on."""
-    names = []
-    original = type(machine).prepare
-
-    def prepare(instance, *rest):
-        names.append(instance.kernel.partition("<")[0])
-        return original(machine, instance, *rest)
-
-    monkeypatch.setattr(machine, "prepare", prepare, raising=False)
-    return names
-
-
 def operands(generator, shapes, types, options):
     a, b = (make_numbers(generator, s, types[0]) for s in shapes[:2])
     if options.get("transpose_a"):
@@ -74,7 +63,7 @@ def operands(generator, shapes, types, options):
     return a, b, c
 
 
-def test_split_sums_with_every_epilogue(backend, force, monkeypatch):
+def test_split_sums_with_every_epilogue(backend, force, kernels):
     def body():
         generator = np.random.default_rng(80)
         for number, (shapes, types, options, splits) in enumerate(CASES):
@@ -92,13 +81,13 @@ def test_split_sums_with_every_epilogue(backend, force, monkeypatch):
 
     machine = backend.machine
     backend.precompiled(body)
-    names = launches_of(machine, monkeypatch)
     force(3)
     machine.plans.clear()
+    kernels.clear()
     with backend.context():
         nnk.matmul(*(backend.array(np.ones(s, np.float32)) for s in ((5, 300), (300, 7))))
-    assert names[1:] == ["MatmulSplits"]
-    assert names[0] != "MatmulSplits"
+    assert kernels[1:] == ["MatmulSplits"]
+    assert kernels[0] != "MatmulSplits"
     machine.plans.clear()
 
 
@@ -163,21 +152,23 @@ def test_the_partial_sums_are_added_in_order(backend, force):
     backend.machine.plans.clear()
 
 
+def test_indices_reach_the_end_of_the_workspace(backend, force, monkeypatch):
+    force(3)
+    a, b = (backend.array(np.ones(s, np.float32)) for s in ((5, 300), (300, 7)))
+    for size, index in ((2**30, "int32"), (2**31, "int64")):
+        monkeypatch.setattr(matmul_launch, "workspace_bytes", lambda call, splits, size=size: size)
+        with backend._recording() as instances, backend.context():
+            nnk.matmul(a, b)
+        assert f", {index}, " in instances[0].kernel
+
+
 def test_split_sums_on_any_number_of_threads(cpu, force):
     force(3, tile_k=128)
     generator = np.random.default_rng(83)
     a = make_numbers(generator, (40, 900), "float32")
     b = make_numbers(generator, (900, 50), "float32")
-    found = []
-    try:
-        for threads in (1, 2, 3):
-            nnk.set_num_threads(threads)
-            found.append(nnk.matmul(a, b))
-    finally:
-        nnk.set_num_threads(2)
-    for other in found[1:]:
-        assert_same_bits(found[0], other, "another number of threads")
-    assert_close(found[0], (wide(a) @ wide(b)).astype(np.float32), 900, scale=300.0)
+    found = same_on_any_threads(lambda: nnk.matmul(a, b))
+    assert_close(found, (wide(a) @ wide(b)).astype(np.float32), 900, scale=300.0)
     cpu.machine.plans.clear()
 
 
@@ -243,20 +234,11 @@ def test_long_sums_are_split_on_a_cpu(m, n, k, batches, splits):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64", "int32"])
-def test_long_sums_on_a_cpu(dtype, cpu, monkeypatch):
+def test_long_sums_on_a_cpu(dtype, cpu, kernels):
     generator = np.random.default_rng(85)
     x1 = make_numbers(generator, (3, 33_000), dtype)
     x2 = make_numbers(generator, (33_000, 9), dtype)
-    names = launches_of(cpu.machine, monkeypatch)
-    found = []
-    try:
-        for threads in (1, 2, 3, 2):
-            nnk.set_num_threads(threads)
-            found.append(nnk.matmul(x1, x2))
-    finally:
-        nnk.set_num_threads(2)
-    assert names[1::2] == ["MatmulSplits"] * 4
-    check(found[0], (x1, x2, None), {})
-    for other in found[1:]:
-        assert_same_bits(found[0], other, "another number of threads")
-    assert_same_bits(found[0], nnk.matmul(x1.copy("F"), x2.copy("F")), "operands by columns")
+    found = same_on_any_threads(lambda: nnk.matmul(x1, x2))
+    assert kernels[1::2] == ["MatmulSplits"] * 4
+    check(found, (x1, x2, None), {})
+    assert_same_bits(found, nnk.matmul(x1.copy("F"), x2.copy("F")), "operands by columns")

@@ -12,13 +12,11 @@ from strategies import make_numbers
 
 import nnkernels as nnk
 from nnkernels.compile import cxx
-from nnkernels.config import matmul as config
 from nnkernels.config import matmul_tensor as tensor
-from nnkernels.config.device import PROFILES, SIMULATED
+from nnkernels.config.device import PROFILES
 from nnkernels.config.matmul_problem import MatmulProblem
 from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
-from nnkernels.dispatch.machines import machine_named
 from nnkernels.inspection.bank_conflicts import extra_phases
 
 # What matrix cores multiply, by architecture.
@@ -33,22 +31,6 @@ SQUARE = next(tile for tile in tensor._ASYNC_TILES if tile.m == tile.n == 64)
 
 def arch_of(backend):
     return backend.device.arch
-
-
-@pytest.fixture
-def chosen(monkeypatch):
-    """The configurations that calls have chosen; plans of earlier calls do not count."""
-    found = []
-    for arch in SIMULATED:
-        machine_named(f"sim:{arch}").plans.clear()
-    original = config.configure
-
-    def configure(problem, device):
-        found.append(original(problem, device))
-        return found[-1]
-
-    monkeypatch.setattr(config, "configure", configure)
-    return found
 
 
 @pytest.fixture
@@ -164,13 +146,15 @@ def placed(values, layout, turned=False):
     return p.view.T if turned else p.view
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8", "float32", "float64"])
+def one_of_each_size(arch):
+    """A dtype of each size that the matrix cores of an architecture multiply."""
+    tf32 = ("float32",) if arch.startswith("sm") else ()
+    return ("float16", "int8", *FLOATS[arch][2:], *tf32)
+
+
+@pytest.mark.dtypes(of=one_of_each_size)
 def test_every_pair_of_layouts(dtype, simulator, chosen):
     arch = arch_of(simulator)
-    if dtype.startswith("float") and dtype not in (*FLOATS[arch], "float32"):
-        pytest.skip("no matrix core multiplies them")
-    if (dtype, arch) == ("float32", "gfx1100"):
-        pytest.skip("no matrix core multiplies them")
     options = {"precision": "tf32"} if dtype == "float32" else {}
     if dtype == "int8":
         options["out_dtype"] = "int32"
@@ -246,6 +230,27 @@ def test_no_terms(simulator):
     assert np.array_equal(y, np.zeros((20, 30), np.float16))
 
 
+@pytest.mark.parametrize(("m", "n", "k"), [(40, 48, 61), (41, 49, 64), (35, 37, 39)])
+def test_lines_that_begin_aligned_and_end_within_a_chunk(m, n, k, simulator, chosen):
+    # Beyond the end of each line lies NaN.
+    def within(x):
+        lines, length = x.shape
+        padded = np.full((lines, -(-length // 16) * 16), np.nan, x.dtype)
+        padded[:, :length] = x
+        return padded[:, :length]
+
+    def body():
+        a, b = operands(19, m, n, k, "float16")
+        for x, y in ((within(a), within(b)), (within(a.T).T, within(b.T).T)):
+            with simulator.context(9):
+                z = nnk.matmul(x, y)
+            if not simulator.recording:
+                assert_right(z, a, b)
+
+    simulator.precompiled(body)
+    assert all(isinstance(c, TensorConfig) for c in chosen)
+
+
 # ---- splits -------------------------------------------------------------------------------------
 
 
@@ -282,15 +287,16 @@ def test_types_of_results(out_dtype, simulator, chosen):
     assert_right(y, a, b)
 
 
-@pytest.mark.parametrize("wide_c", [True, False])
-def test_epilogues_and_places_of_results(wide_c, simulator, chosen):
+@pytest.mark.parametrize(
+    ("steps", "wide_c"), [((1, 1), True), ((2, -1), False), ((1, 2), False)], ids=str
+)
+def test_epilogues_and_places_of_results(steps, wide_c, simulator, chosen):
     generator = np.random.default_rng(11)
     a, b = operands(12, 70, 72, 40, "float16")
     c = make_numbers(generator, (70, 72), "float16")
     bias = make_numbers(generator, (72,), "float32")
     exact = wide(a) @ wide(b)
     scale = np.abs(wide(a)) @ np.abs(wide(b)) + 20
-    steps = (1, 1) if wide_c else (2, -1)
 
     def body():
         for out_dtype in ("float16", "float32"):
@@ -369,11 +375,10 @@ def test_float32_is_rounded_only_if_asked(simulator, chosen):
     simulator.precompiled(body)
 
 
-def test_gradients_take_the_precision(simulator, chosen):
-    if not arch_of(simulator).startswith("sm"):
-        pytest.skip("TF32 is NVIDIA's")
+@pytest.mark.dtypes(of=lambda arch: ["float32"] if arch.startswith("sm") else [])
+def test_gradients_take_the_precision(dtype, simulator, chosen):
     generator = np.random.default_rng(16)
-    x, w, dy = (make_numbers(generator, s, "float32") for s in ((40, 24), (48, 24), (40, 48)))
+    x, w, dy = (make_numbers(generator, s, dtype) for s in ((40, 24), (48, 24), (40, 48)))
 
     def body():
         chosen.clear()

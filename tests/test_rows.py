@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import dense, is_dense, keeps_order, lay_out, place
 from strategies import examples, layouts, make_numbers, numbers, shapes
+from threads import same_on_any_threads
 
 import nnkernels as nnk
 from nnkernels import registry
@@ -324,20 +325,14 @@ THREADED = [((3000, 20), 1), ((50, 3000), 1), ((2, 100_000), 1), ((700, 300), 0)
 def test_any_number_of_threads_gives_the_same_bits(shape, axis):
     generator = np.random.default_rng(22)
     x, dy = (make_numbers(generator, shape, "float32") for _ in range(2))
-    found = []
-    try:
-        for threads in (1, 2, 3, 2):
-            nnk.set_num_threads(threads)
-            y = nnk.softmax(x, axis=axis)
-            total = dispatch.sum_over(x, (axis,))
-            found.append((y, nnk.softmax_backward(dy, y, axis=axis), total))
-    finally:
-        nnk.set_num_threads(2)
-    for other in found[1:]:
-        for a, b in zip(found[0], other, strict=True):
-            assert_same_bits(a, b, "with another number of threads")
-    assert_right("softmax", found[0][0], [x], axis)
-    assert_right("softmax_backward", found[0][1], [dy, found[0][0]], axis)
+
+    def results():
+        y = nnk.softmax(x, axis=axis)
+        return y, nnk.softmax_backward(dy, y, axis=axis), dispatch.sum_over(x, (axis,))
+
+    y, dx, _ = same_on_any_threads(results)
+    assert_right("softmax", y, [x], axis)
+    assert_right("softmax_backward", dx, [dy, y], axis)
 
 
 def test_the_order_of_threads_does_not_matter(simulator):

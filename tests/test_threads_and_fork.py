@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from processes import finish, run_python, start_python
+from threads import number_of_threads
 
 import nnkernels as nnk
 from nnkernels.dispatch import machines
@@ -31,11 +32,8 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 @pytest.fixture(autouse=True)
 def four_threads():
     """A pool with workers, also where there are fewer processors."""
-    machine = machines.cpu_machine()
-    before = machine.num_threads
-    nnk.set_num_threads(4)
-    yield
-    nnk.set_num_threads(before)
+    with number_of_threads(4):
+        yield
 
 
 CALLS = [
@@ -157,7 +155,6 @@ def test_any_number_of_threads(threads):
     assert machines.cpu_machine().num_threads == min(threads, 255)
     for call, wanted in zip(CALLS, expected, strict=True):
         assert np.array_equal(call(), wanted)
-    nnk.set_num_threads(2)
 
 
 PLACES = """

@@ -27,8 +27,7 @@ def gemm(
 ) -> Any:
     """``epilogue(op(a) op(b), c)``; c may be None."""
     (x, y, d), library, like = _adopted((a, b, c), GEMM)
-    for operand, name in ((x, "a"), (y, "b")):
-        require_axes(operand, name, "gemm multiplies matrices; gemv takes a vector")
+    require_matrices(x, y, GEMM, "gemm multiplies matrices; gemv takes a vector")
     x, name_a = turned(x, "a") if transpose[0] else (x, "a")
     y, name_b = turned(y, "b") if transpose[1] else (y, "b")
     return matmul.multiply(
@@ -48,7 +47,7 @@ def gemv(
 ) -> Any:
     """``epilogue(op(a) x, y)`` for stacks of matrices and vectors; y may be None."""
     (matrix, vector, d), library, like = _adopted((a, x, y), GEMV)
-    require_axes(matrix, "a", "gemv multiplies a matrix by a vector")
+    require_matrices(matrix, vector, GEMV, "gemv multiplies a matrix by a vector", vectors=True)
     matrix, name = turned(matrix, "a") if transpose else (matrix, "a")
     return matmul.multiply(
         (matrix, vector, d),
@@ -95,7 +94,9 @@ def check_linear(x: Any, weight: Any, bias: Any) -> None:
         Naming the shapes that do not fit.
     """
     if weight.ndim != 2:
-        raise ShapeError(f"weight has shape {weight.shape}; it must be (outputs, inputs)")
+        raise ShapeError(
+            f"x has shape {x.shape} and weight {weight.shape}: weight must be (outputs, inputs)"
+        )
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
             f"x has shape {x.shape} and weight {weight.shape}: the last axis of x must have the "
@@ -116,16 +117,27 @@ def _adopted(arrays: Sequence[Any], names: Sequence[str]) -> tuple[Sequence[Any]
     return (first, second, None), library, like
 
 
-def require_axes(x: Any, name: str, reason: str) -> None:
-    """Check that an array has the axes of a matrix.
+def require_matrices(
+    first: Any, second: Any, names: Sequence[str], reason: str, vectors: bool = False
+) -> None:
+    """Check that two operands, or only the first one, have the axes of matrices.
+
+    Parameters
+    ----------
+    vectors : bool
+        Whether the second operand is a stack of vectors.
 
     Raises
     ------
     ShapeError
-        With the reason, if it has fewer than two.
+        Naming both shapes, with the reason.
     """
-    if x.ndim < 2:
-        raise ShapeError(f"{name} has shape {x.shape}; it needs at least two axes: {reason}")
+    for operand, name in ((first, names[0]), (second, names[1]))[: 1 if vectors else 2]:
+        if operand.ndim < 2:
+            raise ShapeError(
+                f"{names[0]} has shape {first.shape} and {names[1]} {second.shape}: {name} needs "
+                f"at least two axes; {reason}"
+            )
 
 
 def turned(x: Any, name: str) -> tuple[Any, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,6 +185,11 @@ class Call:
     alignments: tuple[int, int, int]
     in_place: bool
     precision: str | None = None
+
+    @property
+    def batches(self) -> int:
+        """How many matrices the result has."""
+        return prod(self.product.batch)
 
     def batch(self) -> tuple[Shape, list[Strides]]:
         """Shape of the stack, and strides of A, B, C and what is added; merged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from nnkernels.dispatch import elementwise, matmul, rows
 from nnkernels.dispatch.axes import Shape, merge
 from nnkernels.dispatch.dtypes import ELEMENTS, name_of, promote
 from nnkernels.dispatch.elementwise import Functor
-from nnkernels.dispatch.gemm import GEMM, GEMV, LINEAR, check_linear, require_axes, turned
+from nnkernels.dispatch.gemm import GEMM, GEMV, LINEAR, check_linear, require_matrices, turned
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
 from nnkernels.dispatch.matmul_product import broadcast_to, match_shapes
 from nnkernels.errors import ShapeError
@@ -49,8 +50,7 @@ def gemm_backward(
 ) -> Gradients:
     """Gradients of a, b and c (or None) of ``alpha op(a) op(b) + beta c``."""
     (d, first, second, added), restore = _adopt((dy, a, b, c), ("dy", *GEMM))
-    for operand, name in ((first, "a"), (second, "b")):
-        require_axes(operand, name, "gemm multiplies matrices; gemv takes a vector")
+    require_matrices(first, second, GEMM, "gemm multiplies matrices; gemv takes a vector")
     op_a, name_a = turned(first, "a") if transpose[0] else (first, "a")
     op_b, name_b = turned(second, "b") if transpose[1] else (second, "b")
     _check_cotangent(d, match_shapes(op_a, op_b, (name_a, name_b)).result, "gemm")
@@ -73,7 +73,7 @@ def gemv_backward(
 ) -> Gradients:
     """Gradients of a, x and y (or None) of ``alpha op(a) x + beta y``."""
     (d, matrix, vector, added), restore = _adopt((dy, a, x, y), ("dz", *GEMV))
-    require_axes(matrix, "a", "gemv multiplies a matrix by a vector")
+    require_matrices(matrix, vector, GEMV, "gemv multiplies a matrix by a vector", vectors=True)
     op_a, name = turned(matrix, "a") if transpose else (matrix, "a")
     _check_cotangent(d, match_shapes(op_a, vector, (name, "x"), vectors=True).result, "gemv", "dz")
     scale = _scale(alpha)
@@ -188,7 +188,7 @@ def _batch_as_terms(first: Any, second: Any) -> tuple[Any, Any]:
     strides = [(*first.strides[:-2], first.strides[-1]), second.strides[:-1]]
     if second.shape[:-2] != batch or len(merge((*batch, k), strides)[0]) > 1:
         return first, second
-    terms = k * int(np.prod(batch, dtype=np.int64))
+    terms = k * prod(batch)
     axes = (first.ndim - 2, *range(first.ndim - 2), first.ndim - 1)
     return (
         first.transpose(axes).reshape(first.shape[-2], terms),

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from nnkernels.config import gemv as gemv_config
 from nnkernels.config import matmul as config
 from nnkernels.config.gemv import GemvConfig, GemvProblem
@@ -20,7 +18,7 @@ from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import terms_of_split
 from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
-from nnkernels.dispatch.axes import Strides, largest_power_of_two
+from nnkernels.dispatch.axes import largest_power_of_two
 from nnkernels.dispatch.matmul_call import Call
 from nnkernels.dispatch.matmul_instances import gemv_instance, matmul_instance
 from nnkernels.dispatch.matmul_packing import pack_batch, pack_epilogue
@@ -40,19 +38,31 @@ def prepare_matmul(call: Call, machine: Any) -> Prepared:
         chosen = config.configure(problem, without_tiles(machine.device))
     if isinstance(chosen, SmallConfig) or chosen.splits == 1:
         return (*_prepare(call, chosen, call.product.k, machine), None)
-    terms = terms_of_split(call.product.k, chosen.splits, chosen.tile_k)
-    splits = -(-call.product.k // terms)
-    index = index_kind(max(problem.reach, workspace_bytes(call, splits)))
+    terms, splits, index = _ranges(call, chosen.splits, chosen.tile_k)
     chosen = chosen.for_workspace(problem.n, problem.compute_itemsize, index)
     first = _prepare(call.part(splits, terms), chosen, terms, machine)
     return (*first, prepare_splits(call, splits, machine))
+
+
+def _ranges(call: Call, splits: int, multiple: int) -> tuple[int, int, str]:
+    """Terms of a range of a split product, how many ranges there are, and the kind of index.
+
+    Parameters
+    ----------
+    splits : int
+        The most ranges.
+    multiple : int
+        Of which the number of terms is one.
+    """
+    terms = terms_of_split(call.product.k, splits, multiple)
+    splits = -(-call.product.k // terms)
+    return terms, splits, index_kind(max(call.product.reach, workspace_bytes(call, splits)))
 
 
 def matmul_problem(call: Call) -> MatmulProblem:
     """What a configuration may know about a product of matrices."""
     product, types = call.product, call.types
     accumulator, _, compute_itemsize = types.accumulator
-    batch, batch_strides = call.batch()
     return MatmulProblem(
         m=product.m,
         n=product.n,
@@ -63,21 +73,21 @@ def matmul_problem(call: Call) -> MatmulProblem:
         compute_itemsize=compute_itemsize,
         is_complex=types.c.kind == "c",
         reach=product.reach,
-        batches=int(np.prod(batch, dtype=np.int64)),
+        batches=call.batches,
         # Unfinished sums may wait in C, unless it holds what is still to be added.
         strides_c=(product.strides_c[-2], product.strides_c[-1]),
         in_place=types.storage_c == accumulator and not call.in_place,
         dot=types.dot,
         same_a=types.is_summed_as_it_is(types.a)
         and not (call.conjugate[0] and types.a.kind == "c"),
-        alignments=_alignments(call, batch_strides),
+        alignments=_alignments(call),
         tf32=call.precision == "tf32",
         element=types.a.storage if types.a == types.b else "",
     )
 
 
-def _alignments(call: Call, batch_strides: list[Strides]) -> tuple[int, int, int]:
-    given = zip(call.alignments, batch_strides, strict=False)  # what is added has none
+def _alignments(call: Call) -> tuple[int, int, int]:
+    given = zip(call.alignments, call.batch()[1], strict=False)  # what is added has none
     a, b, c = (largest_power_of_two(alignment, *strides) for alignment, strides in given)
     return a, b, c
 
@@ -86,11 +96,10 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
     """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
     product = call.product
     batch, batch_strides = call.batch()
-    batches = int(np.prod(batch, dtype=np.int64))
+    batches, of_range = _matrices(call, terms)
     tiles = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
-    splits = -(-product.k // terms) if terms else 1
     packer = Packer(len(batch_strides), chosen.index)
-    blocks = _PACK_GRID[type(chosen)](packer, chosen, tiles, batches, splits)
+    blocks = _PACK_GRID[type(chosen)](packer, chosen, tiles, batches, of_range)
     packer.add_index(product.m, product.n, product.k, terms)
     pack_batch(packer, batch, batch_strides)
     for strides in (product.strides_a, product.strides_b, product.strides_c):
@@ -103,22 +112,27 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
     return packer.finish(), machine.prepare(instance, blocks, shared_bytes, traffic)
 
 
+def _matrices(call: Call, terms: int) -> tuple[int, int]:
+    """Matrices that a launch makes, and of those the ones for one range of `terms` terms."""
+    ranges = -(-call.product.k // terms) if terms else 1
+    return call.batches, call.batches // ranges
+
+
 def _pack_tile_grid(
     packer: Packer,
     chosen: PackedConfig | ComplexConfig | TilesConfig | RowsConfig,
     tiles: tuple[int, int],
     batches: int,
-    splits: int,
+    of_range: int,
 ) -> int:
     """How blocks of a CPU share a product out; how many there are."""
-    blocks = batches * tiles[0] * tiles[1]
-    packer.add("q", *tiles, blocks // splits)
+    packer.add("q", *tiles, of_range * tiles[0] * tiles[1])
     packer.add("i", chosen.tile_m, chosen.tile_n, chosen.rows_at_once, chosen.tile_k)
-    return blocks
+    return batches * tiles[0] * tiles[1]
 
 
 def _pack_small_grid(
-    packer: Packer, chosen: SmallConfig, tiles: tuple[int, int], batches: int, splits: int
+    packer: Packer, chosen: SmallConfig, tiles: tuple[int, int], batches: int, of_range: int
 ) -> int:
     """What blocks of a CPU that make a matrix each have to know; how many there are."""
     packer.add("i", chosen.ahead)
@@ -130,10 +144,10 @@ def _pack_band_grid(
     chosen: SimtConfig | TensorConfig,
     tiles: tuple[int, int],
     batches: int,
-    splits: int,
+    of_range: int,
 ) -> int:
     """How blocks of a GPU share a product out; how many there are."""
-    for divisor in (tiles[0] * tiles[1], BAND * tiles[1], batches // splits):
+    for divisor in (tiles[0] * tiles[1], BAND * tiles[1], of_range):
         packer.add_divisor(divisor, "i")
     packer.add("i", tiles[0], BAND, batches)
     teams = chosen.teams if isinstance(chosen, SimtConfig) else 1
@@ -157,9 +171,7 @@ def prepare_gemv(call: Call, machine: Any) -> Prepared:
     chosen = gemv_config.configure(problem, machine.device)
     if chosen.splits == 1:
         return (*_prepare_gemv(call, chosen, call.product.k, machine), None)
-    terms = terms_of_split(problem.k, chosen.splits, chosen.terms_at_once)
-    splits = -(-problem.k // terms)
-    index = index_kind(max(call.product.reach, workspace_bytes(call, splits)))
+    terms, splits, index = _ranges(call, chosen.splits, chosen.terms_at_once)
     first = _prepare_gemv(call.part(splits, terms), replace(chosen, index=index), terms, machine)
     return (*first, prepare_splits(call, splits, machine))
 
@@ -167,7 +179,6 @@ def prepare_gemv(call: Call, machine: Any) -> Prepared:
 def gemv_problem(call: Call) -> GemvProblem:
     """What a configuration may know about a product of a vector and a matrix."""
     product, types = call.product, call.types
-    batch, batch_strides = call.batch()
     return GemvProblem(
         n=product.n,
         k=product.k,
@@ -176,9 +187,9 @@ def gemv_problem(call: Call) -> GemvProblem:
         itemsizes=(types.a.itemsize, types.b.itemsize, types.c.itemsize),
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
-        alignments=_alignments(call, batch_strides)[:2],
+        alignments=_alignments(call)[:2],
         index=index_kind(product.reach),
-        batches=int(np.prod(batch, dtype=np.int64)),
+        batches=call.batches,
     )
 
 
@@ -186,11 +197,10 @@ def _prepare_gemv(call: Call, chosen: GemvConfig, terms: int, machine: Any) -> t
     """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
     product, types = call.product, call.types
     batch, batch_strides = call.batch()
-    batches = int(np.prod(batch, dtype=np.int64))
+    batches, of_range = _matrices(call, terms)
     tiles = -(-product.n // chosen.columns)
-    splits = -(-product.k // terms) if terms else 1
     packer = Packer(len(batch_strides), chosen.index)
-    packer.add("q", tiles, batches // splits * tiles)
+    packer.add("q", tiles, of_range * tiles)
     packer.add("i", chosen.columns)
     packer.add_index(product.n, product.k, terms)
     pack_batch(packer, batch, batch_strides)

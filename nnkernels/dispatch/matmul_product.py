@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ class Product:
         shapes = (*self.batch, m, k), (*self.batch, k, n), (*self.batch, m, n), (*self.batch, m, n)
         strides = self.strides_a, self.strides_b, self.strides_c, self.strides_d or self.strides_c
         spans = (span(shape, s) for shape, s in zip(shapes, strides, strict=True))
-        return max(m, n, k, int(np.prod(self.batch, dtype=np.int64)), *spans)
+        return max(m, n, k, prod(self.batch), *spans)
 
 
 @dataclass(frozen=True)

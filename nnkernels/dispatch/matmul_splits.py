@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from nnkernels.config import matmul_splits as config
 from nnkernels.config.matmul_problem import index_kind
 from nnkernels.config.matmul_splits import SplitsProblem
@@ -60,8 +58,7 @@ class Splits:
 def workspace_bytes(call: Call, splits: int) -> int:
     """Size of the workspace of a call."""
     product = call.product
-    elements = int(np.prod(product.batch, dtype=np.int64)) * product.m * product.n
-    return splits * elements * call.types.accumulator[2]
+    return splits * call.batches * product.m * product.n * call.types.accumulator[2]
 
 
 def prepare_splits(call: Call, splits: int, machine: Any) -> Splits:
@@ -69,7 +66,7 @@ def prepare_splits(call: Call, splits: int, machine: Any) -> Splits:
     product, types = call.product, call.types
     arrays = [product.strides_c] + ([product.strides_d] if product.strides_d is not None else [])
     batch, batch_strides = merge(product.batch, [strides[:-2] for strides in arrays])
-    batches = int(np.prod(batch, dtype=np.int64))
+    batches = call.batches
     size = workspace_bytes(call, splits)
     index = index_kind(max(product.reach, size))
     problem = SplitsProblem(

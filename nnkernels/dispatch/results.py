@@ -108,7 +108,7 @@ def check_memory(
             allowed = "be it, of the same shape and strides, or " if in_place else ""
             raise ShapeError(
                 f"{name} shares memory with {input_names[i - 1]}; it must {allowed}lie apart "
-                "from it"
+                f"from it. Their shapes are {out.shape} and {array.shape}"
             )
 
 

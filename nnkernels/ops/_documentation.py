@@ -122,6 +122,12 @@ to 32 bits and in 64 bits beyond, where overflow wraps; what follows the sum is 
 type too, and the result is rounded once. K = 0 gives empty sums, which are 0. NaN and inf propagate
 as IEEE 754 has it."""
 
+_GRADIENT_REFERENCES = """\
+References
+----------
+M. B. Giles, "Collected matrix derivative results for forward and reverse mode algorithmic
+differentiation", Advances in Automatic Differentiation, Springer, 2008."""
+
 
 def _parameters(*parts: str) -> str:
     return _PARAMETERS + "\n".join(parts)
@@ -163,6 +169,7 @@ def _pieces(name: str) -> dict[str, str]:
         "{epilogue errors}": _EPILOGUE_ERRORS,
         "{raises of products}": _PRODUCT_RAISES,
         "{notes of products}": _PRODUCT_NOTES,
+        "{references of gradients}": _GRADIENT_REFERENCES,
         "{examples}": _EXAMPLES,
     }
 

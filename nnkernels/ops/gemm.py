@@ -100,9 +100,10 @@ def gemm_backward(
     ----------
     dy : array
         The cotangent: the gradient of the loss with respect to the result of `gemm`, before its
-        epilogue.
+        epilogue; of the shape of that result and any strides.
     a, b, c : array
-        The operands of `gemm`; of ``c`` only the shape and dtype are used.
+        The operands of `gemm`, of a real floating or complex type; of ``c`` only the shape
+        and dtype are used.
     alpha, beta, transpose_a, transpose_b
         As in `gemm`.
     {precision}
@@ -122,6 +123,8 @@ def gemm_backward(
     The same kernels with strides exchanged: nothing is transposed in memory. Of a transposed
     operand, the gradient is the transpose of the formula. For complex operands the gradient is
     PyTorch's: of ``alpha`` and ``beta`` the conjugates.
+
+    {references of gradients}
 
     {examples}
     >>> a, b = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])
@@ -217,9 +220,10 @@ def gemv_backward(
     ----------
     dz : array
         The cotangent: the gradient of the loss with respect to the result of `gemv`, before its
-        epilogue.
+        epilogue; of the shape of that result and any strides.
     a, x, y : array
-        The operands of `gemv`; of ``y`` only the shape and dtype are used.
+        The operands of `gemv`, of a real floating or complex type; of ``y`` only the shape
+        and dtype are used.
     alpha, beta, transpose_a
         As in `gemv`.
 
@@ -236,6 +240,8 @@ def gemv_backward(
     Notes
     -----
     As `gemm_backward`.
+
+    {references of gradients}
 
     {examples}
     >>> a, x = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, -1.0])

@@ -85,10 +85,11 @@ def linear_backward(
     Parameters
     ----------
     dy : array
-        The cotangent: the gradient of the loss with respect to the result of `linear`.
+        The cotangent: the gradient of the loss with respect to the result of `linear`, of its shape
+        and any strides.
     x, weight, bias : array
-        The operands of `linear`. Of ``bias`` only the shape and dtype are used, unless there is an
-        activation.
+        The operands of `linear`, of a real floating or complex type. Of ``bias`` only the shape
+        and dtype are used, unless there is an activation.
     activation : str or function, optional
         As in `linear`. The layer is then computed once more for its derivative; the pullback of
         `vjp` keeps what it needs instead.
@@ -108,6 +109,8 @@ def linear_backward(
     The same kernels with strides exchanged: nothing is transposed in memory. For complex operands
     the gradient is PyTorch's, with conjugates. Where the leading axes of ``dy`` or of ``x`` are not
     one axis in memory, the gradient of the weight is summed over a stack of products.
+
+    {references of gradients}
 
     {examples}
     >>> x, weight = np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [-5.0, 0.0]])

@@ -90,9 +90,9 @@ def matmul_backward(
     ----------
     dy : array
         The cotangent: the gradient of the loss with respect to the result of `matmul`, before its
-        epilogue.
+        epilogue; of the shape of that result and any strides.
     x1, x2 : array
-        The operands of `matmul`.
+        The operands of `matmul`, of a real floating or complex type.
     {precision}
 
     Returns
@@ -112,6 +112,8 @@ def matmul_backward(
     -----
     The same kernels with strides swapped: nothing is transposed in memory. For complex operands
     the gradient is PyTorch's, with a conjugate.
+
+    {references of gradients}
 
     Examples
     --------
