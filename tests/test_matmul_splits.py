@@ -51,6 +51,7 @@ def force(monkeypatch):
 
         monkeypatch.setattr(config, "configure", configure)
         monkeypatch.setattr(matmul_small, "is_small", lambda problem: False)
+        monkeypatch.setattr(matmul_splits, "CPU_MULTIPLE", 1)
 
     return split
 
@@ -242,3 +243,15 @@ def test_long_sums_on_a_cpu(dtype, cpu, kernels):
     assert kernels[1::2] == ["MatmulSplits"] * 4
     check(found, (x1, x2, None), {})
     assert_same_bits(found, nnk.matmul(x1.copy("F"), x2.copy("F")), "operands by columns")
+
+
+@pytest.mark.parametrize(("m", "first"), [(100, "MatmulPacked"), (12, "MatmulRows")])
+def test_the_ranges_of_long_sums_do_not_depend_on_how_operands_lie(m, first, cpu, kernels):
+    # Slices do: of 128 terms or 192 where rows of B are long, of 512 where it lies by columns.
+    generator = np.random.default_rng(86)
+    x1 = make_numbers(generator, (m, 9000), "float32")
+    x2 = make_numbers(generator, (9000, 300), "float32")
+    by_rows = nnk.matmul(x1, x2)
+    assert kernels == [first, "MatmulSplits"]
+    assert_same_bits(by_rows, nnk.matmul(x1, x2.copy("F")), "B by columns")
+    assert kernels[2:] == ["MatmulPacked", "MatmulSplits"]

@@ -3,7 +3,8 @@
 //
 // B has adjacent columns. A few of its rows at once, one after the other in memory for the length
 // of a tile, are multiplied by all rows of A; the sums of the tile wait in scratch memory, small
-// enough for a level-2 cache. Each group of rows of B is summed apart, and then added to the sums.
+// enough for a level-2 cache. A sum is one chain of fused multiply-adds in order of the terms, as
+// that of matmul_packed.cuh: how B lies, which decides between the two, changes no bit.
 #pragma once
 #include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
@@ -87,11 +88,10 @@ struct MatmulRows {
       }
       NNK_NO_UNROLL
       for (int i = 0; i < place.rows; ++i) {
-        V sum = V::splat(packed.load(i * TileK + k)) * x[0];
+        V sum = sums.template load_vec<N>(i * pitch + j);
         NNK_UNROLL
-        for (int t = 1; t < Count; ++t)
+        for (int t = 0; t < Count; ++t)
           sum = fma(V::splat(packed.load(i * TileK + k + t)), x[t], sum);
-        sum = sums.template load_vec<N>(i * pitch + j) + sum;
         sums.store_vec(i * pitch + j, sum);
       }
     }

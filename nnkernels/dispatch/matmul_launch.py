@@ -8,6 +8,7 @@ from typing import Any
 
 from nnkernels.config import gemv as gemv_config
 from nnkernels.config import matmul as config
+from nnkernels.config import matmul_splits
 from nnkernels.config.gemv import GemvConfig, GemvProblem
 from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
@@ -38,7 +39,10 @@ def prepare_matmul(call: Call, machine: Any) -> Prepared:
         chosen = config.configure(problem, without_tiles(machine.device))
     if isinstance(chosen, SmallConfig) or chosen.splits == 1:
         return (*_prepare(call, chosen, call.product.k, machine), None)
-    terms, splits, index = _ranges(call, chosen.splits, chosen.tile_k)
+    multiple = chosen.tile_k
+    if not machine.device.is_gpu:
+        multiple = max(multiple, matmul_splits.CPU_MULTIPLE)
+    terms, splits, index = _ranges(call, chosen.splits, multiple)
     chosen = chosen.for_workspace(problem.n, problem.compute_itemsize, index)
     first = _prepare(call.part(splits, terms), chosen, terms, machine)
     return (*first, prepare_splits(call, splits, machine))
