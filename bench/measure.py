@@ -35,6 +35,8 @@ class Bench:
         What a call may touch and still be timed with warm caches, on purpose.
     cache_bytes
         The last-level cache, which the sets of larger calls must exceed.
+    copy, read
+        What the rate of a row is compared with; ``read`` where one operand is nearly all of it.
     out
         Whether results are written into arrays made beforehand, where a provider can.
     """
@@ -48,6 +50,7 @@ class Bench:
     cache_bytes: int
     memory_bytes: Callable[[], int]
     copy: Bandwidth | None
+    read: Bandwidth | None
     out: bool
 
 
@@ -237,6 +240,7 @@ def _described(
         "paired_ratio": None,
         "bytes_per_s": None,
         "copy_share": None,
+        "read_share": None,
         "flops_per_s": None,
         "target": None,
     }
@@ -259,12 +263,19 @@ def _time(row: dict[str, Any], providers: list[Provider], bench: Bench) -> None:
         row["flops_per_s"] = row["flops"] / ours.median
     if bench.copy is not None and row["caches"] == "exceeded":
         row["copy_share"] = row["bytes_per_s"] / bench.copy.bytes_per_s
+    if bench.read is not None and row["caches"] == "exceeded" and mostly_reads(row["op"]):
+        row["read_share"] = row["bytes_per_s"] / bench.read.bytes_per_s
     row["ratios"] = {name: timing.median / ours.median for name, timing in timings.items()}
     if timings:
         best = min(timings, key=lambda name: timings[name].median)
         row["best_peer"] = best
         row["ratio"] = row["ratios"][best]
         row["paired_ratio"] = paired_ratio(timings[best], ours)
+
+
+def mostly_reads(op: str) -> bool:
+    """Whether an op reads far more than it writes."""
+    return op == "gemv"
 
 
 def judge(row: dict[str, Any], problem: Problem) -> None:

@@ -27,7 +27,9 @@ def text(result: dict[str, Any]) -> str:
     """All that is printed of a result."""
     parts = [heading(result)]
     if result["copy"]:
-        parts.append(copy_text(result["copy"]))
+        parts.append(bandwidth_text("copy bandwidth", ", read and written,", result["copy"]))
+    if result.get("read"):
+        parts.append(bandwidth_text("read bandwidth", "", result["read"]))
     if result["rows"]:
         parts.append(table(result["rows"], result["peers"]))
     if result["checks"]:
@@ -54,7 +56,7 @@ def heading(result: dict[str, Any]) -> str:
 def table(rows: Sequence[Row], peers: Sequence[str]) -> str:
     """One line for each row of a result file."""
     columns = ["op", "shape", "axis", "dtype", "layout", OURS, *peers]
-    columns += ["ratio", "paired", "rate", "copy", "sets", "target"]
+    columns += ["ratio", "paired", "rate", "copy", "read", "sets", "target"]
     lines = [_line(row, peers) for row in rows]
     notes = []
     if any("*" in cell for line in lines for cell in line):
@@ -65,7 +67,6 @@ def table(rows: Sequence[Row], peers: Sequence[str]) -> str:
 
 
 def _line(row: Row, peers: Sequence[str]) -> list[str]:
-    share = row["copy_share"]
     axis = "" if row["axis"] is None else str(row["axis"])
     return [
         row["op"],
@@ -77,10 +78,15 @@ def _line(row: Row, peers: Sequence[str]) -> list[str]:
         _times(row["ratio"]),
         _times(row["paired_ratio"]),
         _rate(row),
-        "" if share is None else f"{100 * share:.0f}%",
+        _share(row["copy_share"]),
+        _share(row["read_share"]),
         "warm" if row["caches"] == "warm" else str(row["sets"]),
         _verdict(row["target"]),
     ]
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}%"
 
 
 def _times(ratio: float | None) -> str:
@@ -172,11 +178,12 @@ def ours_is_right(rows: Sequence[Row]) -> bool:
     return all(row["timings"][OURS]["status"] == "ok" for row in rows)
 
 
-def copy_text(copy: dict[str, Any]) -> str:
-    tried = ", ".join(f"{name} {rate / 1e9:.1f}" for name, rate in copy["tried"].items())
+def bandwidth_text(name: str, counted: str, measured: dict[str, Any]) -> str:
+    """One line on a bandwidth and the ways in which it was tried."""
+    tried = ", ".join(f"{way} {rate / 1e9:.1f}" for way, rate in measured["tried"].items())
     return (
-        f"copy bandwidth {copy['bytes_per_s'] / 1e9:.1f} GB/s, read and written, by {copy['by']} "
-        f"on buffers of {copy['buffer_bytes'] / 2**20:.0f} MiB (tried: {tried})"
+        f"{name} {measured['bytes_per_s'] / 1e9:.1f} GB/s{counted} by {measured['by']} "
+        f"on buffers of {measured['buffer_bytes'] / 2**20:.0f} MiB (tried: {tried})"
     )
 
 

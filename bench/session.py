@@ -14,7 +14,7 @@ import machine
 import numpy as np
 import report
 import startup
-from measure import Bench, failed_row, judge, measure
+from measure import Bench, failed_row, judge, measure, mostly_reads
 from peers import Library
 from problems import Problem, UsageError, check_memory, footprint
 from timing import SETTLE_SECONDS, EventClock, HostClock, Settings
@@ -72,6 +72,7 @@ def run(request: Request) -> dict[str, Any]:
         "repeat": request.repeat,
         "peers": [peer.name for peer in request.peers],
         "copy": None,
+        "read": None,
         "rows": [],
         "checks": [],
     }
@@ -107,7 +108,7 @@ def gpu_facts() -> dict[str, Any]:
 
 
 def _fill(request: Request, result: dict[str, Any]) -> None:
-    """Add the copy bandwidth, the rows and the checks to a result."""
+    """Add the bandwidths, the rows and the checks to a result."""
     bar = tqdm(total=len(request.problems), unit="row", disable=None, file=sys.stderr)
     with bar, _arrays(request) as (xp, clock):
         bench = _bench(request, result, xp, clock, bar.set_description)
@@ -163,13 +164,19 @@ def _bench(
     # A thread that still spins takes nobody's processor where each uses only one.
     settle = SETTLE_SECONDS if request.threads > 1 and facts["gpu"] is None else 0.0
     settings = Settings(request.min_time, request.repeat, settle)
-    copy = None
+    copy = read = None
     if any(footprint(problem, 0) > warm // 2 for problem in request.problems):
         progress("copy bandwidth")
         copy = bandwidth.measure(
             xp, request.peers, request.threads, cache, memory(), clock, settings
         )
         result["copy"] = vars(copy)
+        if xp is np and any(mostly_reads(problem.op) for problem in request.problems):
+            progress("read bandwidth")
+            read = bandwidth.measure_reads(
+                request.peers, request.threads, cache, memory(), clock, settings
+            )
+            result["read"] = vars(read)
     return Bench(
         xp=xp,
         backend=request.backend,
@@ -180,6 +187,7 @@ def _bench(
         cache_bytes=cache,
         memory_bytes=memory,
         copy=copy,
+        read=read,
         out=request.out,
     )
 

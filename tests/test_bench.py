@@ -349,6 +349,7 @@ def small_bench(module, peers, **changes):
         "cache_bytes": 1 << 16,
         "memory_bytes": lambda: 1 << 30,
         "copy": module("bandwidth").Bandwidth(1e9, "a test", {}, 0),
+        "read": module("bandwidth").Bandwidth(2e9, "a test", {}, 0),
         "out": False,
     }
     return measure.Bench(**{**settings, **changes})
@@ -427,6 +428,18 @@ def test_buffers_exceed_the_cache(module, out):
     assert len({x for x, _ in used}) == 5
     assert len({y for _, y in used}) == (5 if out else 1)
     assert row["copy_share"] == pytest.approx(row["bytes_per_s"] / 1e9)
+
+
+@pytest.mark.parametrize(("op", "shape"), [("gemv", (64, 64)), ("matmul", (64, 64, 64))])
+def test_products_with_a_vector_have_a_share_of_the_read_bandwidth(module, op, shape):
+    measure, report = module("measure"), module("report")
+    row = measure.measure(module("problems").Problem(op, shape), small_bench(module, []))
+    (line,) = report.table([row], []).splitlines()[2:3]
+    if op == "gemv":
+        assert row["read_share"] == pytest.approx(row["bytes_per_s"] / 2e9)
+        assert f"{100 * row['read_share']:.0f}%" in line
+    else:
+        assert row["read_share"] is None
 
 
 def test_small_problem_is_warm_and_has_no_share(module):
@@ -577,6 +590,23 @@ def test_copy_bandwidth_is_that_of_the_best_way(module):
     assert copy.bytes_per_s == max(copy.tried.values()) == copy.tried[copy.by]
     assert copy.buffer_bytes == (1 << 28) // 16
     assert 1e7 < copy.bytes_per_s < 1e13
+
+
+def test_read_bandwidth_is_that_of_the_best_way(module):
+    timing, bandwidth = module("timing"), module("bandwidth")
+    settings = timing.Settings(repeat=1, settle=0.0)
+    read = bandwidth.measure_reads([], 2, 1 << 20, 1 << 28, timing.HostClock(), settings)
+    assert set(read.tried) == {"numpy max", "1 streams", "2 streams", "4 streams", "8 streams"}
+    assert read.bytes_per_s == max(read.tried.values()) == read.tried[read.by]
+    assert 1e7 < read.bytes_per_s < 1e13
+
+
+def test_readers_read_every_element(module):
+    bandwidth = module("bandwidth")
+    library = bandwidth.cxx.load(bandwidth._READERS, "cpu")
+    x = np.arange(1024, dtype=np.float32)
+    for streams in bandwidth._STREAMS:
+        assert bandwidth._reader(library, streams)(x) == x.sum()
 
 
 # ---- suites --------------------------------------------------------------------------------

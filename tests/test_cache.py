@@ -27,6 +27,7 @@ from processes import (
 import nnkernels as nnk
 from nnkernels import BackendError
 from nnkernels.compile import cache, cxx
+from nnkernels.compile.sources import hash_of
 from nnkernels.dispatch import machines
 from nnkernels.launch.cpu import CpuMachine
 
@@ -423,3 +424,22 @@ def test_clear_cache_that_fails(folder, monkeypatch):
     monkeypatch.setattr("pathlib.Path.unlink", refuse)
     with pytest.raises(BackendError, match="NNKERNELS_CACHE_DIR"):
         nnk.clear_cache()
+
+
+def test_the_fingerprint_sees_names_and_contents_of_headers(tmp_path):
+    header = tmp_path / "nnk" / "a.cuh"
+    header.parent.mkdir()
+    (tmp_path / "platform").mkdir()
+    header.write_text("1")
+    found = [hash_of([tmp_path])]
+    (tmp_path / "nnk" / "notes.txt").write_text("of no interest")
+    assert hash_of([tmp_path]) == found[0] == hash_of([str(tmp_path)])
+    header.write_text("2")
+    found.append(hash_of([tmp_path]))
+    header.rename(tmp_path / "nnk" / "b.cuh")
+    found.append(hash_of([tmp_path]))
+    (tmp_path / "nnk" / "b.cuh").rename(tmp_path / "platform" / "b.cuh")
+    found.append(hash_of([tmp_path]))
+    (tmp_path / "platform" / "c.cc").write_text("")
+    found.append(hash_of([tmp_path]))
+    assert len(set(found)) == len(found)

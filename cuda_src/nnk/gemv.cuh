@@ -68,14 +68,14 @@ template <class TX, class TB, class TC, class Index, class Epilogue> struct Gemv
   }
 };
 
-// Fetches what lies `bytes_ahead` on from N elements that are being read: of several streams, a
-// processor fetches too little by itself (a tenth of the time of a matrix in memory).
-constexpr int bytes_ahead = 512;
-template <int N, class T> NNK_FN void fetch_ahead(const T* p) {
+// Brings the lines of some bytes to the cache of a level; any address will do.
+template <int Level, int Bytes> NNK_FN void fetch(const char* p) {
   NNK_UNROLL
-  for (int line = 0; line + cache_line <= N * int(sizeof(T)); line += cache_line)
-    prefetch<1>(reinterpret_cast<const char*>(p) + bytes_ahead + line);
+  for (int line = 0; line + cache_line <= Bytes; line += cache_line) prefetch<Level>(p + line);
 }
+// How far ahead of itself a stream of terms is fetched: of several streams, a processor fetches too
+// little by itself (a tenth of the time of a matrix in memory).
+constexpr int bytes_ahead = 512;
 
 // S: type of the sums; N: terms that are loaded at once; Team: threads that share a sum, those of
 // a warp or of the block; Sums: columns at once
@@ -133,7 +133,8 @@ struct GemvAlong {
       const V terms = conjugated<ConjugateX>(convert<S>(x.template load<N>(i)));
       NNK_UNROLL
       for (int s = 0; s < Sums; ++s) {
-        if constexpr (UnitB) fetch_ahead<N>(b[s].at(i));
+        if constexpr (UnitB)
+          fetch<1, N* int(sizeof(TB))>(reinterpret_cast<const char*>(b[s].at(i)) + bytes_ahead);
         sums[s] = fma(terms, conjugated<ConjugateB>(convert<S>(b[s].template load<N>(i))), sums[s]);
       }
     }
@@ -228,12 +229,22 @@ struct GemvAcross {
   static NNK_FN void pass(const Tile& tile, Index k, int lane, const Shared<S>& waiting) {
     for (int j = lane * N; j < tile.columns; j += Lanes * N) {
       V sum = waiting.template load_vec<N>(j);
+      if constexpr (UnitB) fetch_next_rows<Count>(tile, k, j);
       add<Count>(tile, k, j, sum);
       waiting.store_vec(j, sum);
     }
   }
 
-  // The same for N columns.
+  // Fetches what the next `Count` rows have in N columns, some 64 KiB of reading ahead. A processor
+  // would see each row begin as a stream of its own, and another one in each of its pages.
+  template <int Count> static NNK_FN void fetch_next_rows(const Tile& tile, Index k, int j) {
+    const auto row = reinterpret_cast<const char*>(tile.b.at(NNK_HERE, k, tile.first + j));
+    NNK_UNROLL
+    for (int t = 0; t < Count; ++t)
+      fetch<2, N* int(sizeof(TB))>(row + (Count + t) * int64(tile.b.stride[0]));
+  }
+
+  // Adds them to the sums of N columns.
   template <int Count> static NNK_FN void add(const Tile& tile, Index k, int j, V& sum) {
     const int left = tile.columns - j;
     V b[Count];
