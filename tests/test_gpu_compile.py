@@ -36,11 +36,6 @@ BATCH = 40
 # The reduction of large arguments of the double-precision sine uses an array; it is called for
 # arguments beyond 10^5 alone, and not spilt.
 TRIGONOMETRIC_ARRAY = 40
-# The compiler of ROCm 5.2 passes a vector of float16 results of some functors through memory.
-HALF_VECTORS = 32
-# It also leaves room for arrays that it has moved to registers in the end, to which it may still
-# write what nothing reads.
-UNTOUCHED = 64
 
 
 def selected(arch: str, share: int) -> list[Choice]:
@@ -85,11 +80,6 @@ def faults_of(row: Report) -> list[str]:
     if resources.spill_bytes:
         found.append(f"{resources.spill_bytes} bytes of spills")
     allowed = TRIGONOMETRIC_ARRAY if ELEMENTS[row.dtype].kind == "c" else 0
-    if row.arch.startswith("gfx") and row.kernel.startswith("Elementwise<"):
-        allowed = HALF_VECTORS
-    if row.arch.startswith("gfx") and row.kernel.startswith("MatmulTensor<"):
-        is_read = any(name.startswith(("scratch_load", "buffer_load")) for name in resources.mix)
-        allowed = 0 if is_read else UNTOUCHED
     if resources.local_bytes > allowed:
         found.append(f"{resources.local_bytes} bytes of local memory")
     if row.blocks_per_processor == 0:
