@@ -174,7 +174,10 @@ def test_the_main_loop_of_a_large_product_multiplies(arch):
             assert loop["BAR"] == 1
 
 
-# Whatever else is in the loop of a matrix core counts and computes addresses.
+# Whatever else is in the loop of a matrix core counts, and computes addresses of copies: of each,
+# two additions. There were 52 for a slice of 64 HMMA and 6 copies, where registers held the places
+# of its stage.
+COUNTING = 6
 MATRIX_LOOP = {"HMMA", "LDSM", "LDGSTS", "LDGDEPBAR", "DEPBAR", "BAR", "BRA"}
 NO_WORK = (
     "LDG", "STG", "LD", "ST", "LDL", "STL", "STS", "FFMA", "FADD", "FMUL", "HADD2", "HFMA2", "F2F",
@@ -204,12 +207,16 @@ def test_the_main_loop_of_a_matrix_core_only_feeds_it(arch):
         # Reads of fragments, copies, one barrier; and few instructions for addresses.
         assert set(loop) >= MATRIX_LOOP, what
         assert not set(loop) & set(NO_WORK), what
-        assert loop["BAR"] == 1, what
         assert loop["LDSM"] <= loop["HMMA"], what
-        assert loop["LDGSTS"] >= 6, what
+        assert loop["LDGSTS"] >= 6 * loop["BAR"], what
+        # Nothing computes where a stage lies: the code of each has its own numbers. (Before every
+        # LDGSTS, ptxas puts a few LDS that read nothing.)
+        others = loop.total() - sum(loop[name] for name in (*MATRIX_LOOP, "LDS"))
+        assert others <= 2 * loop["LDGSTS"] + COUNTING * loop["BAR"], what
         if row.problem != "16 rows":
-            assert loop["HMMA"] == 4 * loop["LDSM"] == 64, what
-            assert loop.total() <= 2.8 * loop["HMMA"], what
+            assert loop["HMMA"] == 4 * loop["LDSM"], what
+            assert loop["HMMA"] == 64 * loop["BAR"], what
+            assert loop.total() <= 1.8 * loop["HMMA"], what
 
 
 @pytest.mark.parametrize("arch", ARCHS)
