@@ -118,7 +118,7 @@ struct MatmulTensor {
     load(memory, warp, 0, 0, fragments);
     int next = 0;
     NNK_NO_UNROLL
-    for (Index left = slices;;) {
+    for (Index left = slices; left != 0;) {
       NNK_UNROLL
       for (int s = 0; s < in_a_row; ++s) {
         const int now = in_a_row > 1 ? s * stage : next;
