@@ -36,11 +36,6 @@ BATCH = 40
 # The reduction of large arguments of the double-precision sine uses an array; it is called for
 # arguments beyond 10^5 alone, and not spilt.
 TRIGONOMETRIC_ARRAY = 40
-# The compiler of ROCm 5.2 passes a vector of float16 results of some functors through memory.
-HALF_VECTORS = 32
-# It also leaves room for arrays that it has moved to registers in the end, to which it may still
-# write what nothing reads.
-UNTOUCHED = 64
 
 
 def selected(arch: str, share: int) -> list[Choice]:
@@ -85,11 +80,6 @@ def faults_of(row: Report) -> list[str]:
     if resources.spill_bytes:
         found.append(f"{resources.spill_bytes} bytes of spills")
     allowed = TRIGONOMETRIC_ARRAY if ELEMENTS[row.dtype].kind == "c" else 0
-    if row.arch.startswith("gfx") and row.kernel.startswith("Elementwise<"):
-        allowed = HALF_VECTORS
-    if row.arch.startswith("gfx") and row.kernel.startswith("MatmulTensor<"):
-        is_read = any(name.startswith(("scratch_load", "buffer_load")) for name in resources.mix)
-        allowed = 0 if is_read else UNTOUCHED
     if resources.local_bytes > allowed:
         found.append(f"{resources.local_bytes} bytes of local memory")
     if row.blocks_per_processor == 0:
@@ -184,7 +174,10 @@ def test_the_main_loop_of_a_large_product_multiplies(arch):
             assert loop["BAR"] == 1
 
 
-# Whatever else is in the loop of a matrix core counts and computes addresses.
+# Whatever else is in the loop of a matrix core counts, and computes addresses of copies: of each,
+# two additions. There were 52 for a slice of 64 HMMA and 6 copies, where registers held the places
+# of its stage.
+COUNTING = 6
 MATRIX_LOOP = {"HMMA", "LDSM", "LDGSTS", "LDGDEPBAR", "DEPBAR", "BAR", "BRA"}
 NO_WORK = (
     "LDG", "STG", "LD", "ST", "LDL", "STL", "STS", "FFMA", "FADD", "FMUL", "HADD2", "HFMA2", "F2F",
@@ -214,12 +207,16 @@ def test_the_main_loop_of_a_matrix_core_only_feeds_it(arch):
         # Reads of fragments, copies, one barrier; and few instructions for addresses.
         assert set(loop) >= MATRIX_LOOP, what
         assert not set(loop) & set(NO_WORK), what
-        assert loop["BAR"] == 1, what
         assert loop["LDSM"] <= loop["HMMA"], what
-        assert loop["LDGSTS"] >= 6, what
+        assert loop["LDGSTS"] >= 6 * loop["BAR"], what
+        # Nothing computes where a stage lies: the code of each has its own numbers. (Before every
+        # LDGSTS, ptxas puts a few LDS that read nothing.)
+        others = loop.total() - sum(loop[name] for name in (*MATRIX_LOOP, "LDS"))
+        assert others <= 2 * loop["LDGSTS"] + COUNTING * loop["BAR"], what
         if row.problem != "16 rows":
-            assert loop["HMMA"] == 4 * loop["LDSM"] == 64, what
-            assert loop.total() <= 2.8 * loop["HMMA"], what
+            assert loop["HMMA"] == 4 * loop["LDSM"], what
+            assert loop["HMMA"] == 64 * loop["BAR"], what
+            assert loop.total() <= 1.8 * loop["HMMA"], what
 
 
 @pytest.mark.parametrize("arch", ARCHS)

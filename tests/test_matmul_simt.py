@@ -102,6 +102,13 @@ def test_every_tile_is_chosen_for_some_product(size):
     assert found == set(TILES[size])
 
 
+def test_a_workspace_with_long_offsets_has_a_smaller_tile():
+    c = matmul_simt.SimtConfig(*matmul_simt.LARGEST, 4, 4, 0, 1, True, "i", splits=2)
+    assert c.for_workspace(64, 4, "i").tile_n == matmul_simt.LARGEST.n
+    long = c.for_workspace(64, 4, "q")
+    assert (long.tile_m, long.tile_n, long.threads) == (128, 64, 128)
+
+
 @pytest.mark.parametrize("device", GPUS, ids=lambda d: d.arch)
 def test_sums_do_not_depend_on_how_operands_lie(device):
     # Else a view and its copy would differ in the last bits.

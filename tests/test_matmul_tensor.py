@@ -212,6 +212,38 @@ def test_edges(layout, simulator, chosen, one_tile):
     assert all(isinstance(c, TensorConfig) for c in chosen)
 
 
+@pytest.mark.parametrize("step", [2**30, -(2**30)])
+def test_few_terms_far_apart(step, simulator, chosen):
+    """Where terms would lie that the only slice lacks, no 32-bit offset says."""
+    generator = np.random.default_rng(31)
+    rows, memory = 40, np.zeros(2**29 + 64, np.float16)  # pages that nothing touches take no memory
+    memory[:rows] = memory[2**29 : 2**29 + rows] = make_numbers(generator, (rows,), "float16")
+    first = memory[2**29 :] if step < 0 else memory
+    a = np.lib.stride_tricks.as_strided(first, (rows, 2), (2, step))
+
+    def body():
+        for terms in (1, 2):
+            b = make_numbers(generator, (terms, 48), "float16")
+            x, y = a[:, :terms], a[:, :terms].T
+            with simulator.context(9):
+                left, right = nnk.matmul(x, b), nnk.matmul(b.T, y)
+            if not simulator.recording:
+                assert_right(left, x, b)
+                assert_right(right, b.T, y)
+
+    simulator.precompiled(body)
+    assert all(isinstance(c, TensorConfig) and c.index == "i" for c in chosen)
+
+
+def test_rows_in_reverse(simulator):
+    """Of dense rows, which come in 16-byte accesses; the last one is repeated past the edge."""
+    a, b = operands(32, 70, 40, 72, "float16")
+    a, b = a[::-1], b.T.copy()[::-1].T
+    with simulator.context(10):
+        y = nnk.matmul(a, b)
+    assert_right(y, a, b)
+
+
 def test_infinities_and_nan_stay_in_their_rows_and_columns(simulator):
     a, b = operands(7, 40, 48, 56, "float16")
     a[1, 55], a[3, 0], b[55, 4] = np.inf, np.nan, -np.inf

@@ -79,7 +79,7 @@ def test_loop_of_nvidia(arch):
 @pytest.mark.parametrize("arch", [gpu_compilers.parameter(a) for a in ("sm_80", "sm_90")])
 @gpu_compilers.needs_nvdisasm
 def test_other_instructions_of_nvidia(arch):
-    """The narrower forms of ldmatrix, and copies that may bring zeros."""
+    """The narrower forms of ldmatrix, and copies that may bring zeros, or nothing."""
     text = """\
 #include "platform/cuda.cuh"
 struct Tag;
@@ -92,6 +92,8 @@ struct Kernel {
     nnk::copy_async<4>(x, 4 * i, args.in + 4 * i, i < args.n);
     nnk::copy_async<2>(x, 128 + 2 * i, args.in + 2 * i, i < args.n);
     nnk::copy_async<1>(x, 192 + i, args.in + i, i < args.n);
+    nnk::copy_async_if<4>(args.n > 7, x, 4 * i, args.in + 4 * i);
+    nnk::copy_async_if<1>(args.n > 8, x, 224 + i, args.in + i);
     nnk::copy_async_commit();
     nnk::copy_async_wait<0>();
     group.barrier();
@@ -110,8 +112,9 @@ NNK_ENTRY(kernel, 32, Kernel)
     )
     assert {"LDSM.16.M88", "LDSM.16.MT88", "LDSM.16.M88.2", "LDSM.16.MT88.2"} <= set(found)
     assert {"LDGSTS.E.BYPASS.128", "LDGSTS.E.64", "LDGSTS.E"} <= set(found)
-    # The zeros are an operand of the copy: no branch but the one behind the end, and no store
-    # but that of the halves.
+    assert sum(n for name, n in found.items() if name.startswith("LDGSTS")) == 5
+    # The zeros are an operand of the copy, and whether it is wanted is a predicate: no branch but
+    # the one behind the end, and no store but that of the halves.
     assert found["BRA"] == 1
     assert sum(n for name, n in found.items() if name.startswith("STS")) == 1
 

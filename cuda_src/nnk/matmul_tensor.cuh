@@ -82,6 +82,13 @@ struct MatmulTensor {
   };
 
   struct Place { Index m, n; };
+  struct Warp {
+    int lane, m, n;  // of the block's tile, its first row and column
+    NNK_FN explicit Warp(unsigned rank)
+        : lane(int(rank % Atom::lanes)),
+          m(int(rank / Atom::lanes / warps_n * WarpM)),
+          n(int(rank / Atom::lanes % warps_n * WarpN)) {}
+  };
 
   // ---- the sums ---------------------------------------------------------------------------------
 
@@ -96,6 +103,10 @@ struct MatmulTensor {
     }
   }
 
+  // Where copies are asynchronous, the code of all stages is laid out in a row, in which the places
+  // of a stage are numbers; where code for loads is there too, it would be too much.
+  static constexpr int in_a_row = any_asynchronous ? Stages : 1;
+
   template <class G>
   static NNK_FN void accumulate(G& group, A& a, B& b, Index slices, int missing, Sums& sums) {
     const auto memory = group.template dynamic_shared<Element>(0, Stages * stage);
@@ -105,24 +116,38 @@ struct MatmulTensor {
     const Warp warp(unsigned(group.rank()));
     Fragments fragments;
     load(memory, warp, 0, 0, fragments);
-    // Where the stage begins that is multiplied, and the one that was before.
-    int now = 0, free = (Stages - 1) * stage;
+    int next = 0;
     NNK_NO_UNROLL
-    for (Index slice = 0; slice < slices; ++slice) {
-      const int then = now == (Stages - 1) * stage ? 0 : now + stage;
+    for (Index left = slices; left != 0;) {
       NNK_UNROLL
-      for (int step = 0; step < steps; ++step) {
-        load(memory, warp, step + 1 < steps ? now : then, (step + 1) % steps, fragments);
-        if (step == 0) copy(memory, a, b, free, slice + Stages - 1 < slices);
-        multiply(fragments, step % 2, sums);
-        if (step == steps - 2) {
-          pass_on(memory, a, b, then, slices - slice);
-          if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
-          group.barrier();
-        }
+      for (int s = 0; s < in_a_row; ++s) {
+        const int now = in_a_row > 1 ? s * stage : next;
+        next = now == (Stages - 1) * stage ? 0 : now + stage;
+        add_slice(group, memory, warp, a, b, now, next, left, fragments, sums);
+        if (--left == 0) return;
       }
-      free = now;
-      now = then;
+    }
+  }
+
+  // The slice in the stage that begins at `now`; the next one is `then`. `left`: slices not yet
+  // done, this one among them
+  template <class G>
+  static NNK_FN void add_slice(G& group, const Shared<Element>& memory, const Warp& warp, A& a,
+                               B& b, int now, int then, Index left, Fragments& fragments,
+                               Sums& sums) {
+    NNK_UNROLL
+    for (int step = 0; step < steps; ++step) {
+      load(memory, warp, step + 1 < steps ? now : then, (step + 1) % steps, fragments);
+      if (step == 0) {
+        const int free = now == 0 ? (Stages - 1) * stage : now - stage;
+        copy(memory, a, b, free, left >= Stages);
+      }
+      multiply(fragments, step % 2, sums);
+      if (step == steps - 2) {
+        pass_on(memory, a, b, then, left);
+        if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
+        group.barrier();
+      }
     }
   }
 
@@ -146,10 +171,8 @@ struct MatmulTensor {
   }
   // Begins the asynchronous copies of a slice, if there is one.
   static NNK_FN void copy(const Shared<Element>& memory, A& a, B& b, int to, bool there) {
-    if (there) {
-      if constexpr (A::asynchronous) a.template copy<false>(memory, to, 0);
-      if constexpr (B::asynchronous) b.template copy<false>(memory, to + A::elements, 0);
-    }
+    if constexpr (A::asynchronous) a.template copy<false>(memory, to, 0, there);
+    if constexpr (B::asynchronous) b.template copy<false>(memory, to + A::elements, 0, there);
     if constexpr (any_asynchronous) copy_async_commit();
   }
   // Stores the next slice from registers, and loads the one after it. `left`: slices not yet done
@@ -165,14 +188,6 @@ struct MatmulTensor {
   }
 
   // ---- what a warp does -------------------------------------------------------------------------
-
-  struct Warp {
-    int lane, m, n;  // of the block's tile, its first row and column
-    NNK_FN explicit Warp(unsigned rank)
-        : lane(int(rank % Atom::lanes)),
-          m(int(rank / Atom::lanes / warps_n * WarpM)),
-          n(int(rank / Atom::lanes % warps_n * WarpN)) {}
-  };
 
   // The fragments of a step, to the set that the step uses.
   static NNK_FN void load(const Shared<Element>& memory, const Warp& warp, int from, int step,

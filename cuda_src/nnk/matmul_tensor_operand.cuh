@@ -65,8 +65,16 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
                                      : Way == single_rows                    ? Rows
                                                                              : TileK / chunk;
 
-  const char* from[units_of_thread];
-  Index step, next;  // bytes between terms and between tiles
+  // Where units lie: addresses, or (see addresses_have_parts) bytes from a place that all threads
+  // share, which moves on with the tiles, to one that no thread's is before.
+  using Offset = conditional<sizeof(Index) == 4, uint32, uint64>;
+  // Where units of a thread are so many terms of the same rows apart, the first one's is enough.
+  static constexpr bool in_step = Way == async_rows && Threads >= units_aside;
+  static constexpr int froms = in_step ? 1 : units_of_thread;
+  conditional<addresses_have_parts, Offset, const char*> from[froms];
+  static_assert(!(in_step && addresses_have_parts), "offsets of a unit before term 0 do not count");
+  const char* shared_from;
+  Index step;  // bytes between terms
   Registers<4> waiting[asynchronous ? 1 : units_of_thread * depth];
   unsigned rank;
   Index rows, first_row, term, terms;  // the latter two for the checks of the simulator alone
@@ -76,31 +84,47 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
                     Index term_count, Index row_stride, Index term_stride, int missing) {
     rank = thread;
     step = term_stride;
-    next = term_count > TileK ? TileK * term_stride : 0;
     first_row = first, rows = row_count, term = -missing, terms = term_count;
+    // 64 bits: an index need not hold the offsets of terms that are not read.
+    shared_from = static_cast<const char*>(data) + int64(first) * row_stride;
+    int64 least = 0;
+    if constexpr (addresses_have_parts) {
+      const Index last_row = row_count - first < Rows ? row_count - first - 1 : Rows - 1;
+      const Index last_term = only_tile() ? term_count - 1 : TileK - 1;
+      if (row_stride < 0) least += int64(last_row) * row_stride;
+      if (term_stride < 0 && last_term > 0) least += int64(last_term) * term_stride;
+      shared_from += least;
+      if (!only_tile()) shared_from -= int64(missing) * term_stride;
+    } else {
+      shared_from -= int64(missing) * term_stride;
+    }
     NNK_UNROLL
-    for (int i = 0; i < units_of_thread; ++i) {
-      check_access(clamped(row_of(i)), row_chunk, rows, NNK_HERE);
-      // 64 bits: an index need not hold the offsets of terms that are not read.
-      from[i] = static_cast<const char*>(data) + int64(clamped(row_of(i))) * row_stride +
-                int64(term_of(i) - missing) * term_stride;
+    for (int i = 0; i < froms; ++i) {
+      const Index row = clamped(row_of(i));
+      check_access(row, row_chunk, rows, NNK_HERE);
+      const int64 of_row = int64(row - first) * row_stride;
+      if constexpr (addresses_have_parts)
+        from[i] = Offset(of_row - least + int64(first_term(i, missing)) * term_stride);
+      else from[i] = shared_from + of_row + int64(term_of(i)) * term_stride;
     }
   }
 
-  // The next tile; if Partial, the first one: `missing` terms of zeros come before.
+  // The next tile, if it is wanted; if Partial, the first one: `missing` terms of zeros come
+  // before.
   template <bool Partial>
-  NNK_FN void copy(const Shared<T>& memory, int first, int missing, Site site = NNK_HERE) {
+  NNK_FN void copy(const Shared<T>& memory, int first, int missing, bool wanted = true,
+                   Site site = NNK_HERE) {
     static_assert(asynchronous, "other tiles are loaded and stored");
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
       if (!is_there(i)) continue;
       const int to = first + place(i);
-      const T* source = reinterpret_cast<const T*>(from[i]);
+      const T* source = reinterpret_cast<const T*>(address<Partial>(i, 0, missing));
       if constexpr (Partial) {
         copy_async<chunk>(memory, to, source, term_of(i) >= missing, site);
       } else {
-        check(i, site);
-        copy_async<chunk>(memory, to, source, site);
+        if (wanted) check(i, site);
+        copy_async_if<chunk>(wanted, memory, to, source, site);
       }
     }
     advance();
@@ -115,8 +139,7 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
       if (!Partial) check(i, site);
       NNK_UNROLL
       for (int d = 0; d < depth; ++d)
-        waiting[i * depth + d] = bit_cast<Registers<4>>(
-            fetch<Partial>(from[i] + int64(d) * step, missing - term_of(i) - d));
+        waiting[i * depth + d] = bit_cast<Registers<4>>(fetch<Partial>(i, d, missing));
     }
     advance();
   }
@@ -184,26 +207,53 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     return first_row + row < last ? first_row + row : last;
   }
 
-  // A chunk. If Partial, its first `missing` elements (all of them, where they are adjacent rows)
-  // are zeros.
-  template <bool Partial> NNK_FN Vec<T, chunk> fetch(const char* source, int missing) const {
+  // Terms that are missing in the only tile may lie farther away than an offset holds. There,
+  // offsets count from term 0, and a unit that begins before it has that one's.
+  NNK_FN bool only_tile() const { return terms < TileK; }
+  NNK_FN int too_early(int i, int missing) const {
+    return only_tile() && term_of(i) < missing ? missing - term_of(i) : 0;
+  }
+  NNK_FN int first_term(int i, int missing) const {
+    return term_of(i) + too_early(i, missing) - (only_tile() ? missing : 0);
+  }
+  // Of a term of a unit.
+  template <bool Partial = false>
+  NNK_FN const char* address(int i, int more_terms = 0, int missing = 0) const {
+    if constexpr (Partial && addresses_have_parts) more_terms -= too_early(i, missing);
+    if constexpr (in_step) more_terms += i * (Threads / units_aside);
+    const int64 more = int64(more_terms) * step;
+    if constexpr (addresses_have_parts) return shared_from + more + from[in_step ? 0 : i];
+    else return from[in_step ? 0 : i] + more;
+  }
+
+  // A chunk from term `first` of a unit on. If Partial, its first `missing` elements (all of them,
+  // where they are adjacent rows) are zeros.
+  template <bool Partial> NNK_FN Vec<T, chunk> fetch(int unit, int first, int missing) const {
+    const int zeros = Partial ? missing - term_of(unit) - first : 0;
     if constexpr (Way == single_terms || Way == single_rows) {
       Vec<T, chunk> x;
       NNK_UNROLL
       for (int i = 0; i < chunk; ++i) {
         x.set(i, T());
-        if (!Partial || i >= missing)
-          x.set(i, *reinterpret_cast<const T*>(source + int64(i) * step));
+        if (i >= zeros)
+          x.set(i, *reinterpret_cast<const T*>(address<Partial>(unit, first + i, missing)));
       }
       return x;
     } else {
-      if (Partial && missing > 0) return Vec<T, chunk>::splat(T());
-      return nnk::load<chunk>(reinterpret_cast<const T*>(source));
+      if (zeros > 0) return Vec<T, chunk>::splat(T());
+      return nnk::load<chunk>(reinterpret_cast<const T*>(address<Partial>(unit, first, missing)));
     }
   }
+  // A tile on. Where terms are adjacent that is a number of the machine code, in later ones too.
   NNK_FN void advance() {
-    NNK_UNROLL
-    for (int i = 0; i < units_of_thread; ++i) from[i] += next;
+    constexpr bool adjacent = Way == async_terms || Way == vector_terms;
+    const int64 next = int64(TileK) * (adjacent ? int64(sizeof(T)) : int64(step));
+    if constexpr (addresses_have_parts) {
+      shared_from += next;
+    } else {
+      NNK_UNROLL
+      for (int i = 0; i < froms; ++i) from[i] += next;
+    }
     term += TileK;
   }
   NNK_FN void check(int i, Site site) const {

@@ -30,7 +30,9 @@ namespace nnk {
 
 constexpr int warp_width = 1;
 constexpr bool lanes_are_simd = true;
-constexpr int terms_in_a_row = 1;  // for kernels of GPUs: see platform/cuda.cuh
+// For kernels of GPUs: see platform/cuda.cuh.
+constexpr int terms_in_a_row = 1;
+constexpr bool addresses_have_parts = false;
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};
@@ -90,6 +92,10 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site = NNK_HER
 template <int N, class T>
 NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Site = NNK_HERE) {
   nnk::store(to.data + i, there ? nnk::load<N>(from) : Vec<T, N>::splat(T{}));
+}
+template <int N, class T>
+NNK_FN void copy_async_if(bool wanted, const Shared<T>& to, int i, const T* from, Site = NNK_HERE) {
+  if (wanted) copy_async<N>(to, i, from);
 }
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}

@@ -55,6 +55,9 @@ constexpr bool lanes_are_simd = false;  // a Vec is several elements of one thre
 // Terms of a product in shared memory for which code is laid out in a row: the compiler orders the
 // loads of all of them well.
 constexpr int terms_in_a_row = 64;
+// Whether an address is made of a part that all threads of a warp share and a short one of each of
+// them, at no cost: ptxas adds such parts in every thread, so an address is better kept whole.
+constexpr bool addresses_have_parts = false;
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};
@@ -154,6 +157,22 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Si
                  "n"(bytes), "r"(size)
                  : "memory");
   }
+}
+// The same, or nothing if it is not `wanted`: as part of the instruction, for which no code
+// branches.
+template <int N, class T>
+NNK_FN void copy_async_if(bool wanted, const Shared<T>& to, int i, const T* from, Site = NNK_HERE) {
+  constexpr int bytes = N * int(sizeof(T));
+  static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async moves 4, 8 or 16 bytes");
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to.data + i));
+#define NNK_COPY_IF(form)                                                \
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p cp.async." form \
+               ".shared.global [%0], [%1], %3; }" ::"r"(address),        \
+               "l"(from), "r"(int(wanted)), "n"(bytes)                   \
+               : "memory")
+  if constexpr (bytes == 16) NNK_COPY_IF("cg");
+  else NNK_COPY_IF("ca");
+#undef NNK_COPY_IF
 }
 NNK_FN void copy_async_commit(Site = NNK_HERE) {
   asm volatile("cp.async.commit_group;" ::: "memory");

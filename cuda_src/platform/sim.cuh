@@ -120,6 +120,9 @@ namespace nnk {
 constexpr bool lanes_are_simd = false;  // a Vec is several elements of one thread
 // Terms of a product in shared memory for which code is laid out in a row: nothing is unrolled.
 constexpr int terms_in_a_row = 1;
+// Whether an address is made of a part that all threads share and a short one: as on the GPUs of
+// that width.
+constexpr bool addresses_have_parts = warp_width == 64;
 
 // ---- shared memory ------------------------------------------------------------------------
 // `T` may be any trivial type. There is no pointer to the data: every access is checked.
@@ -215,6 +218,12 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there,
 template <int N, class T>
 NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, Site site = NNK_HERE) {
   copy_async<N>(to, i, from, true, site);
+}
+// The same, or nothing if it is not `wanted`.
+template <int N, class T>
+NNK_FN void copy_async_if(bool wanted, const Shared<T>& to, int i, const T* from,
+                          Site site = NNK_HERE) {
+  if (wanted) copy_async<N>(to, i, from, site);
 }
 NNK_FN void copy_async_commit(Site site = NNK_HERE) { sim::commit_copies(site); }
 template <int Pending> NNK_FN void copy_async_wait(Site site = NNK_HERE) {

@@ -191,6 +191,28 @@ template <class T, int N> NNK_FN Vec<T, N / 2> upper_half(const Vec<T, N>& a) {
 
 template <int Bytes> struct RawVector;  // the platform's integer vector of that many bytes
 
+// What a Vec is stored as. Lanes narrower than a word are put together by shifts: the compiler of
+// ROCm 5.2 does not take an array of 2-byte numbers apart that is read as a vector of words (LLVM's
+// pass SROA), and leaves it in private memory.
+template <class T> using BitsOf = conditional<sizeof(T) == 1, uint8, uint16>;
+template <class Raw, class T> NNK_FN Raw to_raw(const T* lanes) {
+  Raw raw;
+  if constexpr (sizeof(T) < 4 && sizeof(Raw) >= 4) {
+    constexpr int count = int(4 / sizeof(T)), words = int(sizeof(Raw) / 4);
+    uint32 word[words];
+    NNK_UNROLL
+    for (int w = 0; w < words; ++w) {
+      word[w] = 0;
+      NNK_UNROLL
+      for (int i = 0; i < count; ++i)
+        word[w] |= uint32(bit_cast<BitsOf<T>>(lanes[w * count + i])) << (32 / count * i);
+    }
+    NNK_MEMCPY(&raw, word, sizeof(Raw));
+  } else {
+    NNK_MEMCPY(&raw, lanes, sizeof(Raw));
+  }
+  return raw;
+}
 // N adjacent elements, aligned to min(N * sizeof(T), 16) bytes.
 template <int N, class T> NNK_FN Vec<T, N> load(const T* p) {
   constexpr int bytes = N * int(sizeof(T));
@@ -204,7 +226,7 @@ template <int N, class T> NNK_FN Vec<T, N> load(const T* p) {
     NNK_UNROLL
     for (int i = 0; i < bytes / 16; ++i) {
       const Raw raw = reinterpret_cast<const Raw*>(p)[i];
-      NNK_MEMCPY(reinterpret_cast<char*>(&v) + 16 * i, &raw, 16);
+      NNK_MEMCPY(v.lane + 16 / int(sizeof(T)) * i, &raw, 16);
     }
   } else {
     NNK_UNROLL
@@ -216,17 +238,12 @@ template <class T, int N> NNK_FN void store(T* p, const Vec<T, N>& v) {
   constexpr int bytes = N * int(sizeof(T));
   if constexpr (is_power_of_two(bytes) && bytes <= 16) {
     using Raw = typename RawVector<bytes>::type;
-    Raw raw;
-    NNK_MEMCPY(&raw, &v, bytes);
-    *reinterpret_cast<Raw*>(p) = raw;
+    *reinterpret_cast<Raw*>(p) = to_raw<Raw>(v.lane);
   } else if constexpr (bytes % 16 == 0) {
     using Raw = typename RawVector<16>::type;
     NNK_UNROLL
-    for (int i = 0; i < bytes / 16; ++i) {
-      Raw raw;
-      NNK_MEMCPY(&raw, reinterpret_cast<const char*>(&v) + 16 * i, 16);
-      reinterpret_cast<Raw*>(p)[i] = raw;
-    }
+    for (int i = 0; i < bytes / 16; ++i)
+      reinterpret_cast<Raw*>(p)[i] = to_raw<Raw>(v.lane + 16 / int(sizeof(T)) * i);
   } else {
     NNK_UNROLL
     for (int i = 0; i < N; ++i) p[i] = v.lane[i];

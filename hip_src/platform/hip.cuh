@@ -61,6 +61,9 @@ constexpr bool lanes_are_simd = false;  // a Vec is several elements of one thre
 // Terms of a product in shared memory for which code is laid out in a row: the compiler
 // moves the loads of all of them to the beginning, where they spill.
 constexpr int terms_in_a_row = 4;
+// Whether an address is made of a part that all threads of a warp share and a short one of each of
+// them, at no cost: a scalar register holds the former.
+constexpr bool addresses_have_parts = true;
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};
@@ -148,6 +151,11 @@ NNK_FN void copy_async(const Shared<T>& to, int i, const T* from, bool there, Si
   Vec<T, N> v = Vec<T, N>::splat(T{});
   if (there) v = nnk::load<N>(from);
   to.store_vec(i, v);
+}
+// The same, or nothing if it is not `wanted`.
+template <int N, class T>
+NNK_FN void copy_async_if(bool wanted, const Shared<T>& to, int i, const T* from, Site = NNK_HERE) {
+  if (wanted) copy_async<N>(to, i, from);
 }
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}

@@ -69,7 +69,10 @@ class SimtConfig:
     def for_workspace(self, n: int, itemsize: int, index: str) -> SimtConfig:
         """The same tiles for the first launch of a split product, whose C is dense."""
         unit_c = n % side(self.micro_n, itemsize) == 0
-        return replace(self, unit_c=unit_c, index=index)
+        # A tile without registers for long addresses: as in configure().
+        largest = index == "q" and (self.tile_m, self.tile_n) == (LARGEST.m, LARGEST.n)
+        tile_n = LARGE.n if largest else self.tile_n
+        return replace(self, tile_n=tile_n, unit_c=unit_c, index=index)
 
 
 class Tile(NamedTuple):
