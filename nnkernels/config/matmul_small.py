@@ -29,7 +29,7 @@ class SmallConfig:
     ahead : int
         How many blocks later the matrices are used that a block fetches into the cache.
     streaming : bool
-        Whether C goes past the caches.
+        Whether C goes past the caches: where all the matrices together do not fit them.
     """
 
     tile_m: int
