@@ -94,15 +94,15 @@ COMPLEX = MatmulProblem(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, {"micro_m": 6, "vector": 64, "tile_k": 256, "tile_n": 128, "read_a": True}),
+        ({}, {"micro_m": 6, "vector": 64, "tile_k": 256, "tile_n": 256, "read_a": True}),
         ({}, {"unit_b": True, "in_place": True, "tile_m": 504}),
         ({"strides_a": (8, 4000)}, {"read_a": False, "unit_b": True}),
         ({"strides_b": (8, 4000)}, {"read_a": True, "unit_b": False}),
         ({"itemsizes": (4, 8, 8), "strides_a": (2000, 4)}, {"read_a": False}),
-        ({"strides_c": (8000, 16)}, {"in_place": False, "tile_m": 252}),
+        ({"strides_c": (8000, 16)}, {"in_place": False, "tile_m": 252, "tile_n": 128}),
         ({"in_place": False}, {"in_place": False}),
         ({"n": 16}, {"vector": 32, "micro_m": 12}),
-        ({"n": 2}, {"vector": 16, "micro_m": 14}),
+        ({"n": 2}, {"vector": 16, "micro_m": 12}),
         ({"reach": 2**31}, {"index": "q"}),
     ],
     ids=str,
@@ -128,3 +128,16 @@ def test_scratch_memory_is_small(vector_bytes, itemsize):
             found = matmul.configure(problem, device)
             assert found.in_place
             assert found.shared_elements(5000) * itemsize <= 1 << 20
+
+
+@pytest.mark.parametrize("n", [2, 9, 17, 500])
+@pytest.mark.parametrize("vector_bytes", [16, 32, 64])
+@pytest.mark.parametrize("itemsize", [8, 16])
+def test_a_micro_tile_fits_the_registers(n, vector_bytes, itemsize):
+    device = replace(CPU, vector_bytes=vector_bytes)
+    problem = replace(COMPLEX, n=n, itemsizes=(itemsize,) * 3, compute_itemsize=itemsize)
+    found = matmul.configure(problem, device)
+    lanes = vector_bytes // (itemsize // 2)
+    of_a_row = 2 * -(-(found.vector // 2) // lanes)  # real and imaginary parts
+    registers = 32 if vector_bytes == 64 else 16
+    assert found.micro_m * of_a_row + of_a_row + 2 <= registers

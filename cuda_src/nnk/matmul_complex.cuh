@@ -1,13 +1,10 @@
 // Complex matrix product C = epilogue(A B) by a block of one thread, in real SIMD arithmetic.
 //
-// With real and imaginary parts side by side, as they lie in memory, a complex product is a real
-// one of twice the terms and twice the columns: for each term, the real part of A times a row of B,
-//     re im re im ...
-// plus the imaginary part of A times that row multiplied by i,
-//     -im re -im re ...
-// Both rows are packed; then a sum is a chain of fused multiply-adds of elements of A, read where
-// they lie, and rows of packed B, as in matmul_packed.cuh, to which the names here are owed. The
-// conjugate of A is taken by turning the signs of the second row.
+// Rows of B are packed as two: their real parts, and their imaginary parts. So each product of an
+// element of A and a register of columns is four fused multiply-adds, of both parts of the one and
+// both of the other, and nothing is shuffled but what is read and what is written. Elements of A
+// are read where they lie, or packed, with their parts side by side. For the rest this is
+// matmul_packed.cuh, to which the names here are owed. Conjugates are taken by turning signs.
 #pragma once
 #include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
@@ -18,7 +15,8 @@
 namespace nnk {
 
 // TA, TB, TC: element types; S: the accumulator's, complex
-// TileK: terms of a slice; MicroM: rows of a micro-tile; N: its columns, of real numbers
+// TileK: terms of a slice; MicroM: rows of a micro-tile; N: real numbers in one of them, of half
+// as many columns
 // UnitB: columns of B are adjacent, and of the type S
 // ReadA: A is read where it lies: its terms are adjacent, and of the type S
 // InPlace: sums wait in C, whose columns are adjacent, and of the type S
@@ -28,14 +26,16 @@ template <class TA, class TB, class TC, class S, class Index, int BatchRank, int
 struct MatmulComplex {
   using R = typename S::value_type;
   using V = Vec<R, N>;
-  // Complex columns of a panel of B, and real numbers of it.
-  static constexpr int panel_columns = N / 2, panel_b = 2 * TileK * N;
+  // Columns of a panel of B, and real numbers of it.
+  static constexpr int panel_columns = N / 2, panel_b = TileK * N;
   // Some more than a slice, or all packed rows would share few sets of a level-1 cache.
   static constexpr int packed_row = 2 * TileK + 16;
   // Half a micro-tile, for the edges.
-  static constexpr int half_m = MicroM > 1 ? MicroM / 2 : 1, half_n = N / 2;
+  static constexpr int half_m = MicroM > 1 ? MicroM / 2 : 1;
+  static constexpr int half_columns = panel_columns > 1 ? panel_columns / 2 : 1;
   // Complex numbers that an epilogue is given at once.
   static constexpr int finished = panel_columns < 4 ? panel_columns : 4;
+  // Whether sums go straight from registers to C and back.
   static constexpr bool direct = InPlace && is_same<Epilogue, PlainEpilogue>;
 
   using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>;
@@ -77,7 +77,7 @@ struct MatmulComplex {
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, TileK);
-      for (int j = 0; j < block.columns; j += panel_columns) pack_b(block, first_k, depth, j);
+      pack_b(block, first_k, depth);
       for (int i = 0; i < block.rows; i += grid.rows_at_once) {
         const int rows = extent(block.rows - i, grid.rows_at_once);
         if constexpr (!ReadA) pack_a(block, i, rows, first_k, depth);
@@ -100,41 +100,66 @@ struct MatmulComplex {
     return convert_scalar<S>(nnk::load<1>(p)[0]);
   }
   static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
-    for (int i = 0; i < rows; ++i)
-      for (int k = 0; k < depth; ++k) {
-        const S x = element(block.a.at(NNK_HERE, block.first_m + first_i + i, first_k + k));
-        block.packed_a.store(i * packed_row + 2 * k, x.re);
-        block.packed_a.store(i * packed_row + 2 * k + 1, x.im);
-      }
-  }
-
-  // A panel: for each term two rows of N real numbers.
-  static NNK_FN void pack_b(const Block& block, Index first_k, int depth, int j) {
-    const int left = block.columns - j;
-    const int columns = left < panel_columns ? left : panel_columns;
-    for (int k = 0; k < depth; ++k) {
-      R* const to = block.packed_b.data + j / panel_columns * panel_b + 2 * k * N;
-      R row[N] = {};
-      if constexpr (UnitB) {
-        const R* const from =
-            reinterpret_cast<const R*>(block.b.at(NNK_HERE, first_k + k, block.first_n + j));
-        nnk::store(row, columns == panel_columns ? nnk::load<N>(from)
-                                                 : nnk::load_partial<N>(from, 2 * columns, R()));
+    for (int i = 0; i < rows; ++i) {
+      const TA* const from = block.a.at(NNK_HERE, block.first_m + first_i + i, first_k);
+      R* const to = block.packed_a.data + i * packed_row;
+      if constexpr (is_same<TA, S> && sizeof(S) == sizeof(double)) {
+        // Both parts at once, as one number of their size.
+        for (int k = 0; k < depth; k += at_once)
+          nnk::store(reinterpret_cast<double*>(to + 2 * k),
+                     nnk::load_strided<at_once>(
+                         reinterpret_cast<const double*>(byte_offset(from, k * block.a.stride[1])),
+                         block.a.stride[1], depth - k < at_once ? depth - k : at_once, 0.0));
       } else {
-        for (int c = 0; c < columns; ++c) {
-          const S x = element(block.b.at(NNK_HERE, first_k + k, block.first_n + j + c));
-          row[2 * c] = x.re;
-          row[2 * c + 1] = x.im;
+        for (int k = 0; k < depth; ++k) {
+          const S x = element(byte_offset(from, k * block.a.stride[1]));
+          nnk::store(reinterpret_cast<S*>(to + 2 * k), splat_one(x));
         }
       }
-      for (int c = 0; c < panel_columns; ++c) {
-        const R re = row[2 * c], im = ConjugateB ? -row[2 * c + 1] : row[2 * c + 1];
-        to[2 * c] = re;
-        to[2 * c + 1] = im;
-        to[N + 2 * c] = ConjugateA ? im : -im;
-        to[N + 2 * c + 1] = ConjugateA ? -re : re;
+    }
+  }
+  // Elements of A that are packed at once: no more than a packed row has to spare.
+  static constexpr int at_once = 8;
+  static NNK_FN Vec<S, 1> splat_one(S x) { return Vec<S, 1>::splat(x); }
+
+  // Panels: for each term the real parts of a row, and then its imaginary parts.
+  static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
+    for (int k = 0; k < depth; ++k) {
+      if constexpr (UnitB)
+        if (k + rows_ahead < depth) fetch_row_of_b(block, first_k + k + rows_ahead);
+      for (int j = 0; j < block.columns; j += panel_columns) {
+        const int left = block.columns - j;
+        pack_row(block.b.at(NNK_HERE, first_k + k, block.first_n + j),
+                 UnitB ? Index(sizeof(S)) : block.b.stride[1],
+                 left < panel_columns ? left : panel_columns,
+                 block.packed_b.data + j / panel_columns * panel_b + k * N);
       }
     }
+  }
+  static constexpr int rows_ahead = 4;
+  static NNK_FN void fetch_row_of_b(const Block& block, Index k) {
+    const TB* const row = block.b.at(NNK_HERE, k, block.first_n);
+    for (int byte = 0; byte < block.columns * int(sizeof(TB)); byte += cache_line)
+      prefetch<1>(byte_offset(row, Index(byte)));
+  }
+  static NNK_FN void pack_row(const TB* from, Index step, int columns, R* to) {
+    Vec<R, panel_columns> re, im;
+    if constexpr (is_same<TB, S>) {
+      const R* const parts = reinterpret_cast<const R*>(from);
+      re = nnk::load_strided<panel_columns>(parts, step, columns, R());
+      im = nnk::load_strided<panel_columns>(parts + 1, step, columns, R());
+    } else {
+      R part[2][panel_columns] = {};
+      for (int c = 0; c < columns; ++c) {
+        const S x = element(byte_offset(from, c * step));
+        part[0][c] = x.re;
+        part[1][c] = x.im;
+      }
+      re = nnk::load<panel_columns>(part[0]);
+      im = nnk::load<panel_columns>(part[1]);
+    }
+    nnk::store(to, re);
+    nnk::store(to + panel_columns, ConjugateB ? -im : im);
   }
 
   // ---- multiplying ------------------------------------------------------------------------
@@ -157,38 +182,103 @@ struct MatmulComplex {
   static NNK_FN void multiply_rows(const Block& block, int first_i, int rows, Index first_k,
                                    int depth) {
     const bool first = first_k == 0, last = first_k + depth >= block.a.shape[1];
+    Rows a = rows_from(block, first_i, 0, rows, first_k);
     // The rows of a micro-tile stay in the nearest cache while all of B passes.
     for (int i = 0; i < rows; i += MicroM) {
       const int left = rows - i < MicroM ? rows - i : MicroM;
-      const Rows a = rows_from(block, first_i, i, left, first_k);
+      const bool more = i + MicroM < rows;
+      const Rows next =
+          more ? rows_from(block, first_i, i + MicroM, rows - i - MicroM, first_k) : a;
       for (int j = 0; j < block.columns; j += panel_columns) {
         const int there = block.columns - j < panel_columns ? block.columns - j : panel_columns;
-        const R* const b = block.packed_b.data + j / panel_columns * panel_b;
+        const Terms terms{block.packed_b.data + j / panel_columns * panel_b, depth,
+                          ReadA && more && j == 0};
+        if constexpr (direct) {
+          if (left == MicroM && there == panel_columns) {
+            multiply_in_c(block, first_i + i, j, a, next, terms, first);
+            continue;
+          }
+        }
         R* const to = block.micro.data;
-        const bool low = left <= half_m, narrow = 2 * there <= half_n;
-        if (low && narrow) multiply<half_m, half_n>(a, b, 2 * depth, to);
-        else if (low) multiply<half_m, N>(a, b, 2 * depth, to);
-        else if (narrow) multiply<MicroM, half_n>(a, b, 2 * depth, to);
-        else multiply<MicroM, N>(a, b, 2 * depth, to);
+        const bool low = left <= half_m, narrow = there <= half_columns;
+        if (low && narrow) multiply<half_m, half_columns>(a, next, terms, to);
+        else if (low) multiply<half_m, panel_columns>(a, next, terms, to);
+        else if (narrow) multiply<MicroM, half_columns>(a, next, terms, to);
+        else multiply<MicroM, panel_columns>(a, next, terms, to);
         finish(block, first_i + i, j, left, there, first, last);
       }
+      a = next;
     }
   }
 
+  // A panel of B, and whether the next rows of A come into the caches along with it.
+  struct Terms {
+    const R* b;
+    int depth;
+    bool fetches;
+  };
+  template <int Count, int Columns> struct Sums { Vec<R, Columns> re[Count], im[Count]; };
+
+  template <int Count, int Columns>
+  static NNK_FN void sum_products(const Rows& a, const Rows& next, const Terms& terms,
+                                  Sums<Count, Columns>& sum) {
+    using Part = Vec<R, Columns>;
+    NNK_UNROLL
+    for (int r = 0; r < Count; ++r) sum.re[r] = sum.im[r] = Part::splat(R());
+    constexpr int piece = cache_line / int(sizeof(S));
+    for (int first = 0; first < terms.depth; first += piece) {
+      if (terms.fetches) {
+        NNK_UNROLL
+        for (int r = 0; r < MicroM; ++r) prefetch(next.row[r] + 2 * first);
+      }
+      const int end = terms.depth - first < piece ? terms.depth : first + piece;
+      for (int k = first; k < end; ++k) {
+        const auto re = nnk::load<Columns>(terms.b + k * N),
+                   im = nnk::load<Columns>(terms.b + k * N + panel_columns);
+        NNK_UNROLL
+        for (int r = 0; r < Count; ++r) {
+          const auto x = Part::splat(nnk::load<1>(a.row[r] + 2 * k)[0]);
+          sum.re[r] = fma(x, re, sum.re[r]);
+          sum.im[r] = fma(x, im, sum.im[r]);
+          const auto y = Part::splat(nnk::load<1>(a.row[r] + 2 * k + 1)[0]);
+          if constexpr (ConjugateA) {
+            sum.re[r] = fma(y, im, sum.re[r]);
+            sum.im[r] = sum.im[r] - y * re;
+          } else {
+            sum.re[r] = sum.re[r] - y * im;
+            sum.im[r] = fma(y, re, sum.im[r]);
+          }
+        }
+      }
+    }
+  }
   // Not inlined, so that the registers of the loop are its own.
   template <int Count, int Columns>
-  static void multiply(const Rows& a, const R* b, int depth, R* to) {
-    Vec<R, Columns> sum[Count];
+  static NNK_APART void multiply(const Rows& a, const Rows& next, const Terms& terms, R* to) {
+    Sums<Count, Columns> sum;
+    sum_products(a, next, terms, sum);
     NNK_UNROLL
-    for (int r = 0; r < Count; ++r) sum[r] = Vec<R, Columns>::splat(R());
-    for (int k = 0; k < depth; ++k) {
-      const auto row = nnk::load<Columns>(b + k * N);
+    for (int r = 0; r < Count; ++r) nnk::store(to + r * N, interleaved(sum.re[r], sum.im[r]));
+  }
+  // The same for a whole micro-tile whose sums are C's elements.
+  static NNK_APART void multiply_in_c(const Block& block, int i, int j, const Rows& a,
+                                      const Rows& next, const Terms& terms, bool first) {
+    TC* const c = block.c.at(NNK_HERE, block.first_m + i, block.first_n + j);
+    NNK_UNROLL
+    for (int r = 0; r < MicroM; ++r) {
       NNK_UNROLL
-      for (int r = 0; r < Count; ++r)
-        sum[r] = fma(Vec<R, Columns>::splat(nnk::load<1>(a.row[r] + k)[0]), row, sum[r]);
+      for (int byte = 0; byte < N * int(sizeof(R)); byte += cache_line)
+        prefetch(byte_offset(c, r * block.c.stride[0] + byte));
     }
+    Sums<MicroM, panel_columns> sum;
+    sum_products(a, next, terms, sum);
     NNK_UNROLL
-    for (int r = 0; r < Count; ++r) nnk::store(to + r * N, sum[r]);
+    for (int r = 0; r < MicroM; ++r) {
+      R* const row = reinterpret_cast<R*>(byte_offset(c, r * block.c.stride[0]));
+      V y = interleaved(sum.re[r], sum.im[r]);
+      if (!first) y = nnk::load<N>(row) + y;
+      nnk::store(row, y);
+    }
   }
 
   // Adds what waits from earlier slices; then writes the results, or lets the sums wait.

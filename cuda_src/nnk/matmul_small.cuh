@@ -76,7 +76,19 @@ struct MatmulSmall {
 
   // ---- fetching ---------------------------------------------------------------------------
 
-  // The memory that is still to be fetched into the cache: at most two pieces.
+  // Cache lines, from two places in turn.
+  struct Lines {
+    const char *next, *after;
+    int64 step;
+    NNK_FN void fetch() {
+      prefetch<1>(next);
+      const char* const then = next + step;
+      next = after;
+      after = then;
+    }
+  };
+  // The memory that is still to be fetched into the cache: at most two pieces, a line of each in
+  // turn: with one after the other, 1024 products of 32 x 32 in float32 took 405 us, by turns 358.
   struct Fetch {
     const char *next[2] = {nullptr, nullptr}, *end[2] = {nullptr, nullptr};
 
@@ -93,16 +105,21 @@ struct MatmulSmall {
       next[piece] = reinterpret_cast<const char*>(matrix.data) + later + low;
       end[piece] = next[piece] + (high - low);
     }
-    // Where the next bytes begin, or null.
-    NNK_FN const char* take(int bytes) {
-      const int piece = next[0] < end[0] ? 0 : 1;
-      if (next[piece] >= end[piece]) return nullptr;
-      next[piece] += bytes;
-      return next[piece] - bytes;
+    // The next `lines` of them; where there are none left, those at `there` again and again.
+    NNK_FN Lines take(int lines, const char* there) {
+      const bool has[2] = {next[0] < end[0], next[1] < end[1]};
+      if (has[0] && has[1]) {
+        const Lines taken{next[0], next[1], cache_line};
+        next[0] += lines / 2 * cache_line;
+        next[1] += lines / 2 * cache_line;
+        return taken;
+      }
+      if (!has[0] && !has[1]) return {there, there, 0};
+      const char*& left = next[has[0] ? 0 : 1];
+      left += lines * cache_line;
+      return {left - lines * cache_line, left - (lines - 1) * cache_line, 2 * cache_line};
     }
   };
-  // Bytes that are fetched for each term of a micro-tile: about what one of 32 columns needs.
-  static constexpr int fetched = cache_line * int(sizeof(S)) / 4;
 
   // ---- packing ----------------------------------------------------------------------------
 
@@ -177,9 +194,7 @@ struct MatmulSmall {
     const char* b = reinterpret_cast<const char*>(block.b.at(NNK_HERE, 0, j));
     const int64 row_of_a = block.a.stride[0], step_of_a = block.a.stride[1],
                 row_of_b = block.b.stride[0];
-    const char* later = fetch.take(depth * fetched);
-    const int64 later_step = later == nullptr ? 0 : fetched;
-    if (later == nullptr) later = b;
+    Lines later = fetch.take(depth, b);
     for (int k = 0; k < depth; ++k) {
       V terms;
       if constexpr (PackB) {
@@ -191,9 +206,7 @@ struct MatmulSmall {
         else terms = convert<S>(row.template load_partial<Columns>(0, columns, TB()));
         b += row_of_b;
       }
-      NNK_UNROLL
-      for (int line = 0; line < fetched; line += cache_line) prefetch<1>(later + line);
-      later += later_step;
+      later.fetch();  // one for each term: twice as many at once made float64 up to half slower
       NNK_UNROLL
       for (int r = 0; r < Rows; ++r) {
         const S x = convert_scalar<S>(

@@ -243,6 +243,36 @@ template <class T, int N> NNK_FN Vec<T, N / 2> upper_half(const Vec<T, N>& a) {
   return half_from<N / 2>(a);
 }
 
+// ---- two vectors as one -----------------------------------------------------------------
+
+// Lanes of both halves of x in turn.
+template <class T, int L, int... I>
+NNK_FN Register<T, L> spread(const Register<T, L>& x, Ints<I...>) {
+  return shuffle<T, L>(x, x, Ints<(I / 2 + I % 2 * (L / 2))...>());
+}
+// Lanes of the lower halves of a and b in turn, or of the upper ones.
+template <class T, int L, int Upper, int... I>
+NNK_FN Register<T, L> merged(const Register<T, L>& a, const Register<T, L>& b, Ints<I...>) {
+  if constexpr (L == 1) return Upper ? b : a;
+  else return shuffle<T, L>(a, b, Ints<(Upper * (L / 2) + I / 2 + I % 2 * L)...>());
+}
+
+// a[0], b[0], a[1], b[1], ...
+template <class T, int N> NNK_FN Vec<T, 2 * N> interleaved(const Vec<T, N>& a, const Vec<T, N>& b) {
+  constexpr int L = Vec<T, N>::lanes;
+  Vec<T, 2 * N> r;
+  if constexpr (Vec<T, 2 * N>::lanes > L) {  // a register holds both
+    r.reg[0] = spread<T, 2 * L>(join<T, L>(a.reg[0], b.reg[0], range<2 * L>()), range<2 * L>());
+  } else {
+    NNK_UNROLL
+    for (int k = 0; k < Vec<T, N>::registers; ++k) {
+      r.reg[2 * k] = merged<T, L, 0>(a.reg[k], b.reg[k], range<L>());
+      r.reg[2 * k + 1] = merged<T, L, 1>(a.reg[k], b.reg[k], range<L>());
+    }
+  }
+  return r;
+}
+
 // ---- transposition --------------------------------------------------------------------
 
 // Side of the squares of a Vec<T, N> that are transposed at once: a register's lanes.

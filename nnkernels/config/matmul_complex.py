@@ -22,7 +22,7 @@ class ComplexConfig:
     tile_k : int
         Terms of a sum that are packed at once.
     micro_m, vector : int
-        Rows, and columns of real numbers, whose sums stay in registers.
+        Rows, and real numbers of one, whose sums stay in registers.
     unit_b, read_a : bool
         Whether rows of B, or of A, are read as real numbers where they lie.
     in_place : bool
@@ -53,7 +53,7 @@ class ComplexConfig:
         waits = not self.in_place and k > self.tile_k
         return (
             packed_a
-            + 2 * self.tile_n * self.tile_k
+            + self.tile_n * self.tile_k
             + self.micro_m * self.vector // 2
             + (self.tile_m * self.tile_n if waits else 0)
         )
@@ -61,9 +61,12 @@ class ComplexConfig:
 
 # Real numbers between packed rows of A: see `packed_row` in matmul_complex.cuh.
 ROW_PAD = 16
-# Terms of a sum that are packed at once, by the size of the accumulator, and columns: 512 KiB of B.
+# Terms of a sum that are packed at once, by the size of the accumulator, and columns: 512 KiB of B;
+# or half of it where as many kilobytes of sums wait beside it.
 _TERMS = {8: 256, 16: 128}
-_MOST_COLUMNS = 128
+_MOST_COLUMNS = 256
+# Rows of a micro-tile: twice as many registers, for both parts, leave room for those of A and B.
+_MOST_ROWS = {64: 12, 32: 6, 16: 6}
 _ROWS_AT_ONCE = 48
 
 
@@ -73,7 +76,9 @@ def configure(problem: MatmulProblem, device: Device) -> ComplexConfig:
     problem = replace(problem, in_place=problem.in_place and problem.strides_c[1] == itemsize)
     vector, micro_m = matmul_packed.micro_tile(2 * problem.n, itemsize // 2, device)
     vector = max(vector, 4)  # an edge is half of it: a complex number at least
-    tiles_m, tiles_n = matmul_packed.blocks(problem, device, vector // 2, micro_m, _MOST_COLUMNS)
+    micro_m = min(micro_m, _MOST_ROWS[device.vector_bytes])
+    most_columns = _MOST_COLUMNS if problem.in_place else _MOST_COLUMNS // 2
+    tiles_m, tiles_n = matmul_packed.blocks(problem, device, vector // 2, micro_m, most_columns)
     tile_m = round_up(-(-problem.m // tiles_m), micro_m)
     return ComplexConfig(
         tile_m=tile_m,

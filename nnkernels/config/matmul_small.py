@@ -29,7 +29,7 @@ class SmallConfig:
     ahead : int
         How many blocks later the matrices are used that a block fetches into the cache.
     streaming : bool
-        Whether C goes past the caches.
+        Whether C goes past the caches: where all the matrices together do not fit them.
     """
 
     tile_m: int
@@ -89,7 +89,7 @@ def configure(problem: MatmulProblem, device: Device) -> SmallConfig:
         fast_b=fast_b,
         unit_b=unit_b,
         ahead=-(-_AHEAD_BYTES // matrix) if problem.batches > 1 else 0,
-        streaming=problem.batches * problem.m * problem.n * problem.itemsizes[2]
+        streaming=problem.batches * (matrix + problem.m * problem.n * problem.itemsizes[2])
         >= device.cache_bytes,
         index=index_kind(problem.reach),
     )
