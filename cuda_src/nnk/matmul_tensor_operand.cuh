@@ -4,7 +4,8 @@
 // "Rows" are rows of A or columns of B; each has K "terms". A tile of Rows x TileK lies by rows, or
 // (`turned`) by terms, in lines of 16-byte chunks. Within a line, chunks are exchanged by a pattern
 // that repeats every 8 lines, so that any 8 lines with a multiple of 8 below them, read at one
-// chunk, touch all 32 banks of 4 bytes once, and so do 8 chunks in a row.
+// chunk, touch all 32 banks of 4 bytes once, and so do 8 chunks in a row. Where threads store lines
+// that are a multiple of 8 apart (vector_rows), the pattern goes on with every 8 lines.
 #pragma once
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
@@ -27,7 +28,7 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   static constexpr int chunk = 16 / int(sizeof(T));
   static constexpr bool asynchronous = Way == async_terms || Way == async_rows;
   static constexpr bool turned = Way == async_rows;
-  static constexpr int elements = Rows * TileK;
+  static constexpr int elements = Rows * TileK, threads = Threads;
 
   // ---- the tile in shared memory --------------------------------------------------------------
 
@@ -42,7 +43,10 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   static NNK_FN int slot(int line, int at) {
     constexpr int lines_of_128_bytes = line_chunks < 8 ? 8 / line_chunks : 1;
     constexpr int exchanged = line_chunks < 8 ? line_chunks : 8;
-    return line * pitch + (at ^ int(unsigned(line) / lines_of_128_bytes % exchanged)) * chunk;
+    unsigned pattern = unsigned(line) / lines_of_128_bytes;
+    if constexpr (Way == vector_rows)
+      pattern ^= unsigned(line) / ((chunk > 8 ? chunk : 8) * lines_of_128_bytes);
+    return line * pitch + (at ^ int(pattern % exchanged)) * chunk;
   }
   // A tile that begins at some element.
   struct Tile {
@@ -154,8 +158,7 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
           NNK_UNROLL
           for (int d = 0; d < depth; ++d)
             along.set(d, bit_cast<Vec<T, chunk>>(waiting[i * depth + d])[r]);
-          const int to = slot(row_of(i) + r, term_of(i) / chunk) + term_of(i) % chunk;
-          memory.template store_vec<depth>(first + to, along, site);
+          memory.template store_vec<depth>(first + place(i, r), along, site);
         }
       } else {
         memory.template store_vec<chunk>(first + place(i), bit_cast<Vec<T, chunk>>(waiting[i]),
@@ -164,10 +167,10 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     }
   }
 
-  // Where in the tile unit i begins; the next rows of one that is transposed are elsewhere.
-  NNK_FN int place(int i) const {
+  // Where in the tile unit i begins, or row r of one that is transposed.
+  NNK_FN int place(int i, int r = 0) const {
     if constexpr (turned) return slot(term_of(i), row_of(i) / chunk);
-    else return slot(row_of(i), term_of(i) / chunk) + term_of(i) % chunk;
+    else return slot(row_of(i) + r, term_of(i) / chunk) + term_of(i) % chunk;
   }
 
  private:
