@@ -263,9 +263,7 @@ def _cpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
 
 def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
     steps = _steps(problem, ALONG)
-    vector = _along_vector(
-        problem, _gpu_vector(problem, device, steps, problem.outer_strides, problem.inner_strides)
-    )
+    vector = _along_vector(problem, _gpu_vector(problem, device, steps, ALONG))
     groups = -(-problem.length // vector)
     limit = max(_GPU_KEPT // (vector * max(problem.tiles, 1)), 1)
     threads, team = _gpu_team(problem, groups, limit, device)
@@ -339,9 +337,7 @@ def _fits_shared(problem: RowsProblem, elements: int, device: Device) -> bool:
     )
 
 
-def _gpu_vector(
-    problem: RowsProblem, device: Device, steps: tuple[int, ...], *strides: tuple[Strides, ...]
-) -> int:
+def _gpu_vector(problem: RowsProblem, device: Device, steps: tuple[int, ...], layout: int) -> int:
     operands = problem.operands(ELEMENTWISE)
     parameters = [o for o in problem.operands(PARAMETER) if steps[o] == UNIT_STEP]
     if any(steps[o] != UNIT_STEP for o in operands):
@@ -354,7 +350,7 @@ def _gpu_vector(
             for o in operands + parameters
         ]
         if all(
-            largest_power_of_two(size, problem.alignment, *_other_strides(problem, o, strides))
+            largest_power_of_two(size, problem.alignment, *_other_strides(problem, o, layout))
             == size
             for o, size in wanted
         ):
@@ -363,17 +359,15 @@ def _gpu_vector(
     return vector
 
 
-def _other_strides(
-    problem: RowsProblem, operand: int, strides: tuple[tuple[Strides, ...], ...]
-) -> list[int]:
-    return [s for group in strides for s in group[operand] if s != problem.itemsizes[operand]]
+def _other_strides(problem: RowsProblem, operand: int, layout: int) -> list[int]:
+    """All but the one along which vectors lie."""
+    outer, inner = problem.outer_strides[operand], problem.inner_strides[operand]
+    return [*outer, *inner[:-1]] if layout == ALONG else [*outer[:-1], *inner]
 
 
 def _gpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
     steps = _steps(problem, ACROSS)
-    vector = min(
-        _gpu_vector(problem, device, steps, problem.outer_strides, problem.inner_strides), 4
-    )
+    vector = min(_gpu_vector(problem, device, steps, ACROSS), 4)
     neighbours = -(-problem.outer[-1] // vector)
     side = min(next_power_of_two(neighbours), 32)
     threads = _GPU_ACROSS_BLOCK
