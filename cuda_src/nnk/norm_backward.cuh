@@ -69,6 +69,7 @@ struct NormBackward {
     S* sums;  // row_values: [rstd, mean, low][rows]; else [blocks][dweight, dbias][width]
     NormPart<S>* workspace;  // rows x parts, for part_of_row and finish_row
     int64 parts;
+    int64 rows;
     int64 tiles;           // in which a block takes the rows, all of them,
     int64 tiles_of_block;  // and of one block
     Index part_groups;
@@ -365,8 +366,6 @@ struct NormBackward {
   static NNK_FN void save(const Rows& rows, const Args& args, int64 tile, const Stats& stats) {
     if constexpr (Sums == row_values) {
       if (rows.member != 0) return;
-      const int64 count =
-          rows.geometry.rows * (Layout == across ? int64(rows.geometry.neighbours) : 1);
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) {
         NNK_UNROLL
@@ -375,8 +374,8 @@ struct NormBackward {
           S* at = args.sums + (rows.row_number(tile) + c * Rows::lanes + i);
           at[0] = stats.rstd[c][i];
           if constexpr (centred) {
-            at[count] = stats.mean[c][i];
-            at[2 * count] = stats.low[c][i];
+            at[args.rows] = stats.mean[c][i];
+            at[2 * args.rows] = stats.low[c][i];
           }
         }
       }
