@@ -65,13 +65,16 @@ template <class Rows> struct RowStats {
 
   // 1 / sqrt(variance + eps), where the variance is that of all elements of the row.
   NNK_FN V reciprocal_deviation(const Rows& rows, int c, S eps) const {
+    return reciprocal_root(rows, m2[c], eps);
+  }
+  // 1 / sqrt(sum / length + eps)
+  static NNK_FN V reciprocal_root(const Rows& rows, const V& sum, S eps) {
     const S length = S(rows.geometry.length);
-    // Along, all lanes are the same: one division for all of them.
-    if constexpr (is_along) {
+    if constexpr (is_along) {  // all lanes are the same: once for all of them
       using One = Vec<S, 1>;
-      return V::splat((S(1) / sqrt(One::splat(m2[c][0] / length + eps)))[0]);
+      return V::splat((S(1) / sqrt(One::splat(sum[0] / length + eps)))[0]);
     } else {
-      return S(1) / sqrt(m2[c] / length + eps);
+      return S(1) / sqrt(sum / length + eps);
     }
   }
 

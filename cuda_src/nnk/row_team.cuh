@@ -214,6 +214,13 @@ struct RowTeam {
   // The sum of f(g, c, full) over groups [first, last), for every column, in all threads of the
   // team.
   template <class F> NNK_FN void sum(V (&total)[Columns], Index first, Index last, F f) const {
+    sum_alone(total, first, last, f);
+    NNK_UNROLL
+    for (int c = 0; c < Columns; ++c) total[c] = reduce<Sum<S>>(total[c]);
+  }
+  // The same of this thread's groups alone.
+  template <class F>
+  NNK_FN void sum_alone(V (&total)[Columns], Index first, Index last, F f) const {
     V partial[partials][Columns];
     for (int p = 0; p < partials; ++p) clear(partial[p]);
     each(first, last, [&](Index g, bool full, int p) {
@@ -224,7 +231,6 @@ struct RowTeam {
     for (int c = 0; c < Columns; ++c) {
       total[c] = partial[0][c];
       for (int p = 1; p < partials; ++p) total[c] = total[c] + partial[p][c];
-      total[c] = reduce<Sum<S>>(total[c]);
     }
   }
 
