@@ -9,23 +9,20 @@
 // deviation are computed from x again: the row is on the chip anyway.
 //
 // Where the parameters lie along the row and all rows share them, a block works on a range of rows
-// one after the other and adds up what these give for dweight and dbias: in registers, if the row is
-// there, else in its own piece of memory. NormSums (norm_sums.cuh) adds those of all blocks. In any
-// other case the mean and deviation of every row are saved, and NormSums reads x and dy again.
+// one after the other and adds up what these give for dweight and dbias: in registers, if the row
+// is there, else in its own piece of memory. NormSums (norm_sums.cuh) adds those of all blocks. In
+// any other case the mean and deviation of every row are saved, and NormSums reads x and dy again.
 #pragma once
-#include "nnk/row_stats.cuh"
-#include "nnk/softmax.cuh"
+#include "nnk/norm.cuh"
 
 namespace nnk {
-
-enum : int { layer_norm_kind = 0, rms_norm_kind = 1 };
 
 // What is kept for the gradients of parameters.
 enum : int {
   no_sums = 0,
-  row_values = 1,       // rstd, mean and low (see RowStats) of every row
-  weight_sums = 2,      // sums over the rows of this block: dweight
-  parameter_sums = 3,   // dweight and dbias
+  row_values = 1,      // rstd, mean and low (see RowStats) of every row
+  weight_sums = 2,     // sums over the rows of this block: dweight
+  parameter_sums = 3,  // dweight and dbias
 };
 
 // A part of a row: a mean, and sums over d = x - mean (which add up to `sum`, by rounding).
@@ -53,7 +50,7 @@ struct NormBackward {
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
   static constexpr int register_budget = 128;
-  static constexpr bool centred = Kind == layer_norm_kind;
+  static constexpr bool centred = Kind == layer_kind;
   static constexpr bool sums_here = Sums >= weight_sums;
   static constexpr bool in_registers = Keep == keep_registers;
   static_assert(!sums_here || (Layout == along && Stage == whole_row), "a block owns columns");
@@ -68,13 +65,13 @@ struct NormBackward {
     T* dx;
     S* sums;  // row_values: [rstd, mean, low][rows]; else [blocks][dweight, dbias][width]
     NormPart<S>* workspace;  // rows x parts, for part_of_row and finish_row
-    int64 parts;
     int64 rows;
     int64 tiles;           // in which a block takes the rows, all of them,
     int64 tiles_of_block;  // and of one block
+    S eps, offset;
+    int64 parts;
     Index part_groups;
     int32 kept;  // elements of shared memory: twice those of a row, for x and dy
-    S eps, offset;
     Geometry geometry;
   };
 
@@ -103,9 +100,7 @@ struct NormBackward {
         } else if constexpr (Keep == keep_shared) {
           shared(group, rows, args, tile, first);
         } else {
-          const auto load = [&](Index g, int c, bool full) {
-            return read(rows, args, g, c, full);
-          };
+          const auto load = [&](Index g, int c, bool full) { return read(rows, args, g, c, full); };
           const auto load_x = [&](Index g, int c, bool full) {
             return rows.template load<0>(args.x, g, c, full, S(0));
           };
@@ -130,7 +125,7 @@ struct NormBackward {
                            bool full) {
     if constexpr (Weighted) {
       const V w = rows.template load<2>(args.weight, g, c, full, S(0));
-      return dy * (Kind == rms_norm_kind ? w + args.offset : w);
+      return dy * (Kind == rms_kind ? w + args.offset : w);
     } else {
       return dy;
     }
@@ -384,8 +379,7 @@ struct NormBackward {
 
   // ---- the sums of a block -----------------------------------------------------------------
 
-  template <class G>
-  static NNK_FN S* sums_of(const G& group, const Rows& rows, const Args& args) {
+  template <class G> static NNK_FN S* sums_of(const G& group, const Rows& rows, const Args& args) {
     if constexpr (!sums_here) return nullptr;
     return args.sums + group.block() * (int64(rows.groups) * N * (Sums - weight_sums + 1));
   }
@@ -478,8 +472,7 @@ struct NormBackward {
       // A few steps, which would take many registers if they overlapped.
       const int count = int(args.parts);
       NNK_NO_UNROLL
-      for (int p = rows.member; p < count; p += Team)
-        f(i, saved[p], elements_of(rows, args, p));
+      for (int p = rows.member; p < count; p += Team) f(i, saved[p], elements_of(rows, args, p));
     }
   }
   static NNK_FN void fold_parts(const Rows& rows, const Args& args, int64 tile, Stats& stats) {

@@ -22,7 +22,7 @@ struct NormSums {
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
   static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 80;
-  static constexpr bool centred = Kind == layer_norm_kind;
+  static constexpr bool centred = Kind == layer_kind;
 
   struct Args {
     const T* x;       // of_partials: sums for dweight
@@ -32,9 +32,10 @@ struct NormSums {
     B* dbias;
     S* workspace;  // [parts][dweight, dbias][parameters], for part_of_row
     int64 stride;
-    int64 parts;
     int64 parameters;
+    int64 parts;
     Index part_groups;
+    int32 kept;
     Geometry geometry;
   };
   struct Two { V weight, bias; };

@@ -72,7 +72,7 @@ def configure(problem: NormBackwardProblem, device: Device) -> NormBackwardConfi
     here = wanted and problem.shared
     chosen = _rows(problem.rows, device, here)
     here = here and chosen.layout == ALONG and chosen.parts == 1
-    tiles = tiles_of(problem.rows, chosen)
+    tiles = _tiles(problem.rows, chosen)
     tiles_of_block = 1
     if here:
         most = _cpu_blocks(problem.rows) if not device.is_gpu else _gpu_blocks(chosen, device)
@@ -117,7 +117,7 @@ def _cut(chosen: RowsConfig, problem: RowsProblem, width: int, part: int) -> Row
     return replace(chosen, parts=parts, part_groups=part_groups) if parts > 1 else chosen
 
 
-def tiles_of(problem: RowsProblem, chosen: RowsConfig) -> int:
+def _tiles(problem: RowsProblem, chosen: RowsConfig) -> int:
     """In how many steps the rows are taken."""
     if chosen.layout == ALONG:
         return -(-problem.rows // (chosen.side_by_side * chosen.columns))

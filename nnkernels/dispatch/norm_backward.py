@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,148 +10,80 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch import machines, norm_backward_plan
-from nnkernels.dispatch.axes import checked_axis, normalize_axes
-from nnkernels.dispatch.dtypes import require
+from nnkernels.dispatch.axes import Shape
 from nnkernels.dispatch.elementwise import alignment_of, remember
-from nnkernels.errors import DTypeError, ShapeError
-from nnkernels.interop.libraries import NUMPY, adopt_all
-
-LAYER, RMS = "layer_norm_kind", "rms_norm_kind"
+from nnkernels.dispatch.norm_axes import NormAxes, check_operands
+from nnkernels.interop.libraries import adopt_all
 
 
 @dataclass(frozen=True)
-class NormAxes:
-    """What is normalised together, as axes of the array.
+class NormGradient:
+    """The gradients of a norm with its options.
 
     Attributes
     ----------
-    reduced : tuple of int
-        The axes of a row; with groups, ``groups`` counts on the array with its channel axis
-        ``channel`` as two axes, (groups, channels of a group).
-    parameters : tuple of int
-        The axes of weight and bias, in their order.
-    channel, groups : int
-        The axis that is split, and into how many groups; -1 and 1 for none.
+    kind : {"layer_kind", "rms_kind"}
+        The variant of ``cuda_src/nnk/norm_backward.cuh``.
+    axes_of : callable
+        Gives the :class:`NormAxes` of a shape, ``axis`` and ``groups``.
+    axis : int, tuple of int or None
+        As the user gave it, for a key.
+    groups : int or None
+        Of a group norm; None for an instance norm.
+    eps, offset : float
+        Added to the variance, and to the weight.
     """
 
-    reduced: tuple[int, ...]
-    parameters: tuple[int, ...]
-    channel: int = -1
-    groups: int = 1
-
-    def split(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """A shape with the channel axis as two."""
-        a = self.channel
-        if a < 0:
-            return tuple(sizes)
-        return (*sizes[:a], self.groups, sizes[a] // self.groups, *sizes[a + 1 :])
-
-    def split_strides(self, strides: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-        """Strides of an array of a shape, with the channel axis as two."""
-        a = self.channel
-        if a < 0:
-            return tuple(strides)
-        step = strides[a]
-        return (*strides[:a], step * (shape[a] // self.groups), step, *strides[a + 1 :])
-
-    def parameter_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Of weight and bias for an array of a shape."""
-        if self.channel >= 0:
-            return (shape[self.channel],)
-        return tuple(shape[a] for a in self.parameters)
+    kind: str
+    axes_of: Callable[[Shape, Any, int | None], NormAxes]
+    axis: Any
+    groups: int | None
+    eps: float
+    offset: float = 0.0
 
 
-def along_axes(axis: Any, rank: int) -> NormAxes:
-    """Rows along some axes; parameters have these axes in the order in which they are named."""
-    normalize_axes(axis, rank)
-    named = checked_axis(axis)
-    if named is None:
-        named = tuple(range(rank))
-    axes = tuple(a % rank for a in (named if isinstance(named, tuple) else (named,)))
-    return NormAxes(axes, axes)
-
-
-def in_groups(axis: Any, shape: Sequence[int], groups: int | None) -> NormAxes:
-    """Rows of the channels of a group (None: of one channel) and of all axes but the first."""
-    rank = len(shape)
-    if isinstance(checked_axis(axis), (tuple, type(None))):
-        raise TypeError(f"axis must be an integer; got {type(axis).__name__} {axis!r}")
-    (channel,) = normalize_axes(axis, rank)
-    channels = shape[channel]
-    if groups is None:
-        groups = max(channels, 1)
-    if groups < 1 or channels % groups:
-        raise ShapeError(
-            f"num_groups is {groups} and does not divide the {channels} channels of x (axis "
-            f"{channel} of shape {tuple(shape)})"
-        )
-    kept = {channel} if channel == 0 else {0, channel}
-    reduced = tuple(a + (a > channel) for a in range(rank) if a not in kept)
-    return NormAxes((channel + 1, *reduced), (channel, channel + 1), channel, groups)
-
-
-def apply(
-    kind: str,
-    axes_of: Any,
-    arrays: Sequence[Any],
-    *,
-    eps: float,
-    offset: float = 0.0,
-    biased: bool = True,
-) -> tuple[Any, ...]:
+def apply(norm: NormGradient, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Gradients of a norm.
 
     Parameters
     ----------
-    kind : str
-        ``LAYER`` or ``RMS``.
-    axes_of : tuple
-        A function of the shape of x that gives its NormAxes, and what it depends on.
+    norm : NormGradient
+        Which.
     arrays : sequence
-        dy, x, weight, bias, dresidual; of these the last three may be None.
-    eps, offset : float
-        As in the norms.
-    biased : bool
-        Whether the norm has a bias at all.
+        dy, x, weight, bias, dresidual; the last three may be None.
 
     Returns
     -------
     tuple
-        dx, dweight and, for a norm that has one, dbias.
+        dx, dweight, dbias; None where there is no such array.
     """
-    there = [(a, n) for a, n in zip(arrays, _NAMES, strict=True) if a is not None]
+    there = [(a, n) for a, n in zip(arrays, _NAMES, strict=True) if a is not None or n in _NEEDED]
     names = tuple(n for _, n in there)
     if all(type(a) is np.ndarray for a, _ in there):
-        found = _run(kind, axes_of, dict((n, a) for a, n in there), eps, offset)
-    else:
-        views, library, like = adopt_all([a for a, _ in there], names)
-        found = _run(kind, axes_of, dict(zip(names, views, strict=True)), eps, offset)
-        if library is not NUMPY:
-            found = tuple(None if a is None else library.restore(a, like) for a in found)
-    return found if biased else found[:2]
+        return _run(norm, {n: a for a, n in there})
+    views, library, like = adopt_all([a for a, _ in there], names)
+    found = _run(norm, dict(zip(names, views, strict=True)))
+    return tuple(None if a is None else library.restore(a, like) for a in found)
 
 
 _NAMES = ("dy", "x", "weight", "bias", "dresidual")
+_NEEDED = ("dy", "x")
 
 
-def _run(
-    kind: str, axes_of: Any, arrays: dict[str, Any], eps: float, offset: float
-) -> tuple[Any, ...]:
+def _run(norm: NormGradient, arrays: dict[str, Any]) -> tuple[Any, ...]:
     machine, address = machines.for_array(arrays["x"])
     addresses = {name: address(a) for name, a in arrays.items()}
     described = tuple((n, a.shape, a.strides, a.dtype) for n, a in arrays.items())
     alignment = 1
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
         alignment = alignment_of(*addresses.values())
-    function, *argument = axes_of
-    key = ("norm_backward", kind, function, *argument, eps, offset, described, alignment)
+    key = (norm, described, alignment)
     plans = machine.plans
     plan = plans.get(key)
     if plan is None:
-        axes = function(*argument, arrays["x"].shape)
-        _check(arrays, axes)
+        axes = _axes_of(norm, arrays)
         machines.require_aligned(machine, arrays.values(), arrays)
-        plan = norm_backward_plan.make_plan(kind, axes, arrays, eps, offset, machine, alignment)
+        plan = norm_backward_plan.make_plan(norm, axes, arrays, machine, alignment)
         remember(plans, key, plan)
     results = [None if a is None else a.make(machine) for a in plan.results]
     if plan.zeros:
@@ -168,27 +100,11 @@ def _run(
     return tuple(results)
 
 
-def _check(arrays: dict[str, Any], axes: NormAxes) -> None:
+def _axes_of(norm: NormGradient, arrays: dict[str, Any]) -> NormAxes:
+    """The axes of a call, for which its operands are checked."""
     x = arrays["x"]
-    found = require(x.dtype, "f", "x")
-    for name in ("dy", "dresidual"):
-        array = arrays.get(name, x)
-        if array.shape != x.shape:
-            raise ShapeError(f"{name} has shape {array.shape} and x {x.shape}; they must be equal")
-        if array.dtype != x.dtype:
-            raise DTypeError(f"{name} has dtype {array.dtype} and x {x.dtype}; they must be equal")
-    wanted = axes.parameter_shape(x.shape)
-    for name in ("weight", "bias"):
-        if name not in arrays:
-            continue
-        parameter = arrays[name]
-        if parameter.shape != wanted:
-            raise ShapeError(
-                f"{name} has shape {parameter.shape}; for x of shape {x.shape} it must have shape "
-                f"{wanted}"
-            )
-        if parameter.dtype not in (x.dtype, np.dtype(found.compute_name)):
-            raise DTypeError(
-                f"{name} has dtype {parameter.dtype}; for x of dtype {x.dtype} it must have that "
-                f"or {found.compute_name}"
-            )
+    axes = norm.axes_of(x.shape, norm.axis, norm.groups)
+    same = [n for n in ("dy", "dresidual") if n in arrays]
+    parameters = {n: arrays[n] for n in ("weight", "bias") if n in arrays}
+    check_operands(axes, x, [arrays[n] for n in same], same, parameters)
+    return axes

@@ -12,14 +12,24 @@ from nnkernels.config import norm_backward as config
 from nnkernels.config import rows as rows_config
 from nnkernels.config.norm_backward import NO_SUMS, ROW_VALUES, NormBackwardProblem
 from nnkernels.config.rows import ACROSS, ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
-from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order, merge
-from nnkernels.dispatch.dtypes import Element, element, numpy_dtype, require
+from nnkernels.dispatch.axes import Strides, contiguous_strides, memory_order
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
+from nnkernels.dispatch.norm_axes import NormAxes
 from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation
-from nnkernels.dispatch.rows_plan import FINISH_ROW, PART_OF_ROW, WHOLE_ROW
+from nnkernels.dispatch.rows_plan import (
+    FINISH_ROW,
+    PART_OF_ROW,
+    WHOLE_ROW,
+    Geometry,
+    add_rows,
+    geometry_of,
+    grid_of,
+    row_arguments,
+)
 
 if TYPE_CHECKING:
-    from nnkernels.dispatch.norm_backward import NormAxes
+    from nnkernels.dispatch.norm_backward import NormGradient
 
 # Places of the pointers of a call.
 X, DY, WEIGHT, ADDED, DX, DWEIGHT, DBIAS, WORK = range(8)
@@ -79,16 +89,10 @@ class Plan:
 
 
 def make_plan(
-    kind: str,
-    axes: NormAxes,
-    arrays: dict[str, Any],
-    eps: float,
-    offset: float,
-    machine: Any,
-    alignment: int,
+    norm: NormGradient, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignment: int
 ) -> Plan:
     """The plan of a call whose arrays have been checked."""
-    return _Maker(kind, axes, arrays, machine, alignment).make(eps, offset)
+    return _Maker(norm.kind, axes, arrays, machine, alignment).make(norm.eps, norm.offset)
 
 
 class _Maker:
@@ -97,25 +101,29 @@ class _Maker:
     ) -> None:
         self.kind, self.axes, self.machine, self.alignment = kind, axes, machine, alignment
         x = arrays["x"]
-        self.found: Element = require(x.dtype, "f", "x")
+        self.found: Element = ELEMENTS[x.dtype.name]
         self.arrays = arrays
-        self.shape = axes.split(x.shape)
+        self.shape = axes.split_shape(x.shape)
         x_order = memory_order(x.shape, x.strides)
         self.strides: dict[str, Strides] = {
-            name: axes.split_strides(arrays[name].strides, x.shape)
+            name: axes.split_strides(x.shape, arrays[name].strides)
             for name in ("x", "dy", "dresidual")
             if name in arrays
         }
         dense = contiguous_strides(x.shape, self.found.itemsize, x_order)
-        self.strides["dx"] = axes.split_strides(dense, x.shape)
+        self.strides["dx"] = axes.split_strides(x.shape, dense)
         if "weight" in arrays:
-            self.strides["weight"] = self._parameter_strides(arrays["weight"].strides)
+            self.strides["weight"] = axes.parameter_strides(
+                arrays["weight"].strides, len(self.shape)
+            )
         self.order = memory_order(self.shape, self.strides["x"])
         # dweight and dbias lie in memory in the order of the row.
         places = [axes.parameters.index(a) for a in self.order if a in axes.parameters]
-        self.parameter_order = (0,) if axes.channel >= 0 else tuple(places)
+        self.parameter_order = (0,) if axes.channel is not None else tuple(places)
         self.parameter_axes = (
-            axes.parameters if axes.channel >= 0 else tuple(axes.parameters[p] for p in places)
+            axes.parameters
+            if axes.channel is not None
+            else tuple(axes.parameters[p] for p in places)
         )
         self.results = (
             Allocation(x.shape, x.dtype, x_order),
@@ -127,18 +135,7 @@ class _Maker:
     @property
     def values(self) -> int:
         """Numbers that are kept of a row."""
-        return 3 if self.kind == "layer_norm_kind" else 1
-
-    def _parameter_strides(self, strides: Strides) -> Strides:
-        axes = self.axes
-        found = [0] * len(self.shape)
-        if axes.channel >= 0:
-            group, channel = axes.parameters
-            found[group], found[channel] = strides[0] * self.shape[channel], strides[0]
-        else:
-            for axis, stride in zip(axes.parameters, strides, strict=True):
-                found[axis] = stride
-        return tuple(found)
+        return 3 if self.kind == "layer_kind" else 1
 
     def _parameter_result(self, name: str) -> Allocation | None:
         if name not in self.arrays:
@@ -170,33 +167,19 @@ class _Maker:
 
     # ---- the rows ----------------------------------------------------------------------------
 
-    def _geometry(
-        self, strides: Sequence[Strides], outer: Sequence[int], inner: Sequence[int]
-    ) -> tuple[Shape, list[Strides], Shape, list[Strides]]:
-        """Merged axes: of the rows' positions and of a row."""
-        merged: list[Any] = []
-        for chosen in (outer, inner):
-            shape = tuple(self.shape[a] for a in chosen)
-            merged += merge(shape, [tuple(s[a] for a in chosen) for s in strides])
-        return merged[0], merged[1], merged[2], merged[3]
-
     def _problem(self) -> NormBackwardProblem:
         nothing = (0,) * len(self.shape)
         names = ("x", "dy", "weight", "dresidual", "dx")
         strides = [self.strides.get(name, nothing) for name in names]
-        outer_axes = [a for a in self.order if a not in self.axes.reduced]
-        inner_axes = [a for a in self.order if a in self.axes.reduced]
-        outer, outer_strides, inner, inner_strides = self._geometry(
-            strides, outer_axes, inner_axes
-        )
+        geometry = geometry_of(self.shape, strides, self.axes.reduced, self.order)
         item = self.found.itemsize
         weight_item = self.arrays["weight"].dtype.itemsize if "weight" in self.arrays else item
         added = ELEMENTWISE if "dresidual" in self.arrays else PARAMETER
         rows = RowsProblem(
-            outer=outer,
-            inner=inner,
-            outer_strides=tuple(outer_strides),
-            inner_strides=tuple(inner_strides),
+            outer=geometry.outer,
+            inner=geometry.inner,
+            outer_strides=geometry.outer_strides,
+            inner_strides=geometry.inner_strides,
             itemsizes=(item, item, weight_item, item, item),
             compute_itemsize=self.found.compute_itemsize,
             tiles=2,
@@ -206,15 +189,15 @@ class _Maker:
             roles=(ELEMENTWISE, ELEMENTWISE, PARAMETER, added, ELEMENTWISE),
         )
         with_bias = "bias" in self.arrays
-        several = [{a for a in axes if self.shape[a] > 1} for axes in self._row_and_parameters()]
+        row, parameters = (
+            {a for a in axes if self.shape[a] > 1}
+            for axes in (self.axes.reduced, self.axes.parameters)
+        )
         return NormBackwardProblem(
             rows,
             parameters=2 if with_bias else int("weight" in self.arrays),
-            shared=several[0] == several[1],
+            shared=row == parameters,
         )
-
-    def _row_and_parameters(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self.axes.reduced, self.axes.parameters
 
     def _add_rows(
         self,
@@ -228,11 +211,10 @@ class _Maker:
         found, rows = self.found, chosen.rows
         scalar = "f" if found.compute_itemsize == 4 else "d"
         packer = Packer(7, rows.index)
-        packer.add("q", rows.parts, problem.rows.rows, chosen.tiles, chosen.tiles_of_block)
-        packer.add_index(rows.part_groups)
-        packer.add("i", rows.kept)
+        packer.add("q", problem.rows.rows, chosen.tiles, chosen.tiles_of_block)
         packer.add(scalar, eps, offset)
-        tail = _pack_geometry(packer, problem.rows, rows)
+        add_rows(packer, problem.rows, rows, *grid_of(problem.rows, rows)[1:])
+        tail = packer.finish()
         parts = _NOTHING
         if rows.parts > 1:
             parts = plan.workspace(problem.rows.rows * rows.parts * 5, found.compute_name)
@@ -253,12 +235,12 @@ class _Maker:
         found, rows = self.found, chosen.rows
         weight = found
         if "weight" in self.arrays:
-            weight = require(self.arrays["weight"].dtype, "f", "weight")
+            weight = ELEMENTS[self.arrays["weight"].dtype.name]
         sums = chosen.sums if stage != PART_OF_ROW else NO_SUMS
         flags = (rows.streaming, "weight" in self.arrays, "dresidual" in self.arrays)
         text = (
             f"NormBackward<{self.kind}, {found.storage}, {weight.storage}, {found.compute}, "
-            f"{_team(problem, rows)}, {rows.keep}, {rows.depth}, {stage}, "
+            f"{row_arguments(problem, rows)}, {rows.keep}, {rows.depth}, {stage}, "
             f"{', '.join(map(_cxx_bool, flags))}, {sums}>"
         )
         return Instance("norm_backward", text, rows.threads)
@@ -272,13 +254,13 @@ class _Maker:
         row_axes = [a for a in self.order if a not in self.axes.reduced]
         number = self._dense(row_axes, found.compute_itemsize)
         outer_axes = self.parameter_axes
-        inner_axes = [a for a in self.order if a not in outer_axes]
+        others = tuple(a for a in self.order if a not in outer_axes)
         dweight, dbias = (
             nothing if r is None else self._dense(outer_axes, r.dtype.itemsize)
             for r in self.results[1:]
         )
         strides = [self.strides["x"], self.strides["dy"], number, dweight, dbias]
-        geometry = self._geometry(strides, outer_axes, inner_axes)
+        geometry = geometry_of(self.shape, strides, others, (*outer_axes, *others))
         problem = self._sums_problem(geometry, found.itemsize)
         chosen = rows_config.configure(problem, self.machine.device)
         outputs = rows.parameters
@@ -299,9 +281,7 @@ class _Maker:
         if chosen.parts > 1:
             self._add_partials(plan, partial, chosen.parts, outputs, self.parameters)
 
-    def _add_partials(
-        self, plan: Plan, partial: int, count: int, outputs: int, width: int
-    ) -> None:
+    def _add_partials(self, plan: Plan, partial: int, count: int, outputs: int, width: int) -> None:
         """The launch that adds up partial sums, [count][outputs][width]."""
         size = self.found.compute_itemsize
         results = [
@@ -310,11 +290,12 @@ class _Maker:
         ]
         step = (size if self.parameters > 1 else 0,)
         between = (outputs * width * size if count > 1 else 0,)
-        geometry = (
+        geometry = Geometry(
+            (1,),
             (self.parameters,),
-            [step, step, (0,), *results],
             (count,),
-            [between, between, (0,), (0,), (0,)],
+            (step, step, (0,), *results),
+            (between, between, (0,), (0,), (0,)),
         )
         problem = replace(self._sums_problem(geometry, size), alignment=16)
         chosen = _uncut(problem, rows_config.configure(problem, self.machine.device))
@@ -342,15 +323,16 @@ class _Maker:
             step *= self.shape[a]
         return tuple(found)
 
-    def _sums_problem(self, geometry: Any, itemsize: int) -> RowsProblem:
-        outer, outer_strides, inner, inner_strides = geometry
+    def _sums_problem(self, geometry: Geometry, itemsize: int) -> RowsProblem:
         found = self.found
-        sizes = [found.compute_itemsize if r is None else r.dtype.itemsize for r in self.results[1:]]
+        sizes = [
+            found.compute_itemsize if r is None else r.dtype.itemsize for r in self.results[1:]
+        ]
         return RowsProblem(
-            outer=outer,
-            inner=inner,
-            outer_strides=tuple(outer_strides),
-            inner_strides=tuple(inner_strides),
+            outer=geometry.outer,
+            inner=geometry.inner,
+            outer_strides=geometry.outer_strides,
+            inner_strides=geometry.inner_strides,
             itemsizes=(itemsize, itemsize, found.compute_itemsize, *sizes),
             compute_itemsize=found.compute_itemsize,
             tiles=0,
@@ -375,17 +357,16 @@ class _Maker:
         found = self.found
         types = [found.storage if source == "of_elements" else found.compute]
         for result in self.results[1:]:
-            of = None if result is None else element(result.dtype)
-            types.append(found.compute if of is None else of.storage)
+            types.append(found.compute if result is None else ELEMENTS[result.dtype.name].storage)
         text = (
             f"NormSums<{self.kind}, {source}, {', '.join(types)}, {found.compute}, "
-            f"{_team(problem, chosen)}, {stage}, {_cxx_bool(biased)}>"
+            f"{row_arguments(problem, chosen)}, {stage}, {_cxx_bool(biased)}>"
         )
         packer = Packer(6, chosen.index)
-        packer.add("q", stride, chosen.parts, self.parameters)
-        packer.add_index(chosen.part_groups)
-        tail = _pack_geometry(packer, problem, chosen)
-        tiles = config.tiles_of(problem, chosen)
+        packer.add("q", stride, self.parameters)
+        tiles, *beside = grid_of(problem, chosen)
+        add_rows(packer, problem, chosen, *beside)
+        tail = packer.finish()
         traffic = problem.rows * problem.length * found.itemsize * 2
         start = self.machine.prepare(
             Instance("norm_sums", text, chosen.threads), tiles * chosen.parts, 0, traffic
@@ -399,30 +380,5 @@ def _uncut(problem: RowsProblem, chosen: RowsConfig) -> RowsConfig:
     return replace(chosen, parts=1, part_groups=-(-problem.length // vector))
 
 
-def _team(problem: RowsProblem, chosen: RowsConfig) -> str:
-    index = "int32" if chosen.index == "i" else "int64"
-    operands = len(problem.itemsizes)
-    geometry = f"RowGeometry<{operands}, {len(problem.outer)}, {len(problem.inner)}, {index}>"
-    return (
-        f"{geometry}, {chosen.layout}, Ints<{', '.join(map(str, chosen.steps))}>, "
-        f"{chosen.vector}, {chosen.columns}, {chosen.threads}, {chosen.team}"
-    )
-
-
 def _cxx_bool(value: bool) -> str:
     return "true" if value else "false"
-
-
-def _pack_geometry(packer: Packer, problem: RowsProblem, chosen: RowsConfig) -> bytes:
-    neighbours = tiles = 1
-    rows = problem.rows
-    if chosen.layout == ACROSS:
-        neighbours = problem.outer[-1]
-        tiles = -(-neighbours // (chosen.side_by_side * chosen.vector * chosen.columns))
-    packer.add("q", rows)  # the geometry, an 8-byte aligned struct, begins here
-    packer.add_index(problem.length, neighbours, tiles)
-    packer.add_divisors(problem.outer)
-    packer.add_divisors(problem.inner)
-    for strides in (*problem.outer_strides, *problem.inner_strides):
-        packer.add_index(*strides)
-    return packer.finish()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 from nnkernels._typing import Array
 from nnkernels.dispatch import norm_backward as dispatch
 from nnkernels.dispatch.axes import checked_axis
+from nnkernels.dispatch.norm import along_axes
+from nnkernels.dispatch.norm_axes import channel_groups
 from nnkernels.ops import _options
+from nnkernels.ops import norm as norms
 from nnkernels.ops._activation import ActivationLike, differentiable, resolve
 from nnkernels.ops._public import public
 
@@ -80,15 +82,13 @@ def layer_norm_backward(
     eps = _options.not_negative("eps", eps)
     found = resolve(activation, "activation")
     if found is not None:
-        from nnkernels.ops.norm import layer_norm
-
         dy = _before(
-            lambda inside: layer_norm(x, weight, bias, axis=axis, eps=eps, activation=inside),
+            lambda inside: norms.layer_norm(x, weight, bias, axis=axis, eps=eps, activation=inside),
             found,
             dy,
         )
-    key = (_along, checked_axis(axis))
-    return dispatch.apply(dispatch.LAYER, key, (dy, x, weight, bias, dresidual), eps=eps)
+    norm = dispatch.NormGradient("layer_kind", along_axes, checked_axis(axis), None, eps)
+    return dispatch.apply(norm, (dy, x, weight, bias, dresidual))
 
 
 @public
@@ -156,23 +156,15 @@ def rms_norm_backward(
     offset = _options.finite("offset", offset)
     found = resolve(activation, "activation")
     if found is not None:
-        from nnkernels.ops.norm import rms_norm
-
         dy = _before(
-            lambda inside: rms_norm(
+            lambda inside: norms.rms_norm(
                 x, weight, axis=axis, eps=eps, offset=offset, activation=inside
             ),
             found,
             dy,
         )
-    return dispatch.apply(
-        dispatch.RMS,
-        (_along, checked_axis(axis)),
-        (dy, x, weight, None, dresidual),
-        eps=eps,
-        offset=offset,
-        biased=False,
-    )
+    norm = dispatch.NormGradient("rms_kind", along_axes, checked_axis(axis), None, eps, offset)
+    return dispatch.apply(norm, (dy, x, weight, None, dresidual))[:2]
 
 
 @public
@@ -237,9 +229,7 @@ def group_norm_backward(
     >>> dweight.tolist(), dbias.tolist()
     ([-1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])
     """
-    return _grouped(
-        "group_norm", dy, x, num_groups, weight, bias, axis, eps, activation, dresidual
-    )
+    return _grouped("group_norm", dy, x, num_groups, weight, bias, axis, eps, activation, dresidual)
 
 
 @public
@@ -319,32 +309,21 @@ def _grouped(
     dresidual: Any,
 ) -> tuple[Any, ...]:
     eps = _options.not_negative("eps", eps)
-    if groups is not None and (isinstance(groups, bool) or not isinstance(groups, Integral)):
-        raise TypeError(f"num_groups must be an integer; got {type(groups).__name__} {groups!r}")
-    groups = None if groups is None else int(groups)
+    if name == "group_norm":
+        groups = norms._count("num_groups", groups)
     found = resolve(activation, "activation")
     if found is not None:
-        from nnkernels.ops import norm
-
         before = (x,) if name == "instance_norm" else (x, groups)
-        forward = getattr(norm, name)
+        forward = getattr(norms, name)
         dy = _before(
             lambda inside: forward(*before, weight, bias, axis=axis, eps=eps, activation=inside),
             found,
             dy,
         )
-    key = (_in_groups, checked_axis(axis), groups)
-    return dispatch.apply(dispatch.LAYER, key, (dy, x, weight, bias, dresidual), eps=eps)
+    norm = dispatch.NormGradient("layer_kind", channel_groups, checked_axis(axis), groups, eps)
+    return dispatch.apply(norm, (dy, x, weight, bias, dresidual))
 
 
 def _before(norm: Any, activation: Any, dy: Any) -> Any:
     """The cotangent of what is before the activation."""
     return differentiable(norm, activation)[1](dy)
-
-
-def _along(axis: Any, shape: tuple[int, ...]) -> dispatch.NormAxes:
-    return dispatch.along_axes(axis, len(shape))
-
-
-def _in_groups(axis: Any, groups: int | None, shape: tuple[int, ...]) -> dispatch.NormAxes:
-    return dispatch.in_groups(axis, shape, groups)
