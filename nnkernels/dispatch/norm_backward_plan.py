@@ -14,6 +14,7 @@ from nnkernels.config.norm_backward import NO_SUMS, ROW_VALUES, NormBackwardProb
 from nnkernels.config.rows import ACROSS, ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
 from nnkernels.dispatch.axes import Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
+from nnkernels.dispatch.elementwise import alignment_of
 from nnkernels.dispatch.norm_axes import NormAxes
 from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation
@@ -297,9 +298,11 @@ class _Maker:
             (step, step, (0,), *results),
             (between, between, (0,), (0,), (0,)),
         )
-        problem = replace(self._sums_problem(geometry, size), alignment=16)
+        # Where the sums for dbias begin, after those for dweight.
+        bias = (outputs - 1) * width * size
+        problem = replace(self._sums_problem(geometry, size), alignment=alignment_of(bias))
         chosen = _uncut(problem, rows_config.configure(problem, self.machine.device))
-        pointers = [(partial, 0), (partial, (outputs - 1) * width * size), (_NOTHING, 0)]
+        pointers = [(partial, 0), (partial, bias), (_NOTHING, 0)]
         self._add_sums_step(
             plan,
             problem,
