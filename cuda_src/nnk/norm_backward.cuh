@@ -129,11 +129,22 @@ struct NormBackward {
             rows.template load<1>(args.dy, g, c, full, S(0))};
   }
   // Brings a group of a row to the caches: memory has little else to do while results are written.
+  // Rows of which several fit go to level 1 at once: 1.6 ms in place of 2.0 ms for 4096 of 1024
+  // float32 numbers; for 256 of 32768, level 2 takes 3.6 ms and level 1 7.0 ms (2 cores of a
+  // Sapphire Rapids Xeon).
   static NNK_FN void fetch(const Rows& ahead, const Args& args, Index g) {
     if constexpr (lanes_are_simd && Layout == along && Geometry::inner_rank == 1) {
+      constexpr Index close = 8192 / sizeof(T);
       const auto& step = args.geometry.inner_stride;
-      prefetch<1>(byte_offset(args.x, Index(ahead.base[0][0] + g * N * step[0][0])));
-      prefetch<1>(byte_offset(args.dy, Index(ahead.base[0][1] + g * N * step[1][0])));
+      const T* x = byte_offset(args.x, Index(ahead.base[0][0] + g * N * step[0][0]));
+      const T* dy = byte_offset(args.dy, Index(ahead.base[0][1] + g * N * step[1][0]));
+      if (args.geometry.length <= close) {
+        prefetch<1>(x);
+        prefetch<1>(dy);
+      } else {
+        prefetch<2>(x);
+        prefetch<2>(dy);
+      }
     }
   }
   static NNK_FN V weighted(const Rows& rows, const Args& args, const V& dy, Index g, int c,

@@ -81,6 +81,12 @@ def configure(problem: NormBackwardProblem, device: Device) -> NormBackwardConfi
     return NormBackwardConfig(chosen, sums, tiles, tiles_of_block, -(-tiles // tiles_of_block))
 
 
+def of_partials(problem: RowsProblem, device: Device) -> RowsConfig:
+    """The kernel that adds up partial sums, which are neighbours in memory: in one piece."""
+    chosen = rows.across(problem, device)
+    return replace(chosen, parts=1, part_groups=problem.length)
+
+
 def _rows(problem: RowsProblem, device: Device) -> RowsConfig:
     if not device.is_gpu:
         return _cut_for_cpu(problem, rows.configure(problem, device))

@@ -11,7 +11,7 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import norm_backward as config
 from nnkernels.config import rows as rows_config
 from nnkernels.config.norm_backward import NO_SUMS, ROW_VALUES, NormBackwardProblem
-from nnkernels.config.rows import ACROSS, ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
+from nnkernels.config.rows import ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
 from nnkernels.dispatch.axes import Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
 from nnkernels.dispatch.elementwise import alignment_of
@@ -301,7 +301,7 @@ class _Maker:
         # Where the sums for dbias begin, after those for dweight.
         bias = (outputs - 1) * width * size
         problem = replace(self._sums_problem(geometry, size), alignment=alignment_of(bias))
-        chosen = _uncut(problem, rows_config.configure(problem, self.machine.device))
+        chosen = config.of_partials(problem, self.machine.device)
         pointers = [(partial, 0), (partial, bias), (_NOTHING, 0)]
         self._add_sums_step(
             plan,
@@ -375,12 +375,6 @@ class _Maker:
             Instance("norm_sums", text, chosen.threads), tiles * chosen.parts, 0, traffic
         )
         plan.steps.append(Step(start, tail, pointers))
-
-
-def _uncut(problem: RowsProblem, chosen: RowsConfig) -> RowsConfig:
-    """In one piece: what is added up has been cut before."""
-    vector = chosen.vector if chosen.layout != ACROSS else 1
-    return replace(chosen, parts=1, part_groups=-(-problem.length // vector))
 
 
 def _cxx_bool(value: bool) -> str:
