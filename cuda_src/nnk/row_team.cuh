@@ -50,6 +50,7 @@ struct RowTeam {
   using Index = typename Geometry::index_type;
   using V = Vec<S, N>;
   static constexpr int operands = Geometry::operands;
+  static constexpr int layout = Layout, columns = Columns, team = Team;
   static constexpr int side_by_side = Threads / Team;
   static constexpr int lanes = Layout == along ? 1 : N;  // rows of a thread and column
   static_assert(Threads % Team == 0, "a whole number of teams in a block");
@@ -99,6 +100,12 @@ struct RowTeam {
       const int left = g < groups ? present - c * N : 0;
       return left < 0 ? 0 : left < N ? left : N;
     }
+  }
+
+  // Along: the lanes of group g that exist in a row.
+  NNK_FN int count_of_row(Index g) const {
+    const Index left = geometry.length - g * N;
+    return left <= 0 ? 0 : left < N ? int(left) : N;
   }
 
   // Whether each of Depth groups of every team member is whole, in every row of this thread.
@@ -207,6 +214,13 @@ struct RowTeam {
   // The sum of f(g, c, full) over groups [first, last), for every column, in all threads of the
   // team.
   template <class F> NNK_FN void sum(V (&total)[Columns], Index first, Index last, F f) const {
+    sum_alone(total, first, last, f);
+    NNK_UNROLL
+    for (int c = 0; c < Columns; ++c) total[c] = reduce<Sum<S>>(total[c]);
+  }
+  // The same of this thread's groups alone.
+  template <class F>
+  NNK_FN void sum_alone(V (&total)[Columns], Index first, Index last, F f) const {
     V partial[partials][Columns];
     for (int p = 0; p < partials; ++p) clear(partial[p]);
     each(first, last, [&](Index g, bool full, int p) {
@@ -217,7 +231,6 @@ struct RowTeam {
     for (int c = 0; c < Columns; ++c) {
       total[c] = partial[0][c];
       for (int p = 1; p < partials; ++p) total[c] = total[c] + partial[p][c];
-      total[c] = reduce<Sum<S>>(total[c]);
     }
   }
 

@@ -1,0 +1,163 @@
+"""Plans of norms: everything about a call but its pointers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config import rows as config
+from nnkernels.config.rows import ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
+from nnkernels.dispatch import machines
+from nnkernels.dispatch.axes import contiguous_strides, memory_order
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
+from nnkernels.dispatch.norm_axes import NormAxes
+from nnkernels.dispatch.packing import Packer, pointer_struct
+from nnkernels.dispatch.results import Allocation
+from nnkernels.dispatch.rows_plan import (
+    FINISH_ROW,
+    PART_OF_ROW,
+    WHOLE_ROW,
+    add_rows,
+    geometry_of,
+    grid_of,
+    row_arguments,
+)
+
+if TYPE_CHECKING:
+    from nnkernels.dispatch.norm import Norm
+
+# The operands of a call, of which all but the first may be missing.
+NAMES = ("x", "residual", "weight", "bias")
+# Pointers of the kernel: these, the sum, the result, the workspace.
+_POINTERS = len(NAMES) + 3
+# Numbers that a part of a row saves.
+_SAVED = {"layer_kind": 3, "rms_kind": 1}
+
+
+class NormPlan:
+    """Everything about a call but its pointers."""
+
+    __slots__ = ("allocation", "has_sum", "pack", "reaches", "steps", "workspace")
+
+    def __init__(self, allocation: Allocation, has_sum: bool) -> None:
+        self.allocation = allocation
+        self.has_sum = has_sum
+        self.steps: list[tuple[Any, bytes]] = []
+        self.workspace: Allocation | None = None
+        # Where the result is given: the lowest and highest byte of it and of every input.
+        self.reaches: list[tuple[int, int]] = []
+        self.pack = pointer_struct(_POINTERS).pack
+
+
+def make_plan(
+    norm: Norm, axes: NormAxes, operands: Sequence[Any], machine: Any, alignment: int, out: Any
+) -> NormPlan:
+    """The plan of a call; with ``out``, for a result that is given."""
+    given = [(a, n) for a, n in zip(operands, NAMES, strict=True) if a is not None]
+    machines.require_aligned(machine, [a for a, _ in given], [n for _, n in given])
+    x, residual, *_ = operands
+    order = memory_order(x.shape, x.strides)
+    plan = NormPlan(Allocation(x.shape, x.dtype, order), residual is not None)
+    if 0 in x.shape:
+        return plan
+    dense = contiguous_strides(x.shape, x.dtype.itemsize, order)
+    problem = _problem(axes, operands, dense, dense if out is None else out.strides, alignment)
+    chosen = config.configure(problem, machine.device)
+    _add_steps(plan, norm, operands, problem, chosen, machine)
+    return plan
+
+
+def _problem(
+    axes: NormAxes,
+    operands: Sequence[Any],
+    sum_strides: tuple[int, ...],
+    y_strides: tuple[int, ...],
+    alignment: int,
+) -> RowsProblem:
+    x, residual, weight, bias = operands
+    shape = axes.split_shape(x.shape)
+    found = ELEMENTS[x.dtype.name]
+    # (strides, size of an element, role), in the order of the kernel's geometry.
+    like_x = [x.strides] if residual is None else [x.strides, residual.strides]
+    written = [y_strides] if residual is None else [sum_strides, y_strides]
+
+    def elements(strides: list[tuple[int, ...]]) -> list[Any]:
+        return [(axes.split_strides(x.shape, s), found.itemsize, ELEMENTWISE) for s in strides]
+
+    parameters = [
+        (axes.parameter_strides(a.strides, len(shape)), a.dtype.itemsize, PARAMETER)
+        for a in (weight, bias)
+        if a is not None
+    ]
+    described = [*elements(like_x), *parameters, *elements(written)]
+    strides = [s for s, _, _ in described]
+    geometry = geometry_of(shape, strides, axes.reduced, memory_order(shape, strides[0]))
+    return RowsProblem(
+        outer=geometry.outer,
+        inner=geometry.inner,
+        outer_strides=geometry.outer_strides,
+        inner_strides=geometry.inner_strides,
+        itemsizes=tuple(size for _, size, _ in described),
+        compute_itemsize=found.compute_itemsize,
+        tiles=1,
+        keeps_exp=False,
+        per_row=False,
+        alignment=alignment,
+        roles=tuple(role for _, _, role in described),
+        read_again=True,
+    )
+
+
+def _add_steps(
+    plan: NormPlan,
+    norm: Norm,
+    operands: Sequence[Any],
+    problem: RowsProblem,
+    chosen: RowsConfig,
+    machine: Any,
+) -> None:
+    found = ELEMENTS[operands[0].dtype.name]
+    blocks, neighbours, tiles = grid_of(problem, chosen)
+    packer = Packer(_POINTERS, chosen.index)
+    add_rows(packer, problem, chosen, neighbours, tiles)
+    packer.add_scalars(found.compute_name, (norm.eps, norm.offset))
+    packer.add_scalars(found.compute_name, norm.parameters or (0,))
+    tail = packer.finish()
+    arrays = len(problem.operands(ELEMENTWISE))
+    traffic = problem.rows * problem.length * found.itemsize * arrays
+    stages = [WHOLE_ROW] if chosen.parts == 1 else [PART_OF_ROW, FINISH_ROW]
+    if chosen.parts > 1:
+        dtype = numpy_dtype(found.compute_name)
+        saved = problem.rows * chosen.parts * _SAVED[norm.kind]
+        plan.workspace = Allocation((saved,), dtype, (0,))
+    for stage in stages:
+        instance = make_instance(norm, operands, found, problem, chosen, stage)
+        shared = chosen.kept * found.compute_itemsize
+        start = machine.prepare(instance, blocks * chosen.parts, shared, traffic)
+        plan.steps.append((start, tail))
+
+
+def make_instance(
+    norm: Norm,
+    operands: Sequence[Any],
+    found: Element,
+    problem: RowsProblem,
+    chosen: RowsConfig,
+    stage: int,
+) -> Instance:
+    """The template instance of a norm."""
+    _, residual, weight, bias = operands
+    parameters = ", ".join(
+        "void" if a is None else ELEMENTS[a.dtype.name].storage for a in (weight, bias)
+    )
+    functor = norm.activation
+    text = (
+        f"NormForward<{norm.kind}, {found.storage}, {found.compute}, {parameters}, "
+        f"{'true' if residual is not None else 'false'}, "
+        f"{'Identity' if functor is None else functor.name}, "
+        f"{row_arguments(problem, chosen)}, {chosen.keep}, {chosen.depth}, {stage}, "
+        f"{'true' if chosen.streaming else 'false'}>"
+    )
+    headers = () if functor is None else (functor.header,)
+    return Instance("norm", text, chosen.threads, headers)
