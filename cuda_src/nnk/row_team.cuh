@@ -50,6 +50,7 @@ struct RowTeam {
   using Index = typename Geometry::index_type;
   using V = Vec<S, N>;
   static constexpr int operands = Geometry::operands;
+  static constexpr int layout = Layout, columns = Columns, team = Team;
   static constexpr int side_by_side = Threads / Team;
   static constexpr int lanes = Layout == along ? 1 : N;  // rows of a thread and column
   static_assert(Threads % Team == 0, "a whole number of teams in a block");
@@ -99,6 +100,12 @@ struct RowTeam {
       const int left = g < groups ? present - c * N : 0;
       return left < 0 ? 0 : left < N ? left : N;
     }
+  }
+
+  // Along: the lanes of group g that exist in a row.
+  NNK_FN int count_of_row(Index g) const {
+    const Index left = geometry.length - g * N;
+    return left <= 0 ? 0 : left < N ? int(left) : N;
   }
 
   // Whether each of Depth groups of every team member is whole, in every row of this thread.
