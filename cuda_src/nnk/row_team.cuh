@@ -268,7 +268,7 @@ struct RowTeam {
     }
   }
 
- private:
+ protected:
   NNK_FN void decode(Index row, Index along_last, Index (&offset)[operands]) const {
     constexpr int last = Layout == across ? Geometry::outer_rank - 2 : Geometry::outer_rank - 1;
     NNK_UNROLL
