@@ -9,7 +9,7 @@ namespace nnk {
 template <class Activation> struct BatchNormApply {
   static constexpr int parameters = Activation::parameters;
   template <class V, class S> static NNK_FN V apply(const S* p, V x, V mean, V scale, V shift) {
-    return Activation::apply(p, fma(x - mean, scale, shift));
+    return Activation::apply(p, fma_always(x - mean, scale, shift));
   }
 };
 
@@ -29,7 +29,7 @@ template <bool Weight, bool Bias> struct BatchNormCoefficients {
 struct BatchNormGradient {
   static constexpr int parameters = 0;
   template <class V, class S> static NNK_FN V apply(const S*, V dy, V x, V mean, V a, V b, V c) {
-    return fma(a, dy, fma(b, x - mean, c));
+    return fma_always(a, dy, fma_always(b, x - mean, c));
   }
 };
 // The same where the statistics are constants.
