@@ -91,14 +91,14 @@ class Call:
         x = np.moveaxis(x, self.channel, 0)
         if self.name == "batch_norm":
             return x
-        groups = self.shared.get("num_groups", x.shape[0])
+        groups = self.shared.get("num_groups", max(x.shape[0], 1))
         return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
 
     def unview(self, y: np.ndarray) -> np.ndarray:
         if self.name in ("layer_norm", "rms_norm"):
             return y
         if self.name != "batch_norm":
-            y = y.reshape(-1, *y.shape[2:])
+            y = y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
         return np.moveaxis(y, 0, self.channel)
 
     def parameter(self, index: int, default: float) -> Any:
