@@ -262,6 +262,10 @@ struct NormForward {
     } else if constexpr (has_bias) {
       y = y + rows.template load<bias_at>(args.bias, g, c, full, S(0));
     }
+    if constexpr (Stage == whole_row) {
+      rows.template prefetch_next<0>(args.x, g, c);
+      if constexpr (Residual) rows.template prefetch_next<residual_at>(args.residual, g, c);
+    }
     rows.template store<y_at, Streaming>(args.y, g, c, full, Activation::apply(args.parameter, y));
   }
 

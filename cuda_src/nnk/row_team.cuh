@@ -135,6 +135,13 @@ struct RowTeam {
       at.store_partial(Index(first), convert<T>(v), n);
     }
   }
+  // Has the processor fetch group g of the rows that this thread most likely takes next: while one
+  // row is written, nothing else reads.
+  template <int O, class T> NNK_FN void prefetch_next(const T* data, Index g, int c) const {
+    if constexpr (lanes_are_simd && Layout == along && int_at<O, Steps> == unit_step)
+      prefetch(byte_offset(place<O>(data, g, c).data,
+                           geometry.outer_stride[O][Geometry::outer_rank - 1] * Columns));
+  }
   // The value of each row itself, for an operand with one element for a row: lane i of column c
   // goes to row c * N + i; along has a single lane.
   template <int O, class T> NNK_FN void store_result(T* data, int c, const V& v) const {
