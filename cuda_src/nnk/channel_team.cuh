@@ -55,6 +55,18 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
     }
   }
 
+  // A CPU writes the result of a channel while that is in its level-2 cache, and memory has nothing
+  // to do: it fetches the next channel, if both have room. That is the next block of the thread.
+  static constexpr int64 fetched_bytes = 1 << 20;
+  NNK_FN bool fetches_next(int64 bytes_of_element) const {
+    return lanes_are_simd && Layout == along && this->result_row + 1 < Index(this->geometry.rows) &&
+           int64(this->geometry.length) * bytes_of_element <= fetched_bytes;
+  }
+  template <int O, class T> NNK_FN void fetch_next(const T* data, Index g) const {
+    const auto at = this->template place<O>(data, g, 0);
+    prefetch<2>(byte_offset(at.data, this->geometry.outer_stride[O][0]));
+  }
+
   // f(i, c): row i of the lanes of column c, where it exists and is this thread's to write.
   template <class F> NNK_FN void each_row(F f) const {
     if (this->member != 0) return;

@@ -1,241 +1,289 @@
-"""Plans of batch normalisation: everything about a call but its pointers."""
+"""Plans of batch normalisation: its checks, and its launches for arrays of given shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any
 
-from nnkernels.compile.instance import Instance
-from nnkernels.config import batch_norm as config
-from nnkernels.config import elementwise as elementwise_config
-from nnkernels.config.batch_norm import ChannelConfig, ChannelProblem
-from nnkernels.config.elementwise import ElementwiseProblem
-from nnkernels.config.rows import ACROSS
-from nnkernels.dispatch import elementwise_plan
-from nnkernels.dispatch.axes import Strides, contiguous_strides, memory_order, merge
-from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
-from nnkernels.dispatch.elementwise import Functor
-from nnkernels.dispatch.packing import Packer, pointer_struct
-from nnkernels.dispatch.results import Allocation
+from nnkernels.dispatch.channel_plan import (
+    ChannelPlan,
+    Channels,
+    add_elementwise,
+    add_reduction,
+    coefficients,
+    compute_element,
+)
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, name_of, require
+from nnkernels.dispatch.elementwise import Functor, normalize_axis
+from nnkernels.errors import DTypeError, ShapeError
 
-# Launches of a channel: see cuda_src/nnk/channel_team.cuh.
-WHOLE, STATISTICS, PART, FINISH = 0, 1, 2, 3
-# Rows of coefficients begin at a multiple of so many elements: of a cache line at least.
-_ROW_ELEMENTS = 16
+# An activation: its functor and scalars, or None.
+Activated = tuple[Functor, tuple[complex, ...]] | None
 
-
-@dataclass
-class ChannelPlan:
-    """Everything about a call but its pointers.
-
-    Those are numbered through: operands, results, rows of coefficients, workspace.
-
-    Attributes
-    ----------
-    results : tuple of Allocation or None
-        None for a result that is not wanted.
-    launches : list
-        For each what starts it, what packs its pointers, their numbers, and its other arguments.
-    coefficients, workspace : Allocation or None
-        What lies between launches.
-    row_bytes : int
-        From one row of coefficients to the next.
-    fill : bool
-        Whether the results are zeros, and nothing is launched.
-    """
-
-    results: tuple[Allocation | None, ...]
-    launches: list[tuple[Any, Any, tuple[int, ...], bytes]] = field(default_factory=list)
-    coefficients: Allocation | None = None
-    workspace: Allocation | None = None
-    row_bytes: int = 0
-    fill: bool = False
-
-    def add(self, start: Any, numbers: tuple[int, ...], tail: bytes) -> None:
-        """Add a launch with the pointers of these numbers."""
-        self.launches.append((start, pointer_struct(len(numbers)).pack, numbers, tail))
+NAMES = ("x", "weight", "bias", "running_mean", "running_var")
+_APPLY = "batch_norm_apply"
 
 
-class Channels:
-    """x as channels: its axes in memory order, and the strides of a result like it."""
-
-    def __init__(self, x: Any, axis: int, found: Element) -> None:
-        self.shape, self.axis, self.found = x.shape, axis, found
-        self.order = memory_order(x.shape, x.strides)
-        self.count = x.shape[axis]
-        self.length = prod(n for a, n in enumerate(x.shape) if a != axis)
-        self.allocation = Allocation(x.shape, x.dtype, self.order)
-        self.result_strides = contiguous_strides(x.shape, found.itemsize, self.order)
-        long_axes = [a for a in self.order if x.shape[a] > 1]
-        self.last = bool(long_axes) and long_axes[-1] == axis
-        self.row_elements = -(-self.count // _ROW_ELEMENTS) * _ROW_ELEMENTS
-        self.row_bytes = self.row_elements * found.compute_itemsize
-
-    def vector(self, dtype: Any) -> Allocation:
-        """A result with one element for each channel."""
-        return Allocation((self.count,), dtype, (0,))
-
-    def along(self, stride: int) -> Strides:
-        """Strides of an array with one element for each channel, broadcast to the shape of x."""
-        return tuple(stride if a == self.axis else 0 for a in range(len(self.shape)))
-
-    def problem(
-        self, strides: Sequence[Strides], parameter_strides: tuple[int, ...], alignment: int
-    ) -> ChannelProblem:
-        """The reduction over arrays of the shape of x."""
-        rest = [a for a in self.order if a != self.axis]
-        inner, inner_strides = merge(
-            tuple(self.shape[a] for a in rest), [tuple(s[a] for a in rest) for s in strides]
-        )
-        return ChannelProblem(
-            channels=self.count,
-            inner=inner,
-            channel_strides=tuple(s[self.axis] for s in strides),
-            inner_strides=tuple(inner_strides),
-            parameter_strides=parameter_strides,
-            itemsize=self.found.itemsize,
-            compute_itemsize=self.found.compute_itemsize,
-            channels_last=self.last,
-            alignment=alignment,
-        )
+# ---- checks -------------------------------------------------------------------------------------
 
 
-def add_reduction(
-    plan: ChannelPlan,
-    channels: Channels,
-    machine: Any,
-    problem: ChannelProblem,
-    types: str,
-    kernel: tuple[str, str, str],
-    numbers: tuple[int, ...],
-    scalars: Sequence[float],
-    saved: int,
-) -> ChannelConfig:
-    """Add the launches of a reduction over channels.
+def _channels(x: Any, axis: int) -> Channels:
+    found = require(x.dtype, "f", "x")
+    return Channels(x, normalize_axis(axis, x.ndim, "x"), found)
 
-    Parameters
-    ----------
-    types : str
-        Template arguments up to the activation or what stands in its place.
-    kernel : tuple of str
-        Struct, header, and another header or "".
-    numbers : tuple of int
-        Of its pointers: see `ChannelPlan`.
-    scalars : sequence of float
-        Of the computing type.
-    saved : int
-        Numbers that a part of a channel saves.
-    """
-    chosen = config.configure(problem, machine.device)
+
+def _check_parameters(channels: Channels, arrays: Sequence[Any], names: Sequence[str]) -> None:
     found = channels.found
-    tail = _pack(problem, chosen, channels, len(numbers), scalars)
-    traffic = channels.count * channels.length * found.itemsize * len(problem.channel_strides)
-    plan.row_bytes = channels.row_bytes
-    if chosen.parts > 1:
-        size = channels.count * chosen.parts * saved
-        plan.workspace = Allocation((size,), numpy_dtype(found.compute_name), (0,))
-    stages = [PART, FINISH] if chosen.parts > 1 else [WHOLE if chosen.applies else STATISTICS]
-    struct, header, more = kernel
-    for stage in stages:
-        text = f"{struct}<{types}, {_team(problem, chosen, stage)}>"
-        instance = Instance(header, text, chosen.threads, (more,) if more else ())
-        grid = chosen.tiles * chosen.parts
-        moved = traffic
-        if stage == FINISH:
-            grid = -(-channels.count // (chosen.threads // machine.device.warp))
-            moved = channels.count * chosen.parts * saved * found.compute_itemsize
-        plan.add(machine.prepare(instance, grid, 0, moved), numbers, tail)
-    return chosen
+    allowed = tuple(dict.fromkeys((found.name, found.compute_name)))
+    for array, name in zip(arrays, names, strict=True):
+        if array is None:
+            continue
+        if array.shape != (channels.count,):
+            raise ShapeError(
+                f"{name} has shape {array.shape}; it must have shape ({channels.count},), for x "
+                f"has shape {channels.shape} and its channel axis is {channels.axis}"
+            )
+        if name_of(array.dtype) not in allowed or not array.dtype.isnative:
+            raise DTypeError(
+                f"{name} has dtype {array.dtype}; beside x of dtype {found.name} it must be of "
+                f"{' or '.join(allowed)}"
+            )
 
 
-def _team(problem: ChannelProblem, chosen: ChannelConfig, stage: int) -> str:
-    index = "int32" if chosen.index == "i" else "int64"
-    operands = len(problem.channel_strides)
-    crosses = "true" if chosen.crosses else "false"
-    streaming = "true" if chosen.streaming and stage == WHOLE else "false"
-    return (
-        f"RowGeometry<{operands}, 1, {len(problem.inner)}, {index}>, {chosen.layout}, "
-        f"Ints<{', '.join(map(str, chosen.steps))}>, {chosen.vector}, {chosen.columns}, "
-        f"{chosen.threads}, {chosen.team}, {crosses}, {stage}, {streaming}"
-    )
+def _check_several(channels: Channels) -> None:
+    if channels.count and channels.length < 2:
+        raise ShapeError(
+            f"x has shape {channels.shape}: training takes more than {channels.length} elements "
+            f"of each channel (axis {channels.axis})"
+        )
 
 
-def _pack(
-    problem: ChannelProblem,
-    chosen: ChannelConfig,
-    channels: Channels,
-    pointers: int,
-    scalars: Sequence[float],
-) -> bytes:
-    across = chosen.layout == ACROSS
-    packer = Packer(pointers, chosen.index)
-    packer.add("q", chosen.parts)
-    packer.add_index(chosen.part_groups, problem.channels, channels.row_elements)
-    packer.add_index(*problem.parameter_strides)
-    packer.add_scalars(channels.found.compute_name, scalars)
-    packer.add("q", 1 if across else problem.channels)  # the geometry: an 8-byte aligned struct
-    packer.add_index(problem.length, problem.channels if across else 1)
-    packer.add_index(chosen.tiles if across else 1)
-    packer.add_divisors((problem.channels,))
-    packer.add_divisors(problem.inner)
-    packer.add_index(*problem.channel_strides)
-    for strides in problem.inner_strides:
-        packer.add_index(*strides)
-    return packer.finish()
+def _check_cotangent(dy: Any, x: Any) -> None:
+    if dy.shape != x.shape:
+        raise ShapeError(f"dy has shape {dy.shape} and x {x.shape}; they must be equal")
+    if dy.dtype != x.dtype:
+        raise DTypeError(f"dy has dtype {dy.dtype} and x {x.dtype}; they must be equal")
 
 
-def add_elementwise(
+def _check_given(arrays: Sequence[Any], names: Sequence[str]) -> None:
+    for array, name in zip(arrays, names, strict=True):
+        if array is None:
+            raise ValueError(f"{name} is needed in inference (training=False), and was not given")
+
+
+# ---- plans --------------------------------------------------------------------------------------
+
+
+def _step(array: Any) -> int:
+    return 0 if array is None or array.shape[0] == 1 else array.strides[0]
+
+
+def _element(array: Any) -> Element:
+    return ELEMENTS[name_of(array.dtype)]
+
+
+def _types(arrays: Sequence[Any]) -> str:
+    return f"Types<{', '.join('void' if a is None else _element(a).storage for a in arrays)}>"
+
+
+def _apply_functor(activation: Activated) -> Functor:
+    name = activation[0].name if activation else "Identity"
+    return Functor(f"BatchNormApply<{name}>", _APPLY, 4, 1, "f", ("x", "mean", "scale", "shift"))
+
+
+def _add_apply(
     plan: ChannelPlan,
     channels: Channels,
+    x: Any,
+    mean: tuple[int, Element, int],
     machine: Any,
-    functor: Functor,
-    operands: Sequence[tuple[int, Element, Strides]],
-    params: tuple[complex, ...],
+    activation: Activated,
     alignment: int,
-    more_headers: tuple[str, ...] = (),
 ) -> None:
-    """Add an elementwise launch.
+    """y from x, the means (number, type and stride) and the rows `scale` and `shift`."""
+    wide = compute_element(channels.found)
+    along = channels.along(wide.itemsize)
+    add_elementwise(
+        plan,
+        channels,
+        machine,
+        _apply_functor(activation),
+        [
+            (5, channels.found, channels.result_strides),
+            (0, channels.found, x.strides),
+            (mean[0], mean[1], channels.along(mean[2])),
+            (9, wide, along),
+            (10, wide, along),
+        ],
+        activation[1] if activation else (),
+        alignment,
+        (activation[0].header,) if activation else (),
+    )
 
-    Parameters
-    ----------
-    operands : sequence
-        Results first; for each the number of its pointer, its element type, and its strides along
-        the axes of x, or for all of them along the channels alone.
-    """
-    along_x = len(operands[0][2]) == len(channels.shape)
-    shape, order = (channels.shape, channels.order) if along_x else ((channels.count,), (0,))
-    strides = [tuple(s[a] for a in order) for _, _, s in operands]
-    merged_shape, merged = merge(tuple(shape[a] for a in order), strides)
+
+def training(
+    views: Sequence[Any],
+    axis: int,
+    options: tuple[float, ...],
+    activation: Activated,
+    machine: Any,
+    alignment: int,
+) -> ChannelPlan:
+    """Plan of y and the new running statistics."""
+    # Pointers: 0 x, 1 to 4 parameters, 5 y, 6 and 7 running statistics, 8 to 10 rows, 11 workspace.
+    x, *parameters = views
+    channels = _channels(x, axis)
+    _check_parameters(channels, parameters, NAMES[1:])
+    _check_several(channels)
+    running = [None if a is None else channels.vector(a.dtype) for a in parameters[2:]]
+    plan = ChannelPlan((channels.allocation, *running))
+    if 0 in x.shape:
+        return plan
+    plan.coefficients = coefficients(channels, 3)
+    eps, momentum = options
+    scalars = activation[1] if activation else ()
+    problem = channels.problem(
+        [x.strides, channels.result_strides], tuple(map(_step, parameters)), alignment
+    )
     found = channels.found
-    problem = ElementwiseProblem(
-        shape=merged_shape,
-        strides=tuple(merged),
-        itemsizes=tuple(e.itemsize for _, e, _ in operands),
-        compute_itemsize=found.compute_itemsize,
-        results=functor.outputs,
-        alignment=alignment,
+    name = activation[0].name if activation else "Identity"
+    chosen = add_reduction(
+        plan,
+        channels,
+        machine,
+        problem,
+        f"{found.storage}, {found.compute}, {_types(parameters)}, {name}",
+        ("BatchNormForward", "batch_norm", activation[0].header if activation else ""),
+        (0, 5, 1, 2, 3, 4, 6, 7, 8, 11),
+        (eps, momentum, channels.length / (channels.length - 1), *(scalars or (0,))),
+        saved=3,
     )
-    chosen = elementwise_config.configure(problem, machine.device)
-    elements = [e for _, e, _ in operands]
-    instance = elementwise_plan.make_instance(functor, found, elements, len(merged_shape), chosen)
-    instance = replace(instance, more_headers=(*more_headers, functor.header))
-    tail, blocks = elementwise_plan.pack_arguments(problem, chosen, found, params)
-    traffic = prod(merged_shape) * found.itemsize * 3
-    plan.add(
-        machine.prepare(instance, blocks, 0, traffic),
-        tuple(number for number, _, _ in operands),
-        tail,
+    if not chosen.applies:
+        wide = compute_element(found)
+        _add_apply(plan, channels, x, (8, wide, wide.itemsize), machine, activation, alignment)
+    return plan
+
+
+def _add_coefficients(
+    plan: ChannelPlan,
+    channels: Channels,
+    machine: Any,
+    sources: Sequence[tuple[int, Any]],
+    rows: tuple[int, int],
+    eps: float,
+    alignment: int,
+) -> None:
+    """Rows of scale and shift from the running variance, weight and bias."""
+    wide = compute_element(channels.found)
+    weight, bias = ("true" if array is not None else "false" for _, array in sources[1:])
+    given = [(number, array) for number, array in sources if array is not None]
+    functor = Functor(
+        f"BatchNormCoefficients<{weight}, {bias}>", _APPLY, len(given), 2, "f", ("",) * len(given)
     )
+    results = [(row, wide, (wide.itemsize,)) for row in rows]
+    inputs = [(number, _element(array), (_step(array),)) for number, array in given]
+    add_elementwise(plan, channels, machine, functor, [*results, *inputs], (eps,), alignment)
 
 
-def coefficients(channels: Channels, rows: int) -> Allocation:
-    """Rows of coefficients, one element of each for a channel."""
-    dtype = numpy_dtype(channels.found.compute_name)
-    return Allocation((rows, channels.row_elements), dtype, (0, 1))
+def inference(
+    views: Sequence[Any],
+    axis: int,
+    options: tuple[float, ...],
+    activation: Activated,
+    machine: Any,
+    alignment: int,
+) -> ChannelPlan:
+    """Plan of y from running statistics."""
+    # Pointers as in training; one result.
+    x, weight, bias, mean, variance = views
+    channels = _channels(x, axis)
+    _check_given((mean, variance), NAMES[3:])
+    _check_parameters(channels, views[1:], NAMES[1:])
+    plan = ChannelPlan((channels.allocation, None, None), row_bytes=channels.row_bytes)
+    if 0 in x.shape:
+        return plan
+    plan.coefficients = coefficients(channels, 3)
+    sources = [(4, variance), (1, weight), (2, bias)]
+    _add_coefficients(plan, channels, machine, sources, (9, 10), options[0], alignment)
+    source = (3, _element(mean), _step(mean))
+    _add_apply(plan, channels, x, source, machine, activation, alignment)
+    return plan
 
 
-def compute_element(found: Element) -> Element:
-    """The element type of coefficients."""
-    return ELEMENTS[found.compute_name]
+def training_backward(*arguments: Any) -> ChannelPlan:
+    """Plan of dx, dweight and dbias."""
+    return _backward(True, *arguments)
+
+
+def inference_backward(*arguments: Any) -> ChannelPlan:
+    """Plan of dx, dweight and dbias where the statistics are constants."""
+    return _backward(False, *arguments)
+
+
+def _backward(
+    is_training: bool,
+    views: Sequence[Any],
+    axis: int,
+    options: tuple[float, ...],
+    activation: Activated,
+    machine: Any,
+    alignment: int,
+) -> ChannelPlan:
+    # Pointers: 0 dy, 1 x, 2 to 5 parameters, 6 dx, 7 dweight, 8 dbias, 9 to 12 rows, 13 workspace.
+    dy, x, *parameters = views
+    channels = _channels(x, axis)
+    _check_cotangent(dy, x)
+    _check_parameters(channels, parameters, NAMES[1:])
+    if is_training:
+        _check_several(channels)
+    else:
+        _check_given(parameters[2:], NAMES[3:])
+    weight, bias, mean, variance = parameters
+    gradients = [None if a is None else channels.vector(a.dtype) for a in (weight, bias)]
+    plan = ChannelPlan((channels.allocation, *gradients))
+    if 0 in x.shape:
+        plan.fill = True
+        return plan
+    plan.coefficients = coefficients(channels, 4)
+    sources = (weight, None, None) if is_training else (weight, mean, variance)
+    problem = channels.problem(
+        [x.strides, dy.strides, channels.result_strides], tuple(map(_step, sources)), alignment
+    )
+    found = channels.found
+    flag = "true" if is_training else "false"
+    chosen = add_reduction(
+        plan,
+        channels,
+        machine,
+        problem,
+        f"{found.storage}, {found.compute}, {_types(sources)}, {_types((weight, bias))}, {flag}",
+        ("BatchNormBackward", "batch_norm_backward", ""),
+        (1, 0, 6, 2, 4, 5, 7, 8, 9, 13),
+        options,
+        saved=5,
+    )
+    if not chosen.applies:
+        _add_gradient(plan, channels, dy, x, machine, is_training, alignment)
+    return plan
+
+
+def _add_gradient(
+    plan: ChannelPlan,
+    channels: Channels,
+    dy: Any,
+    x: Any,
+    machine: Any,
+    is_training: bool,
+    alignment: int,
+) -> None:
+    """Dx from dy, x and the rows of coefficients."""
+    found, wide = channels.found, compute_element(channels.found)
+    along = channels.along(wide.itemsize)
+    operands = [(6, found, channels.result_strides), (0, found, dy.strides)]
+    if is_training:
+        operands += [(1, found, x.strides), *((row, wide, along) for row in (9, 10, 11, 12))]
+        functor = Functor("BatchNormGradient", _APPLY, 6, 1, "f", ("",) * 6)
+    else:
+        operands += [(10, wide, along)]
+        functor = Functor("BatchNormScale", _APPLY, 2, 1, "f", ("", ""))
+    add_elementwise(plan, channels, machine, functor, operands, (), alignment)

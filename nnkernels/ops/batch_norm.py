@@ -6,6 +6,7 @@ from typing import Any
 
 from nnkernels._typing import Array
 from nnkernels.dispatch import batch_norm as dispatch
+from nnkernels.dispatch.batch_norm_plan import Activated
 from nnkernels.ops import _options
 from nnkernels.ops._activation import Activation, ActivationLike, differentiable, resolve
 from nnkernels.ops._public import public
@@ -193,5 +194,5 @@ def _eps(eps: float) -> float:
     return _options.not_negative("eps", eps)
 
 
-def _activated(activation: Activation | None) -> dispatch.Activated:
+def _activated(activation: Activation | None) -> Activated:
     return None if activation is None else (activation.functor, activation.parameters)
