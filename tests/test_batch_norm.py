@@ -122,7 +122,8 @@ def test_every_dtype(dtype, backend):
                 call = make_call(
                     "batch_norm", generator, (3, 4, 30), dtype, kind, training=training
                 )
-                call.shared["activation"] = "silu" if kind == "same" else None
+                if dtype in ("float32", "float64"):  # else dy times its slope is rounded once more
+                    call.shared["activation"] = "silu"
                 dy = make_numbers(generator, call.x.shape, dtype)
                 with backend.context(2):
                     result = call.run(backend)
