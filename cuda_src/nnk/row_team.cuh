@@ -189,7 +189,7 @@ struct RowTeam {
   // row is written, nothing else reads.
   template <int O, class T> NNK_FN void prefetch_next(const T* data, Index g, int c) const {
     if constexpr (lanes_are_simd && Layout == along && int_at<O, Steps> == unit_step)
-      prefetch(byte_offset(place<O>(data, g, c).data,
+      prefetch<1>(byte_offset(place<O>(data, g, c).data,
                            geometry.outer_stride[O][Geometry::outer_rank - 1] * Columns));
   }
   // The value of each row itself, for an operand with one element for a row: lane i of column c
