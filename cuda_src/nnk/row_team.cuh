@@ -190,7 +190,7 @@ struct RowTeam {
   template <int O, class T> NNK_FN void prefetch_next(const T* data, Index g, int c) const {
     if constexpr (lanes_are_simd && Layout == along && int_at<O, Steps> == unit_step)
       prefetch<1>(byte_offset(place<O>(data, g, c).data,
-                           geometry.outer_stride[O][Geometry::outer_rank - 1] * Columns));
+                              geometry.outer_stride[O][Geometry::outer_rank - 1] * Columns));
   }
   // The value of each row itself, for an operand with one element for a row: lane i of column c
   // goes to row c * N + i; along has a single lane.
@@ -325,7 +325,7 @@ struct RowTeam {
     }
   }
 
- private:
+ protected:
   template <class T> static NNK_FN V shared_by_all(const T* at) {
     return V::splat(convert<S>(nnk::load<1>(at))[0]);
   }
