@@ -30,26 +30,6 @@ template <class T> struct SumPair {
   static NNK_FN type combine(type a, type b) { return {a.first + b.first, a.second + b.second}; }
 };
 
-// 0, 1, 2, ...
-template <class S, int N> NNK_FN Vec<S, N> numbered_lanes() {
-  Vec<S, N> v;
-  NNK_UNROLL
-  for (int i = 0; i < N; ++i) v.set(i, S(i));
-  return v;
-}
-// The first `count` lanes of v, and 0 in the others.
-template <class S, int N> NNK_FN Vec<S, N> first_lanes(const Vec<S, N>& v, int count) {
-  if constexpr (lanes_are_simd) {
-    return where(numbered_lanes<S, N>() < S(count), v, Vec<S, N>::splat(S(0)));
-  } else {
-    Vec<S, N> r = v;
-    NNK_UNROLL
-    for (int i = 0; i < N; ++i)
-      if (i >= count) r.set(i, S(0));
-    return r;
-  }
-}
-
 // Of every row of a thread (lane i of column c; along: every lane has that of column c), the same
 // in all threads of a team.
 template <class Rows> struct RowStats {
