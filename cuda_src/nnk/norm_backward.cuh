@@ -107,7 +107,13 @@ struct NormBackward {
           Stats stats;
           measure_row(rows, args, load_x, load, stats);
           save(rows, args, tile, stats);
-          write(rows, args, load, stats, 0, rows.groups, sums_of(group, rows, args), tile == first);
+          const Rows ahead(group, args.geometry, tile + 1 < last ? tile + 1 : tile);
+          const auto load_ahead = [&](Index g, int c, bool full) {
+            fetch(ahead, args, g);
+            return read(rows, args, g, c, full);
+          };
+          write(rows, args, load_ahead, stats, 0, rows.groups, sums_of(group, rows, args),
+                tile == first);
         }
       }
       if constexpr (sums_here && in_registers) save_owned(group, args, own);
@@ -120,6 +126,14 @@ struct NormBackward {
   static NNK_FN Pair read(const Rows& rows, const Args& args, Index g, int c, bool full) {
     return {rows.template load<0>(args.x, g, c, full, S(0)),
             rows.template load<1>(args.dy, g, c, full, S(0))};
+  }
+  // Brings a group of a row to the caches: memory has little else to do while results are written.
+  static NNK_FN void fetch(const Rows& ahead, const Args& args, Index g) {
+    if constexpr (lanes_are_simd && Layout == along && Geometry::inner_rank == 1) {
+      const auto& step = args.geometry.inner_stride;
+      prefetch<1>(byte_offset(args.x, Index(ahead.base[0][0] + g * N * step[0][0])));
+      prefetch<1>(byte_offset(args.dy, Index(ahead.base[0][1] + g * N * step[1][0])));
+    }
   }
   static NNK_FN V weighted(const Rows& rows, const Args& args, const V& dy, Index g, int c,
                            bool full) {
