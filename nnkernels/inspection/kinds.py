@@ -31,6 +31,13 @@ _WAYS = (
     "single terms",
     "single rows",
 )
+# Launches of a channel: see cuda_src/nnk/channel_team.cuh.
+_CHANNEL_STAGES = (
+    "{who}, whole channels",
+    "{who}, statistics",
+    "{who}, statistics of parts",
+    "warp, folds parts",
+)
 _STAGES = ("", "parts of rows", "rows of parts")
 _LAUNCHES = ("", "statistics", "parts of channels", "channels of parts")
 
@@ -63,6 +70,10 @@ def kind_of(instance: Instance, warp: int) -> str:
         return f"{team} for {arguments[9]} sums along memory"
     if name == "GemvAcross":
         return f"{int(arguments[7]) // int(arguments[8])} slices of terms, sums across memory"
+    if name.startswith("BatchNorm"):
+        layout, (threads, team), stage = arguments[-9], arguments[-5:-3], int(arguments[-2])
+        who = f"block of {threads}" if int(layout) != rows.ACROSS else f"{team} threads a column"
+        return _CHANNEL_STAGES[stage].format(who=who)
     return "-"
 
 
