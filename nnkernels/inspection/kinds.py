@@ -13,8 +13,6 @@ _ROW_TEMPLATES = {
     "NormForward": {"layout": 8, "n": 10, "threads": 12, "team": 13, "keep": 14, "stage": 16},
     "NormBackward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
     "NormSums": {"layout": 7, "n": 9, "threads": 11, "team": 12, "stage": 13},
-    "BatchNormForward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "launch": 12},
-    "BatchNormBackward": {"layout": 6, "n": 8, "threads": 10, "team": 11, "launch": 13},
 }
 _KEEP = {
     rows.KEEP_NONE: "row read again",
@@ -39,7 +37,6 @@ _CHANNEL_STAGES = (
     "warp, folds parts",
 )
 _STAGES = ("", "parts of rows", "rows of parts")
-_LAUNCHES = ("", "statistics", "parts of channels", "channels of parts")
 
 
 def kind_of(instance: Instance, warp: int) -> str:
@@ -86,7 +83,7 @@ def _row_kind(places: dict[str, int], arguments: list[str], warp: int) -> str:
         who = f"block of {threads}"
     else:
         who = "warp" if team == warp else f"{team} lanes"
-    stage = _STAGES[at["stage"]] if "stage" in at else _LAUNCHES[at["launch"]]
+    stage = _STAGES[at["stage"]]
     kept = "" if "keep" not in at or stage else _KEEP[at["keep"]]
     return ", ".join(part for part in (who, kept, stage) if part)
 
