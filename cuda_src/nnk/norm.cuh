@@ -55,6 +55,7 @@ struct NormForward {
     Index part_groups;
     int32 kept;  // elements of shared memory
     Geometry geometry;
+    Divisor<Index> period;  // of weight and bias, where their steps are period_step
     S eps, offset;
     S parameter[parameters];
   };
@@ -249,18 +250,24 @@ struct NormForward {
   static NNK_FN void put(const Rows& rows, const Args& args, const Affine& affine, Index g, int c,
                          bool full, const V& x) {
     V y;
-    if constexpr (Kind == layer_kind) y = fma(x - affine.mean[c], affine.scale[c], affine.shift[c]);
+    if constexpr (Kind == layer_kind)
+      y = fma_always(x - affine.mean[c], affine.scale[c], affine.shift[c]);
     else y = x * affine.scale[c];
     if constexpr (has_weight) {
-      V w = rows.template load<weight_at>(args.weight, g, c, full, S(0));
+      V w = rows.template load_parameter<weight_at>(args.weight, g, c, full, args.period);
       if constexpr (Kind == rms_kind) w = w + args.offset;
       if constexpr (has_bias) {
-        y = fma(y, w, rows.template load<bias_at>(args.bias, g, c, full, S(0)));
+        y = fma_always(y, w,
+                       rows.template load_parameter<bias_at>(args.bias, g, c, full, args.period));
       } else {
         y = y * w;
       }
     } else if constexpr (has_bias) {
-      y = y + rows.template load<bias_at>(args.bias, g, c, full, S(0));
+      y = y + rows.template load_parameter<bias_at>(args.bias, g, c, full, args.period);
+    }
+    if constexpr (Stage == whole_row) {
+      rows.template prefetch_next<0>(args.x, g, c);
+      if constexpr (Residual) rows.template prefetch_next<residual_at>(args.residual, g, c);
     }
     rows.template store<y_at, Streaming>(args.y, g, c, full, Activation::apply(args.parameter, y));
   }

@@ -30,26 +30,6 @@ template <class T> struct SumPair {
   static NNK_FN type combine(type a, type b) { return {a.first + b.first, a.second + b.second}; }
 };
 
-// 0, 1, 2, ...
-template <class S, int N> NNK_FN Vec<S, N> numbered_lanes() {
-  Vec<S, N> v;
-  NNK_UNROLL
-  for (int i = 0; i < N; ++i) v.set(i, S(i));
-  return v;
-}
-// The first `count` lanes of v, and 0 in the others.
-template <class S, int N> NNK_FN Vec<S, N> first_lanes(const Vec<S, N>& v, int count) {
-  if constexpr (lanes_are_simd) {
-    return where(numbered_lanes<S, N>() < S(count), v, Vec<S, N>::splat(S(0)));
-  } else {
-    Vec<S, N> r = v;
-    NNK_UNROLL
-    for (int i = 0; i < N; ++i)
-      if (i >= count) r.set(i, S(0));
-    return r;
-  }
-}
-
 // Of every row of a thread (lane i of column c; along: every lane has that of column c), the same
 // in all threads of a team.
 template <class Rows> struct RowStats {
@@ -97,10 +77,10 @@ template <class Rows> struct RowStats {
   // of this thread's deviations from a mean and that of their squares, in a PairValue<V>; lanes
   // that are not there count 0 in both (first_lanes).
   template <class F> NNK_FN void kept(const Rows& rows, int c, const V& sum, F deviations) {
-    const S length = S(rows.geometry.length);
-    mean[c] = rows.template reduce<Sum<S>>(sum) / length;
+    const S length = S(rows.geometry.length), share = S(1) / length;
+    mean[c] = rows.template reduce<Sum<S>>(sum) * share;  // near enough: `low` has the rest
     PairValue<V> d = deviations(mean[c]);
-    finish(rows, c, length, d.first, d.second);
+    finish(rows, c, share, d.first, d.second);
   }
 
   // ---- rows that are read -----------------------------------------------------------------
@@ -149,13 +129,14 @@ template <class Rows> struct RowStats {
     const S elements = is_along && last * N > rows.geometry.length
                            ? S(rows.geometry.length - first * N)
                            : S((last - first) * (is_along ? N : 1));
+    const S share = S(1) / elements;
     NNK_UNROLL
     for (int c = 0; c < columns; ++c) {
       const Lanes& l = lanes[c];
-      mean[c] = rows.template reduce<Sum<S>>(count * (l.pivot + l.mean)) / elements;
+      mean[c] = rows.template reduce<Sum<S>>(count * (l.pivot + l.mean)) * share;
       const V off = (l.pivot - mean[c]) + l.mean;
       const V weighted = count * off;
-      finish(rows, c, elements, weighted, l.m2 + weighted * off);
+      finish(rows, c, share, weighted, l.m2 + weighted * off);
     }
   }
 
@@ -179,7 +160,7 @@ template <class Rows> struct RowStats {
   NNK_FN void fold_parts(const Rows& rows, const MomentsValue<S>* workspace, int64 parts,
                          int64 tile, Index part_groups) {
     const Index whole = part_groups * (is_along ? N : 1);  // elements of a part
-    const S length = S(rows.geometry.length);
+    const S share = S(1) / S(rows.geometry.length);
     NNK_UNROLL
     for (int c = 0; c < columns; ++c) {
       V sum = V::splat(S(0)), off_sum = V::splat(S(0)), squares = V::splat(S(0));
@@ -187,22 +168,23 @@ template <class Rows> struct RowStats {
                 [&](int i, const MomentsValue<S>& part, S elements) {
                   sum.set(i, sum[i] + elements * part.mean);
                 });
-      mean[c] = rows.template reduce<Sum<S>>(sum) / length;
+      mean[c] = rows.template reduce<Sum<S>>(sum) * share;
       each_part(rows, c, workspace, parts, tile, whole,
                 [&](int i, const MomentsValue<S>& part, S elements) {
                   const S off = (part.mean - mean[c][i]) + part.low;
                   off_sum.set(i, off_sum[i] + elements * off);
                   squares.set(i, squares[i] + (part.m2 + elements * off * off));
                 });
-      finish(rows, c, length, off_sum, squares);
+      finish(rows, c, share, off_sum, squares);
     }
   }
 
  private:
-  // `sum` and `squares` of deviations from mean[c], of this thread, become `low` and `m2`.
-  NNK_FN void finish(const Rows& rows, int c, S elements, V sum, V squares) {
+  // `sum` and `squares` of deviations from mean[c], of this thread, become `low` and `m2`; share is
+  // 1 / number of elements.
+  NNK_FN void finish(const Rows& rows, int c, S share, V sum, V squares) {
     reduce_both(rows, sum, squares);
-    low[c] = sum / elements;
+    low[c] = sum * share;
     m2[c] = max(squares - low[c] * sum, V::splat(S(0)));
   }
 

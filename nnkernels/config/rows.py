@@ -8,7 +8,7 @@ from nnkernels.config.device import Device
 from nnkernels.dispatch.axes import Shape, Strides, index_kind, largest_power_of_two
 
 ALONG, ACROSS = 0, 1
-ANY_STEP, UNIT_STEP, ZERO_STEP = 0, 1, 2
+ANY_STEP, UNIT_STEP, ZERO_STEP, PERIOD_STEP = 0, 1, 2, 3
 # What an operand has: an element for each of a row, a number that rows or their elements share
 # (weights: 0 is an ordinary stride of theirs), or one number for a row.
 ELEMENTWISE, PARAMETER, PER_ROW = 0, 1, 2
@@ -56,6 +56,9 @@ class RowsProblem:
         A power of two that divides all addresses.
     roles : tuple of int
         Of each operand; without any, all are element-wise, but the last with ``per_row``.
+    period : int
+        How many neighbours along a row share a parameter, whose stride is that to the next one; 0
+        if the axes tell.
     read_again : bool
         Whether one reading of a row tells all that is to be known of it (moments of norms), so that
         a CPU keeps long rows nowhere but in its caches.
@@ -72,6 +75,7 @@ class RowsProblem:
     per_row: bool
     alignment: int
     roles: tuple[int, ...] = ()
+    period: int = 0
     read_again: bool = False
 
     def operands(self, *roles: int) -> list[int]:
@@ -150,6 +154,8 @@ def _steps(problem: RowsProblem, layout: int) -> tuple[int, ...]:
     for o in problem.operands(PARAMETER):
         if strides[o][-1] == 0:
             steps[o] = ZERO_STEP
+        elif problem.period:
+            steps[o] = PERIOD_STEP
     return tuple(steps)
 
 

@@ -133,7 +133,7 @@ def check_operands(
         Naming the argument that does not fit.
     """
     found = require(x.dtype, "f", "x")
-    for array, name in zip(same, same_names, strict=True):
+    for array, name in zip(same, same_names, strict=False):
         if array.shape != x.shape:
             raise ShapeError(f"{name} has shape {array.shape} and x {x.shape}; they must be equal")
         if array.dtype != x.dtype:

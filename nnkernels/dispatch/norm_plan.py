@@ -9,7 +9,7 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import rows as config
 from nnkernels.config.rows import ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
 from nnkernels.dispatch import machines
-from nnkernels.dispatch.axes import contiguous_strides, memory_order
+from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
 from nnkernels.dispatch.norm_axes import NormAxes
 from nnkernels.dispatch.packing import Packer, pointer_struct
@@ -18,6 +18,7 @@ from nnkernels.dispatch.rows_plan import (
     FINISH_ROW,
     PART_OF_ROW,
     WHOLE_ROW,
+    Geometry,
     add_rows,
     geometry_of,
     grid_of,
@@ -93,20 +94,43 @@ def _problem(
     described = [*elements(like_x), *parameters, *elements(written)]
     strides = [s for s, _, _ in described]
     geometry = geometry_of(shape, strides, axes.reduced, memory_order(shape, strides[0]))
+    roles = tuple(role for _, _, role in described)
+    inner, inner_strides, period = shared_parameters(geometry, roles, found.itemsize)
     return RowsProblem(
         outer=geometry.outer,
-        inner=geometry.inner,
+        inner=inner,
         outer_strides=geometry.outer_strides,
-        inner_strides=geometry.inner_strides,
+        inner_strides=inner_strides,
         itemsizes=tuple(size for _, size, _ in described),
         compute_itemsize=found.compute_itemsize,
         tiles=1,
         keeps_exp=False,
         per_row=False,
         alignment=alignment,
-        roles=tuple(role for _, _, role in described),
+        roles=roles,
+        period=period,
         read_again=True,
     )
+
+
+def shared_parameters(
+    geometry: Geometry, roles: Sequence[int], itemsize: int
+) -> tuple[Shape, tuple[Strides, ...], int]:
+    """Axes and strides of a row, and the period of its parameters.
+
+    Rows of adjacent elements that only the weights of a group norm cut, one for each channel, are
+    one axis: vectors need not end with a channel, whose weights are shared by a period of elements.
+    """
+    inner, strides = geometry.inner, geometry.inner_strides
+    if len(inner) == 2 and all(
+        s == (inner[1] * itemsize, itemsize) if role == ELEMENTWISE else s[1] == 0
+        for s, role in zip(strides, roles, strict=True)
+    ):
+        last = tuple(
+            (s[1] if r == ELEMENTWISE else s[0],) for s, r in zip(strides, roles, strict=True)
+        )
+        return (inner[0] * inner[1],), last, inner[1]
+    return inner, strides, 0
 
 
 def _add_steps(
@@ -121,6 +145,7 @@ def _add_steps(
     blocks, neighbours, tiles = grid_of(problem, chosen)
     packer = Packer(_POINTERS, chosen.index)
     add_rows(packer, problem, chosen, neighbours, tiles)
+    packer.add_divisor(max(problem.period, 1))
     packer.add_scalars(found.compute_name, (norm.eps, norm.offset))
     packer.add_scalars(found.compute_name, norm.parameters or (0,))
     tail = packer.finish()

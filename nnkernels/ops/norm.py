@@ -110,7 +110,7 @@ def rms_norm(
     >>> nnk.rms_norm(np.array([3.0, 4.0, 0.0, 0.0]), eps=0).round(4).tolist()
     [1.2, 1.6, 0.0, 0.0]
     """
-    if type(offset) is not float:
+    if type(offset) is not float or not -1e6 < offset < 1e6:
         offset = _options.finite("offset", offset)
     return _apply(
         "rms_kind", dispatch.along_axes, x, weight, None, checked_axis(axis), None, eps, offset,

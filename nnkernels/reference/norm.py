@@ -157,14 +157,14 @@ def instance_norm(
     x: Any, weight: Any = None, bias: Any = None, *, axis: int = 1, **rest: Any
 ) -> Any:
     """Group normalisation where every channel is a group."""
-    return group_norm(x, x.shape[axis], weight, bias, axis=axis, **rest)
+    return group_norm(x, max(x.shape[axis], 1), weight, bias, axis=axis, **rest)
 
 
 def instance_norm_backward(
     dy: Any, x: Any, weight: Any = None, bias: Any = None, *, axis: int = 1, **rest: Any
 ) -> tuple[np.ndarray | None, ...]:
     """Gradients of the operands; x is the sum where there was a residual."""
-    return group_norm_backward(dy, x, x.shape[axis], weight, bias, axis=axis, **rest)
+    return group_norm_backward(dy, x, max(x.shape[axis], 1), weight, bias, axis=axis, **rest)
 
 
 def batch_norm(
