@@ -55,6 +55,7 @@ struct NormForward {
     Index part_groups;
     int32 kept;  // elements of shared memory
     Geometry geometry;
+    Index siblings;         // rows that have one mean and variance: the channels of a group
     Divisor<Index> period;  // of weight and bias, where their steps are period_step
     S eps, offset;
     S parameter[parameters];
@@ -210,7 +211,7 @@ struct NormForward {
     Affine affine;
     if constexpr (Kind == layer_kind) {
       Stats stats;
-      stats.fold_parts(rows, moments(args), args.parts, tile, args.part_groups);
+      stats.fold_parts(rows, moments(args), args.parts, tile, args.part_groups, args.siblings);
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) set_affine(rows, args, affine, c, stats);
     } else {
@@ -312,7 +313,7 @@ struct NormForward {
   static NNK_FN void set_affine(const Rows& rows, const Args& args, Affine& affine, int c,
                                 const Stats& stats) {
     affine.mean[c] = stats.mean[c];
-    affine.scale[c] = stats.reciprocal_deviation(rows, c, args.eps);
+    affine.scale[c] = stats.reciprocal_deviation(rows, c, args.eps, args.siblings);
     affine.shift[c] = -stats.low[c] * affine.scale[c];
   }
   static NNK_FN void set_affine(const Rows& rows, const Args& args, Affine& affine, int c,
