@@ -13,10 +13,10 @@
 
 namespace nnk {
 
-// T           type of x and y;  S  computing type
+// T           type of x;  U  type of y;  S  computing type
 // Parameters  Types<weight, bias, running mean, running variance>, void for what is not given
 // operands of the geometry: x, y
-template <class T, class S, class Parameters, class Activation, class Geometry, int Layout,
+template <class T, class U, class S, class Parameters, class Activation, class Geometry, int Layout,
           class Steps, int N, int Columns, int Threads, int Team, bool Crosses, int Stage,
           bool Streaming>
 struct BatchNormForward {
@@ -27,7 +27,7 @@ struct BatchNormForward {
 
   struct Args {
     const T* x;
-    T* y;
+    U* y;
     const void* parameter[4];
     void* running[2];            // the new ones
     S* coefficients;             // mean, scale and shift: [3][coefficient_row]

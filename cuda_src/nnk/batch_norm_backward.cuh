@@ -13,23 +13,23 @@
 
 namespace nnk {
 
-// T           type of x, dy and dx;  S  computing type
+// T           type of x and dx;  D  type of dy;  S  computing type
 // Parameters  Types<weight, running mean, running variance>, void for what is not given
 // Gradients   Types<dweight, dbias>, void for what is not wanted
 // operands of the geometry: x, dy, dx
-template <class T, class S, class Parameters, class Gradients, bool Training, class Geometry,
-          int Layout, class Steps, int N, int Columns, int Threads, int Team, bool Crosses,
-          int Stage, bool Streaming>
+template <class T, class D, class S, class Parameters, class Gradients, bool Training,
+          class Geometry, int Layout, class Steps, int N, int Columns, int Threads, int Team,
+          bool Crosses, int Stage, bool Streaming>
 struct BatchNormBackward {
   using Index = typename Geometry::index_type;
   using Rows = ChannelTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team, Crosses>;
   using Stats = PairStats<Rows>;
   using V = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 80;
+  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 || N > 4 ? 128 : 80;
 
   struct Args {
     const T* x;
-    const T* dy;
+    const D* dy;
     T* dx;
     const void* parameter[3];
     void* gradient[2];
@@ -110,7 +110,7 @@ struct BatchNormBackward {
     static_assert(Layout == along && Columns == 1, "a block has one whole channel");
     const Coefficients k = coefficients(args, rows.result_row, stats.at(0, 0));
     const V mean = V::splat(k.mean), a = V::splat(k.a), b = V::splat(k.b), c = V::splat(k.c);
-    const bool fetches = rows.fetches_next(2 * sizeof(T));
+    const bool fetches = rows.fetches_next(sizeof(T) + sizeof(D));
     rows.each(0, rows.groups, [&](Index g, bool full, int) {
       if (fetches) {
         rows.template fetch_next<0>(args.x, g);

@@ -100,14 +100,21 @@ struct NormBackward {
         } else if constexpr (Keep == keep_shared) {
           shared(group, rows, args, tile, first);
         } else {
-          const auto load = [&](Index g, int c, bool full) { return read(rows, args, g, c, full); };
-          const auto load_x = [&](Index g, int c, bool full) {
+          const auto load = [&](Index g, int c, bool full)
+                                NNK_INLINE { return read(rows, args, g, c, full); };
+          const auto load_x = [&](Index g, int c, bool full) NNK_INLINE {
             return rows.template load<0>(args.x, g, c, full, S(0));
           };
           Stats stats;
           measure_row(rows, args, load_x, load, stats);
           save(rows, args, tile, stats);
-          write(rows, args, load, stats, 0, rows.groups, sums_of(group, rows, args), tile == first);
+          const Rows ahead(group, args.geometry, tile + 1 < last ? tile + 1 : tile);
+          const auto load_ahead = [&](Index g, int c, bool full) NNK_INLINE {
+            fetch(ahead, args, g);
+            return read(rows, args, g, c, full);
+          };
+          if (tile == first) clear_sums(group, rows, args);
+          write(rows, args, load_ahead, stats, 0, rows.groups, sums_of(group, rows, args));
         }
       }
       if constexpr (sums_here && in_registers) save_owned(group, args, own);
@@ -120,6 +127,25 @@ struct NormBackward {
   static NNK_FN Pair read(const Rows& rows, const Args& args, Index g, int c, bool full) {
     return {rows.template load<0>(args.x, g, c, full, S(0)),
             rows.template load<1>(args.dy, g, c, full, S(0))};
+  }
+  // Brings a group of a row to the caches: memory has little else to do while results are written.
+  // Rows of which several fit go to level 1 at once: 1.6 ms in place of 2.0 ms for 4096 of 1024
+  // float32 numbers; for 256 of 32768, level 2 takes 3.6 ms and level 1 7.0 ms (2 cores of a
+  // Sapphire Rapids Xeon).
+  static NNK_FN void fetch(const Rows& ahead, const Args& args, Index g) {
+    if constexpr (lanes_are_simd && Layout == along && Geometry::inner_rank == 1) {
+      constexpr Index close = 8192 / sizeof(T);
+      const auto& step = args.geometry.inner_stride;
+      const T* x = byte_offset(args.x, Index(ahead.base[0][0] + g * N * step[0][0]));
+      const T* dy = byte_offset(args.dy, Index(ahead.base[0][1] + g * N * step[1][0]));
+      if (args.geometry.length <= close) {
+        prefetch<1>(x);
+        prefetch<1>(dy);
+      } else {
+        prefetch<2>(x);
+        prefetch<2>(dy);
+      }
+    }
   }
   static NNK_FN V weighted(const Rows& rows, const Args& args, const V& dy, Index g, int c,
                            bool full) {
@@ -251,20 +277,21 @@ struct NormBackward {
     const int half_size = args.kept / 2;
     const auto kept_x = group.template dynamic_shared<S>(0, half_size);
     const auto kept_dy = group.template dynamic_shared<S>(half_size * int(sizeof(S)), half_size);
-    const auto load_x = [&](Index g, int c, bool full) {
+    const auto load_x = [&](Index g, int c, bool full) NNK_INLINE {
       const Pair v = read(rows, args, g, c, full);
       kept_x.store_vec(rows.slot(g, c), v.x);
       kept_dy.store_vec(rows.slot(g, c), v.dy);
       return v.x;
     };
-    const auto load = [&](Index g, int c, bool) {
+    const auto load = [&](Index g, int c, bool) NNK_INLINE {
       const int slot = rows.slot(g, c);
       return Pair{kept_x.template load_vec<N>(slot), kept_dy.template load_vec<N>(slot)};
     };
     Stats stats;
     measure_row(rows, args, load_x, load, stats);
     save(rows, args, tile, stats);
-    write(rows, args, load, stats, 0, rows.groups, sums_of(group, rows, args), tile == first_tile);
+    if (tile == first_tile) clear_sums(group, rows, args);
+    write(rows, args, load, stats, 0, rows.groups, sums_of(group, rows, args));
   }
 
   // The mean over groups [first, last), which have `elements` elements. Where no mean is taken,
@@ -279,7 +306,7 @@ struct NormBackward {
     } else {
       rows.clear(mean);
       if constexpr (Keep == keep_shared) {
-        rows.each(first, last, [&](Index g, bool full, int) {
+        rows.each(first, last, [&](Index g, bool full, int) NNK_INLINE {
           NNK_UNROLL
           for (int c = 0; c < Columns; ++c) load_x(g, c, full);
         });
@@ -293,7 +320,7 @@ struct NormBackward {
     for (int p = 0; p < Rows::partials; ++p) {
       for (int c = 0; c < Columns; ++c) partial[p][c] = nothing();
     }
-    rows.each(first, last, [&](Index g, bool full, int p) {
+    rows.each(first, last, [&](Index g, bool full, int p) NNK_INLINE {
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) {
         const Pair v = load(g, c, full);
@@ -336,25 +363,24 @@ struct NormBackward {
     rows.template store<4, Streaming>(args.dx, g, c, full, dx);
     return h;
   }
-  // `own`: where this block adds up dweight and dbias; `fresh`: nothing is there yet.
+  // `own`: where this block adds up dweight and dbias.
   template <class F>
   static NNK_FN void write(const Rows& rows, const Args& args, F load, const Stats& stats,
-                           Index first, Index last, S* own, bool fresh) {
-    rows.each(first, last, [&](Index g, bool full, int) {
+                           Index first, Index last, S* own) {
+    rows.each(first, last, [&](Index g, bool full, int) NNK_INLINE {
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) {
         const Pair v = load(g, c, full);
         const V d = centred ? v.x - stats.mean[c] : v.x;
         const V h = write_group(rows, args, d, v.dy, stats, g, c, full);
-        if constexpr (sums_here) add_to(rows, own, g, v.dy * h, fresh);
-        if constexpr (Sums == parameter_sums)
-          add_to(rows, own + int64(rows.groups) * N, g, v.dy, fresh);
+        if constexpr (sums_here) add_to(rows, own, g, v.dy * h);
+        if constexpr (Sums == parameter_sums) add_to(rows, own + int64(rows.groups) * N, g, v.dy);
       }
     });
   }
-  static NNK_FN void add_to(const Rows& rows, S* sums, Index g, const V& v, bool fresh) {
+  static NNK_FN void add_to(const Rows& rows, S* sums, Index g, const V& v) {
     const Line<S, Index, unit_step> line{sums, Index(rows.groups * N), Index(sizeof(S))};
-    line.store(g * N, fresh ? v : line.template load<N>(g * N) + v);
+    line.store(g * N, line.template load<N>(g * N) + v);
   }
 
   // rstd, mean and low of every row, for NormSums.
@@ -382,6 +408,18 @@ struct NormBackward {
   template <class G> static NNK_FN S* sums_of(const G& group, const Rows& rows, const Args& args) {
     if constexpr (!sums_here) return nullptr;
     return args.sums + group.block() * (int64(rows.groups) * N * (Sums - weight_sums + 1));
+  }
+  template <class G>
+  static NNK_FN void clear_sums(const G& group, const Rows& rows, const Args& args) {
+    if constexpr (sums_here) {
+      const Index width = Index(rows.groups * N) * (Sums - weight_sums + 1);
+      const Line<S, Index, unit_step> line{sums_of(group, rows, args), width, Index(sizeof(S))};
+      rows.each(0, rows.groups, [&](Index g, bool, int) NNK_INLINE {
+        line.store(g * N, V::splat(S(0)));
+        if constexpr (Sums == parameter_sums)
+          line.store(Index(rows.groups + g) * N, V::splat(S(0)));
+      });
+    }
   }
   template <class G> static NNK_FN void save_owned(G& group, const Args& args, const Owned& own) {
     const Index groups = (args.geometry.length + N - 1) / N;
@@ -425,9 +463,10 @@ struct NormBackward {
     const Index first = Index(part) * args.part_groups;
     const Index last =
         rows.groups - first < args.part_groups ? rows.groups : first + args.part_groups;
-    const auto load = [&](Index g, int c, bool full) { return read(rows, args, g, c, full); };
+    const auto load = [&](Index g, int c, bool full)
+                          NNK_INLINE { return read(rows, args, g, c, full); };
     if constexpr (Stage == part_of_row) {
-      const auto load_x = [&](Index g, int c, bool full) {
+      const auto load_x = [&](Index g, int c, bool full) NNK_INLINE {
         return rows.template load<0>(args.x, g, c, full, S(0));
       };
       V mean[Columns];
@@ -439,7 +478,7 @@ struct NormBackward {
       Stats stats;
       fold_parts(rows, args, tile, stats);
       if (part == 0) save(rows, args, tile, stats);
-      write(rows, args, load, stats, first, last, nullptr, false);
+      write(rows, args, load, stats, first, last, nullptr);
     }
   }
   static NNK_FN S elements_of(const Rows& rows, const Args& args, int64 part) {
@@ -480,13 +519,13 @@ struct NormBackward {
     for (int c = 0; c < Columns; ++c) {
       V mean = V::splat(S(0));
       if constexpr (centred) {
-        each_part(rows, args, tile, c, [&](int i, const NormPart<S>& p, S elements) {
+        each_part(rows, args, tile, c, [&](int i, const NormPart<S>& p, S elements) NNK_INLINE {
           mean.set(i, mean[i] + (elements * p.mean + p.sum));
         });
         mean = rows.template reduce<Sum<S>>(mean) * (S(1) / S(rows.geometry.length));
       }
       Totals t = nothing();
-      each_part(rows, args, tile, c, [&](int i, const NormPart<S>& p, S elements) {
+      each_part(rows, args, tile, c, [&](int i, const NormPart<S>& p, S elements) NNK_INLINE {
         // Sums around the mean of the part, moved to that of the row.
         const S off = p.mean - mean[i];
         t.sum.set(i, t.sum[i] + (p.sum + elements * off));

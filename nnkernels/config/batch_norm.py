@@ -42,8 +42,10 @@ class ChannelProblem:
         In bytes, for each operand.
     parameter_strides : tuple of int
         In bytes, of what there is one element of for each channel.
-    itemsize, compute_itemsize : int
-        Of the operands and of the computing type.
+    itemsizes : tuple of int
+        Of each operand.
+    compute_itemsize : int
+        Of the computing type.
     channels_last : bool
         Whether the channel axis is the last one in memory order.
     alignment : int
@@ -55,7 +57,7 @@ class ChannelProblem:
     channel_strides: tuple[int, ...]
     inner_strides: tuple[Strides, ...]
     parameter_strides: tuple[int, ...]
-    itemsize: int
+    itemsizes: tuple[int, ...]
     compute_itemsize: int
     channels_last: bool
     alignment: int
@@ -101,7 +103,7 @@ def configure(problem: ChannelProblem, device: Device) -> ChannelConfig:
     """
     layout = ACROSS if problem.channels_last else ALONG
     if device.is_gpu:
-        vector = device.vector_bytes // problem.itemsize
+        vector = device.vector_bytes // problem.itemsizes[0]
         return _configure_gpu(problem, device, layout, vector)
     vector = device.vector_bytes // problem.compute_itemsize
     return _configure_cpu(problem, device, layout, vector)
@@ -120,7 +122,7 @@ def _configure_cpu(
     useful = problem.length * min(side, problem.channels) // _CPU_PART
     wanted = 1 if layout == ALONG and tiles >= _CPU_CHANNELS else -(-_CPU_BLOCKS // tiles)
     steps = _steps(problem, layout, 1, device)
-    written = problem.channels * problem.length * problem.itemsize
+    written = problem.channels * problem.length * problem.itemsizes[-1]
     return _config(
         problem,
         layout=layout,
@@ -211,16 +213,17 @@ def _crosses(problem: ChannelProblem, vector: int) -> bool:
 
 def _steps(problem: ChannelProblem, layout: int, vector: int, device: Device) -> tuple[int, ...]:
     """Where a group is one access; on a GPU it has to be aligned for that."""
-    wanted = vector * problem.itemsize
-    aligned = not device.is_gpu or (
-        problem.alignment % wanted == 0 and not (layout == ALONG and _crosses(problem, vector))
-    )
+    crosses = layout == ALONG and _crosses(problem, vector)
     steps = []
-    for channel, inner in zip(problem.channel_strides, problem.inner_strides, strict=True):
+    for size, channel, inner in zip(
+        problem.itemsizes, problem.channel_strides, problem.inner_strides, strict=True
+    ):
         step, others = (inner[-1], (channel, *inner[:-1])) if layout == ALONG else (channel, inner)
-        together = step == problem.itemsize and aligned
+        together = step == size
         if together and device.is_gpu:
-            together = largest_power_of_two(wanted, *others) == wanted
+            wanted = min(vector * size, device.vector_bytes)
+            aligned = largest_power_of_two(wanted, problem.alignment, *others) == wanted
+            together = aligned and not crosses
         steps.append(UNIT_STEP if together else ANY_STEP)
     return tuple(steps)
 

@@ -14,7 +14,7 @@ NO_SUMS, ROW_VALUES, WEIGHT_SUMS, PARAMETER_SUMS = 0, 1, 2, 3
 # A CPU: at most so many blocks add up sums of their own, each over so many rows or more, since
 # these sums are written and read once more (their number must not depend on that of threads).
 _CPU_BLOCKS = 64
-_CPU_ROWS = 8
+_CPU_ROWS = 16
 # Elements of a row up to which x, dy and the sums of the parameters stay in a level-2 cache.
 _CPU_LONGEST = 1 << 17
 _CPU_PART = 1 << 15
@@ -70,7 +70,7 @@ def configure(problem: NormBackwardProblem, device: Device) -> NormBackwardConfi
     """The kernel for a problem on a device."""
     wanted = bool(problem.parameters)
     here = wanted and problem.shared
-    chosen = _rows(problem.rows, device, here)
+    chosen = _rows(problem.rows, device)
     here = here and chosen.layout == ALONG and chosen.parts == 1
     tiles = _tiles(problem.rows, chosen)
     tiles_of_block = 1
@@ -81,11 +81,17 @@ def configure(problem: NormBackwardProblem, device: Device) -> NormBackwardConfi
     return NormBackwardConfig(chosen, sums, tiles, tiles_of_block, -(-tiles // tiles_of_block))
 
 
-def _rows(problem: RowsProblem, device: Device, here: bool) -> RowsConfig:
+def of_partials(problem: RowsProblem, device: Device) -> RowsConfig:
+    """The kernel that adds up partial sums, which are neighbours in memory: in one piece."""
+    chosen = rows.across(problem, device)
+    return replace(chosen, parts=1, part_groups=problem.length)
+
+
+def _rows(problem: RowsProblem, device: Device) -> RowsConfig:
     if not device.is_gpu:
         return _cut_for_cpu(problem, rows.configure(problem, device))
-    if here and problem.compute_itemsize > 4:
-        # Sums for the parameters take as many registers as the row.
+    if problem.compute_itemsize > 4:
+        # Numbers of two registers: half as many of them leave room for sums and for addresses.
         problem = replace(problem, tiles=2 * problem.tiles)
     chosen = rows.configure(problem, device)
     if chosen.keep != KEEP_NONE or chosen.parts > 1:

@@ -133,6 +133,11 @@ def configure(problem: RowsProblem, device: Device) -> RowsConfig:
     return choose[device.is_gpu, layout](problem, device)
 
 
+def across(problem: RowsProblem, device: Device) -> RowsConfig:
+    """The kernel for rows that are known to lie beside each other."""
+    return (_gpu_across if device.is_gpu else _cpu_across)(problem, device)
+
+
 def _layout(problem: RowsProblem) -> int:
     # The main operand decides: its neighbours in memory are what SIMD lanes or threads take.
     inner_unit = problem.inner_strides[0][-1] == problem.itemsizes[0] or problem.length == 1

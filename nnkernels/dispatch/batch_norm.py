@@ -17,19 +17,32 @@ from nnkernels.interop.libraries import adopt_all, library_of
 
 
 def train(
-    arrays: Sequence[Any], axis: int, eps: float, momentum: float, activation: Activated
+    arrays: Sequence[Any],
+    axis: int,
+    eps: float,
+    momentum: float,
+    activation: Activated,
+    wide: bool = False,
 ) -> tuple[Any, ...]:
-    """y and the new running statistics, from x, weight, bias and the running statistics."""
-    return _call(plans.training, NAMES, arrays, axis, (eps, momentum), activation)
+    """y and the new running statistics, from x, weight, bias and the running statistics.
+
+    `wide`: y keeps the computing type (float32 for float16 and bfloat16).
+    """
+    return _call(plans.training, NAMES, arrays, axis, (eps, momentum, wide), activation)
 
 
-def infer(arrays: Sequence[Any], axis: int, eps: float, activation: Activated) -> Any:
+def infer(
+    arrays: Sequence[Any], axis: int, eps: float, activation: Activated, wide: bool = False
+) -> Any:
     """y, from x, weight, bias and the running statistics."""
-    return _call(plans.inference, NAMES, arrays, axis, (eps,), activation)[0]
+    return _call(plans.inference, NAMES, arrays, axis, (eps, wide), activation)[0]
 
 
 def backward(arrays: Sequence[Any], axis: int, eps: float, training: bool) -> tuple[Any, ...]:
-    """dx, dweight and dbias, from dy, x, weight, bias and the running statistics."""
+    """dx, dweight and dbias, from dy, x, weight, bias and the running statistics.
+
+    dy may be of the computing type.
+    """
     make = plans.training_backward if training else plans.inference_backward
     return _call(make, ("dy", *NAMES), arrays, axis, (eps,), None)
 

@@ -13,7 +13,7 @@ from nnkernels.dispatch.channel_plan import (
     coefficients,
     compute_element,
 )
-from nnkernels.dispatch.dtypes import ELEMENTS, Element, name_of, require
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, name_of, numpy_dtype, require
 from nnkernels.dispatch.elementwise import Functor, normalize_axis
 from nnkernels.errors import DTypeError, ShapeError
 
@@ -61,7 +61,8 @@ def _check_several(channels: Channels) -> None:
 def _check_cotangent(dy: Any, x: Any) -> None:
     if dy.shape != x.shape:
         raise ShapeError(f"dy has shape {dy.shape} and x {x.shape}; they must be equal")
-    if dy.dtype != x.dtype:
+    allowed = require(x.dtype, "f", "x")
+    if require(dy.dtype, "f", "dy").name not in (allowed.name, allowed.compute_name):
         raise DTypeError(f"dy has dtype {dy.dtype} and x {x.dtype}; they must be equal")
 
 
@@ -99,6 +100,7 @@ def _add_apply(
     machine: Any,
     activation: Activated,
     alignment: int,
+    written: Element,
 ) -> None:
     """y from x, the means (number, type and stride) and the rows `scale` and `shift`."""
     wide = compute_element(channels.found)
@@ -109,7 +111,7 @@ def _add_apply(
         machine,
         _apply_functor(activation),
         [
-            (5, channels.found, channels.result_strides),
+            (5, written, channels.strides_like(written)),
             (0, channels.found, x.strides),
             (mean[0], mean[1], channels.along(mean[2])),
             (9, wide, along),
@@ -136,23 +138,26 @@ def training(
     _check_parameters(channels, parameters, NAMES[1:])
     _check_several(channels)
     running = [None if a is None else channels.vector(a.dtype) for a in parameters[2:]]
-    plan = ChannelPlan((channels.allocation, *running))
+    found = channels.found
+    eps, momentum, is_wide = options
+    written = compute_element(found) if is_wide else found
+    plan = ChannelPlan((channels.like(numpy_dtype(written.name)), *running))
     if 0 in x.shape:
         return plan
     plan.coefficients = coefficients(channels, 3)
-    eps, momentum = options
     scalars = activation[1] if activation else ()
     problem = channels.problem(
-        [x.strides, channels.result_strides], tuple(map(_step, parameters)), alignment
+        [(found, x.strides), (written, channels.strides_like(written))],
+        tuple(map(_step, parameters)),
+        alignment,
     )
-    found = channels.found
     name = activation[0].name if activation else "Identity"
     chosen = add_reduction(
         plan,
         channels,
         machine,
         problem,
-        f"{found.storage}, {found.compute}, {_types(parameters)}, {name}",
+        f"{found.storage}, {written.storage}, {found.compute}, {_types(parameters)}, {name}",
         ("BatchNormForward", "batch_norm", activation[0].header if activation else ""),
         (0, 5, 1, 2, 3, 4, 6, 7, 8, 11),
         (eps, momentum, channels.length / (channels.length - 1), *(scalars or (0,))),
@@ -160,7 +165,8 @@ def training(
     )
     if not chosen.applies:
         wide = compute_element(found)
-        _add_apply(plan, channels, x, (8, wide, wide.itemsize), machine, activation, alignment)
+        source = (8, wide, wide.itemsize)
+        _add_apply(plan, channels, x, source, machine, activation, alignment, written)
     return plan
 
 
@@ -199,14 +205,17 @@ def inference(
     channels = _channels(x, axis)
     _check_given((mean, variance), NAMES[3:])
     _check_parameters(channels, views[1:], NAMES[1:])
-    plan = ChannelPlan((channels.allocation, None, None), row_bytes=channels.row_bytes)
+    eps, is_wide = options
+    written = compute_element(channels.found) if is_wide else channels.found
+    y = channels.like(numpy_dtype(written.name))
+    plan = ChannelPlan((y, None, None), row_bytes=channels.row_bytes)
     if 0 in x.shape:
         return plan
     plan.coefficients = coefficients(channels, 3)
     sources = [(4, variance), (1, weight), (2, bias)]
-    _add_coefficients(plan, channels, machine, sources, (9, 10), options[0], alignment)
+    _add_coefficients(plan, channels, machine, sources, (9, 10), eps, alignment)
     source = (3, _element(mean), _step(mean))
-    _add_apply(plan, channels, x, source, machine, activation, alignment)
+    _add_apply(plan, channels, x, source, machine, activation, alignment, written)
     return plan
 
 
@@ -240,23 +249,25 @@ def _backward(
         _check_given(parameters[2:], NAMES[3:])
     weight, bias, mean, variance = parameters
     gradients = [None if a is None else channels.vector(a.dtype) for a in (weight, bias)]
-    plan = ChannelPlan((channels.allocation, *gradients))
+    found = channels.found
+    plan = ChannelPlan((channels.like(x.dtype), *gradients))
     if 0 in x.shape:
         plan.fill = True
         return plan
     plan.coefficients = coefficients(channels, 4)
     sources = (weight, None, None) if is_training else (weight, mean, variance)
     problem = channels.problem(
-        [x.strides, dy.strides, channels.result_strides], tuple(map(_step, sources)), alignment
+        [(found, x.strides), (_element(dy), dy.strides), (found, channels.strides_like(found))],
+        tuple(map(_step, sources)),
+        alignment,
     )
-    found = channels.found
-    flag = "true" if is_training else "false"
+    kind = f"{_types((weight, bias))}, {'true' if is_training else 'false'}"
     chosen = add_reduction(
         plan,
         channels,
         machine,
         problem,
-        f"{found.storage}, {found.compute}, {_types(sources)}, {_types((weight, bias))}, {flag}",
+        f"{found.storage}, {_element(dy).storage}, {found.compute}, {_types(sources)}, {kind}",
         ("BatchNormBackward", "batch_norm_backward", ""),
         (1, 0, 6, 2, 4, 5, 7, 8, 9, 13),
         options,
@@ -279,7 +290,7 @@ def _add_gradient(
     """Dx from dy, x and the rows of coefficients."""
     found, wide = channels.found, compute_element(channels.found)
     along = channels.along(wide.itemsize)
-    operands = [(6, found, channels.result_strides), (0, found, dy.strides)]
+    operands = [(6, found, channels.strides_like(found)), (0, _element(dy), dy.strides)]
     if is_training:
         operands += [(1, found, x.strides), *((row, wide, along) for row in (9, 10, 11, 12))]
         functor = Functor("BatchNormGradient", _APPLY, 6, 1, "f", ("",) * 6)

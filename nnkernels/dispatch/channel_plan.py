@@ -66,12 +66,18 @@ class Channels:
         self.order = memory_order(x.shape, x.strides)
         self.count = x.shape[axis]
         self.length = prod(n for a, n in enumerate(x.shape) if a != axis)
-        self.allocation = Allocation(x.shape, x.dtype, self.order)
-        self.result_strides = contiguous_strides(x.shape, found.itemsize, self.order)
         long_axes = [a for a in self.order if x.shape[a] > 1]
         self.last = bool(long_axes) and long_axes[-1] == axis
         self.row_elements = -(-self.count // _ROW_ELEMENTS) * _ROW_ELEMENTS
         self.row_bytes = self.row_elements * found.compute_itemsize
+
+    def like(self, dtype: Any) -> Allocation:
+        """A result of the shape and memory order of x."""
+        return Allocation(self.shape, dtype, self.order)
+
+    def strides_like(self, element: Element) -> Strides:
+        """Strides of such a result."""
+        return contiguous_strides(self.shape, element.itemsize, self.order)
 
     def vector(self, dtype: Any) -> Allocation:
         """A result with one element for each channel."""
@@ -82,9 +88,13 @@ class Channels:
         return tuple(stride if a == self.axis else 0 for a in range(len(self.shape)))
 
     def problem(
-        self, strides: Sequence[Strides], parameter_strides: tuple[int, ...], alignment: int
+        self,
+        operands: Sequence[tuple[Element, Strides]],
+        parameter_strides: tuple[int, ...],
+        alignment: int,
     ) -> ChannelProblem:
         """The reduction over arrays of the shape of x."""
+        strides = [s for _, s in operands]
         rest = [a for a in self.order if a != self.axis]
         inner, inner_strides = merge(
             tuple(self.shape[a] for a in rest), [tuple(s[a] for a in rest) for s in strides]
@@ -95,7 +105,7 @@ class Channels:
             channel_strides=tuple(s[self.axis] for s in strides),
             inner_strides=tuple(inner_strides),
             parameter_strides=parameter_strides,
-            itemsize=self.found.itemsize,
+            itemsizes=tuple(e.itemsize for e, _ in operands),
             compute_itemsize=self.found.compute_itemsize,
             channels_last=self.last,
             alignment=alignment,
@@ -131,7 +141,7 @@ def add_reduction(
     chosen = config.configure(problem, machine.device)
     found = channels.found
     tail = _pack(problem, chosen, channels, len(numbers), scalars)
-    traffic = channels.count * channels.length * found.itemsize * len(problem.channel_strides)
+    traffic = channels.count * channels.length * sum(problem.itemsizes)
     plan.row_bytes = channels.row_bytes
     if chosen.parts > 1:
         size = channels.count * chosen.parts * saved
@@ -222,7 +232,9 @@ def add_elementwise(
     instance = elementwise_plan.make_instance(functor, found, elements, len(merged_shape), chosen)
     instance = replace(instance, more_headers=(*more_headers, functor.header))
     tail, blocks = elementwise_plan.pack_arguments(problem, chosen, found, params)
-    traffic = prod(merged_shape) * found.itemsize * 3
+    traffic = prod(merged_shape) * sum(
+        e.itemsize for e, s in zip(elements, merged, strict=True) if any(s)
+    )
     plan.add(
         machine.prepare(instance, blocks, 0, traffic),
         tuple(number for number, _, _ in operands),

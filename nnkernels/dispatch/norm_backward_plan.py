@@ -11,9 +11,10 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import norm_backward as config
 from nnkernels.config import rows as rows_config
 from nnkernels.config.norm_backward import NO_SUMS, ROW_VALUES, NormBackwardProblem
-from nnkernels.config.rows import ACROSS, ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
+from nnkernels.config.rows import ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
 from nnkernels.dispatch.axes import Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
+from nnkernels.dispatch.elementwise import alignment_of
 from nnkernels.dispatch.norm_axes import NormAxes
 from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation
@@ -297,9 +298,11 @@ class _Maker:
             (step, step, (0,), *results),
             (between, between, (0,), (0,), (0,)),
         )
-        problem = replace(self._sums_problem(geometry, size), alignment=16)
-        chosen = _uncut(problem, rows_config.configure(problem, self.machine.device))
-        pointers = [(partial, 0), (partial, (outputs - 1) * width * size), (_NOTHING, 0)]
+        # Where the sums for dbias begin, after those for dweight.
+        bias = (outputs - 1) * width * size
+        problem = replace(self._sums_problem(geometry, size), alignment=alignment_of(bias))
+        chosen = config.of_partials(problem, self.machine.device)
+        pointers = [(partial, 0), (partial, bias), (_NOTHING, 0)]
         self._add_sums_step(
             plan,
             problem,
@@ -372,12 +375,6 @@ class _Maker:
             Instance("norm_sums", text, chosen.threads), tiles * chosen.parts, 0, traffic
         )
         plan.steps.append(Step(start, tail, pointers))
-
-
-def _uncut(problem: RowsProblem, chosen: RowsConfig) -> RowsConfig:
-    """In one piece: what is added up has been cut before."""
-    vector = chosen.vector if chosen.layout != ACROSS else 1
-    return replace(chosen, parts=1, part_groups=-(-problem.length // vector))
 
 
 def _cxx_bool(value: bool) -> str:

@@ -8,7 +8,7 @@ from nnkernels._typing import Array
 from nnkernels.dispatch import batch_norm as dispatch
 from nnkernels.dispatch.batch_norm_plan import Activated
 from nnkernels.ops import _options
-from nnkernels.ops._activation import Activation, ActivationLike, differentiable, resolve
+from nnkernels.ops._activation import Activation, ActivationLike, resolve
 from nnkernels.ops._public import public
 
 __all__ = ["batch_norm", "batch_norm_backward"]
@@ -174,17 +174,15 @@ def batch_norm_backward(
     training = _options.flag("training", training)
     found = resolve(activation, "activation")
     if found is not None:
+        # Neither what goes into the activation nor its cotangent is rounded.
         arrays = (x, weight, bias, running_mean, running_var)
-
-        def forward(inside: Activation | None) -> Array:
-            if training:
-                return dispatch.train(
-                    (*arrays[:3], None, None), axis, eps, 0.0, _activated(inside)
-                )[0]
-            return dispatch.infer(arrays, axis, eps, _activated(inside))
-
-        _, before_activation = differentiable(forward, found)
-        dy = before_activation(dy)
+        inside = _activated(found if found.takes_result else None)
+        if training:
+            before = (*arrays[:3], None, None)
+            residual = dispatch.train(before, axis, eps, 0.0, inside, wide=True)[0]
+        else:
+            residual = dispatch.infer(arrays, axis, eps, inside, wide=True)
+        dy = found.backward(dy, residual)
     return dispatch.backward((dy, x, weight, bias, running_mean, running_var), axis, eps, training)
 
 
