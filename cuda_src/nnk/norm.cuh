@@ -55,10 +55,15 @@ struct NormForward {
     Index part_groups;
     int32 kept;  // elements of shared memory
     Geometry geometry;
+    Index siblings;         // rows that have one mean and variance: the channels of a group
     Divisor<Index> period;  // of weight and bias, where their steps are period_step
     S eps, offset;
     S parameter[parameters];
   };
+
+  // Short rows are fetched 4 KiB ahead: the next is wanted before it could come from memory.
+  static constexpr int row_bytes = Depth * N * Columns * int(sizeof(T));
+  static constexpr int ahead = Keep == keep_registers && row_bytes < 4096 ? 4096 / row_bytes : 1;
 
   // What a row becomes: (x - mean) scale + shift.
   struct Affine { V mean[Columns], scale[Columns], shift[Columns]; };
@@ -206,7 +211,7 @@ struct NormForward {
     Affine affine;
     if constexpr (Kind == layer_kind) {
       Stats stats;
-      stats.fold_parts(rows, moments(args), args.parts, tile, args.part_groups);
+      stats.fold_parts(rows, moments(args), args.parts, tile, args.part_groups, args.siblings);
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) set_affine(rows, args, affine, c, stats);
     } else {
@@ -223,14 +228,46 @@ struct NormForward {
 
   static NNK_FN void write(const Rows& rows, const Args& args, const Affine& affine, Index first,
                            Index last) {
+    Shared shared_by[Columns];
     rows.each(first, last, [&](Index g, bool full, int) {
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) {
         const V x = Residual ? rows.template load<sum_at>(args.sum, g, c, full, S(0))
                              : rows.template load<0>(args.x, g, c, full, S(0));
-        put(rows, args, affine, g, c, full, x);
+        if constexpr (keeps_parameters) {
+          if (!full || (g + 1) * N > shared_by[c].end)
+            shared_by[c] = parameters_at(rows, args, g, c);
+          put(rows, args, affine, g, c, full, x, shared_by[c].weight, shared_by[c].bias);
+        } else {
+          put(rows, args, affine, g, c, full, x);
+        }
       }
     });
+  }
+
+  // Weight and bias that groups have in common, up to element `end` of the row: a thread that takes
+  // one group after the other need not ask for each whose they are.
+  struct Shared {
+    V weight, bias;
+    Index end = 0;
+  };
+  template <int O> static constexpr bool is_shared() {
+    if constexpr (O < Geometry::operands) return int_at<O, Steps> == period_step;
+    else return false;
+  }
+  static constexpr bool keeps_parameters =
+      Threads == 1 &&
+      ((has_weight && is_shared<weight_at>()) || (has_bias && is_shared<bias_at>()));
+  static NNK_FN Shared parameters_at(const Rows& rows, const Args& args, Index g, int c) {
+    Shared s{V::splat(S(0)), V::splat(S(0))};
+    if constexpr (has_weight)
+      s.weight = rows.template load_parameter<weight_at>(args.weight, g, c, false, args.period);
+    if constexpr (has_bias)
+      s.bias = rows.template load_parameter<bias_at>(args.bias, g, c, false, args.period);
+    // Of a group that a period ends within, they are its own.
+    const Index end = (args.period.divide(g * N) + 1) * args.period.divisor;
+    s.end = end < (g + 1) * N ? 0 : end;
+    return s;
   }
 
   // ---- elements -------------------------------------------------------------------------------
@@ -249,25 +286,26 @@ struct NormForward {
   }
   static NNK_FN void put(const Rows& rows, const Args& args, const Affine& affine, Index g, int c,
                          bool full, const V& x) {
+    V weight, bias;
+    if constexpr (has_weight)
+      weight = rows.template load_parameter<weight_at>(args.weight, g, c, full, args.period);
+    if constexpr (has_bias)
+      bias = rows.template load_parameter<bias_at>(args.bias, g, c, full, args.period);
+    put(rows, args, affine, g, c, full, x, weight, bias);
+  }
+  static NNK_FN void put(const Rows& rows, const Args& args, const Affine& affine, Index g, int c,
+                         bool full, const V& x, V weight, const V& bias) {
     V y;
     if constexpr (Kind == layer_kind)
       y = fma_always(x - affine.mean[c], affine.scale[c], affine.shift[c]);
     else y = x * affine.scale[c];
-    if constexpr (has_weight) {
-      V w = rows.template load_parameter<weight_at>(args.weight, g, c, full, args.period);
-      if constexpr (Kind == rms_kind) w = w + args.offset;
-      if constexpr (has_bias) {
-        y = fma_always(y, w,
-                       rows.template load_parameter<bias_at>(args.bias, g, c, full, args.period));
-      } else {
-        y = y * w;
-      }
-    } else if constexpr (has_bias) {
-      y = y + rows.template load_parameter<bias_at>(args.bias, g, c, full, args.period);
-    }
+    if constexpr (has_weight && Kind == rms_kind) weight = weight + args.offset;
+    if constexpr (has_weight && has_bias) y = fma_always(y, weight, bias);
+    else if constexpr (has_weight) y = y * weight;
+    else if constexpr (has_bias) y = y + bias;
     if constexpr (Stage == whole_row) {
-      rows.template prefetch_next<0>(args.x, g, c);
-      if constexpr (Residual) rows.template prefetch_next<residual_at>(args.residual, g, c);
+      rows.template prefetch_next<0, ahead>(args.x, g, c);
+      if constexpr (Residual) rows.template prefetch_next<residual_at, ahead>(args.residual, g, c);
     }
     rows.template store<y_at, Streaming>(args.y, g, c, full, Activation::apply(args.parameter, y));
   }
@@ -275,7 +313,7 @@ struct NormForward {
   static NNK_FN void set_affine(const Rows& rows, const Args& args, Affine& affine, int c,
                                 const Stats& stats) {
     affine.mean[c] = stats.mean[c];
-    affine.scale[c] = stats.reciprocal_deviation(rows, c, args.eps);
+    affine.scale[c] = stats.reciprocal_deviation(rows, c, args.eps, args.siblings);
     affine.shift[c] = -stats.low[c] * affine.scale[c];
   }
   static NNK_FN void set_affine(const Rows& rows, const Args& args, Affine& affine, int c,

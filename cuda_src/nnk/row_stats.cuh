@@ -43,13 +43,14 @@ template <class Rows> struct RowStats {
   V low[columns];   // what `mean` lacks
   V m2[columns];    // sum of squared deviations
 
-  // 1 / sqrt(variance + eps), where the variance is that of all elements of the row.
-  NNK_FN V reciprocal_deviation(const Rows& rows, int c, S eps) const {
-    return reciprocal_root(rows, m2[c], eps);
+  // 1 / sqrt(variance + eps), where the variance is that of all elements of the row, or of so many
+  // rows together.
+  NNK_FN V reciprocal_deviation(const Rows& rows, int c, S eps, Index siblings = 1) const {
+    return reciprocal_root(rows, m2[c], eps, siblings);
   }
   // 1 / sqrt(sum / length + eps)
-  static NNK_FN V reciprocal_root(const Rows& rows, const V& sum, S eps) {
-    const S length = S(rows.geometry.length);
+  static NNK_FN V reciprocal_root(const Rows& rows, const V& sum, S eps, Index siblings = 1) {
+    const S length = S(rows.geometry.length) * S(siblings);
     if constexpr (is_along) {  // all lanes are the same: once for all of them
       using One = Vec<S, 1>;
       return V::splat((S(1) / sqrt(One::splat(sum[0] / length + eps)))[0]);
@@ -156,20 +157,21 @@ template <class Rows> struct RowStats {
     }
   }
 
-  // part_groups: groups of every part but the last, which may have fewer.
+  // part_groups: groups of every part but the last, which may have fewer. So many `siblings`, rows
+  // that are numbered one after the other, are taken together.
   NNK_FN void fold_parts(const Rows& rows, const MomentsValue<S>* workspace, int64 parts,
-                         int64 tile, Index part_groups) {
+                         int64 tile, Index part_groups, Index siblings = 1) {
     const Index whole = part_groups * (is_along ? N : 1);  // elements of a part
-    const S share = S(1) / S(rows.geometry.length);
+    const S share = S(1) / (S(rows.geometry.length) * S(siblings));
     NNK_UNROLL
     for (int c = 0; c < columns; ++c) {
       V sum = V::splat(S(0)), off_sum = V::splat(S(0)), squares = V::splat(S(0));
-      each_part(rows, c, workspace, parts, tile, whole,
+      each_part(rows, c, workspace, parts, tile, whole, siblings,
                 [&](int i, const MomentsValue<S>& part, S elements) {
                   sum.set(i, sum[i] + elements * part.mean);
                 });
       mean[c] = rows.template reduce<Sum<S>>(sum) * share;
-      each_part(rows, c, workspace, parts, tile, whole,
+      each_part(rows, c, workspace, parts, tile, whole, siblings,
                 [&](int i, const MomentsValue<S>& part, S elements) {
                   const S off = (part.mean - mean[c][i]) + part.low;
                   off_sum.set(i, off_sum[i] + elements * off);
@@ -225,17 +227,19 @@ template <class Rows> struct RowStats {
 
   template <class F>
   static NNK_FN void each_part(const Rows& rows, int c, const MomentsValue<S>* workspace,
-                               int64 parts, int64 tile, Index whole, F f) {
+                               int64 parts, int64 tile, Index whole, Index siblings, F f) {
     NNK_UNROLL
     for (int i = 0; i < Rows::lanes; ++i) {
       if (c * Rows::lanes + i < rows.present) {
-        const MomentsValue<S>* saved =
-            workspace + (rows.row_number(tile) + c * Rows::lanes + i) * parts;
+        int64 row = rows.row_number(tile) + c * Rows::lanes + i;
+        if (siblings > 1) row = row / siblings * siblings;
+        const MomentsValue<S>* saved = workspace + row * parts;
         // A few steps, which would take many registers if they overlapped.
-        const int count = int(parts);
+        const int count = int(parts) * int(siblings);
         NNK_NO_UNROLL
         for (int p = rows.member; p < count; p += Rows::team) {
-          const Index left = rows.geometry.length - Index(p) * whole;
+          const Index part = siblings > 1 ? p % int(parts) : p;
+          const Index left = rows.geometry.length - part * whole;
           f(i, saved[p], S(left < whole ? left : whole));
         }
       }

@@ -185,12 +185,18 @@ struct RowTeam {
       at.store_partial(Index(first), convert<T>(v), n);
     }
   }
-  // Has the processor fetch group g of the rows that this thread most likely takes next: while one
-  // row is written, nothing else reads.
-  template <int O, class T> NNK_FN void prefetch_next(const T* data, Index g, int c) const {
-    if constexpr (lanes_are_simd && Layout == along && int_at<O, Steps> == unit_step)
-      prefetch<1>(byte_offset(place<O>(data, g, c).data,
-                              geometry.outer_stride[O][Geometry::outer_rank - 1] * Columns));
+  // Has the processor fetch group g of the rows that this thread most likely takes next, or Ahead
+  // times later: while one row is written, nothing else reads.
+  template <int O, int Ahead = 1, class T>
+  NNK_FN void prefetch_next(const T* data, Index g, int c) const {
+    if constexpr (lanes_are_simd && Layout == along && int_at<O, Steps> == unit_step) {
+      const void* next =
+          byte_offset(place<O>(data, g, c).data,
+                      geometry.outer_stride[O][Geometry::outer_rank - 1] * (Ahead * Columns));
+      // To level 1, of 32 KiB or more, if there is room beside the row that is written.
+      if (geometry.length <= Index(8192 / sizeof(T))) prefetch<1>(next);
+      else prefetch<2>(next);
+    }
   }
   // The value of each row itself, for an operand with one element for a row: lane i of column c
   // goes to row c * N + i; along has a single lane.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from nnkernels.dispatch.elementwise import Functor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Norm:
     """A norm with its options.
 
@@ -49,6 +50,21 @@ class Norm:
     offset: float = 0.0
     activation: Functor | None = None
     parameters: tuple[complex, ...] = ()
+
+
+@lru_cache(maxsize=4096)
+def norm_with(
+    kind: str,
+    axes_of: Callable[[Shape, Any, int | None], NormAxes],
+    axis: Any,
+    groups: int | None,
+    eps: float,
+    offset: float,
+    activation: Functor | None,
+    parameters: tuple[complex, ...],
+) -> Norm:
+    """The norm with some options, always the same object: the key of its plans."""
+    return Norm(kind, axes_of, axis, groups, eps, offset, activation, parameters)
 
 
 def along_axes(shape: Shape, axis: Any, groups: int | None) -> NormAxes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nnkernels.compile.instance import Instance
@@ -63,9 +64,18 @@ def make_plan(
     if 0 in x.shape:
         return plan
     dense = contiguous_strides(x.shape, x.dtype.itemsize, order)
-    problem = _problem(axes, operands, dense, dense if out is None else out.strides, alignment)
+    y_strides = dense if out is None else out.strides
+    problem, siblings = _problem(axes, operands, dense, y_strides, alignment), 1
+    apart = channels_apart(axes, x.shape, problem) if machine.device.machine == "cpu" else None
+    separate = None if apart is None else _problem(apart, operands, dense, y_strides, alignment)
+    # Rows are numbered in the order of channels, if these are the last of the outer axes.
+    if separate is not None and separate.outer[-1] == x.shape[axes.channel]:
+        problem = separate
+        siblings = x.shape[axes.channel] // axes.groups
     chosen = config.configure(problem, machine.device)
-    _add_steps(plan, norm, operands, problem, chosen, machine)
+    if siblings > 1:
+        chosen = replace(chosen, keep=config.KEEP_NONE, depth=1, kept=0)
+    _add_steps(plan, norm, operands, problem, chosen, siblings, machine)
     return plan
 
 
@@ -113,6 +123,28 @@ def _problem(
     )
 
 
+# So many channels of a group lie together, if the channel axis is the last in memory, before it is
+# read by itself: of fewer, whole lines of the caches are read for a part of their bytes.
+_CHANNELS_TOGETHER = 64
+
+
+def channels_apart(axes: NormAxes, shape: Shape, problem: RowsProblem) -> NormAxes | None:
+    """The axes of a channels-last group norm if each channel is summed by itself, else None.
+
+    Neighbouring channels are lanes then, and those of a group meet in the second of two launches.
+    """
+    a = axes.channel
+    if a is None or len(problem.inner) < 2:
+        return None
+    together = shape[a] // axes.groups
+    lies_last = (
+        problem.inner[-1] == together and problem.inner_strides[0][-1] == problem.itemsizes[0]
+    )
+    if not lies_last or not 1 < together < _CHANNELS_TOGETHER:
+        return None
+    return replace(axes, reduced=tuple(r for r in axes.reduced if r != a + 1))
+
+
 def shared_parameters(
     geometry: Geometry, roles: Sequence[int], itemsize: int
 ) -> tuple[Shape, tuple[Strides, ...], int]:
@@ -139,20 +171,23 @@ def _add_steps(
     operands: Sequence[Any],
     problem: RowsProblem,
     chosen: RowsConfig,
+    siblings: int,
     machine: Any,
 ) -> None:
     found = ELEMENTS[operands[0].dtype.name]
     blocks, neighbours, tiles = grid_of(problem, chosen)
     packer = Packer(_POINTERS, chosen.index)
     add_rows(packer, problem, chosen, neighbours, tiles)
+    packer.add_index(siblings)
     packer.add_divisor(max(problem.period, 1))
     packer.add_scalars(found.compute_name, (norm.eps, norm.offset))
     packer.add_scalars(found.compute_name, norm.parameters or (0,))
     tail = packer.finish()
     arrays = len(problem.operands(ELEMENTWISE))
     traffic = problem.rows * problem.length * found.itemsize * arrays
-    stages = [WHOLE_ROW] if chosen.parts == 1 else [PART_OF_ROW, FINISH_ROW]
-    if chosen.parts > 1:
+    whole = chosen.parts == 1 and siblings == 1
+    stages = [WHOLE_ROW] if whole else [PART_OF_ROW, FINISH_ROW]
+    if not whole:
         dtype = numpy_dtype(found.compute_name)
         saved = problem.rows * chosen.parts * _SAVED[norm.kind]
         plan.workspace = Allocation((saved,), dtype, (0,))

@@ -59,7 +59,7 @@ def layer_norm(
     [-2.0, 2.0]
     """
     return _apply(
-        "layer_kind", dispatch.along_axes, x, weight, bias, checked_axis(axis), None, eps, 0.0,
+        "layer_kind", dispatch.along_axes, x, weight, bias, axis, None, eps, 0.0,
         residual, activation, out,
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def rms_norm(
     if type(offset) is not float or not -1e6 < offset < 1e6:
         offset = _options.finite("offset", offset)
     return _apply(
-        "rms_kind", dispatch.along_axes, x, weight, None, checked_axis(axis), None, eps, offset,
+        "rms_kind", dispatch.along_axes, x, weight, None, axis, None, eps, offset,
         residual, activation, out,
     )  # fmt: skip
 
@@ -236,22 +236,28 @@ def _apply(
     activation: ActivationLike,
     out: Any,
 ) -> Any:
+    if type(axis) is not int:
+        axis = _index("axis", axis) if axes_of is dispatch.over_groups else checked_axis(axis)
     if type(eps) is not float or not 0.0 <= eps < 1.0:
         eps = _options.not_negative("eps", eps)
-    if activation is None:
-        options = dispatch.Norm(kind, axes_of, axis, groups, eps, offset)
-    else:
+    functor = None
+    parameters: tuple[complex, ...] = ()
+    if activation is not None:
         found = resolve(activation, "activation")
         assert found is not None
-        options = dispatch.Norm(
-            kind, axes_of, axis, groups, eps, offset, found.functor, found.parameters
-        )
+        functor, parameters = found.functor, found.parameters
+    options = dispatch.norm_with(kind, axes_of, axis, groups, eps, offset, functor, parameters)
     return dispatch.apply(options, x, weight, bias, residual, out)
 
 
 def _count(name: str, value: object) -> int:
+    number = _index(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}")
+    return number
+
+
+def _index(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, not {type(value).__name__} ({value!r:.60})")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
     return int(value)
