@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import is_dense, keeps_order
 from norms import laid_out, make_call
-from strategies import make_numbers, numbers, shapes
+from strategies import examples, make_numbers, numbers, shapes
 from threads import same_on_any_threads
 
 import nnkernels as nnk
@@ -60,6 +60,7 @@ def calls(draw, backend):
 
 
 def test_any_layout(backend):
+    @examples(0.6)
     @given(calls(backend), st.integers(0, 99))
     def right(case, seed):
         call, placed, dy = case

@@ -66,6 +66,7 @@ def calls(draw, name, backend, most=1200):
 
 @pytest.mark.parametrize("name", ["layer_norm", "group_norm"])
 def test_any_layout(name, backend):
+    @examples(0.6)
     @given(calls(name, backend), st.integers(0, 99))
     def right(case, seed):
         call, placed = case
@@ -88,13 +89,14 @@ SHAPES = (
     ((6, 70), -1), ((3, 700), -1), ((2, 20_000), -1), ((90, 12), 0), ((5, 1), -1), ((0, 7), -1),
     ((4, 0), -1), ((1, 5000), -1), ((70_000, 2), 0),
 )  # fmt: skip
+# RMS norms differ in the statistics alone.
+RMS_SHAPES = tuple(("rms_norm", shape) for shape in (SHAPES[1], SHAPES[2], SHAPES[3]))
 
 
-@pytest.mark.parametrize("name", ROW_NORMS)
-def test_rows_of_every_length(name, backend):
+def test_rows_of_every_length(backend):
     def body():
         generator = np.random.default_rng(60)
-        for shape, axis in SHAPES:
+        for name, (shape, axis) in [*(("layer_norm", s) for s in SHAPES), *RMS_SHAPES]:
             call = make_call(name, generator, shape, axis=axis)
             with backend.context(2):
                 y = call.run(backend)
@@ -123,7 +125,6 @@ def test_every_dtype(dtype, backend):
         generator = np.random.default_rng(62)
         found = [make_call(name, generator, (6, 70), dtype) for name in ROW_NORMS]
         found += [make_call("group_norm", generator, s, dtype, **o) for s, o in GROUPS[:1]]
-        found += [make_call("instance_norm", generator, (2, 3, 40), dtype)]
         if dtype in ("float16", "bfloat16"):  # the statistics and the parameters in float32
             found += [make_call("layer_norm", generator, (6, 70), dtype, "float32")]
         for call in found:

@@ -8,8 +8,8 @@ from comparing import assert_close, assert_same_bits, wide
 from hypothesis import given
 from hypothesis import strategies as st
 from norms import laid_out, make_call
-from strategies import make_numbers, numbers
-from test_norm import GROUPS, ROW_NORMS, SHAPES, THREADED, calls
+from strategies import examples, make_numbers, numbers
+from test_norm import GROUPS, RMS_SHAPES, ROW_NORMS, SHAPES, THREADED, calls
 from threads import same_on_any_threads
 
 import nnkernels as nnk
@@ -27,6 +27,7 @@ def test_any_layout(name, backend):
         placed.append(laid_out(draw, dy, backend))
         return call, placed
 
+    @examples(0.6)
     @given(cases(), st.integers(0, 99))
     def right(case, seed):
         call, placed = case
@@ -43,11 +44,10 @@ def test_any_layout(name, backend):
     backend.precompiled(right)
 
 
-@pytest.mark.parametrize("name", ROW_NORMS)
-def test_rows_of_every_length(name, backend):
+def test_rows_of_every_length(backend):
     def body():
         generator = np.random.default_rng(80)
-        for shape, axis in SHAPES:
+        for name, (shape, axis) in [*(("layer_norm", s) for s in SHAPES), *RMS_SHAPES]:
             call = make_call(name, generator, shape, axis=axis)
             dy = make_numbers(generator, shape, "float32")
             with backend.context(2):
@@ -108,7 +108,7 @@ def test_groups(backend):
 def test_cotangent_of_the_sum_and_activation(name, backend):
     def body():
         generator = np.random.default_rng(85)
-        for dtype, activation in (("float32", "silu"), ("float16", None), ("float64", "tanh")):
+        for dtype, activation in (("float32", "silu"), ("float16", None)):
             shape, options = GROUPS[0] if name == "group_norm" else ((5, 130), {})
             call = make_call(name, generator, shape, dtype, activation=activation, **options)
             dy, dsum = (make_numbers(generator, shape, dtype) for _ in range(2))
