@@ -213,6 +213,8 @@ PARAMETER_ROLES = (rows.ELEMENTWISE, rows.PARAMETER, rows.ELEMENTWISE)
         ({"inner_strides": ((2,), (4,), (2,))}, rows.UNIT_STEP, 8),  # read in two accesses
         ({"inner_strides": ((2,), (0,), (2,))}, rows.ZERO_STEP, 8),
         ({"inner_strides": ((2,), (8,), (2,))}, rows.ANY_STEP, 8),
+        ({"inner_strides": ((2,), (4,), (2,)), "period": 7}, rows.PERIOD_STEP, 8),
+        ({"inner_strides": ((2,), (0,), (2,)), "period": 7}, rows.ZERO_STEP, 8),
         ({"inner_strides": ((2,), (4,), (2,)), "alignment": 8}, rows.UNIT_STEP, 2),
         (
             {"inner_strides": ((2,), (4,), (2,)), "outer_strides": ((2048,), (4,), (2048,))},
