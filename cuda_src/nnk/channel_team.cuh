@@ -18,15 +18,23 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
   using Index = typename Base::Index;
   using V = typename Base::V;
   static constexpr bool crosses = Layout == along && Crosses;
+  // One thread walks along the last inner axis: it keeps where that begins, and divides only at
+  // its end.
+  static constexpr bool walks = Layout == along && lanes_are_simd && Geometry::inner_rank > 1;
 
   NNK_FN ChannelTeam(const Group<Threads>& g, const Geometry& geo, int64 tile)
-      : Base(g, geo, tile) {}
+      : Base(g, geo, tile) {
+    if constexpr (walks) find_offsets(0, range<Geometry::operands>());
+  }
 
   template <int O, class T> NNK_FN V load(const T* data, Index g, int c, bool full, S fill) const {
+    if constexpr (walks) {
+      if (find(g)) return convert<S>(walked<O>(data, g).template load<N>(0));
+    }
     if constexpr (!crosses) {
       return Base::template load<O>(data, g, c, full, fill);
     } else {
-      if (lies_together(g)) return Base::template load<O>(data, g, c, true, fill);
+      if (!walks && lies_together(g)) return Base::template load<O>(data, g, c, true, fill);
       S lanes[N];
       NNK_UNROLL
       for (int i = 0; i < N; ++i) lanes[i] = fill;
@@ -41,10 +49,18 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
   }
   template <int O, bool Streaming = false, class T>
   NNK_FN void store(T* data, Index g, int c, bool full, const V& v) const {
+    if constexpr (walks) {
+      if (find(g)) {
+        const auto at = walked<O>(data, g);
+        if constexpr (Streaming) at.store_streaming(0, convert<T>(v));
+        else at.store(0, convert<T>(v));
+        return;
+      }
+    }
     if constexpr (!crosses) {
       Base::template store<O, Streaming>(data, g, c, full, v);
     } else {
-      if (lies_together(g)) {
+      if (!walks && lies_together(g)) {
         Base::template store<O, Streaming>(data, g, c, true, v);
         return;
       }
@@ -63,8 +79,10 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
            int64(this->geometry.length) * bytes_of_element <= fetched_bytes;
   }
   template <int O, class T> NNK_FN void fetch_next(const T* data, Index g) const {
-    const auto at = this->template place<O>(data, g, 0);
-    prefetch<2>(byte_offset(at.data, this->geometry.outer_stride[O][0]));
+    const T* at;
+    if constexpr (walks) at = find(g) ? walked<O>(data, g).data : data;
+    else at = this->template place<O>(data, g, 0).data;
+    prefetch<2>(byte_offset(at, this->geometry.outer_stride[O][0]));
   }
 
   // f(i, c): row i of the lanes of column c, where it exists and is this thread's to write.
@@ -79,6 +97,32 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
   }
 
  private:
+  struct Walk {
+    Index first;  // element at which the last axis begins
+    Index offset[Geometry::operands];
+  };
+  mutable Walk walk = {};
+
+  // Whether group g lies on one run of the last axis, which `walk` is then at.
+  NNK_FN bool find(Index g) const {
+    const Divisor<Index>& axis = this->geometry.inner[last_axis];
+    const Index i = g * N;
+    if (i >= walk.first && i - walk.first + N <= axis.divisor) return true;
+    const Index first = axis.divide(i) * axis.divisor;
+    if (i - first + N > axis.divisor) return false;
+    walk.first = first;
+    find_offsets(first, range<Geometry::operands>());
+    return true;
+  }
+  template <int... O> NNK_FN void find_offsets(Index first, Ints<O...>) const {
+    ((walk.offset[O] = this->base[0][O] + this->template inner_offset<O>(first)), ...);
+  }
+  template <int O, class T> NNK_FN auto walked(T* data, Index g) const {
+    const Index step = this->geometry.inner_stride[O][last_axis];
+    const Index offset = walk.offset[O] + (g * N - walk.first) * step;
+    return Line<T, Index, int_at<O, Steps>>{byte_offset(data, offset), N, step};
+  }
+
   static constexpr int last_axis = Geometry::inner_rank - 1;
 
   NNK_FN bool lies_together(Index g) const {

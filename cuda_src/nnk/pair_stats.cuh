@@ -21,7 +21,7 @@ template <class Rows> struct PairStats {
   static constexpr int columns = Rows::columns, N = V::size;
   static constexpr bool is_along = Rows::layout == along;
   // Two arrays of as many groups in registers: half of what RowStats has.
-  static constexpr int chunk = lanes_are_simd ? 4 : N <= 4 ? 2 : 1;
+  static constexpr int chunk = lanes_are_simd ? 8 : N <= 4 ? 2 : 1;
 
   V mean[columns], low[columns], m2[columns], other[columns], co[columns];
 
