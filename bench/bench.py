@@ -5,6 +5,7 @@ Examples:
     python bench/bench.py --op softmax --peer numpy,torch
     python bench/bench.py --op softmax --shape 4096x1024,256x32768 --dtype float32,float16
     python bench/bench.py --op gelu,silu --layout transposed,strided --backward --out
+    python bench/bench.py --family norm --peer torch
     python bench/bench.py --suite foundation --json result.json --plot result.png
     python bench/bench.py --list
 
@@ -48,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
         "--op", type=_list, metavar="NAMES", help="ops, such as softmax,relu_backward"
     )
     what.add_argument("--suite", metavar="NAME", help="a list with targets; --list names them")
+    what.add_argument(
+        "--family",
+        metavar="NAME",
+        help="the ops of a family, gradients included, or the suite of that name where no shape, "
+        "dtype, layout or axis is given",
+    )
     what.add_argument("--list", action="store_true", help="show ops, their peers, and suites")
     what.add_argument(
         "--shape",
@@ -185,8 +192,12 @@ def _problems(arguments: argparse.Namespace) -> list[Problem]:
     import problems
     import suites
 
-    if (arguments.op is None) == (arguments.suite is None):
-        raise problems.UsageError("give either --op or --suite; --list shows what there is")
+    if [arguments.op, arguments.suite, arguments.family].count(None) != 2:
+        raise problems.UsageError(
+            "give either --op or --suite or --family; --list shows what there is"
+        )
+    if arguments.family is not None:
+        _choose_family(arguments)
     if arguments.suite is not None:
         if arguments.suite not in suites.SUITES:
             known = ", ".join(suites.SUITES)
@@ -204,6 +215,19 @@ def _problems(arguments: argparse.Namespace) -> list[Problem]:
     for reason in skipped:
         _say(f"left out: {reason}")
     return wanted
+
+
+def _choose_family(arguments: argparse.Namespace) -> None:
+    """Put the suite, or the ops, of ``--family`` in its place."""
+    import problems
+    import suites
+
+    names = problems.names_of_family(arguments.family)
+    own = arguments.shape or arguments.layout or arguments.axis is not None
+    if arguments.family in suites.SUITES and not own and arguments.dtype == ["float32"]:
+        arguments.suite = arguments.family
+    else:
+        arguments.op = names
 
 
 def _check_files(arguments: argparse.Namespace) -> None:

@@ -106,7 +106,8 @@ def _buffers(
     """Sets of operands in different memory, results to match, and the bytes that a call moves."""
     op = problem.record
     first = _set(problem, bench, operands)
-    result = as_tuple(op.function(*first, **problem.options))
+    positional, options = op.arguments(first, problem.options)
+    result = as_tuple(op.function(*positional, **options))
     touched = footprint(problem, _bytes(result))
     count = 1
     if touched > bench.warm_bytes:
@@ -162,7 +163,8 @@ def _expected(problem: Problem, operands: list[np.ndarray]) -> tuple[Any, tuple[
     large = math.prod(problem.shape) > 4 * _CHECKED_ELEMENTS
     alike = len({x.shape for x in operands}) == 1 and problem.axis is None
     if not (op.family == "elementwise" and large and alike):
-        return ..., as_tuple(op.reference(*operands, **problem.options))
+        positional, options = op.arguments(operands, problem.options)
+        return ..., as_tuple(op.reference(*positional, **options))
     # The two ends, where a kernel handles what is left of a vector, and a sample between.
     size = math.prod(problem.shape)
     sample = np.random.default_rng(2).integers(0, size, _CHECKED_ELEMENTS)
@@ -203,6 +205,10 @@ def tolerance(problem: Problem) -> float:
     length = max(math.prod(shape) for shape in operand_shapes(problem))
     if problem.record.family == "rows":
         length = problem.shape[problem.axis or 0]
+    elif problem.record.family == "norm":
+        side = problem.shape[problem.axis or 0]
+        # Of a row or of a column; of all but the channels.
+        length = max(side, length // side)
     elif problem.record.family == "elementwise" and not problem.op.startswith("prelu"):
         length = 1
     single = record.compute_name in ("float32", "complex64")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import array_functions
 import numpy as np
 import torch_functions
+import torch_norms
 from problems import Problem
 
 from nnkernels.dispatch.dtypes import numpy_dtype
@@ -45,7 +46,15 @@ class OwnLibrary:
 
     def functions(self, problem: Problem) -> Functions | None:
         op = problem.record
-        call = functools.partial(op.function, **problem.options) if problem.options else op.function
+        call = op.function
+        if op.number is not None:
+
+            def call(*arrays: Any, **out: Any) -> Any:
+                positional, options = op.arguments(arrays, problem.options)
+                return op.function(*positional, **options, **out)
+
+        elif problem.options:
+            call = functools.partial(op.function, **problem.options)
         return Functions(call, call if op.outputs == 1 else None)
 
 
@@ -94,7 +103,9 @@ class TorchLibrary:
         return tensor.cpu().numpy()
 
     def functions(self, problem: Problem) -> Functions | None:
-        pair = torch_functions.table(self._torch, problem.axis).get(problem.op)
+        functions = torch_functions.table(self._torch, problem.axis)
+        functions |= torch_norms.table(self._torch, problem.axis, problem.groups)
+        pair = functions.get(problem.op)
         return None if pair is None else Functions(*pair)
 
 

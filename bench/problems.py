@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,10 @@ from nnkernels.registry import Op, all_ops
 
 Shape = tuple[int, ...]
 
-LAYOUTS = ("contiguous", "transposed", "strided")
+LAYOUTS = ("contiguous", "transposed", "strided", "channels_last")
+# Normalisations with a parameter for each channel, and not for each element of a row.
+CHANNEL_NORMS = ("batch_norm", "group_norm", "instance_norm")
+GROUPS = 32  # of group norms, where so many divide the channels
 
 
 class UsageError(Exception):
@@ -51,7 +54,24 @@ class Problem:
         if self.record.family == "matmul" and self.dtype in ("int8", "uint8"):
             # What such products are for; in 8 bits, sums of more than one term wrap.
             return {} if self.op.endswith("_backward") else {"out_dtype": "int32"}
-        return {} if self.axis is None else {"axis": self.axis}
+        chosen: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
+        if self.groups is not None:
+            chosen["num_groups"] = self.groups
+        if self.forward == "batch_norm":
+            chosen["training"] = True
+        return chosen
+
+    @property
+    def forward(self) -> str:
+        """The op, or that whose gradient it is."""
+        return self.op.removesuffix("_backward")
+
+    @property
+    def groups(self) -> int | None:
+        """The groups of a group norm."""
+        if self.forward != "group_norm":
+            return None
+        return gcd(GROUPS, self.shape[1 if self.axis is None else self.axis])
 
     @property
     def label(self) -> str:
@@ -97,7 +117,24 @@ _GEMV = (
     ((8192, 8192), None, "contiguous"),
     ((8192, 8192), None, "transposed"),
 )
-DEFAULTS = {"rows": _ROWS, "elementwise": _ELEMENTWISE, "matmul": _MATMUL, "gemv": _GEMV}
+_BATCH_NORM = (
+    ((32, 64, 56, 56), None, "contiguous"),
+    ((32, 64, 56, 56), None, "channels_last"),
+)
+_GROUP_NORM = (
+    ((32, 256, 28, 28), None, "contiguous"),
+    ((32, 256, 28, 28), None, "channels_last"),
+)
+DEFAULTS = {
+    "rows": _ROWS,
+    "elementwise": _ELEMENTWISE,
+    "matmul": _MATMUL,
+    "gemv": _GEMV,
+    "norm": _ROWS[:3],
+    "batch_norm": _BATCH_NORM,
+    "group_norm": _GROUP_NORM,
+    "instance_norm": _GROUP_NORM,
+}
 
 
 def defaults(op: Op) -> Any:
@@ -127,6 +164,15 @@ def find_ops(names: Sequence[str], backward: bool) -> list[Op]:
                 raise UsageError(f"{name} has no backward function to time")
             found.append(ops[f"{name}_backward"])
     return list({op.name: op for op in found}.values())
+
+
+def names_of_family(family: str) -> list[str]:
+    """The names of its ops."""
+    found = [op.name for op in all_ops().values() if op.family == family]
+    if not found:
+        known = ", ".join(dict.fromkeys(op.family for op in all_ops().values()))
+        raise UsageError(f"no family is called {family!r}; there are {known}")
+    return found
 
 
 def parse_shape(text: str) -> Shape:
@@ -209,6 +255,8 @@ def obstacle(problem: Problem) -> str:
         return f"{op.name}: the shape is MxKxN, or BxMxKxN for a batch, not {shape}"
     if problem.layout == "transposed" and rank < 2:
         return f"{op.name}: the transposed layout needs two axes, and {shape} has one"
+    if problem.layout == "channels_last" and rank < 3:
+        return f"{op.name}: the channels_last layout needs three axes, not {shape}"
     if problem.axis is None:
         return ""
     if not -rank <= problem.axis < rank:
@@ -227,6 +275,9 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     if op.family == "matmul":
         return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
     special: dict[str, Shape] = {}
+    if op.family == "norm":
+        parameter = (shape[axis],)
+        return tuple(shape if name in ("dy", "x") else parameter for name in op.arrays)
     if op.name.startswith("prelu"):
         special["weight"] = (shape[axis],)
     elif op.name == "glu_backward":
@@ -263,6 +314,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
     dtype = numpy_dtype(problem.dtype)
     op, shapes = problem.record, operand_shapes(problem)
     arrays = {name: _random(random, s, dtype) for name, s in zip(op.arrays, shapes, strict=True)}
+    for name in op.positive:
+        arrays[name] = np.abs(arrays[name])
     if op.name.endswith("_backward") and "y" in arrays:
         x = arrays["x"] if "x" in arrays else _random(random, problem.shape, dtype)
         arrays["y"] = forward(op.name.removesuffix("_backward"), x)
@@ -285,6 +338,8 @@ def laid_out(xp: Any, values: Any, layout: str) -> Any:
         view = xp.empty((*shape[:-2], shape[-1], shape[-2]), dtype).swapaxes(-1, -2)
     elif layout == "strided" and shape:
         view = xp.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2]
+    elif layout == "channels_last" and len(shape) > 2:
+        view = xp.moveaxis(xp.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
     else:
         view = xp.empty(shape, dtype)
     view[...] = values

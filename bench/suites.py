@@ -77,6 +77,26 @@ def products() -> list[Problem]:
     ]
 
 
+_NORM_ROWS = ((4096, 1024), (256, 32768), (65536, 64))
+_BATCH_NORM = (32, 64, 56, 56)
+_GROUP_NORM = (32, 256, 28, 28)
+
+
+def norm() -> list[Problem]:
+    """Normalisations of rows, of batches in both layouts, and of 32 groups, with gradients."""
+    found = []
+    for op in ("layer_norm", "rms_norm"):
+        for shape in _NORM_ROWS:
+            found.append(Problem(op, shape, axis=-1, target=_times_torch(1.3)))
+            found.append(Problem(f"{op}_backward", shape, axis=-1, target=_times_torch(1.5)))
+    for layout in ("contiguous", "channels_last"):
+        for op in ("batch_norm", "batch_norm_backward"):
+            found.append(Problem(op, _BATCH_NORM, axis=1, layout=layout, target=_times_torch(1.2)))
+    for op in ("group_norm", "group_norm_backward"):
+        found.append(Problem(op, _GROUP_NORM, axis=1, target=_times_torch(1.5)))
+    return found
+
+
 def calls() -> list[Problem]:
     """What a call costs that has next to nothing to compute."""
     return [
@@ -96,6 +116,7 @@ SUITES = {
     "rows": (rows,),
     "elementwise": (elementwise,),
     "products": (products,),
+    "norm": (norm,),
     "calls": (calls,),
     "startup": (),
 }
@@ -105,6 +126,7 @@ MEANINGS = {
     "rows": rows.__doc__,
     "elementwise": elementwise.__doc__,
     "products": products.__doc__,
+    "norm": norm.__doc__,
     "calls": calls.__doc__,
     "startup": "Import time and first calls, from a cold and from a warm cache.",
 }

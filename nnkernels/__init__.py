@@ -62,6 +62,7 @@ from nnkernels.ops.activations_backward import (
     tanh_shrink_backward,
     threshold_relu_backward,
 )
+from nnkernels.ops.batch_norm import batch_norm, batch_norm_backward
 from nnkernels.ops.gated import (
     geglu,
     geglu_backward,
@@ -73,6 +74,13 @@ from nnkernels.ops.gated import (
 from nnkernels.ops.gemm import gemm, gemm_backward, gemv, gemv_backward
 from nnkernels.ops.linear import linear, linear_backward
 from nnkernels.ops.matmul import matmul, matmul_backward
+from nnkernels.ops.norm import group_norm, instance_norm, layer_norm, rms_norm
+from nnkernels.ops.norm_backward import (
+    group_norm_backward,
+    instance_norm_backward,
+    layer_norm_backward,
+    rms_norm_backward,
+)
 from nnkernels.ops.rows import (
     log_softmax,
     log_softmax_backward,
@@ -88,6 +96,8 @@ __all__ = [
     "DTypeError",
     "ShapeError",
     "__version__",
+    "batch_norm",
+    "batch_norm_backward",
     "celu",
     "celu_backward",
     "clear_cache",
@@ -104,6 +114,8 @@ __all__ = [
     "get_include",
     "glu",
     "glu_backward",
+    "group_norm",
+    "group_norm_backward",
     "hard_shrink",
     "hard_shrink_backward",
     "hard_sigmoid",
@@ -112,6 +124,10 @@ __all__ = [
     "hard_swish_backward",
     "hard_tanh",
     "hard_tanh_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
@@ -136,6 +152,8 @@ __all__ = [
     "relu6",
     "relu6_backward",
     "relu_backward",
+    "rms_norm",
+    "rms_norm_backward",
     "selu",
     "selu_backward",
     "set_num_threads",

@@ -29,9 +29,9 @@ def vjp(function: Callable[..., Any], /, *arrays: Array, **options: Any) -> tupl
     y : array, or tuple of arrays
         ``function(*arrays, **options)``.
     pullback : callable
-        ``pullback(dy)`` takes the cotangent of each result (of its shape and dtype) and returns a
-        tuple with the gradient for each array argument, None where there is none. It keeps
-        only what the gradient needs.
+        ``pullback(dy)`` takes the cotangent of each result (of its shape and dtype; None instead
+        of zeros for any but the first) and returns a tuple with the gradient for each array
+        argument, None where there is none. It keeps only what the gradient needs.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def vjp(function: Callable[..., Any], /, *arrays: Array, **options: Any) -> tupl
 def _checked(pullback: Pullback, y: Any) -> Pullback:
     """The pullback with checks of the cotangents; of the results it keeps shapes and dtypes."""
     results = y if isinstance(y, tuple) else (y,)
-    wanted = [(tuple(result.shape), result.dtype) for result in results]
+    wanted = [None if r is None else (tuple(r.shape), r.dtype) for r in results]
 
     def call(*cotangents: Array) -> tuple[Array | None, ...]:
         if len(cotangents) != len(wanted):
@@ -81,10 +81,13 @@ def _checked(pullback: Pullback, y: Any) -> Pullback:
                 f"the pullback takes one cotangent for each result, {len(wanted)} in all; "
                 f"got {len(cotangents)}"
             )
-        for position, (cotangent, (shape, dtype)) in enumerate(
-            zip(cotangents, wanted, strict=True)
-        ):
+        for position, (cotangent, result) in enumerate(zip(cotangents, wanted, strict=True)):
             name = "dy" if len(wanted) == 1 else f"cotangent {position}"
+            if cotangent is None and position > 0:
+                continue
+            if result is None:
+                raise TypeError(f"{name} must be None, as the result is")
+            shape, dtype = result
             library_of(cotangent, name)
             if tuple(cotangent.shape) != shape:
                 raise ShapeError(

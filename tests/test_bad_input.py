@@ -391,6 +391,103 @@ SHAPES = {
     ),
 }  # fmt: skip
 
+NORMS = {
+    "weight": row(
+        lambda: nnk.layer_norm(X, VECTOR[:3]), ShapeError, "weight has shape (3,)", "(3, 4)", "(4,)"
+    ),
+    "weight of two axes": row(
+        lambda: nnk.layer_norm(X, X, axis=(1, 0)), ShapeError, "weight has shape (3, 4)", "(4, 3)"
+    ),
+    "bias": row(
+        lambda: nnk.layer_norm(X, VECTOR, X), ShapeError, "bias has shape (3, 4)", "be (4,)"
+    ),
+    "RMS": row(lambda: nnk.rms_norm(X, X[:, 0]), ShapeError, "weight has shape (3,)", "be (4,)"),
+    "channels": row(
+        lambda: nnk.instance_norm(CUBE, VECTOR), ShapeError, "weight has shape (4,)", "be (3,)"
+    ),
+    "batch": row(
+        lambda: nnk.batch_norm(X, VECTOR[:3], training=True), ShapeError, "weight", "(3,)", "(4,)"
+    ),
+    "axis twice": row(lambda: nnk.layer_norm(X, axis=(1, -1)), ShapeError, "(1, -1)", "twice"),
+    "axis": row(lambda: nnk.rms_norm(X, axis=2), ShapeError, "axis 2", "rank 2"),
+    "channel axis": row(lambda: nnk.group_norm(VECTOR, 2), ShapeError, "axis 1", "rank 1"),
+    "batch axis": row(lambda: nnk.batch_norm(VECTOR, training=True), ShapeError, "axis 1", "rank"),
+    "batch axes": row(
+        lambda: nnk.batch_norm(X, training=True, axis=(0, 1)), TypeError, "axis must be"
+    ),
+    "groups": row(
+        lambda: nnk.group_norm(X, 3), ShapeError, "num_groups is 3", "4 channels", "(3, 4)"
+    ),
+    "groups of a gradient": row(
+        lambda: nnk.group_norm_backward(X, X, 3), ShapeError, "num_groups is 3", "(3, 4)"
+    ),
+    "no groups": row(lambda: nnk.group_norm(X, 0), ValueError, "num_groups must be", "not 0"),
+    "half groups": row(lambda: nnk.group_norm(X, 2.0), TypeError, "num_groups must be", "float"),
+    "eps": row(lambda: nnk.layer_norm(X, eps=-1e-5), ValueError, "eps must be 0 or more", "-1e-05"),
+    "eps of a batch": row(
+        lambda: nnk.batch_norm(X, training=True, eps=-1.0), ValueError, "eps must be 0 or more"
+    ),
+    "eps of a gradient": row(lambda: nnk.rms_norm_backward(X, X, eps=-1.0), ValueError, "eps must"),
+    "eps text": row(lambda: nnk.rms_norm(X, eps="1"), TypeError, "eps must be a real number"),
+    "offset": row(lambda: nnk.rms_norm(X, VECTOR, offset=math.inf), ValueError, "offset must be"),
+    "momentum": row(
+        lambda: nnk.batch_norm(X, training=True, momentum=None), TypeError, "momentum must be"
+    ),
+    "training": row(lambda: nnk.batch_norm(X, training=1), TypeError, "training must be True or"),
+    "activation": row(lambda: nnk.layer_norm(X, activation="sine"), ValueError, "activation must"),
+    "weight of float64": row(
+        lambda: nnk.layer_norm(X, VECTOR.astype(float)), DTypeError, "weight", "float64", "float32"
+    ),
+    "weight of float16": row(
+        lambda: nnk.layer_norm(X, VECTOR.astype("f2")), DTypeError, "weight", "float16", "float32"
+    ),
+    "weight of float32": row(
+        lambda: nnk.rms_norm(WIDE, VECTOR), DTypeError, "weight has dtype float32", "float64"
+    ),
+    "integers": row(lambda: nnk.layer_norm(INTS), DTypeError, "x has dtype int64"),
+    "complex": row(lambda: nnk.batch_norm(COMPLEX, training=True), DTypeError, "x", "complex64"),
+    "weight is a list": row(
+        lambda: nnk.layer_norm(X, [1.0] * 4), DTypeError, "weight must be an array", "list"
+    ),
+    "residual": row(
+        lambda: nnk.layer_norm(X, residual=VECTOR), ShapeError, "residual has shape (4,)", "(3, 4)"
+    ),
+    "residual of float64": row(
+        lambda: nnk.rms_norm(X, residual=WIDE), DTypeError, "residual", "float64", "float32"
+    ),
+    "cotangent": row(
+        lambda: nnk.layer_norm_backward(VECTOR, X), ShapeError, "dy has shape (4,)", "(3, 4)"
+    ),
+    "cotangent of a batch": row(
+        lambda: nnk.batch_norm_backward(X.T, X, training=True), ShapeError, "dy", "(4, 3)", "(3, 4)"
+    ),
+    "cotangent of the sum": row(
+        lambda: nnk.rms_norm_backward(X, X, dresidual=X[0]), ShapeError, "dresidual has shape (4,)"
+    ),
+    "no cotangent": row(lambda: nnk.layer_norm_backward(None, X), DTypeError, "dy must be", "None"),
+    "one element": row(
+        lambda: nnk.batch_norm(X[:1], training=True), ShapeError, "training", "(1, 4)"
+    ),
+    "no statistics": row(lambda: nnk.batch_norm(X), ValueError, "running_mean", "training"),
+    "no variance": row(
+        lambda: nnk.batch_norm(X, None, None, VECTOR), ValueError, "running_var", "training"
+    ),
+    "statistics of integers": row(
+        lambda: nnk.batch_norm(X, None, None, INTS[0], VECTOR), DTypeError, "running_mean", "int64"
+    ),
+    "statistics of float64": row(
+        lambda: nnk.batch_norm(X, None, None, VECTOR, WIDE[0]), DTypeError, "running_var", "float64"
+    ),
+    "statistics too short": row(
+        lambda: nnk.batch_norm(X, None, None, VECTOR, VECTOR[:3]),
+        ShapeError, "running_var has shape (3,)", "(4,)",
+    ),
+    "statistics in training": row(
+        lambda: nnk.batch_norm(X, None, None, X, VECTOR, training=True),
+        ShapeError, "running_mean has shape (3, 4)", "(4,)",
+    ),
+}  # fmt: skip
+
 CALLS = {
     "pullback, dtype": row(
         lambda: nnk.vjp(nnk.relu, X)[1](WIDE), DTypeError, "dy has dtype float64", "float32"
@@ -673,7 +770,14 @@ OVERLAPS = {
 }  # fmt: skip
 
 
-TABLES = {"array": NOT_ARRAYS, "dtype": DTYPES, "axis": AXES, "shape": SHAPES, "call": CALLS}
+TABLES = {
+    "array": NOT_ARRAYS,
+    "dtype": DTYPES,
+    "axis": AXES,
+    "shape": SHAPES,
+    "norm": NORMS,
+    "call": CALLS,
+}
 ALL_ROWS = [
     pytest.param(case, id=f"{table}: {what}")
     for table, rows in TABLES.items()

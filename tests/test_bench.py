@@ -160,6 +160,9 @@ def test_list_names_every_op(bench):
 BAD = [
     ([], "give either --op or --suite"),
     (["--op", "relu", "--suite", "rows"], "give either --op or --suite"),
+    (["--op", "relu", "--family", "rows"], "give either --op or --suite or --family"),
+    (["--family", "all"], "no family is called 'all'; there are elementwise, rows, matmul, norm"),
+    (["--op", "relu", "--layout", "channels_last", "--shape", "4x5"], "needs three axes, not 4x5"),
     (["--op", ","], "--op is empty"),
     (["--op", "softmx"], "no op is called 'softmx'"),
     (["--op", "relu", "--shape", "4x"], "'4x' is not a shape"),
@@ -250,7 +253,8 @@ def test_our_failure_is_a_row_and_a_status(bench, module, monkeypatch):
 
 def small_problem(module, op, dtype="float32", **choices):
     problems = module("problems")
-    shape = (4, 6, 5) if op.family == "matmul" else (5, 6)
+    of_images = op.name.removesuffix("_backward") in problems.CHANNEL_NORMS
+    shape = (4, 6, 5) if op.family == "matmul" or of_images else (5, 6)
     return problems.Problem(op.name, shape, dtype, problems.default_axis(op), **choices)
 
 
@@ -315,6 +319,10 @@ def test_layouts_are_those_of_their_names(module):
         array = module("problems").laid_out(np, values, layout)
         assert array.strides == expected
         assert (array == values).all()
+    image = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
+    array = module("problems").laid_out(np, image, "channels_last")
+    assert array.strides == (240, 4, 60, 12)
+    assert (array == image).all()
 
 
 # ---- one row -------------------------------------------------------------------------------
@@ -627,6 +635,23 @@ def test_suites_hold_what_was_asked_for(module):
     assert limits["softmax_backward", (65536, 64), "bfloat16", -1, "contiguous"] == (torch, 1.0)
     assert limits["gelu", (4096, 4096), "float32", None, "strided"] == (torch, 1.0)
     assert limits["relu", (8, 8), "float32", None, "contiguous"] == ("seconds", 6e-6)
+
+
+def test_a_family_is_the_suite_of_its_name_or_its_ops(module, bench, monkeypatch):
+    suites, seen = module("suites"), []
+    monkeypatch.setattr(module("session"), "run", lambda request: seen.append(request) or 1 / 0)
+    for arguments in (("--family", "norm"), ("--family", "norm", "--shape", "4x6x5")):
+        with pytest.raises(ZeroDivisionError):
+            bench(*arguments, "--peer", "none")
+    suite, ops = (request.problems for request in seen)
+    assert suite == suites.problems_of("norm")
+    limits = {(p.op, p.shape, p.layout): p.target.limit for p in suite}
+    assert limits["layer_norm", (256, 32768), "contiguous"] == 1.3
+    assert limits["rms_norm_backward", (65536, 64), "contiguous"] == 1.5
+    assert limits["batch_norm_backward", (32, 64, 56, 56), "channels_last"] == 1.2
+    assert limits["group_norm", (32, 256, 28, 28), "contiguous"] == 1.5
+    assert {p.op for p in ops} == {op.name for op in all_ops().values() if op.family == "norm"}
+    assert {p.options.get("num_groups") for p in ops} == {None, 2}
 
 
 def test_products_are_measured_against_the_best_peer(module):

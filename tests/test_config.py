@@ -171,8 +171,14 @@ def test_a_result_for_a_row_needs_no_alignment():
         (row_problem(100, 30, True), {"layout": rows.ACROSS, "columns": 4, "kept": 30 * 64}),
         (row_problem(32, 30, True), {"columns": 2, "keep": rows.KEEP_SHARED}),
         (row_problem(16, 30, True), {"layout": rows.ACROSS, "columns": 1}),
-        (row_problem(100, 8000, True), {"columns": 1, "keep": rows.KEEP_SHARED}),
-        (row_problem(100, 9000, True), {"columns": 4, "keep": rows.KEEP_NONE, "kept": 0}),
+        (row_problem(128, 8000, True), {"columns": 1, "keep": rows.KEEP_SHARED, "parts": 1}),
+        (row_problem(512, 9000, True), {"columns": 4, "keep": rows.KEEP_NONE, "kept": 0}),
+        # In parts where they alone would make fewer than eight blocks.
+        (row_problem(112, 8000, True), {"keep": rows.KEEP_NONE, "parts": 4, "part_groups": 2048}),
+        (row_problem(5, 10**5, True), {"columns": 1, "parts": 16, "part_groups": 6553}),
+        # Moments tell all: the row is read again from the caches.
+        (row_problem(99, 1000, read_again=True), {"keep": rows.KEEP_NONE, "kept": 0}),
+        (row_problem(99, 100, read_again=True), {"keep": rows.KEEP_REGISTERS, "depth": 8}),
         (row_problem(99, 16, True, tiles=0, per_row=True), {"keep": rows.KEEP_NONE}),
         # Vectors are of the type that is computed in, and divide the last axis of several.
         (row_problem(99, 40, itemsize=8), {"vector": 8}),
@@ -192,9 +198,40 @@ def test_rows_on_a_cpu(problem, expected):
 
 
 def test_the_cut_of_a_row_does_not_depend_on_the_number_of_threads():
-    problem = row_problem(3, 200_000)
-    chosen = {rows.configure(problem, replace(CPU, processors=n)) for n in (1, 2, 64)}
-    assert len(chosen) == 1
+    for problem in (row_problem(3, 200_000), row_problem(64, 50_000, True)):
+        chosen = {rows.configure(problem, replace(CPU, processors=n)) for n in (1, 2, 64)}
+        assert len(chosen) == 1
+        assert chosen.pop().parts > 1
+
+
+PARAMETER_ROLES = (rows.ELEMENTWISE, rows.PARAMETER, rows.ELEMENTWISE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "vector"),
+    [
+        ({"inner_strides": ((2,), (4,), (2,))}, rows.UNIT_STEP, 8),  # read in two accesses
+        ({"inner_strides": ((2,), (0,), (2,))}, rows.ZERO_STEP, 8),
+        ({"inner_strides": ((2,), (8,), (2,))}, rows.ANY_STEP, 8),
+        ({"inner_strides": ((2,), (4,), (2,)), "period": 7}, rows.PERIOD_STEP, 8),
+        ({"inner_strides": ((2,), (0,), (2,)), "period": 7}, rows.ZERO_STEP, 8),
+        ({"inner_strides": ((2,), (4,), (2,)), "alignment": 8}, rows.UNIT_STEP, 2),
+        (
+            {"inner_strides": ((2,), (4,), (2,)), "outer_strides": ((2048,), (4,), (2048,))},
+            rows.UNIT_STEP, 1,
+        ),
+    ],
+)  # fmt: skip
+def test_parameters_of_rows(changes, step, vector):
+    """A weight of another type, shared by rows, does not make the accesses to x narrower."""
+    problem = row_problem(
+        99, 1024, tiles=2, itemsize=2, itemsizes=(2, 4, 2), roles=PARAMETER_ROLES,
+        **({"outer_strides": ((2048,), (0,), (2048,))} | changes),
+    )  # fmt: skip
+    for device in (CPU, *GPUS):
+        chosen = rows.configure(problem, device)
+        assert chosen.steps == (rows.UNIT_STEP, step, rows.UNIT_STEP)
+        assert chosen.vector == (16 if device is CPU else vector)
 
 
 # ---- index width ---------------------------------------------------------------------------

@@ -137,6 +137,19 @@ def expected_accesses(kernel: str) -> tuple[Counter[int], Counter[int]]:
             loads[width] = depth * (2 if both else 1)
         if writes:
             stores[width] = depth
+    elif name == "NormForward":
+        vector, depth, stage = (int(arguments[i]) for i in (10, 15, 16))
+        width, added = vector * SIZES[arguments[1]], arguments[5] == "true"
+        # The sum with a residual is written by the launch that reads both.
+        first, last = stage != FINISH_ROW, stage != PART_OF_ROW
+        loads[width] = depth * (1 + (added and first))
+        if last or added:
+            stores[width] = depth * (last + (added and first))
+    elif name == "NormBackward":
+        vector, depth, stage = (int(arguments[i]) for i in (7, 12, 13))
+        loads[vector * SIZES[arguments[1]]] = depth * 2
+        if stage != PART_OF_ROW:
+            stores[vector * SIZES[arguments[1]]] = depth
     elif name in ("GemvAlong", "GemvAcross"):
         # The matrix: for each of the columns, or rows, that are taken at once; four at least.
         loads[min(int(arguments[6]) * SIZES[arguments[1]], 16)] = 4

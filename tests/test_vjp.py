@@ -40,7 +40,26 @@ def operands_for(op, shapes, dtype, seed):
         else:
             x = x.real + 1j * np.clip(x.imag, -1, 1)
         found.append(x)
-    return found
+    return [
+        np.abs(x) + 0.25 if name in op.positive else x
+        for name, x in zip(op.arrays, found, strict=False)
+    ]
+
+
+def call(op, arrays, options):
+    """The results of a call, as a tuple."""
+    positional, named = op.arguments(arrays, options)
+    result = op.function(*positional, **named)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def pull_back(op, arrays, options):
+    """The first result and what pulls its cotangent back: the others are not differentiated."""
+    positional, named = op.arguments(arrays, options)
+    y, pullback = nnk.vjp(op.function, *positional, **named)
+    if not isinstance(y, tuple):
+        return y, pullback
+    return y[0], lambda dy: pullback(dy, *(None,) * (len(y) - 1))
 
 
 def inner(a, b):
@@ -64,11 +83,14 @@ def test_gradient_is_the_limit_of_difference_quotients(op, backend):
             generator = np.random.default_rng(1000 + seed)
             arrays = [backend.array(x) for x in operands]
             with backend.context(seed):
-                y, pullback = nnk.vjp(op.function, *arrays, **options)
+                y, pullback = pull_back(op, arrays, options)
                 dy = make_numbers(generator, tuple(y.shape), dtype)
                 gradients = pullback(backend.array(dy))
             assert len(gradients) == len(operands)
             for i, x in enumerate(operands):
+                if gradients[i] is None:
+                    assert op.arrays[i].startswith("running"), "no gradient"
+                    continue
                 for _ in range(3):
                     direction = make_numbers(generator, x.shape, dtype)
                     sides = []
@@ -79,7 +101,7 @@ def test_gradient_is_the_limit_of_difference_quotients(op, backend):
                             *arrays[i + 1 :],
                         ]
                         with backend.context():
-                            sides.append(backend.numpy(op.function(*moved, **options)))
+                            sides.append(backend.numpy(call(op, moved, options)[0]))
                     if backend.recording:
                         continue
                     gradient = backend.numpy(gradients[i])
@@ -97,21 +119,22 @@ def test_pullbacks_are_linear(op):
     generator = np.random.default_rng(40)
     dtype, shapes, options = next(cases(op))
     operands = operands_for(op, shapes, dtype, 41)
-    y, pullback = nnk.vjp(op.function, *operands, **options)
+    y, pullback = pull_back(op, operands, options)
     one, two = (make_numbers(generator, y.shape, dtype) for _ in range(2))
     together = pullback(one + 3 * two)
     for a, b, c in zip(pullback(one), pullback(two), together, strict=True):
-        assert_close(a + 3 * b, c, 100, scale=100.0)
+        if c is not None:
+            assert_close(a + 3 * b, c, 100, scale=100.0)
     for zero in pullback(np.zeros_like(one)):
-        assert not np.any(zero)
+        assert zero is None or not np.any(zero)
 
 
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
 def test_value_is_that_of_the_function(op):
     dtype, shapes, options = next(cases(op))
     operands = operands_for(op, shapes, dtype, 42)
-    y, _ = nnk.vjp(op.function, *operands, **options)
-    assert np.array_equal(y, op.function(*operands, **options))
+    y, _ = pull_back(op, operands, options)
+    assert np.array_equal(y, call(op, operands, options)[0])
 
 
 def test_pullback_may_be_called_again():

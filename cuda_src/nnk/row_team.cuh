@@ -26,6 +26,34 @@ NNK_FN int64 divide_blocks(int64 n, int64 d) {
   else return int64(uint32(n) / uint32(d));
 }
 
+// 0, 1, 2, ...
+template <class S, int N> NNK_FN Vec<S, N> numbered_lanes() {
+  Vec<S, N> v;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) v.set(i, S(i));
+  return v;
+}
+// The first `count` lanes of v, and those of `rest` from there on.
+template <class S, int N>
+NNK_FN Vec<S, N> join_lanes(const Vec<S, N>& v, const Vec<S, N>& rest, int count) {
+  if constexpr (lanes_are_simd) {
+    return where(numbered_lanes<S, N>() < S(count), v, rest);
+  } else {
+    Vec<S, N> r = v;
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i)
+      if (i >= count) r.set(i, rest[i]);
+    return r;
+  }
+}
+// The first `count` lanes of v, and 0 in the others.
+template <class S, int N> NNK_FN Vec<S, N> first_lanes(const Vec<S, N>& v, int count) {
+  return join_lanes(v, Vec<S, N>::splat(S(0)), count);
+}
+
+// A step of parameters: one for each of so many neighbours in a row (see load_parameter).
+enum : int { period_step = 3 };
+
 // Shape and byte strides of the rows of several operands, made by the host.
 template <int Operands, int OuterRank, int InnerRank, class Index> struct RowGeometry {
   static constexpr int operands = Operands;
@@ -50,6 +78,7 @@ struct RowTeam {
   using Index = typename Geometry::index_type;
   using V = Vec<S, N>;
   static constexpr int operands = Geometry::operands;
+  static constexpr int layout = Layout, columns = Columns, team = Team;
   static constexpr int side_by_side = Threads / Team;
   static constexpr int lanes = Layout == along ? 1 : N;  // rows of a thread and column
   static_assert(Threads % Team == 0, "a whole number of teams in a block");
@@ -101,6 +130,12 @@ struct RowTeam {
     }
   }
 
+  // Along: the lanes of group g that exist in a row.
+  NNK_FN int count_of_row(Index g) const {
+    const Index left = geometry.length - g * N;
+    return left <= 0 ? 0 : left < N ? int(left) : N;
+  }
+
   // Whether each of Depth groups of every team member is whole, in every row of this thread.
   template <int Depth> NNK_FN bool all_whole() const {
     return Layout == along && present == Columns && geometry.length == Index(Depth * Team * N);
@@ -115,6 +150,28 @@ struct RowTeam {
     const T element_fill = convert<T>(Vec<S, 1>::splat(fill))[0];
     return convert<S>(at.template load_partial<N>(Index(first), n, element_fill));
   }
+  // The same of a weight or the like, which neighbours may share: where its step is period_step,
+  // `period` of them have one, and the stride of the operand is that to the next one.
+  template <int O, class T>
+  NNK_FN V load_parameter(const T* data, Index g, int c, bool full,
+                          const Divisor<Index>& period) const {
+    if constexpr (int_at<O, Steps> != period_step) {
+      return load<O>(data, g, c, full, S(0));
+    } else {
+      static_assert(Layout == along && Geometry::inner_rank == 1, "neighbours lie along one axis");
+      const int n = full ? N : count(g, c);
+      if (n == 0) return V::splat(S(0));
+      const Index step = geometry.inner_stride[O][0];
+      const Index number = period.divide(g * N);
+      const T* at = byte_offset(data, base[c][O] + number * step);
+      V v = shared_by_all(at);
+      for (Index seen = (number + 1) * period.divisor - g * N; seen < n; seen += period.divisor) {
+        at = byte_offset(at, step);
+        v = join_lanes(v, shared_by_all(at), int(seen));
+      }
+      return v;
+    }
+  }
   // Streaming: past the caches, for results that are larger than these.
   template <int O, bool Streaming = false, class T>
   NNK_FN void store(T* data, Index g, int c, bool full, const V& v) const {
@@ -126,6 +183,19 @@ struct RowTeam {
       else at.store(Index(first), convert<T>(v));
     } else {
       at.store_partial(Index(first), convert<T>(v), n);
+    }
+  }
+  // Has the processor fetch group g of the rows that this thread most likely takes next, or Ahead
+  // times later: while one row is written, nothing else reads.
+  template <int O, int Ahead = 1, class T>
+  NNK_FN void prefetch_next(const T* data, Index g, int c) const {
+    if constexpr (lanes_are_simd && Layout == along && int_at<O, Steps> == unit_step) {
+      const void* next =
+          byte_offset(place<O>(data, g, c).data,
+                      geometry.outer_stride[O][Geometry::outer_rank - 1] * (Ahead * Columns));
+      // To level 1, of 32 KiB or more, if there is room beside the row that is written.
+      if (geometry.length <= Index(8192 / sizeof(T))) prefetch<1>(next);
+      else prefetch<2>(next);
     }
   }
   // The value of each row itself, for an operand with one element for a row: lane i of column c
@@ -207,6 +277,13 @@ struct RowTeam {
   // The sum of f(g, c, full) over groups [first, last), for every column, in all threads of the
   // team.
   template <class F> NNK_FN void sum(V (&total)[Columns], Index first, Index last, F f) const {
+    sum_alone(total, first, last, f);
+    NNK_UNROLL
+    for (int c = 0; c < Columns; ++c) total[c] = reduce<Sum<S>>(total[c]);
+  }
+  // The same of this thread's groups alone.
+  template <class F>
+  NNK_FN void sum_alone(V (&total)[Columns], Index first, Index last, F f) const {
     V partial[partials][Columns];
     for (int p = 0; p < partials; ++p) clear(partial[p]);
     each(first, last, [&](Index g, bool full, int p) {
@@ -217,7 +294,6 @@ struct RowTeam {
     for (int c = 0; c < Columns; ++c) {
       total[c] = partial[0][c];
       for (int p = 1; p < partials; ++p) total[c] = total[c] + partial[p][c];
-      total[c] = reduce<Sum<S>>(total[c]);
     }
   }
 
@@ -255,7 +331,10 @@ struct RowTeam {
     }
   }
 
- private:
+ protected:
+  template <class T> static NNK_FN V shared_by_all(const T* at) {
+    return V::splat(convert<S>(nnk::load<1>(at))[0]);
+  }
   NNK_FN void decode(Index row, Index along_last, Index (&offset)[operands]) const {
     constexpr int last = Layout == across ? Geometry::outer_rank - 2 : Geometry::outer_rank - 1;
     NNK_UNROLL

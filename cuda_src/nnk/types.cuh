@@ -15,6 +15,11 @@
 #define NNK_APART NNK_FN
 #endif
 
+// Of a lambda in an inner loop, where a platform's compiler has to be told that it is to be inlined.
+#ifndef NNK_INLINE
+#define NNK_INLINE
+#endif
+
 namespace nnk {
 
 using int8 = signed char;

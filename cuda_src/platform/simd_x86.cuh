@@ -201,6 +201,17 @@ template <class T, class R> NNK_FN R sqrt(R x) {
   return r;
 }
 
+#if defined(__FMA__)
+// a b + c; R a register or one number.
+template <class T, class R> NNK_FN R fused(R a, R b, R c) {
+  if constexpr (sizeof(R) == 4) asm("vfmadd231ss %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+  else if constexpr (sizeof(R) == 8) asm("vfmadd231sd %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+  else if constexpr (sizeof(T) == 4) asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+  else asm("vfmadd231pd %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+  return c;
+}
+#endif
+
 // Past the caches; p must be a multiple of sizeof(R), 16 to 64.
 template <class R> NNK_FN void store_nontemporal(void* p, R x) {
 #if defined(__AVX__)
@@ -230,6 +241,13 @@ template <class T, class R> NNK_FN R greater_register(R a, R b) {
     return x86::greater<T>(a, b);
 #endif
   return a > b ? a : b;
+}
+
+template <class T, class R> NNK_FN R fused_register(R a, R b, R c) {
+#if defined(__FMA__)
+  if constexpr (sizeof(R) == sizeof(T) || sizeof(R) >= 16) return x86::fused<T>(a, b, c);
+#endif
+  return a * b + c;
 }
 
 NNK_FN float sqrt_scalar(float x) { return __builtin_sqrtf(x); }

@@ -140,6 +140,12 @@ NNK_FN Vec<T, N> fma(const Vec<T, N>& a, const Vec<T, N>& b, const Vec<T, N>& c)
   return r;
 }
 
+// Fused whatever stands around it: see vec_simd.cuh.
+template <class T, int N>
+NNK_FN Vec<T, N> fma_always(const Vec<T, N>& a, const Vec<T, N>& b, const Vec<T, N>& c) {
+  return fma(a, b, c);
+}
+
 // ---- functions of one argument, lane by lane --------------------------------------
 
 #define NNK_VEC_FUNCTION(name)                                          \

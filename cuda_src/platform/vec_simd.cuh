@@ -169,6 +169,14 @@ NNK_FN Vec<T, N> fma(const Vec<T, N>& a, const Vec<T, N>& b, const Vec<T, N>& c)
   return a * b + c;
 }
 
+// The same with one rounding whatever stands around it: compilers fuse a product and a sum only
+// where they end up in one basic block, which a store of single lanes may prevent.
+template <class T, int N>
+NNK_FN Vec<T, N> fma_always(const Vec<T, N>& a, const Vec<T, N>& b, const Vec<T, N>& c) {
+  return map_registers<Vec<T, N>>(
+      [](auto x, auto y, auto z) NNK_INLINE { return fused_register<T>(x, y, z); }, a, b, c);
+}
+
 // ---- bits ---------------------------------------------------------------------------
 
 // Of unsigned integers.

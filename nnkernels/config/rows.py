@@ -1,4 +1,4 @@
-"""Layout, team and storage of the row kernels (softmax and its kin, row sums)."""
+"""Layout, team and storage of the row kernels (softmax and its kin, norms, row sums)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from nnkernels.config.device import Device
 from nnkernels.dispatch.axes import Shape, Strides, index_kind, largest_power_of_two
 
 ALONG, ACROSS = 0, 1
-ANY_STEP, UNIT_STEP = 0, 1
+ANY_STEP, UNIT_STEP, ZERO_STEP, PERIOD_STEP = 0, 1, 2, 3
+# What an operand has: an element for each of a row, a number that rows or their elements share
+# (weights: 0 is an ordinary stride of theirs), or one number for a row.
+ELEMENTWISE, PARAMETER, PER_ROW = 0, 1, 2
 KEEP_NONE, KEEP_REGISTERS, KEEP_SHARED, KEEP_EXP = 0, 1, 2, 3
 
 # Numbers that a GPU thread keeps in registers.
@@ -51,6 +54,14 @@ class RowsProblem:
         Whether the last operand has one element for a row.
     alignment : int
         A power of two that divides all addresses.
+    roles : tuple of int
+        Of each operand; without any, all are element-wise, but the last with ``per_row``.
+    period : int
+        How many neighbours along a row share a parameter, whose stride is that to the next one; 0
+        if the axes tell.
+    read_again : bool
+        Whether one reading of a row tells all that is to be known of it (moments of norms), so that
+        a CPU keeps long rows nowhere but in its caches.
     """
 
     outer: Shape
@@ -63,6 +74,17 @@ class RowsProblem:
     keeps_exp: bool
     per_row: bool
     alignment: int
+    roles: tuple[int, ...] = ()
+    period: int = 0
+    read_again: bool = False
+
+    def operands(self, *roles: int) -> list[int]:
+        """The operands of some roles."""
+        found = self.roles or (
+            *(ELEMENTWISE,) * (len(self.itemsizes) - 1),
+            PER_ROW if self.per_row else ELEMENTWISE,
+        )
+        return [o for o, role in enumerate(found) if role in roles]
 
     @property
     def rows(self) -> int:
@@ -111,6 +133,11 @@ def configure(problem: RowsProblem, device: Device) -> RowsConfig:
     return choose[device.is_gpu, layout](problem, device)
 
 
+def across(problem: RowsProblem, device: Device) -> RowsConfig:
+    """The kernel for rows that are known to lie beside each other."""
+    return (_gpu_across if device.is_gpu else _cpu_across)(problem, device)
+
+
 def _layout(problem: RowsProblem) -> int:
     # The main operand decides: its neighbours in memory are what SIMD lanes or threads take.
     inner_unit = problem.inner_strides[0][-1] == problem.itemsizes[0] or problem.length == 1
@@ -120,10 +147,16 @@ def _layout(problem: RowsProblem) -> int:
 
 def _steps(problem: RowsProblem, layout: int) -> tuple[int, ...]:
     strides = problem.inner_strides if layout == ALONG else problem.outer_strides
-    return tuple(
+    steps = [
         UNIT_STEP if s[-1] == size else ANY_STEP
         for s, size in zip(strides, problem.itemsizes, strict=True)
-    )
+    ]
+    for o in problem.operands(PARAMETER):
+        if strides[o][-1] == 0:
+            steps[o] = ZERO_STEP
+        elif problem.period:
+            steps[o] = PERIOD_STEP
+    return tuple(steps)
 
 
 def _index(problem: RowsProblem) -> str:
@@ -159,12 +192,16 @@ def _cpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
     groups = -(-problem.length // vector)
     depth = next_power_of_two(groups)
     keep, kept, columns = KEEP_NONE, 0, 1
-    parts, part_groups = _cpu_parts(problem, groups, vector)
+    parts, part_groups = _cpu_parts(problem.rows, groups, vector, problem.length)
     if problem.tiles and depth * problem.tiles <= _CPU_DEPTH:
         keep = KEEP_REGISTERS
         # Several short rows at once: the folds of one run under the exponentials of the next.
         columns = min(_CPU_KEPT // (depth * problem.tiles), 4)
-    elif problem.tiles == 1 and problem.length * problem.compute_itemsize <= device.shared_limit:
+    elif (
+        problem.tiles == 1
+        and not problem.read_again
+        and problem.length * problem.compute_itemsize <= device.shared_limit
+    ):
         keep, kept = KEEP_EXP, groups * vector if problem.keeps_exp else 0
     if parts > 1:
         keep, kept, columns = KEEP_NONE, 0, 1
@@ -185,11 +222,12 @@ def _cpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
     )
 
 
-def _cpu_parts(problem: RowsProblem, groups: int, vector: int) -> tuple[int, int]:
+def _cpu_parts(blocks: int, groups: int, width: int, elements: int) -> tuple[int, int]:
+    """How many blocks share what is one block's: groups of a width, so many elements in all."""
     # The cut must not depend on the number of threads: results are the same for any.
-    if problem.rows >= 8 or problem.length < 2 * _CPU_PART:
+    if blocks >= 8 or elements < 2 * _CPU_PART:
         return 1, groups
-    part_groups = _CPU_PART // vector
+    part_groups = _CPU_PART // width
     return -(-groups // part_groups), part_groups
 
 
@@ -209,6 +247,11 @@ def _cpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
             while columns > limit:
                 columns //= 2
             keep, kept = KEEP_SHARED, problem.tiles * problem.length * vector * columns
+    blocks = _product(problem.outer[:-1]) * -(-neighbours // (vector * columns))
+    beside = min(vector * columns, neighbours)
+    parts, part_groups = _cpu_parts(blocks, problem.length, beside, beside * problem.length)
+    if parts > 1:
+        keep, kept = KEEP_NONE, 0
     return RowsConfig(
         layout=ACROSS,
         steps=steps,
@@ -218,8 +261,8 @@ def _cpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
         team=1,
         keep=keep,
         depth=depth,
-        parts=1,
-        part_groups=problem.length,
+        parts=parts,
+        part_groups=part_groups,
         kept=kept,
         index=_index(problem),
         streaming=_streaming(problem, device, steps),
@@ -231,9 +274,7 @@ def _cpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
 
 def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
     steps = _steps(problem, ALONG)
-    vector = _along_vector(
-        problem, _gpu_vector(problem, device, steps, problem.outer_strides, problem.inner_strides)
-    )
+    vector = _along_vector(problem, _gpu_vector(problem, device, steps, ALONG))
     groups = -(-problem.length // vector)
     limit = max(_GPU_KEPT // (vector * max(problem.tiles, 1)), 1)
     threads, team = _gpu_team(problem, groups, limit, device)
@@ -307,17 +348,20 @@ def _fits_shared(problem: RowsProblem, elements: int, device: Device) -> bool:
     )
 
 
-def _gpu_vector(
-    problem: RowsProblem, device: Device, steps: tuple[int, ...], *strides: tuple[Strides, ...]
-) -> int:
-    operands = range(len(steps) - 1 if problem.per_row else len(steps))
+def _gpu_vector(problem: RowsProblem, device: Device, steps: tuple[int, ...], layout: int) -> int:
+    operands = problem.operands(ELEMENTWISE)
+    parameters = [o for o in problem.operands(PARAMETER) if steps[o] == UNIT_STEP]
     if any(steps[o] != UNIT_STEP for o in operands):
         return 1
     vector = device.vector_bytes // max(problem.itemsizes[o] for o in operands)
     while vector > 1:
-        wanted = [(o, vector * problem.itemsizes[o]) for o in operands]
+        # A parameter of a wider type is read in several accesses.
+        wanted = [
+            (o, min(vector * problem.itemsizes[o], device.vector_bytes))
+            for o in operands + parameters
+        ]
         if all(
-            largest_power_of_two(size, problem.alignment, *_other_strides(problem, o, strides))
+            largest_power_of_two(size, problem.alignment, *_other_strides(problem, o, layout))
             == size
             for o, size in wanted
         ):
@@ -326,17 +370,15 @@ def _gpu_vector(
     return vector
 
 
-def _other_strides(
-    problem: RowsProblem, operand: int, strides: tuple[tuple[Strides, ...], ...]
-) -> list[int]:
-    return [s for group in strides for s in group[operand] if s != problem.itemsizes[operand]]
+def _other_strides(problem: RowsProblem, operand: int, layout: int) -> list[int]:
+    """All but the one along which vectors lie."""
+    outer, inner = problem.outer_strides[operand], problem.inner_strides[operand]
+    return [*outer, *inner[:-1]] if layout == ALONG else [*outer[:-1], *inner]
 
 
 def _gpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
     steps = _steps(problem, ACROSS)
-    vector = min(
-        _gpu_vector(problem, device, steps, problem.outer_strides, problem.inner_strides), 4
-    )
+    vector = min(_gpu_vector(problem, device, steps, ACROSS), 4)
     neighbours = -(-problem.outer[-1] // vector)
     side = min(next_power_of_two(neighbours), 32)
     threads = _GPU_ACROSS_BLOCK

@@ -111,7 +111,7 @@ def make_plan(
     )
     chosen = config.configure(problem, machine.device)
     instance = make_instance(functor, result, elements, len(merged_shape), chosen)
-    tail, blocks = _pack(problem, chosen, functor, result, params)
+    tail, blocks = pack_arguments(problem, chosen, result, params)
     traffic = sum(e.itemsize for e in elements) * int(np.prod(shape, dtype=np.int64))
     return Plan(allocations, machine.prepare(instance, blocks, 0, traffic), tail, operands)
 
@@ -136,13 +136,13 @@ def make_instance(
     return Instance("elementwise", kernel, chosen.threads, (functor.header,))
 
 
-def _pack(
+def pack_arguments(
     problem: ElementwiseProblem,
     chosen: ElementwiseConfig,
-    functor: Functor,
     result: Element,
     params: tuple[complex, ...],
 ) -> tuple[bytes, int]:
+    """Everything that follows the pointers, and the number of blocks."""
     inner = problem.shape[-1]
     row_vectors = -(-inner // chosen.vector)
     rows = int(np.prod(problem.shape[:-1], dtype=np.int64))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import rows as config
@@ -112,7 +111,7 @@ def make_plan(
     if kernel.per_row:
         result_strides = _expand_strides(result_strides, main.ndim, axes, keepdims)
     strides = [*(a.strides for a in arrays), result_strides]
-    geometry = _geometry(main.shape, strides, axes, order)
+    geometry = geometry_of(main.shape, strides, axes, order)
     problem = RowsProblem(
         outer=geometry.outer,
         inner=geometry.inner,
@@ -138,9 +137,10 @@ def _expand_strides(strides: Strides, rank: int, axes: tuple[int, ...], keepdims
     return tuple(0 if a in axes else next(remaining) for a in range(rank))
 
 
-def _geometry(
+def geometry_of(
     shape: Shape, strides: Sequence[Strides], axes: tuple[int, ...], order: tuple[int, ...]
 ) -> Geometry:
+    """The rows along some axes of operands of one shape, their axes taken in an order."""
     inner_order = [a for a in order if a in axes]
     outer_order = [a for a in order if a not in axes]
     inner, inner_strides = merge(
@@ -160,13 +160,7 @@ def _add_steps(
     chosen: RowsConfig,
     machine: Any,
 ) -> None:
-    if chosen.layout == ACROSS:
-        neighbours = problem.outer[-1]
-        tiles = -(-neighbours // (chosen.side_by_side * chosen.vector * chosen.columns))
-        blocks = int(np.prod(problem.outer[:-1], dtype=np.int64)) * tiles
-    else:
-        neighbours = tiles = 1
-        blocks = -(-problem.rows // (chosen.side_by_side * chosen.columns))
+    blocks, neighbours, tiles = grid_of(problem, chosen)
     tail = _pack(problem, chosen, neighbours, tiles)
     shared = chosen.kept * found.compute_itemsize
     traffic = (
@@ -187,27 +181,48 @@ def make_instance(
     kernel: RowKernel, found: Element, problem: RowsProblem, chosen: RowsConfig, stage: int
 ) -> Instance:
     """The template instance of a row kernel."""
+    types = f"{found.storage}, {kernel.result_of(found).storage}, {found.compute}"
+    rows = row_arguments(problem, chosen)
+    if kernel.struct == "RowSum":
+        text = f"RowSum<{types}, {rows}, {stage}>"
+    else:
+        streaming = "true" if chosen.streaming else "false"
+        keep = f"{chosen.keep}, {chosen.depth}, {stage}, {streaming}"
+        text = f"{kernel.struct}<{kernel.kind}, {types}, {rows}, {keep}>"
+    return Instance(kernel.header, text, chosen.threads)
+
+
+def grid_of(problem: RowsProblem, chosen: RowsConfig) -> tuple[int, int, int]:
+    """Blocks of all rows (without parts), and the geometry's ``neighbours`` and ``tiles``."""
+    if chosen.layout != ACROSS:
+        return -(-problem.rows // (chosen.side_by_side * chosen.columns)), 1, 1
+    neighbours = problem.outer[-1]
+    tiles = -(-neighbours // (chosen.side_by_side * chosen.vector * chosen.columns))
+    return prod(problem.outer[:-1]) * tiles, neighbours, tiles
+
+
+def row_arguments(problem: RowsProblem, chosen: RowsConfig) -> str:
+    """Template arguments from the geometry to the team."""
     index = "int32" if chosen.index == "i" else "int64"
     operands = len(problem.itemsizes)
     geometry = f"RowGeometry<{operands}, {len(problem.outer)}, {len(problem.inner)}, {index}>"
     steps = ", ".join(map(str, chosen.steps))
-    team = (
-        f"{chosen.layout}, Ints<{steps}>, {chosen.vector}, {chosen.columns}, {chosen.threads}, "
-        f"{chosen.team}"
+    return (
+        f"{geometry}, {chosen.layout}, Ints<{steps}>, {chosen.vector}, {chosen.columns}, "
+        f"{chosen.threads}, {chosen.team}"
     )
-    types = f"{found.storage}, {kernel.result_of(found).storage}, {found.compute}"
-    if kernel.struct == "RowSum":
-        text = f"RowSum<{types}, {geometry}, {team}, {stage}>"
-    else:
-        streaming = "true" if chosen.streaming else "false"
-        keep = f"{chosen.keep}, {chosen.depth}, {stage}, {streaming}"
-        text = f"{kernel.struct}<{kernel.kind}, {types}, {geometry}, {team}, {keep}>"
-    return Instance(kernel.header, text, chosen.threads)
 
 
 def _pack(problem: RowsProblem, chosen: RowsConfig, neighbours: int, tiles: int) -> bytes:
-    operands = len(problem.itemsizes)
-    packer = Packer(operands + 1, chosen.index)
+    packer = Packer(len(problem.itemsizes) + 1, chosen.index)
+    add_rows(packer, problem, chosen, neighbours, tiles)
+    return packer.finish()
+
+
+def add_rows(
+    packer: Packer, problem: RowsProblem, chosen: RowsConfig, neighbours: int, tiles: int
+) -> None:
+    """Append ``parts``, ``part_groups``, ``kept`` and the geometry."""
     packer.add("q", chosen.parts)
     packer.add_index(chosen.part_groups)
     packer.add("i", chosen.kept)
@@ -219,4 +234,4 @@ def _pack(problem: RowsProblem, chosen: RowsConfig, neighbours: int, tiles: int)
         packer.add_index(*strides)
     for strides in problem.inner_strides:
         packer.add_index(*strides)
-    return packer.finish()
+    packer.align(8)  # the end of the geometry

@@ -51,7 +51,7 @@ def choices(
         for problem in problems(op):
             if not wanted(dtype, problem):
                 continue
-            for launch in launches(op.function, problem.arrays(dtype), problem.options, device):
+            for launch in launches(op.function, *problem.arguments(op, dtype), device):
                 symbol = launch.instance.symbol
                 known = found.get(symbol)
                 # Shared memory grows with the row: report the most.

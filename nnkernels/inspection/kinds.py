@@ -10,6 +10,9 @@ _ROW_TEMPLATES = {
     "SoftmaxForward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
     "SoftmaxBackward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
     "RowSum": {"layout": 4, "n": 6, "threads": 8, "team": 9, "stage": 10},
+    "NormForward": {"layout": 8, "n": 10, "threads": 12, "team": 13, "keep": 14, "stage": 16},
+    "NormBackward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
+    "NormSums": {"layout": 7, "n": 9, "threads": 11, "team": 12, "stage": 13},
 }
 _KEEP = {
     rows.KEEP_NONE: "row read again",
@@ -25,6 +28,13 @@ _WAYS = (
     "rows by vectors",
     "single terms",
     "single rows",
+)
+# Launches of a channel: see cuda_src/nnk/channel_team.cuh.
+_CHANNEL_STAGES = (
+    "{who}, whole channels",
+    "{who}, statistics",
+    "{who}, statistics of parts",
+    "warp, folds parts",
 )
 _STAGES = ("", "parts of rows", "rows of parts")
 
@@ -57,6 +67,10 @@ def kind_of(instance: Instance, warp: int) -> str:
         return f"{team} for {arguments[9]} sums along memory"
     if name == "GemvAcross":
         return f"{int(arguments[7]) // int(arguments[8])} slices of terms, sums across memory"
+    if name.startswith("BatchNorm"):
+        layout, (threads, team), stage = arguments[-9], arguments[-5:-3], int(arguments[-2])
+        who = f"block of {threads}" if int(layout) != rows.ACROSS else f"{team} threads a column"
+        return _CHANNEL_STAGES[stage].format(who=who)
     return "-"
 
 

@@ -32,6 +32,8 @@ class Problem:
         What is special about it.
     aligned : bool
         Whether every array can be read and written in accesses of 16 bytes.
+    like_first : tuple of str
+        Options that are arrays like the first argument.
     """
 
     label: str
@@ -39,16 +41,24 @@ class Problem:
     shapes: tuple[Shape, ...]
     options: dict[str, Any]
     layout: Callable[[Shape, Any], np.ndarray]
+    like_first: tuple[str, ...] = ()
 
     def arrays(self, dtype_name: str) -> list[np.ndarray]:
         """The arguments. Nothing is written to them, so that large ones take no memory."""
         dtype = numpy_dtype(dtype_name)
         return [self.layout(shape, dtype) for shape in self.shapes]
 
+    def arguments(self, op: Op, dtype_name: str) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments of the call."""
+        arrays = self.arrays(dtype_name)
+        like_first = {n: self.layout(self.shapes[0], arrays[0].dtype) for n in self.like_first}
+        return op.arguments(arrays, self.options | like_first)
+
 
 def problems(op: Op) -> Iterator[Problem]:
     """The calls of an op that are worth a look."""
-    family = {"elementwise": _elementwise, "rows": _rows, "matmul": _matmul}.get(op.family)
+    families = {"elementwise": _elementwise, "rows": _rows, "matmul": _matmul, "norm": _norm}
+    family = families.get(op.family)
     if family is not None:
         yield from family(op)
     for number, example in enumerate(op.examples):
@@ -99,6 +109,13 @@ def transposed(shape: Shape, dtype: Any) -> np.ndarray:
     return contiguous((*shape[:-2], shape[-1], shape[-2]), dtype).swapaxes(-1, -2)
 
 
+def channels_last(shape: Shape, dtype: Any) -> np.ndarray:
+    """Axis 1 the fastest in memory."""
+    if len(shape) < 3:
+        return contiguous(shape, dtype)
+    return np.moveaxis(contiguous((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+
+
 def far_apart(shape: Shape, dtype: Any) -> np.ndarray:
     """Rows 2 GiB apart in all, so that 32-bit offsets do not reach."""
     if len(shape) < 2 or shape[0] < 2:
@@ -141,7 +158,8 @@ def _elementwise(op: Op) -> Iterator[Problem]:
 
 def _rows(op: Op) -> Iterator[Problem]:
     rows, length = 64, 250
-    last, first = {"axis": -1}, {"axis": 0}
+    example = dict(op.examples[0].options)
+    last, first = example | {"axis": -1}, example | {"axis": 0}
 
     def shapes(new_rows: int, new_length: int) -> tuple[Shape, ...]:
         return resized(op.examples[0], {rows: new_rows, length: new_length})
@@ -164,9 +182,43 @@ def _rows(op: Op) -> Iterator[Problem]:
 
 
 def _columns(shapes: tuple[Shape, ...], op: Op) -> tuple[Shape, ...]:
-    # What has one number for each row has one for each column when the axis is 0.
+    # What has one number for each row has one for each column when the axis is 0; what varies
+    # along the row, as the weight of a norm, along the column.
     whole = max(shapes, key=len)
-    return tuple(shape if len(shape) == 2 else (whole[1],) for shape in shapes)
+    side = whole[0] if op.family == "norm" else whole[1]
+    return tuple(shape if len(shape) == 2 else (side,) for shape in shapes)
+
+
+def _norm(op: Op) -> Iterator[Problem]:
+    """Norms of rows as softmax; of channels, images with the channels before and after space."""
+    added = ("dresidual",) if op.name.endswith("_backward") else ("residual",)
+    if op.name.startswith(("layer_norm", "rms_norm")):
+        yield from _rows(op)
+        shapes = resized(op.examples[0], {64: _ROWS, 250: 1024})
+        both = {"axis": -1, "activation": "silu"}
+        yield Problem("fused, rows of 1024", True, shapes, both, contiguous, added)
+        yield Problem("without parameters", True, _first(op, (_ROWS, 1024)), {}, contiguous)
+        return
+    options = dict(op.examples[0].options)
+    for image in ((32, 256, 28, 28), (32, 64, 56, 56), (2, 16, 512, 512), (64, 512, 7, 7)):
+        shapes = tuple(image if len(s) == 4 else image[1:2] for s in op.examples[0].shapes)
+        size = "x".join(map(str, image))
+        yield Problem(size, image[-1] % 4 == 0, shapes, options, contiguous)
+        yield Problem(f"{size}, channels last", False, shapes, options, channels_last)
+    yield Problem("misaligned", False, shapes, options, misaligned)
+    yield Problem("strided", False, shapes, options, strided)
+    if op.name.startswith("batch_norm"):
+        inference = {**options, "training": False}
+        yield Problem("inference", True, shapes, inference, contiguous)
+        yield Problem("inference, channels last", True, shapes, inference, channels_last)
+    else:
+        fused = {**options, "activation": "silu"}
+        yield Problem("fused", False, shapes, fused, contiguous, added)
+
+
+def _first(op: Op, shape: Shape) -> tuple[Shape, ...]:
+    """The operands without the parameters."""
+    return tuple(shape for name in op.arrays if name in ("dy", "x"))
 
 
 def _matmul(op: Op) -> Iterator[Problem]:

@@ -129,6 +129,54 @@ M. B. Giles, "Collected matrix derivative results for forward and reverse mode a
 differentiation", Advances in Automatic Differentiation, Springer, 2008."""
 
 
+_VARIANCE_EPS = """\
+eps : float, default 1e-5
+    Added to the variance; 0 or more. The variance is divided by the number of elements."""
+
+_CHANNEL_PARAMETERS = """\
+weight, bias : array, optional
+    Of shape (channels,), and of the dtype of ``x`` or float32."""
+
+_NORM_OPTIONS = """\
+residual : array, optional
+    Of the shape and dtype of ``x``. The sum ``x + residual`` is normalised then, and returned too.
+activation : str or function, optional
+    What is applied to the result before it is rounded and written: the name of an activation of
+    nnkernels such as ``"silu"``, the function, or ``functools.partial`` of one with its options."""
+
+_NORM_OUT = """\
+out : array, optional
+    Where to write y: an array of its shape and dtype, of any strides. It may be ``x`` or
+    ``residual`` itself, but must not overlap an operand in another way.
+
+Returns
+-------
+y : array
+    Of the library, shape, dtype and memory order of ``x``.
+total : array
+    With a residual, the sum, like y."""
+
+_NORM_RAISES = """\
+Raises
+------
+ShapeError
+    Naming the argument and both shapes, if a weight, a bias or a residual is of a wrong shape, an
+    axis is out of range or given twice, groups do not divide the channels, or ``out`` does not fit.
+DTypeError
+    If an operand is no array or of a dtype that does not go with that of ``x``.
+BackendError
+    If arrays are on different devices, or a kernel cannot be compiled.
+TypeError, ValueError
+    If an option is of the wrong type, or out of its range."""
+
+_NORM_NOTES = """\
+Statistics and everything that follows are in float32 (float64 for float64), and the result is
+rounded once. The sum with a residual is rounded to the dtype of ``x`` before it is normalised, as
+two separate functions would. Sums of squares are of deviations from the mean, so that a mean that
+is large beside them does no harm. A row that holds NaN or an infinity becomes NaN; a constant row
+becomes ``bias``, unless ``eps`` is 0: then it is 0 / 0, NaN."""
+
+
 def _parameters(*parts: str) -> str:
     return _PARAMETERS + "\n".join(parts)
 
@@ -170,6 +218,12 @@ def _pieces(name: str) -> dict[str, str]:
         "{raises of products}": _PRODUCT_RAISES,
         "{notes of products}": _PRODUCT_NOTES,
         "{references of gradients}": _GRADIENT_REFERENCES,
+        "{eps of a variance}": _VARIANCE_EPS,
+        "{weight and bias of channels}": _CHANNEL_PARAMETERS,
+        "{residual and activation}": _NORM_OPTIONS,
+        "{out of a norm}": _NORM_OUT,
+        "{raises of norms}": _NORM_RAISES,
+        "{notes of norms}": _NORM_NOTES,
         "{examples}": _EXAMPLES,
     }
 

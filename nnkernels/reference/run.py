@@ -12,6 +12,9 @@ from nnkernels.dispatch import machines
 from nnkernels.dispatch.results import adopt_out
 from nnkernels.interop.libraries import adopt_all
 
+# Options that are arrays.
+ARRAY_OPTIONS = ("residual", "dresidual")
+
 
 def run_reference(
     function: Callable[..., Any], arrays: Sequence[Any], options: dict[str, Any]
@@ -26,15 +29,27 @@ def run_reference(
     with machines.use_machine(machines.DRY):
         function(*arrays, **options)  # all its checks, and no kernel
     op = registry.find(function.__name__)
+
+    def restored(result: Any) -> Any:
+        return None if result is None else library.restore(np.asarray(result), like)
+
     options = dict(options)
     out = options.pop("out", None)
-    given = [(x, name) for x, name in zip(arrays, op.arrays, strict=False) if x is not None]
-    found, library, like = adopt_all([x for x, _ in given], [name for _, name in given])
-    left = iter(found)
-    result = op.reference(*(None if x is None else next(left) for x in arrays), **options)
-    if out is None:
-        if isinstance(result, tuple):
-            return tuple(library.restore(np.asarray(r), like) for r in result)
-        return library.restore(np.asarray(result), like)
-    adopt_out(out, "out", library, like)[...] = result
-    return out
+    positional = list(arrays)
+    if op.number is not None:
+        name, place = op.number
+        options[name] = positional.pop(place)
+    named = dict(zip(op.arrays, positional, strict=False))
+    named |= {name: options.pop(name) for name in ARRAY_OPTIONS if name in options}
+    given = [name for name, x in named.items() if x is not None]
+    found, library, like = adopt_all([named[name] for name in given], given)
+    named |= dict(zip(given, found, strict=True))
+    positional, options = op.arguments(
+        [named.pop(name) for name in op.arrays[: len(positional)]], options
+    )
+    result = op.reference(*positional, **options, **named)
+    if out is not None:
+        target = adopt_out(out, "out", library, like)
+        target[...] = result[0] if isinstance(result, tuple) else result
+        return (out, *map(restored, result[1:])) if isinstance(result, tuple) else out
+    return tuple(map(restored, result)) if isinstance(result, tuple) else restored(result)

@@ -12,9 +12,10 @@ __all__ = ["COMPLEX", "FLOATING", "INTEGERS", "Example", "Op", "all_ops", "find"
 @cache
 def all_ops() -> dict[str, Op]:
     """Every record by name, in the order of the families."""
-    from nnkernels.registry import elementwise, matmul, rows
+    from nnkernels.registry import elementwise, matmul, norm, rows
 
-    return {op.name: op for table in (elementwise.OPS, rows.OPS, matmul.OPS) for op in table}
+    tables = (elementwise.OPS, rows.OPS, matmul.OPS, norm.OPS)
+    return {op.name: op for table in tables for op in table}
 
 
 def find(name: str) -> Op:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,12 @@ class Op:
         ``traffic(arrays, results)``: bytes that a call must move. Default: every argument
         read and every result written once.
     outputs : int
-        Number of results.
+        Number of results; the most there are where options decide.
+    number : tuple, optional
+        Name and place of an option that is a number and stands among the positional arguments,
+        as that of the groups of a group norm.
+    positive : tuple of str
+        Those arrays that must not be negative.
     """
 
     name: str
@@ -63,3 +68,20 @@ class Op:
     flops: Callable[[tuple[Shape, ...], dict[str, Any]], float] | None = None
     traffic: Callable[[tuple[Any, ...], tuple[Any, ...]], int] | None = None
     outputs: int = 1
+    number: tuple[str, int] | None = None
+    positive: tuple[str, ...] = ()
+
+    def arguments(
+        self, arrays: Sequence[Any], options: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments of a call.
+
+        >>> from nnkernels.registry import find
+        >>> find("group_norm").arguments(["x", "weight"], {"num_groups": 4, "eps": 0.1})
+        (['x', 4, 'weight'], {'eps': 0.1})
+        """
+        positional, left = list(arrays), dict(options)
+        if self.number is not None:
+            name, place = self.number
+            positional.insert(place, left.pop(name))
+        return positional, left

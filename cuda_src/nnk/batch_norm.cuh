@@ -1,0 +1,141 @@
+// Batch normalisation in training: statistics of each channel, and y where a block has all of it.
+//
+//   y = activation((x - mean) / sqrt(variance + eps) weight + bias)
+//   running = (1 - momentum) running + momentum batch, with the unbiased variance
+//
+// What follows from the statistics is written as three numbers for each channel, so that y is one
+// fma after a difference whatever there is of weight and bias:
+//   y = activation((x - mean) scale + shift)   shift has what the rounded mean lacks
+#pragma once
+#include "nnk/batch_norm_apply.cuh"
+#include "nnk/channel_team.cuh"
+#include "nnk/row_stats.cuh"
+
+namespace nnk {
+
+// T           type of x;  U  type of y;  S  computing type
+// Parameters  Types<weight, bias, running mean, running variance>, void for what is not given
+// operands of the geometry: x, y
+template <class T, class U, class S, class Parameters, class Activation, class Geometry, int Layout,
+          class Steps, int N, int Columns, int Threads, int Team, bool Crosses, int Stage,
+          bool Streaming>
+struct BatchNormForward {
+  using Index = typename Geometry::index_type;
+  using Rows = ChannelTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team, Crosses>;
+  using V = Vec<S, N>;
+  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 80;
+
+  struct Args {
+    const T* x;
+    U* y;
+    const void* parameter[4];
+    void* running[2];            // the new ones
+    S* coefficients;             // mean, scale and shift: [3][coefficient_row]
+    MomentsValue<S>* workspace;  // channels x parts, for channel_part and channel_finish
+    int64 parts;
+    Index part_groups;
+    Index channels;
+    Index coefficient_row;
+    Index parameter_step[4];  // in bytes
+    S eps, momentum;
+    S unbiased;  // n / (n - 1)
+    S activation[Activation::parameters > 0 ? Activation::parameters : 1];
+    Geometry geometry;
+  };
+  struct Coefficients { S mean, scale, shift; };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    if constexpr (Stage == channel_finish) {
+      finish(group, args);
+    } else {
+      const bool split = Stage == channel_part;
+      const int64 tile = split ? divide_blocks(group.block(), args.parts) : group.block();
+      const int64 part = split ? group.block() - tile * args.parts : 0;
+      const Rows rows(group, args.geometry, tile);
+      const Index first = Index(part) * args.part_groups;
+      const Index last =
+          rows.groups - first < args.part_groups ? rows.groups : first + args.part_groups;
+      RowStats<Rows> stats;
+      stats.online(rows, first, last, [&](Index g, int c, bool full) {
+        return rows.template load<0>(args.x, g, c, full, S(0));
+      });
+      if constexpr (split_stage) {
+        stats.save_parts(rows, args.workspace, args.parts, tile, part);
+      } else {
+        rows.each_row([&](int i, int c) {
+          const MomentsValue<S> m = {stats.mean[c][i], stats.low[c][i], stats.m2[c][i]};
+          write_channel(args, rows.result_row + c * Rows::lanes + i, m);
+        });
+        if constexpr (Stage == channel_whole) apply(rows, args, stats);
+      }
+    }
+  }
+
+ private:
+  static constexpr bool split_stage = Stage == channel_part;
+
+  template <int I> static NNK_FN S value(const Args& args, Index c, S otherwise) {
+    return channel_value<type_at<I, Parameters>>(args.parameter[I], args.channels,
+                                                 args.parameter_step[I], c, otherwise);
+  }
+  static NNK_FN Coefficients coefficients(const Args& args, Index c, const MomentsValue<S>& m) {
+    const S scale =
+        reciprocal_root(m.m2 / S(args.geometry.length) + args.eps) * value<0>(args, c, S(1));
+    return {m.mean, scale, value<1>(args, c, S(0)) - m.low * scale};
+  }
+  static NNK_FN void write_channel(const Args& args, Index c, const MomentsValue<S>& m) {
+    if constexpr (Stage != channel_whole) {
+      const Coefficients k = coefficients(args, c, m);
+      args.coefficients[c] = k.mean;
+      args.coefficients[args.coefficient_row + c] = k.scale;
+      args.coefficients[2 * args.coefficient_row + c] = k.shift;
+    }
+    const S variance = m.m2 / S(args.geometry.length) * args.unbiased;
+    const S mean = value<2>(args, c, S(0)), old = value<3>(args, c, S(0));
+    const S keep = S(1) - args.momentum;
+    store_channel<type_at<2, Parameters>>(args.running[0], args.channels, c,
+                                          keep * mean + args.momentum * m.mean);
+    store_channel<type_at<3, Parameters>>(args.running[1], args.channels, c,
+                                          keep * old + args.momentum * variance);
+  }
+
+  static NNK_FN void apply(const Rows& rows, const Args& args, const RowStats<Rows>& stats) {
+    static_assert(Layout == along && Columns == 1, "a block has one whole channel");
+    const Coefficients k =
+        coefficients(args, rows.result_row, {stats.mean[0][0], stats.low[0][0], stats.m2[0][0]});
+    const V mean = V::splat(k.mean), scale = V::splat(k.scale), shift = V::splat(k.shift);
+    const bool fetches = rows.fetches_next(sizeof(T));
+    rows.each(0, rows.groups, [&](Index g, bool full, int) {
+      if (fetches) rows.template fetch_next<0>(args.x, g);
+      const V x = rows.template load<0>(args.x, g, 0, full, S(0));
+      rows.template store<1, Streaming>(
+          args.y, g, 0, full,
+          BatchNormApply<Activation>::apply(args.activation, x, mean, scale, shift));
+    });
+  }
+
+  template <class G> static NNK_FN void finish(const G& group, const Args& args) {
+    constexpr int warps = Threads / warp_width;
+    const int64 channel = group.block() * warps + group.rank() / warp_width;
+    if (channel >= int64(args.channels)) return;  // whole warps
+    const int lane = group.rank() % warp_width, parts = int(args.parts);
+    const MomentsValue<S>* saved = args.workspace + channel * args.parts;
+    const S length = S(args.geometry.length);
+    const Index whole = args.part_groups * (Layout == along ? N : 1);
+    const auto elements = [&](int p) {
+      const Index left = args.geometry.length - Index(p) * whole;
+      return S(left < whole ? left : whole);
+    };
+    MomentsValue<S> m;
+    m.mean = sum_parts<S>(lane, parts, [&](int p) { return elements(p) * saved[p].mean; }) / length;
+    const auto off = [&](int p) { return (saved[p].mean - m.mean) + saved[p].low; };
+    const S sum = sum_parts<S>(lane, parts, [&](int p) { return elements(p) * off(p); });
+    const S squares = sum_parts<S>(
+        lane, parts, [&](int p) { return saved[p].m2 + elements(p) * off(p) * off(p); });
+    m.low = sum / length;
+    m.m2 = max(squares - m.low * sum, S(0));
+    if (lane == 0) write_channel(args, Index(channel), m);
+  }
+};
+
+}  // namespace nnk

@@ -1,0 +1,159 @@
+// Gradients of batch normalisation, from dy and x alone: mean and deviation are taken anew in the
+// one reading that the sums need anyway.
+//
+//   dbias = sum dy         dweight = sum dy xhat        xhat = (x - mean) rstd
+//   training:   dx = weight rstd (dy - dbias / n - xhat dweight / n)
+//   inference:  dx = weight rstd dy, mean and rstd from the running statistics
+//
+// Four numbers for each channel make dx an fma of an fma:  dx = a dy + b (x - mean) + c.
+#pragma once
+#include "nnk/batch_norm_apply.cuh"
+#include "nnk/channel_team.cuh"
+#include "nnk/pair_stats.cuh"
+
+namespace nnk {
+
+// T           type of x and dx;  D  type of dy;  S  computing type
+// Parameters  Types<weight, running mean, running variance>, void for what is not given
+// Gradients   Types<dweight, dbias>, void for what is not wanted
+// operands of the geometry: x, dy, dx
+template <class T, class D, class S, class Parameters, class Gradients, bool Training,
+          class Geometry, int Layout, class Steps, int N, int Columns, int Threads, int Team,
+          bool Crosses, int Stage, bool Streaming>
+struct BatchNormBackward {
+  using Index = typename Geometry::index_type;
+  using Rows = ChannelTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team, Crosses>;
+  using Stats = PairStats<Rows>;
+  using V = Vec<S, N>;
+  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 || N > 4 ? 128 : 80;
+
+  struct Args {
+    const T* x;
+    const D* dy;
+    T* dx;
+    const void* parameter[3];
+    void* gradient[2];
+    S* coefficients;            // mean, a, b and c: [4][coefficient_row]
+    PairMoments<S>* workspace;  // channels x parts, for channel_part and channel_finish
+    int64 parts;
+    Index part_groups;
+    Index channels;
+    Index coefficient_row;
+    Index parameter_step[3];  // in bytes
+    S eps;
+    Geometry geometry;
+  };
+  struct Coefficients { S mean, a, b, c; };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    if constexpr (Stage == channel_finish) {
+      finish(group, args);
+    } else {
+      const bool split = Stage == channel_part;
+      const int64 tile = split ? divide_blocks(group.block(), args.parts) : group.block();
+      const int64 part = split ? group.block() - tile * args.parts : 0;
+      const Rows rows(group, args.geometry, tile);
+      const Index first = Index(part) * args.part_groups;
+      const Index last =
+          rows.groups - first < args.part_groups ? rows.groups : first + args.part_groups;
+      Stats stats;
+      stats.online(rows, first, last,
+                   [&](Index g, int c, bool full) { return load(rows, args, g, c, full); });
+      rows.each_row([&](int i, int c) {
+        const Index channel = rows.result_row + c * Rows::lanes + i;
+        if constexpr (Stage == channel_part)
+          args.workspace[int64(channel) * args.parts + part] = stats.at(i, c);
+        else write_channel(args, channel, stats.at(i, c));
+      });
+      if constexpr (Stage == channel_whole) apply(rows, args, stats);
+    }
+  }
+
+ private:
+  static NNK_FN typename Stats::Pair load(const Rows& rows, const Args& args, Index g, int c,
+                                          bool full) {
+    return {rows.template load<0>(args.x, g, c, full, S(0)),
+            rows.template load<1>(args.dy, g, c, full, S(0))};
+  }
+
+  template <int I> static NNK_FN S value(const Args& args, Index c, S otherwise) {
+    return channel_value<type_at<I, Parameters>>(args.parameter[I], args.channels,
+                                                 args.parameter_step[I], c, otherwise);
+  }
+  static NNK_FN S rstd_of(const Args& args, Index c, const PairMoments<S>& m) {
+    const S variance = Training ? m.m2 / S(args.geometry.length) : value<2>(args, c, S(1));
+    return reciprocal_root(variance + args.eps);
+  }
+  static NNK_FN Coefficients coefficients(const Args& args, Index c, const PairMoments<S>& m) {
+    const S rstd = rstd_of(args, c, m), a = value<0>(args, c, S(1)) * rstd;
+    if constexpr (!Training) return {S(0), a, S(0), S(0)};
+    const S b = -(a * rstd) * (m.co * rstd / S(args.geometry.length));
+    return {m.mean, a, b, -(a * m.other) - b * m.low};
+  }
+  static NNK_FN void write_channel(const Args& args, Index c, const PairMoments<S>& m) {
+    if constexpr (Stage != channel_whole) {
+      const Coefficients k = coefficients(args, c, m);
+      args.coefficients[c] = k.mean;
+      args.coefficients[args.coefficient_row + c] = k.a;
+      args.coefficients[2 * args.coefficient_row + c] = k.b;
+      args.coefficients[3 * args.coefficient_row + c] = k.c;
+    }
+    const S sum = S(args.geometry.length) * m.other;
+    S deviations = m.co;  // sum of dy (x - mean)
+    if constexpr (!Training) deviations = m.co + sum * ((m.mean - value<1>(args, c, S(0))) + m.low);
+    store_channel<type_at<0, Gradients>>(args.gradient[0], args.channels, c,
+                                         deviations * rstd_of(args, c, m));
+    store_channel<type_at<1, Gradients>>(args.gradient[1], args.channels, c, sum);
+  }
+
+  static NNK_FN void apply(const Rows& rows, const Args& args, const Stats& stats) {
+    static_assert(Layout == along && Columns == 1, "a block has one whole channel");
+    const Coefficients k = coefficients(args, rows.result_row, stats.at(0, 0));
+    const V mean = V::splat(k.mean), a = V::splat(k.a), b = V::splat(k.b), c = V::splat(k.c);
+    const bool fetches = rows.fetches_next(sizeof(T) + sizeof(D));
+    rows.each(0, rows.groups, [&](Index g, bool full, int) {
+      if (fetches) {
+        rows.template fetch_next<0>(args.x, g);
+        rows.template fetch_next<1>(args.dy, g);
+      }
+      V dx;
+      if constexpr (Training) {
+        const auto v = load(rows, args, g, 0, full);
+        dx = BatchNormGradient::apply(&args.eps, v.dy, v.x, mean, a, b, c);
+      } else {
+        dx = a * rows.template load<1>(args.dy, g, 0, full, S(0));
+      }
+      rows.template store<2, Streaming>(args.dx, g, 0, full, dx);
+    });
+  }
+
+  template <class G> static NNK_FN void finish(const G& group, const Args& args) {
+    constexpr int warps = Threads / warp_width;
+    const int64 channel = group.block() * warps + group.rank() / warp_width;
+    if (channel >= int64(args.channels)) return;  // whole warps
+    const int lane = group.rank() % warp_width, parts = int(args.parts);
+    const PairMoments<S>* saved = args.workspace + channel * args.parts;
+    const S length = S(args.geometry.length);
+    const Index whole = args.part_groups * (Layout == along ? N : 1);
+    const auto elements = [&](int p) {
+      const Index left = args.geometry.length - Index(p) * whole;
+      return S(left < whole ? left : whole);
+    };
+    PairMoments<S> m;
+    m.mean = sum_parts<S>(lane, parts, [&](int p) { return elements(p) * saved[p].mean; }) / length;
+    m.other =
+        sum_parts<S>(lane, parts, [&](int p) { return elements(p) * saved[p].other; }) / length;
+    const auto off = [&](int p) { return (saved[p].mean - m.mean) + saved[p].low; };
+    const S sum = sum_parts<S>(lane, parts, [&](int p) { return elements(p) * off(p); });
+    const S squares = sum_parts<S>(
+        lane, parts, [&](int p) { return saved[p].m2 + elements(p) * off(p) * off(p); });
+    m.co = sum_parts<S>(lane, parts, [&](int p) {
+      return saved[p].co + elements(p) * off(p) * (saved[p].other - m.other);
+    });
+    m.low = sum / length;
+    m.m2 = max(squares - m.low * sum, S(0));
+    if (lane == 0) write_channel(args, Index(channel), m);
+  }
+};
+
+}  // namespace nnk

@@ -1,0 +1,192 @@
+// ChannelTeam: RowTeam for the channels of batch normalisation.
+//
+// A row is a channel: all elements of one position of the channel axis, in memory order of the
+// other axes. The order in which elements meet depends on that order alone, not on strides: a
+// group of N elements may cross the end of the last inner axis (images of 7 x 7, or a view whose
+// axes are not one in memory), and is then put together element by element. So a view and its
+// copy give the same bits.
+#pragma once
+#include "nnk/row_team.cuh"
+
+namespace nnk {
+
+// Crosses: whether a group of the row may cross the end of the last inner axis (along only).
+template <class Geometry, int Layout, class Steps, class S, int N, int Columns, int Threads,
+          int Team, bool Crosses>
+struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team> {
+  using Base = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
+  using Index = typename Base::Index;
+  using V = typename Base::V;
+  static constexpr bool crosses = Layout == along && Crosses;
+  // One thread walks along the last inner axis: it keeps where that begins, and divides only at
+  // its end.
+  static constexpr bool walks = Layout == along && lanes_are_simd && Geometry::inner_rank > 1;
+
+  NNK_FN ChannelTeam(const Group<Threads>& g, const Geometry& geo, int64 tile)
+      : Base(g, geo, tile) {
+    if constexpr (walks) find_offsets(0, range<Geometry::operands>());
+  }
+
+  template <int O, class T> NNK_FN V load(const T* data, Index g, int c, bool full, S fill) const {
+    if constexpr (walks) {
+      if (find(g)) return convert<S>(walked<O>(data, g).template load<N>(0));
+    }
+    if constexpr (!crosses) {
+      return Base::template load<O>(data, g, c, full, fill);
+    } else {
+      if (!walks && lies_together(g)) return Base::template load<O>(data, g, c, true, fill);
+      S lanes[N];
+      NNK_UNROLL
+      for (int i = 0; i < N; ++i) lanes[i] = fill;
+      each_element<O>(data, g, [&](int i, const Line<const T, Index>& at) {
+        lanes[i] = convert<S>(at.template load<1>(0))[0];
+      });
+      V x;
+      NNK_UNROLL
+      for (int i = 0; i < N; ++i) x.set(i, lanes[i]);
+      return x;
+    }
+  }
+  template <int O, bool Streaming = false, class T>
+  NNK_FN void store(T* data, Index g, int c, bool full, const V& v) const {
+    if constexpr (walks) {
+      if (find(g)) {
+        const auto at = walked<O>(data, g);
+        if constexpr (Streaming) at.store_streaming(0, convert<T>(v));
+        else at.store(0, convert<T>(v));
+        return;
+      }
+    }
+    if constexpr (!crosses) {
+      Base::template store<O, Streaming>(data, g, c, full, v);
+    } else {
+      if (!walks && lies_together(g)) {
+        Base::template store<O, Streaming>(data, g, c, true, v);
+        return;
+      }
+      const auto stored = convert<T>(v);
+      each_element<O>(data, g, [&](int i, const Line<T, Index>& at) {
+        at.store_partial(0, Vec<T, 1>::splat(stored[i]), 1);
+      });
+    }
+  }
+
+  // A CPU writes the result of a channel while that is in its level-2 cache, and memory has nothing
+  // to do: it fetches the next channel, if both have room. That is the next block of the thread.
+  static constexpr int64 fetched_bytes = 1 << 20;
+  NNK_FN bool fetches_next(int64 bytes_of_element) const {
+    return lanes_are_simd && Layout == along && this->result_row + 1 < Index(this->geometry.rows) &&
+           int64(this->geometry.length) * bytes_of_element <= fetched_bytes;
+  }
+  template <int O, class T> NNK_FN void fetch_next(const T* data, Index g) const {
+    const T* at;
+    if constexpr (walks) at = find(g) ? walked<O>(data, g).data : data;
+    else at = this->template place<O>(data, g, 0).data;
+    prefetch<2>(byte_offset(at, this->geometry.outer_stride[O][0]));
+  }
+
+  // f(i, c): row i of the lanes of column c, where it exists and is this thread's to write.
+  template <class F> NNK_FN void each_row(F f) const {
+    if (this->member != 0) return;
+    NNK_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      NNK_UNROLL
+      for (int i = 0; i < Base::lanes; ++i)
+        if (c * Base::lanes + i < this->present) f(i, c);
+    }
+  }
+
+ private:
+  struct Walk {
+    Index first;  // element at which the last axis begins
+    Index offset[Geometry::operands];
+  };
+  mutable Walk walk = {};
+
+  // Whether group g lies on one run of the last axis, which `walk` is then at.
+  NNK_FN bool find(Index g) const {
+    const Divisor<Index>& axis = this->geometry.inner[last_axis];
+    const Index i = g * N;
+    if (i >= walk.first && i - walk.first + N <= axis.divisor) return true;
+    const Index first = axis.divide(i) * axis.divisor;
+    if (i - first + N > axis.divisor) return false;
+    walk.first = first;
+    find_offsets(first, range<Geometry::operands>());
+    return true;
+  }
+  template <int... O> NNK_FN void find_offsets(Index first, Ints<O...>) const {
+    ((walk.offset[O] = this->base[0][O] + this->template inner_offset<O>(first)), ...);
+  }
+  template <int O, class T> NNK_FN auto walked(T* data, Index g) const {
+    const Index step = this->geometry.inner_stride[O][last_axis];
+    const Index offset = walk.offset[O] + (g * N - walk.first) * step;
+    return Line<T, Index, int_at<O, Steps>>{byte_offset(data, offset), N, step};
+  }
+
+  static constexpr int last_axis = Geometry::inner_rank - 1;
+
+  NNK_FN bool lies_together(Index g) const {
+    const Divisor<Index>& axis = this->geometry.inner[last_axis];
+    const Index first = g * N;
+    return first - axis.divide(first) * axis.divisor + N <= axis.divisor;
+  }
+  // f(i, element) for the elements of group g that exist.
+  template <int O, class T, class F> NNK_FN void each_element(T* data, Index g, F f) const {
+    const Divisor<Index>& axis = this->geometry.inner[last_axis];
+    const Index first = g * N;
+    const Index left = this->geometry.length - first;
+    Index position = first - axis.divide(first) * axis.divisor;
+    Index offset = this->base[0][O] + this->template inner_offset<O>(first);
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i) {
+      if (i < left) f(i, Line<T, Index>{byte_offset(data, offset), 1, 0});
+      offset += this->geometry.inner_stride[O][last_axis];
+      if (++position == axis.divisor) {
+        position = 0;
+        offset = this->base[0][O] + this->template inner_offset<O>(first + i + 1);
+      }
+    }
+  }
+};
+
+// ---- what there is one of for each channel -----------------------------------------------------
+
+// Element c of an array of a type of its own; void: there is none, and it is `otherwise`.
+template <class T, class S, class Index>
+NNK_FN S channel_value(const void* data, Index channels, Index step, Index c, S otherwise) {
+  if constexpr (is_same<T, void>) {
+    return otherwise;
+  } else {
+    const Line<const T, Index> line{static_cast<const T*>(data), channels, step};
+    return convert<S>(line.template load<1>(c))[0];
+  }
+}
+// Element c of a dense result.
+template <class T, class S, class Index>
+NNK_FN void store_channel(void* data, Index channels, Index c, S value) {
+  if constexpr (!is_same<T, void>) {
+    const Line<T, Index> line{static_cast<T*>(data), channels, Index(sizeof(T))};
+    line.store_partial(c, convert<T>(Vec<S, 1>::splat(value)), 1);
+  }
+}
+
+template <class S> NNK_FN S reciprocal_root(S x) { return (S(1) / sqrt(Vec<S, 1>::splat(x)))[0]; }
+
+// ---- several blocks for a channel --------------------------------------------------------------
+
+// The launches of a channel.
+enum : int {
+  channel_whole = 0,       // one block does everything
+  channel_statistics = 1,  // one block takes the statistics and writes what follows from them
+  channel_part = 2,        // one block takes the statistics of a part, to a workspace
+  channel_finish = 3,      // a warp for each channel folds its parts
+};
+
+// A warp for each channel: the sum of f(part) over its parts, in all its lanes.
+template <class S, class F> NNK_FN S sum_parts(int lane, int parts, F f) {
+  S total = S(0);
+  for (int p = lane; p < parts; p += warp_width) total = total + f(p);
+  return reduce_lanes<Sum<S>, warp_width>(total);
+}
+
+}  // namespace nnk

@@ -1,0 +1,119 @@
+"""Batch normalisation: from arrays to launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from nnkernels.dispatch import batch_norm_plan as plans
+from nnkernels.dispatch import machines
+from nnkernels.dispatch.batch_norm_plan import NAMES, Activated
+from nnkernels.dispatch.channel_plan import ChannelPlan
+from nnkernels.dispatch.elementwise import alignment_of, remember
+from nnkernels.interop.libraries import adopt_all, library_of
+
+
+def train(
+    arrays: Sequence[Any],
+    axis: int,
+    eps: float,
+    momentum: float,
+    activation: Activated,
+    wide: bool = False,
+) -> tuple[Any, ...]:
+    """y and the new running statistics, from x, weight, bias and the running statistics.
+
+    `wide`: y keeps the computing type (float32 for float16 and bfloat16).
+    """
+    return _call(plans.training, NAMES, arrays, axis, (eps, momentum, wide), activation)
+
+
+def infer(
+    arrays: Sequence[Any], axis: int, eps: float, activation: Activated, wide: bool = False
+) -> Any:
+    """y, from x, weight, bias and the running statistics."""
+    return _call(plans.inference, NAMES, arrays, axis, (eps, wide), activation)[0]
+
+
+def backward(arrays: Sequence[Any], axis: int, eps: float, training: bool) -> tuple[Any, ...]:
+    """dx, dweight and dbias, from dy, x, weight, bias and the running statistics.
+
+    dy may be of the computing type.
+    """
+    make = plans.training_backward if training else plans.inference_backward
+    return _call(make, ("dy", *NAMES), arrays, axis, (eps,), None)
+
+
+# ---- a call -------------------------------------------------------------------------------------
+
+
+def _call(
+    make: Callable[..., ChannelPlan],
+    names: Sequence[str],
+    arrays: Sequence[Any],
+    axis: int,
+    options: tuple[float, ...],
+    activation: Activated,
+) -> tuple[Any, ...]:
+    given = [
+        (a, n) for a, n in zip(arrays, names, strict=True) if a is not None or n in ("dy", "x")
+    ]
+    library = like = None
+    views: list[Any] = list(arrays)
+    if not all(type(a) is np.ndarray for a, _ in given):
+        for array, name in given:
+            library_of(array, name)  # not even a Python number
+        adopted, library, like = adopt_all([a for a, _ in given], [n for _, n in given])
+        found = iter(adopted)
+        views = [None if a is None else next(found) for a in arrays]
+    machine, address = machines.for_array(views[0])
+    addresses = [0 if v is None else address(v) for v in views]
+    described = tuple(None if v is None else (v.shape, v.strides, v.dtype) for v in views)
+    key: Any = (make, axis, options, activation, described)
+    alignment = alignment_of(*addresses)
+    if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
+        key = (*key, alignment)
+    plan = machine.plans.get(key)
+    if plan is None:
+        _check_unaligned(machine, views, names)
+        known = machine.plans
+        plan = make(views, axis, options, activation, machine, alignment)
+        remember(known, key, plan)
+    results = _launch(plan, machine, address, addresses)
+    if library is None:
+        return results
+    return tuple(None if r is None else library.restore(r, like) for r in results)
+
+
+def _launch(plan: ChannelPlan, machine: Any, address: Any, addresses: list[int]) -> tuple[Any, ...]:
+    results = tuple(None if a is None else a.make(machine) for a in plan.results)
+    pointers = addresses + [0 if r is None else address(r) for r in results]
+    if plan.fill:
+        for result in results:
+            # CuPy writes on the current device, which need not be the array's.
+            if result is not None:
+                with nullcontext() if isinstance(result, np.ndarray) else result.device:
+                    result[...] = 0
+        return results
+    # Both stay alive until the last launch.
+    rows = workspace = None
+    if plan.coefficients is not None:
+        rows = plan.coefficients.make(machine)
+        start = address(rows)
+        pointers += [start + row * plan.row_bytes for row in range(plan.coefficients.shape[0])]
+    if plan.workspace is not None:
+        workspace = plan.workspace.make(machine)
+        pointers.append(address(workspace))
+    else:
+        pointers.append(0)
+    for run, pack, numbers, tail in plan.launches:
+        run(pack(*[pointers[number] for number in numbers]) + tail)
+    return results
+
+
+def _check_unaligned(machine: Any, views: Sequence[Any], names: Sequence[str]) -> None:
+    given = [(v, n) for v, n in zip(views, names, strict=True) if v is not None]
+    machines.require_aligned(machine, [v for v, _ in given], [n for _, n in given])

@@ -1,0 +1,191 @@
+"""Layer, RMS, group and instance norm: from arrays to launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnkernels.dispatch import machines, norm_plan
+from nnkernels.dispatch.axes import Shape
+from nnkernels.dispatch.elementwise import alignment_of, remember
+from nnkernels.dispatch.norm_axes import NormAxes, channel_groups, check_operands, trailing_axes
+from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
+from nnkernels.interop.libraries import adopt_all
+
+if TYPE_CHECKING:
+    from nnkernels.dispatch.elementwise import Functor
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A norm with its options.
+
+    Attributes
+    ----------
+    kind : {"layer_kind", "rms_kind"}
+        The variant of ``cuda_src/nnk/norm.cuh``.
+    axes_of : callable
+        Gives the :class:`NormAxes` of a shape, ``axis`` and ``groups``.
+    axis : int, tuple of int or None
+        As the user gave it, for a key.
+    groups : int or None
+        Of a group norm; None for an instance norm.
+    eps, offset : float
+        Added to the variance, and to the weight.
+    activation : Functor or None
+        What is applied to the result.
+    parameters : tuple of numbers
+        Its scalars.
+    """
+
+    kind: str
+    axes_of: Callable[[Shape, Any, int | None], NormAxes]
+    axis: Any
+    groups: int | None
+    eps: float
+    offset: float = 0.0
+    activation: Functor | None = None
+    parameters: tuple[complex, ...] = ()
+
+
+@lru_cache(maxsize=4096)
+def norm_with(
+    kind: str,
+    axes_of: Callable[[Shape, Any, int | None], NormAxes],
+    axis: Any,
+    groups: int | None,
+    eps: float,
+    offset: float,
+    activation: Functor | None,
+    parameters: tuple[complex, ...],
+) -> Norm:
+    """The norm with some options, always the same object: the key of its plans."""
+    return Norm(kind, axes_of, axis, groups, eps, offset, activation, parameters)
+
+
+def along_axes(shape: Shape, axis: Any, groups: int | None) -> NormAxes:
+    """Axes of a layer or RMS norm."""
+    return trailing_axes(shape, axis)
+
+
+over_groups = channel_groups
+
+
+def apply(
+    norm: Norm, x: Any, weight: Any = None, bias: Any = None, residual: Any = None, out: Any = None
+) -> Any:
+    """Run a norm.
+
+    Returns
+    -------
+    array, or tuple of two arrays
+        Of the library, shape, dtype and memory order of x; with a residual also the sum.
+    """
+    operands = (x, residual, weight, bias)
+    given = tuple(a for a in operands if a is not None)
+    for array in given:
+        if type(array) is not np.ndarray:
+            break
+    else:
+        if out is None:
+            results = _run(norm, operands, machines.for_numpy(), machines.numpy_address)
+            return results if residual is not None else results[0]
+    names = [n for n, a in zip(norm_plan.NAMES, operands, strict=True) if a is not None]
+    views, library, like = adopt_all(given, names)
+    adopted = iter(views)
+    found = tuple(None if a is None else next(adopted) for a in operands)
+    machine, address = machines.for_array(views[0])
+    if out is not None:
+        view = adopt_out(out, "out", library, like)
+        results = _run_out(norm, found, names, machine, address, view)
+        return out if residual is None else (out, library.restore(results[1], like))
+    results = _run(norm, found, machine, address)
+    restored = tuple(library.restore(r, like) for r in results)
+    return restored if residual is not None else restored[0]
+
+
+def _described(operands: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(None if a is None else (a.shape, a.strides, a.dtype) for a in operands)
+
+
+def _run(norm: Norm, operands: Sequence[Any], machine: Any, address: Any) -> tuple[Any, ...]:
+    addresses = [0 if a is None else address(a) for a in operands]
+    key: Any = (norm, _described(operands))
+    if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
+        key = (key, alignment_of(*addresses))
+    plans = machine.plans
+    plan = plans.get(key)
+    if plan is None:
+        plan = norm_plan.make_plan(
+            norm, axes_of(norm, operands), operands, machine, alignment_of(*addresses), None
+        )
+        remember(plans, key, plan)
+    y = plan.allocation.make(machine)
+    return _launch(plan, machine, address, addresses, y)
+
+
+def axes_of(norm: Norm, operands: Sequence[Any]) -> NormAxes:
+    """The axes of a call, for which its operands are checked.
+
+    Raises
+    ------
+    DTypeError, ShapeError, TypeError
+        Naming the argument that does not fit.
+    """
+    x, residual, weight, bias = operands
+    axes = norm.axes_of(x.shape, norm.axis, norm.groups)
+    same = () if residual is None else (residual,)
+    parameters = {n: a for n, a in (("weight", weight), ("bias", bias)) if a is not None}
+    check_operands(axes, x, same, ("residual",), parameters)
+    return axes
+
+
+def _run_out(
+    norm: Norm, operands: Sequence[Any], names: Sequence[str], machine: Any, address: Any, out: Any
+) -> tuple[Any, ...]:
+    addresses = [0 if a is None else address(a) for a in operands]
+    alignment = alignment_of(address(out), *addresses)
+    key = (norm, alignment, _described((*operands, out)))
+    plans = machine.plans
+    plan = plans.get(key)
+    given = [a for a in operands if a is not None]
+    if plan is None:
+        axes = axes_of(norm, operands)
+        check_out(out, "out", operands[0].shape, operands[0].dtype)
+        machines.require_aligned(machine, (out,), ("out",))
+        plan = norm_plan.make_plan(norm, axes, operands, machine, alignment, out)
+        plan.reaches = [reach(a) for a in (out, *given)]
+        remember(plans, key, plan)
+    places = [address(out), *(a for a in addresses if a)]
+    # It may be x or the residual; what is shared by rows would be read after it was written.
+    for array, name, place, far in zip(given, names, places[1:], plan.reaches[1:], strict=True):
+        in_place = name in ("x", "residual")
+        check_memory(
+            out, "out", (array,), (name,), in_place, (places[0], place), (plan.reaches[0], far)
+        )
+    return _launch(plan, machine, address, addresses, out)
+
+
+def _launch(
+    plan: norm_plan.NormPlan, machine: Any, address: Any, addresses: Sequence[int], y: Any
+) -> tuple[Any, ...]:
+    x, residual, weight, bias = addresses
+    total = plan.allocation.make(machine) if plan.has_sum else None
+    if plan.steps:
+        workspace = None if plan.workspace is None else plan.workspace.make(machine)
+        pointers = plan.pack(
+            x,
+            residual,
+            weight,
+            bias,
+            0 if total is None else address(total),
+            address(y),
+            0 if workspace is None else address(workspace),
+        )
+        for start, tail in plan.steps:
+            start(pointers + tail)
+    return (y,) if total is None else (y, total)

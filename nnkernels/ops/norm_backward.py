@@ -1,0 +1,329 @@
+"""Gradients of the normalisations of rows: layer, RMS, group and instance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnkernels._typing import Array
+from nnkernels.dispatch import norm_backward as dispatch
+from nnkernels.dispatch.axes import checked_axis
+from nnkernels.dispatch.norm import along_axes
+from nnkernels.dispatch.norm_axes import channel_groups
+from nnkernels.ops import _options
+from nnkernels.ops import norm as norms
+from nnkernels.ops._activation import ActivationLike, differentiable, resolve
+from nnkernels.ops._public import public
+
+Axis = int | tuple[int, ...] | None
+
+
+@public
+def layer_norm_backward(
+    dy: Array,
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    /,
+    *,
+    axis: Axis = -1,
+    eps: float = 1e-5,
+    activation: ActivationLike = None,
+    dresidual: Array | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `layer_norm`: with ``h`` what it multiplies by the weight, ``g = dy weight``,
+    ``dx = rstd (g - mean(g) - h mean(g h))``, ``dweight = sum(dy h)``, ``dbias = sum(dy)``.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `layer_norm`, of its
+        shape and dtype and any strides.
+    x : array
+        What was normalised: the operand of `layer_norm`, or with a ``residual`` the sum of both.
+    weight, bias : array, optional
+        The parameters. Of ``bias`` only the shape and dtype are used, unless there is an
+        activation.
+    axis : int, tuple of int or None, default -1
+        As in `layer_norm`.
+    eps : float, default 1e-5
+        As in `layer_norm`.
+    activation : str or function, optional
+        As in `layer_norm`. What is before it is then computed once more.
+    dresidual : array, optional
+        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
+        the sum.
+
+    Returns
+    -------
+    dx : array
+        Of the shape, dtype and memory order of ``x``.
+    dweight, dbias : array or None
+        Of the shapes and dtypes of ``weight`` and ``bias``; None without these.
+
+    {raises of norms}
+
+    Notes
+    -----
+    Mean and deviation are computed from ``x`` again, which is read anyway. Sums are in float32
+    (float64 for float64), and in the same order in every run: no atomics.
+
+    References
+    ----------
+    J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer Normalization", arXiv 1607.06450, 2016.
+
+    {examples}
+    >>> dy, x = np.array([[1.0, 0.0, 0.0]]), np.array([[-1.0, 0.0, 1.0]])
+    >>> dx, dweight, dbias = nnk.layer_norm_backward(dy, x, np.ones(3), np.zeros(3), eps=0.0)
+    >>> dx.round(4).tolist()
+    [[0.2041, -0.4082, 0.2041]]
+    >>> dweight.round(4).tolist(), dbias.tolist()
+    ([-1.2247, 0.0, 0.0], [1.0, 0.0, 0.0])
+    """
+    eps = _options.not_negative("eps", eps)
+    found = resolve(activation, "activation")
+    if found is not None:
+        dy = _before(
+            lambda inside: norms.layer_norm(x, weight, bias, axis=axis, eps=eps, activation=inside),
+            found,
+            dy,
+        )
+    norm = dispatch.NormGradient("layer_kind", along_axes, checked_axis(axis), None, eps)
+    return dispatch.apply(norm, (dy, x, weight, bias, dresidual))
+
+
+@public
+def rms_norm_backward(
+    dy: Array,
+    x: Array,
+    weight: Array | None = None,
+    /,
+    *,
+    axis: Axis = -1,
+    eps: float = 1e-6,
+    offset: float = 0.0,
+    activation: ActivationLike = None,
+    dresidual: Array | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `rms_norm`: with ``h = x rstd`` and ``g = dy (weight + offset)``,
+    ``dx = rstd (g - h mean(g h))`` and ``dweight = sum(dy h)``.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `rms_norm`, of its
+        shape and dtype and any strides.
+    x : array
+        What was normalised: the operand of `rms_norm`, or with a ``residual`` the sum of both.
+    weight : array, optional
+        The parameter.
+    axis : int, tuple of int or None, default -1
+        As in `rms_norm`.
+    eps : float, default 1e-6
+        As in `rms_norm`.
+    offset : float, default 0.0
+        As in `rms_norm`.
+    activation : str or function, optional
+        As in `rms_norm`. What is before it is then computed once more.
+    dresidual : array, optional
+        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
+        the sum.
+
+    Returns
+    -------
+    dx : array
+        Of the shape, dtype and memory order of ``x``.
+    dweight : array or None
+        Of the shape and dtype of ``weight``; None without it.
+
+    {raises of norms}
+
+    Notes
+    -----
+    The deviation is computed from ``x`` again, which is read anyway. Sums are in float32 (float64
+    for float64), and in the same order in every run: no atomics.
+
+    References
+    ----------
+    B. Zhang, R. Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467, 2019.
+
+    {examples}
+    >>> dy, x = np.array([[1.0, 0.0]]), np.array([[3.0, 4.0]])
+    >>> dx, dweight = nnk.rms_norm_backward(dy, x, np.ones(2), eps=0.0)
+    >>> dx.round(4).tolist(), dweight.round(4).tolist()
+    ([[0.181, -0.1358]], [0.8485, 0.0])
+    """
+    eps = _options.not_negative("eps", eps)
+    offset = _options.finite("offset", offset)
+    found = resolve(activation, "activation")
+    if found is not None:
+        dy = _before(
+            lambda inside: norms.rms_norm(
+                x, weight, axis=axis, eps=eps, offset=offset, activation=inside
+            ),
+            found,
+            dy,
+        )
+    norm = dispatch.NormGradient("rms_kind", along_axes, checked_axis(axis), None, eps, offset)
+    return dispatch.apply(norm, (dy, x, weight, None, dresidual))[:2]
+
+
+@public
+def group_norm_backward(
+    dy: Array,
+    x: Array,
+    num_groups: int,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    /,
+    *,
+    axis: int = 1,
+    eps: float = 1e-5,
+    activation: ActivationLike = None,
+    dresidual: Array | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `group_norm`: those of `layer_norm_backward`, the means over a group.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `group_norm`, of its
+        shape and dtype and any strides.
+    x : array
+        What was normalised: the operand of `group_norm`, or with a ``residual`` the sum of both.
+    num_groups : int
+        As in `group_norm`.
+    weight, bias : array, optional
+        The parameters, one number for each channel. Of ``bias`` only the shape and dtype are used,
+        unless there is an activation.
+    axis : int, default 1
+        The axis of the channels.
+    eps : float, default 1e-5
+        As in `group_norm`.
+    activation : str or function, optional
+        As in `group_norm`. What is before it is then computed once more.
+    dresidual : array, optional
+        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
+        the sum.
+
+    Returns
+    -------
+    dx : array
+        Of the shape, dtype and memory order of ``x``.
+    dweight, dbias : array or None
+        Of the shapes and dtypes of ``weight`` and ``bias``; None without these.
+
+    {raises of norms}
+
+    Notes
+    -----
+    As of `layer_norm_backward`. The gradients of the parameters are a second reading of ``x`` and
+    ``dy``.
+
+    References
+    ----------
+    Y. Wu, K. He, "Group Normalization", arXiv 1803.08494, 2018.
+
+    {examples}
+    >>> dy, x = np.array([[1.0, 0.0, 0.0, 0.0]]), np.array([[-1.0, 1.0, 5.0, 7.0]])
+    >>> dx, dweight, dbias = nnk.group_norm_backward(dy, x, 2, np.ones(4), np.zeros(4), eps=0.0)
+    >>> dweight.tolist(), dbias.tolist()
+    ([-1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])
+    """
+    return _grouped("group_norm", dy, x, num_groups, weight, bias, axis, eps, activation, dresidual)
+
+
+@public
+def instance_norm_backward(
+    dy: Array,
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    /,
+    *,
+    axis: int = 1,
+    eps: float = 1e-5,
+    activation: ActivationLike = None,
+    dresidual: Array | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `instance_norm`: those of `group_norm_backward`, each channel a group.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `instance_norm`, of
+        its shape and dtype and any strides.
+    x : array
+        What was normalised: the operand of `instance_norm`, or with a ``residual`` the sum of both.
+    weight, bias : array, optional
+        The parameters, one number for each channel. Of ``bias`` only the shape and dtype are used,
+        unless there is an activation.
+    axis : int, default 1
+        The axis of the channels.
+    eps : float, default 1e-5
+        As in `instance_norm`.
+    activation : str or function, optional
+        As in `instance_norm`. What is before it is then computed once more.
+    dresidual : array, optional
+        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
+        the sum.
+
+    Returns
+    -------
+    dx : array
+        Of the shape, dtype and memory order of ``x``.
+    dweight, dbias : array or None
+        Of the shapes and dtypes of ``weight`` and ``bias``; None without these.
+
+    {raises of norms}
+
+    Notes
+    -----
+    As of `group_norm_backward`.
+
+    References
+    ----------
+    D. Ulyanov, A. Vedaldi, V. Lempitsky, "Instance Normalization", arXiv 1607.08022, 2016.
+
+    {examples}
+    >>> dy, x = np.array([[[1.0, 0.0], [0.0, 2.0]]]), np.array([[[-1.0, 1.0], [5.0, 7.0]]])
+    >>> dx, dweight, dbias = nnk.instance_norm_backward(dy, x, np.ones(2), np.zeros(2), eps=0.0)
+    >>> dweight.tolist(), dbias.tolist()
+    ([-1.0, 2.0], [1.0, 2.0])
+    """
+    return _grouped("instance_norm", dy, x, None, weight, bias, axis, eps, activation, dresidual)
+
+
+# ---- helpers --------------------------------------------------------------------------------
+
+
+def _grouped(
+    name: str,
+    dy: Any,
+    x: Any,
+    groups: Any,
+    weight: Any,
+    bias: Any,
+    axis: Any,
+    eps: Any,
+    activation: Any,
+    dresidual: Any,
+) -> tuple[Any, ...]:
+    eps = _options.not_negative("eps", eps)
+    if name == "group_norm":
+        groups = norms._count("num_groups", groups)
+    found = resolve(activation, "activation")
+    if found is not None:
+        before = (x,) if name == "instance_norm" else (x, groups)
+        forward = getattr(norms, name)
+        dy = _before(
+            lambda inside: forward(*before, weight, bias, axis=axis, eps=eps, activation=inside),
+            found,
+            dy,
+        )
+    norm = dispatch.NormGradient("layer_kind", channel_groups, checked_axis(axis), groups, eps)
+    return dispatch.apply(norm, (dy, x, weight, bias, dresidual))
+
+
+def _before(norm: Any, activation: Any, dy: Any) -> Any:
+    """The cotangent of what is before the activation."""
+    return differentiable(norm, activation)[1](dy)
