@@ -90,23 +90,17 @@ def _of_channels(torch: Any) -> dict[str, Call]:
 
 
 def _of_groups(torch: Any, groups: int | None) -> dict[str, Call]:
-    functional, aten = torch.nn.functional, torch.ops.aten
+    functional = torch.nn.functional
 
     def instance_norm(x: Any, weight: Any, bias: Any) -> Any:
         return functional.instance_norm(x, None, None, weight, bias, True, MOMENTUM, EPS)
 
-    def sides(x: Any) -> tuple[int, int, int]:
-        return x.shape[0], x.shape[1], x[0, 0].numel()
-
-    def statistics(x: Any, weight: Any, bias: Any) -> Any:
-        return aten.native_group_norm(x, weight, bias, *sides(x), groups, EPS)[1:]
-
-    def gradients(saved: Any, dy: Any, x: Any, weight: Any, bias: Any) -> Any:
-        return aten.native_group_norm_backward(dy, x, *saved, weight, *sides(x), groups, ALL)
+    def group_norm(x: Any, weight: Any, bias: Any) -> Any:
+        return functional.group_norm(x, groups, weight, bias, EPS)
 
     return {
-        "group_norm": lambda x, w, b: functional.group_norm(x, groups, w, b, EPS),
-        "group_norm_backward": _saved(statistics, gradients),
+        "group_norm": group_norm,
+        "group_norm_backward": _by_autograd(torch, group_norm),
         "instance_norm": instance_norm,
         "instance_norm_backward": _by_autograd(torch, instance_norm),
     }

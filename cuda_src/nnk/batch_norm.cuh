@@ -23,7 +23,7 @@ struct BatchNormForward {
   using Index = typename Geometry::index_type;
   using Rows = ChannelTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team, Crosses>;
   using V = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 80;
+  static constexpr int register_budget = 128;
 
   struct Args {
     const T* x;

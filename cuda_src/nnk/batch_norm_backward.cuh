@@ -25,7 +25,7 @@ struct BatchNormBackward {
   using Rows = ChannelTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team, Crosses>;
   using Stats = PairStats<Rows>;
   using V = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 || N > 4 ? 128 : 80;
+  static constexpr int register_budget = 128;
 
   struct Args {
     const T* x;

@@ -32,9 +32,7 @@ struct NormForward {
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using Stats = RowStats<Rows>;
   using V = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(typename Geometry::index_type) > 4
-                                             ? 128
-                                             : 80;
+  static constexpr int register_budget = 128;
   static constexpr bool has_weight = !is_same<W, void>, has_bias = !is_same<B, void>;
   // Places of the operands in the geometry.
   static constexpr int residual_at = 1, weight_at = residual_at + Residual,

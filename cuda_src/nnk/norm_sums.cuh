@@ -21,7 +21,7 @@ struct NormSums {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 80;
+  static constexpr int register_budget = 128;
   static constexpr bool centred = Kind == layer_kind;
 
   struct Args {

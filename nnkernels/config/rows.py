@@ -316,9 +316,9 @@ def _gpu_team(problem: RowsProblem, groups: int, limit: int, device: Device) -> 
     threads = 128
     while threads < _GPU_KEPT_THREADS and groups > threads * limit:
         threads *= 2
-    # In shared memory or read again: as many as there can be, but with numbers of 8 bytes 64
-    # registers are too few even so.
-    if groups > threads * limit and problem.compute_itemsize <= 4:
+    # In shared memory or read again: as many as there can be, but with numbers of 8 bytes, or
+    # statistics and parameters beside a row (a norm has roles), 64 registers are too few even so.
+    if groups > threads * limit and problem.compute_itemsize <= 4 and not problem.roles:
         threads = 1024
     return threads, threads
 
