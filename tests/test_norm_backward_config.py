@@ -92,6 +92,19 @@ def test_numbers_of_eight_bytes_take_half_the_registers():
     assert 2 * double.depth * double.vector <= single.depth * single.vector
 
 
+def test_rows_in_shared_memory_have_the_registers_of_fewer_threads():
+    single = config.configure(problem(4096, 24576), H100).rows
+    half = config.configure(problem(4096, 24576, size=2), H100).rows
+    assert single.keep == half.keep == KEEP_SHARED
+    assert (single.threads, half.threads, half.team, half.vector) == (512, 512, 512, 8)
+
+
+def test_rows_read_one_number_at_a_time_do_not_fill_the_registers():
+    chosen = config.configure(problem(4096, 8191), PROFILES["sm_120"]).rows
+    assert chosen.vector == 1
+    assert chosen.keep != KEEP_REGISTERS
+
+
 def test_blocks_of_a_cpu_do_not_depend_on_its_threads():
     many = Device("cpu", "host", 1, 64, 512 * 1024, 64, 8 << 20)
     for what, device, *_ in WAYS:

@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 
 from nnkernels.config import rows
 from nnkernels.config.device import Device
-from nnkernels.config.rows import ALONG, KEEP_NONE, KEEP_REGISTERS, RowsConfig, RowsProblem
+from nnkernels.config.rows import (
+    ALONG,
+    KEEP_NONE,
+    KEEP_REGISTERS,
+    RowsConfig,
+    RowsProblem,
+)
 
 # What a launch keeps for the gradients of parameters: see cuda_src/nnk/norm_backward.cuh.
 NO_SUMS, ROW_VALUES, WEIGHT_SUMS, PARAMETER_SUMS = 0, 1, 2, 3
