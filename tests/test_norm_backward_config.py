@@ -92,6 +92,13 @@ def test_numbers_of_eight_bytes_take_half_the_registers():
     assert 2 * double.depth * double.vector <= single.depth * single.vector
 
 
+def test_long_vectors_in_shared_memory_have_the_registers_of_fewer_threads():
+    single = config.configure(problem(4096, 24576), H100).rows
+    half = config.configure(problem(4096, 24576, size=2), H100).rows
+    assert single.keep == half.keep == KEEP_SHARED
+    assert (single.threads, half.threads, half.team, half.vector) == (1024, 512, 512, 8)
+
+
 def test_blocks_of_a_cpu_do_not_depend_on_its_threads():
     many = Device("cpu", "host", 1, 64, 512 * 1024, 64, 8 << 20)
     for what, device, *_ in WAYS:

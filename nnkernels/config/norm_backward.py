@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 
 from nnkernels.config import rows
 from nnkernels.config.device import Device
-from nnkernels.config.rows import ALONG, KEEP_NONE, KEEP_REGISTERS, RowsConfig, RowsProblem
+from nnkernels.config.rows import (
+    ALONG,
+    KEEP_NONE,
+    KEEP_REGISTERS,
+    KEEP_SHARED,
+    RowsConfig,
+    RowsProblem,
+)
 
 # What a launch keeps for the gradients of parameters: see cuda_src/nnk/norm_backward.cuh.
 NO_SUMS, ROW_VALUES, WEIGHT_SUMS, PARAMETER_SUMS = 0, 1, 2, 3
@@ -94,6 +101,10 @@ def _rows(problem: RowsProblem, device: Device) -> RowsConfig:
         # Numbers of two registers: half as many of them leave room for sums and for addresses.
         problem = replace(problem, tiles=2 * problem.tiles)
     chosen = rows.configure(problem, device)
+    if chosen.keep == KEEP_SHARED and chosen.vector > 4:
+        # 64 registers, all that 1024 threads have, are too few for vectors of 8 and their sums.
+        threads = min(chosen.threads, _GPU_RESIDENT_THREADS)
+        return replace(chosen, threads=threads, team=threads)
     if chosen.keep != KEEP_NONE or chosen.parts > 1:
         return chosen
     # No chip holds the row: parts of it are small enough for level-1 caches, where they are read
