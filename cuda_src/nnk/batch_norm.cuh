@@ -104,9 +104,7 @@ struct BatchNormForward {
     const Coefficients k =
         coefficients(args, rows.result_row, {stats.mean[0][0], stats.low[0][0], stats.m2[0][0]});
     const V mean = V::splat(k.mean), scale = V::splat(k.scale), shift = V::splat(k.shift);
-    const bool fetches = rows.fetches_next(sizeof(T));
     rows.each(0, rows.groups, [&](Index g, bool full, int) {
-      if (fetches) rows.template fetch_next<0>(args.x, g);
       const V x = rows.template load<0>(args.x, g, 0, full, S(0));
       rows.template store<1, Streaming>(
           args.y, g, 0, full,

@@ -110,12 +110,7 @@ struct BatchNormBackward {
     static_assert(Layout == along && Columns == 1, "a block has one whole channel");
     const Coefficients k = coefficients(args, rows.result_row, stats.at(0, 0));
     const V mean = V::splat(k.mean), a = V::splat(k.a), b = V::splat(k.b), c = V::splat(k.c);
-    const bool fetches = rows.fetches_next(sizeof(T) + sizeof(D));
     rows.each(0, rows.groups, [&](Index g, bool full, int) {
-      if (fetches) {
-        rows.template fetch_next<0>(args.x, g);
-        rows.template fetch_next<1>(args.dy, g);
-      }
       V dx;
       if constexpr (Training) {
         const auto v = load(rows, args, g, 0, full);

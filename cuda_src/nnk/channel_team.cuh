@@ -18,23 +18,15 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
   using Index = typename Base::Index;
   using V = typename Base::V;
   static constexpr bool crosses = Layout == along && Crosses;
-  // One thread walks along the last inner axis: it keeps where that begins, and divides only at
-  // its end.
-  static constexpr bool walks = Layout == along && lanes_are_simd && Geometry::inner_rank > 1;
 
   NNK_FN ChannelTeam(const Group<Threads>& g, const Geometry& geo, int64 tile)
-      : Base(g, geo, tile) {
-    if constexpr (walks) find_offsets(0, range<Geometry::operands>());
-  }
+      : Base(g, geo, tile) {}
 
   template <int O, class T> NNK_FN V load(const T* data, Index g, int c, bool full, S fill) const {
-    if constexpr (walks) {
-      if (find(g)) return convert<S>(walked<O>(data, g).template load<N>(0));
-    }
     if constexpr (!crosses) {
       return Base::template load<O>(data, g, c, full, fill);
     } else {
-      if (!walks && lies_together(g)) return Base::template load<O>(data, g, c, true, fill);
+      if (lies_together(g)) return Base::template load<O>(data, g, c, true, fill);
       S lanes[N];
       NNK_UNROLL
       for (int i = 0; i < N; ++i) lanes[i] = fill;
@@ -49,18 +41,10 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
   }
   template <int O, bool Streaming = false, class T>
   NNK_FN void store(T* data, Index g, int c, bool full, const V& v) const {
-    if constexpr (walks) {
-      if (find(g)) {
-        const auto at = walked<O>(data, g);
-        if constexpr (Streaming) at.store_streaming(0, convert<T>(v));
-        else at.store(0, convert<T>(v));
-        return;
-      }
-    }
     if constexpr (!crosses) {
       Base::template store<O, Streaming>(data, g, c, full, v);
     } else {
-      if (!walks && lies_together(g)) {
+      if (lies_together(g)) {
         Base::template store<O, Streaming>(data, g, c, true, v);
         return;
       }
@@ -69,20 +53,6 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
         at.store_partial(0, Vec<T, 1>::splat(stored[i]), 1);
       });
     }
-  }
-
-  // A CPU writes the result of a channel while that is in its level-2 cache, and memory has nothing
-  // to do: it fetches the next channel, if both have room. That is the next block of the thread.
-  static constexpr int64 fetched_bytes = 1 << 20;
-  NNK_FN bool fetches_next(int64 bytes_of_element) const {
-    return lanes_are_simd && Layout == along && this->result_row + 1 < Index(this->geometry.rows) &&
-           int64(this->geometry.length) * bytes_of_element <= fetched_bytes;
-  }
-  template <int O, class T> NNK_FN void fetch_next(const T* data, Index g) const {
-    const T* at;
-    if constexpr (walks) at = find(g) ? walked<O>(data, g).data : data;
-    else at = this->template place<O>(data, g, 0).data;
-    prefetch<2>(byte_offset(at, this->geometry.outer_stride[O][0]));
   }
 
   // f(i, c): row i of the lanes of column c, where it exists and is this thread's to write.
@@ -97,32 +67,6 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
   }
 
  private:
-  struct Walk {
-    Index first;  // element at which the last axis begins
-    Index offset[Geometry::operands];
-  };
-  mutable Walk walk = {};
-
-  // Whether group g lies on one run of the last axis, which `walk` is then at.
-  NNK_FN bool find(Index g) const {
-    const Divisor<Index>& axis = this->geometry.inner[last_axis];
-    const Index i = g * N;
-    if (i >= walk.first && i - walk.first + N <= axis.divisor) return true;
-    const Index first = axis.divide(i) * axis.divisor;
-    if (i - first + N > axis.divisor) return false;
-    walk.first = first;
-    find_offsets(first, range<Geometry::operands>());
-    return true;
-  }
-  template <int... O> NNK_FN void find_offsets(Index first, Ints<O...>) const {
-    ((walk.offset[O] = this->base[0][O] + this->template inner_offset<O>(first)), ...);
-  }
-  template <int O, class T> NNK_FN auto walked(T* data, Index g) const {
-    const Index step = this->geometry.inner_stride[O][last_axis];
-    const Index offset = walk.offset[O] + (g * N - walk.first) * step;
-    return Line<T, Index, int_at<O, Steps>>{byte_offset(data, offset), N, step};
-  }
-
   static constexpr int last_axis = Geometry::inner_rank - 1;
 
   NNK_FN bool lies_together(Index g) const {
