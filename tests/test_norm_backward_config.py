@@ -62,7 +62,7 @@ WAYS = [
     (problem(4096, 64, along=False), CPU, ACROSS, KEEP_SHARED, False, ROW_VALUES),
     (problem(4096, 5000, along=False), CPU, ACROSS, KEEP_NONE, True, ROW_VALUES),
     (problem(65536, 64), H100, ALONG, KEEP_REGISTERS, False, PARAMETER_SUMS),
-    (problem(4096, 8192), H100, ALONG, KEEP_REGISTERS, False, PARAMETER_SUMS),
+    (problem(4096, 4096), H100, ALONG, KEEP_REGISTERS, False, PARAMETER_SUMS),
     (problem(4096, 20000), H100, ALONG, KEEP_SHARED, False, PARAMETER_SUMS),
     (problem(4096, 20000), MI250, ALONG, KEEP_NONE, True, ROW_VALUES),
     (problem(4096, 40000), H100, ALONG, KEEP_NONE, True, ROW_VALUES),
@@ -99,10 +99,9 @@ def test_rows_in_shared_memory_have_the_registers_of_fewer_threads():
     assert (single.threads, half.threads, half.team, half.vector) == (512, 512, 512, 8)
 
 
-def test_rows_read_one_number_at_a_time_do_not_fill_the_registers():
-    chosen = config.configure(problem(4096, 8191), PROFILES["sm_120"]).rows
-    assert chosen.vector == 1
-    assert chosen.keep != KEEP_REGISTERS
+@pytest.mark.parametrize(("length", "keep"), [(4096, KEEP_REGISTERS), (8192, KEEP_SHARED)])
+def test_threads_of_a_large_block_keep_less(length, keep):
+    assert config.configure(problem(4096, length), H100).rows.keep == keep
 
 
 def test_blocks_of_a_cpu_do_not_depend_on_its_threads():

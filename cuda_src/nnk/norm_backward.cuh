@@ -39,7 +39,8 @@ struct NormBackward {
   using Pair = typename Row::Pair;
   using Stats = typename Row::Stats;
   using Totals = typename Row::Totals;
-  static constexpr int register_budget = 128;
+  // Numbers that are read one by one have an address each.
+  static constexpr int register_budget = N == 1 && Threads <= 128 ? 168 : 128;
   static constexpr bool centred = Kind == layer_kind;
   static constexpr bool sums_here = Sums >= weight_sums;
   static constexpr bool in_registers = Keep == keep_registers;

@@ -15,7 +15,7 @@
 #define NNK_APART NNK_FN
 #endif
 
-// Of a lambda in an inner loop, where a platform's compiler has to be told that it is to be inlined.
+// Of a lambda in an inner loop, where a platform's compiler has to be told to inline it.
 #ifndef NNK_INLINE
 #define NNK_INLINE
 #endif

@@ -101,10 +101,9 @@ def _rows(problem: RowsProblem, device: Device) -> RowsConfig:
         problem = replace(problem, tiles=2 * problem.tiles)
     chosen = rows.configure(problem, device)
     full_block = chosen.threads >= _GPU_RESIDENT_THREADS
-    if chosen.keep == KEEP_REGISTERS and chosen.vector == 1 and full_block:
-        # Each number has an address of its own, for which 128 registers are too few (40 bytes of
-        # spills on sm_120).
-        chosen = rows.configure(replace(problem, tiles=2 * problem.tiles), device)
+    if chosen.keep == KEEP_REGISTERS and full_block and problem.compute_itemsize <= 4:
+        # 128 registers, all that so many threads have, are too few for the sums as well.
+        chosen = rows.configure(replace(problem, crowding=2), device)
     if chosen.keep != KEEP_NONE or chosen.parts > 1:
         return chosen
     # No chip holds the row: parts of it are small enough for level-1 caches, where they are read

@@ -62,6 +62,8 @@ class RowsProblem:
     read_again : bool
         Whether one reading of a row tells all that is to be known of it (moments of norms), so that
         a CPU keeps long rows nowhere but in its caches.
+    crowding : int
+        A thread of a GPU keeps so many times fewer numbers of rows, where sums need registers too.
     """
 
     outer: Shape
@@ -77,6 +79,7 @@ class RowsProblem:
     roles: tuple[int, ...] = ()
     period: int = 0
     read_again: bool = False
+    crowding: int = 1
 
     def operands(self, *roles: int) -> list[int]:
         """The operands of some roles."""
@@ -276,7 +279,7 @@ def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
     steps = _steps(problem, ALONG)
     vector = _along_vector(problem, _gpu_vector(problem, device, steps, ALONG))
     groups = -(-problem.length // vector)
-    limit = max(_GPU_KEPT // (vector * max(problem.tiles, 1)), 1)
+    limit = max(_GPU_KEPT // problem.crowding // (vector * max(problem.tiles, 1)), 1)
     threads, team = _gpu_team(problem, groups, limit, device)
     depth = next_power_of_two(-(-groups // team))
     keep, kept = KEEP_NONE, 0
@@ -384,7 +387,8 @@ def _gpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
     threads = _GPU_ACROSS_BLOCK
     team = threads // side
     depth = next_power_of_two(-(-problem.length // team))
-    registers = problem.tiles and depth * vector * problem.tiles <= _GPU_KEPT
+    kept = depth * vector * problem.tiles
+    registers = problem.tiles and kept <= _GPU_KEPT // problem.crowding
     blocks = _product(problem.outer[:-1]) * -(-neighbours // side)
     parts, part_groups = _gpu_parts(
         problem, device, problem.length, vector, team, blocks, KEEP_NONE
