@@ -15,6 +15,8 @@ from strategies import examples, layouts, make_numbers, numbers, shapes
 from threads import same_on_any_threads
 
 import nnkernels as nnk
+from nnkernels.dispatch import machines
+from nnkernels.dispatch import norm as norm_dispatch
 from nnkernels.registry import FLOATING
 
 ROW_NORMS = ("layer_norm", "rms_norm")
@@ -434,3 +436,15 @@ def test_pytorch_agrees(cpu):
     x, w, b = tensors(call.x, *call.parameters)
     theirs = functional.instance_norm(x, weight=w, bias=b).numpy()
     assert_close(call.run(cpu), theirs, 41, scale=9.0)
+
+
+def test_an_empty_array_may_be_at_address_0():
+    """As CuPy's are."""
+    norm = norm_dispatch.norm_with(
+        "layer_kind", norm_dispatch.along_axes, -1, None, 1e-5, 0.0, None, ()
+    )
+    x, machine = np.empty((0, 4), np.float32), machines.for_numpy()
+    results = norm_dispatch._run_out(
+        norm, (x, None, None, None), ["x"], machine, lambda array: 0, np.empty_like(x)
+    )
+    assert results[0].shape == (0, 4)

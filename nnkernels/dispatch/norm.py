@@ -160,7 +160,9 @@ def _run_out(
         plan = norm_plan.make_plan(norm, axes, operands, machine, alignment, out)
         plan.reaches = [reach(a) for a in (out, *given)]
         remember(plans, key, plan)
-    places = [address(out), *(a for a in addresses if a)]
+    # By what is given, not by its address: that of an empty array may be 0.
+    there = (place for place, a in zip(addresses, operands, strict=True) if a is not None)
+    places = [address(out), *there]
     # It may be x or the residual; what is shared by rows would be read after it was written.
     for array, name, place, far in zip(given, names, places[1:], plan.reaches[1:], strict=True):
         in_place = name in ("x", "residual")
