@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from nnkernels.compile.instance import Instance
@@ -30,10 +31,10 @@ from nnkernels.dispatch.rows_plan import (
 )
 
 if TYPE_CHECKING:
-    from nnkernels.dispatch.norm_backward import NormGradient
+    from nnkernels.dispatch.norm import Norm
 
-# Places of the pointers of a call.
-X, DY, WEIGHT, ADDED, DX, DWEIGHT, DBIAS, WORK = range(8)
+# Places of the pointers of a call: its arrays, results and workspaces, and 0 at the end.
+DY, X, WEIGHT, _, ADDED, DX, DWEIGHT, DBIAS, WORK = range(9)
 _NOTHING = -1
 
 
@@ -49,17 +50,26 @@ class Step:
         The arguments after the pointers.
     pointers : tuple of (int, int)
         Place of each pointer, and bytes that are added to it.
+    take, more, pack
+        What gives these places of a list, the bytes to add, and what makes bytes of the sums.
     """
 
     start: Any
     tail: bytes
     pointers: tuple[tuple[int, int], ...]
+    take: Any = field(init=False)
+    more: tuple[int, ...] = field(init=False)
+    pack: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        places, more = zip(*self.pointers, strict=True)
+        object.__setattr__(self, "take", itemgetter(*places))
+        object.__setattr__(self, "more", more)
+        object.__setattr__(self, "pack", pointer_struct(len(places)).pack)
 
     def launch(self, addresses: Sequence[int]) -> None:
         """Run with the addresses of a call."""
-        pack = pointer_struct(len(self.pointers)).pack
-        given = (0 if place < 0 else addresses[place] + more for place, more in self.pointers)
-        self.start(pack(*given) + self.tail)
+        self.start(self.pack(*map(add, self.take(addresses), self.more)) + self.tail)
 
 
 @dataclass
@@ -90,7 +100,7 @@ class Plan:
 
 
 def make_plan(
-    norm: NormGradient, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignment: int
+    norm: Norm, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignment: int
 ) -> Plan:
     """The plan of a call whose arrays have been checked."""
     return _Maker(norm.kind, axes, arrays, machine, alignment).make(norm.eps, norm.offset)
