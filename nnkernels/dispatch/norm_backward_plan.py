@@ -113,6 +113,7 @@ class _Maker:
         self.kind, self.axes, self.machine, self.alignment = kind, axes, machine, alignment
         x = arrays["x"]
         self.found: Element = ELEMENTS[x.dtype.name]
+        self.dy: Element = ELEMENTS[arrays["dy"].dtype.name]
         self.arrays = arrays
         self.shape = axes.split_shape(x.shape)
         x_order = memory_order(x.shape, x.strides)
@@ -191,7 +192,7 @@ class _Maker:
             inner=geometry.inner,
             outer_strides=geometry.outer_strides,
             inner_strides=geometry.inner_strides,
-            itemsizes=(item, item, weight_item, item, item),
+            itemsizes=(item, self.dy.itemsize, weight_item, item, item),
             compute_itemsize=self.found.compute_itemsize,
             tiles=2,
             keeps_exp=False,
@@ -230,7 +231,8 @@ class _Maker:
         if rows.parts > 1:
             parts = plan.workspace(problem.rows.rows * rows.parts * 5, found.compute_name)
         places = (X, DY, WEIGHT, ADDED, DX, sums, parts)
-        traffic = problem.rows.rows * problem.rows.length * found.itemsize * 3
+        moved = 2 * found.itemsize + self.dy.itemsize
+        traffic = problem.rows.rows * problem.rows.length * moved
         stages = [WHOLE_ROW] if rows.parts == 1 else [PART_OF_ROW, FINISH_ROW]
         for stage in stages:
             grid = chosen.blocks if stage == WHOLE_ROW else chosen.tiles * rows.parts
@@ -250,8 +252,8 @@ class _Maker:
         sums = chosen.sums if stage != PART_OF_ROW else NO_SUMS
         flags = (rows.streaming, "weight" in self.arrays, "dresidual" in self.arrays)
         text = (
-            f"NormBackward<{self.kind}, {found.storage}, {weight.storage}, {found.compute}, "
-            f"{row_arguments(problem, rows)}, {rows.keep}, {rows.depth}, {stage}, "
+            f"NormBackward<{self.kind}, {found.storage}, {self.dy.storage}, {weight.storage}, "
+            f"{found.compute}, {row_arguments(problem, rows)}, {rows.keep}, {rows.depth}, {stage}, "
             f"{', '.join(map(_cxx_bool, flags))}, {sums}>"
         )
         return Instance("norm_backward", text, rows.threads)
@@ -272,7 +274,7 @@ class _Maker:
         )
         strides = [self.strides["x"], self.strides["dy"], number, dweight, dbias]
         geometry = geometry_of(self.shape, strides, others, (*outer_axes, *others))
-        problem = self._sums_problem(geometry, found.itemsize)
+        problem = self._sums_problem(geometry, found.itemsize, self.dy.itemsize)
         chosen = rows_config.configure(problem, self.machine.device)
         outputs = rows.parameters
         pointers = [(X, 0), (DY, 0), (values, 0), (DWEIGHT, 0), (DBIAS, 0)]
@@ -310,7 +312,7 @@ class _Maker:
         )
         # Where the sums for dbias begin, after those for dweight.
         bias = (outputs - 1) * width * size
-        problem = replace(self._sums_problem(geometry, size), alignment=alignment_of(bias))
+        problem = replace(self._sums_problem(geometry, size, size), alignment=alignment_of(bias))
         chosen = config.of_partials(problem, self.machine.device)
         pointers = [(partial, 0), (partial, bias), (_NOTHING, 0)]
         self._add_sums_step(
@@ -336,7 +338,7 @@ class _Maker:
             step *= self.shape[a]
         return tuple(found)
 
-    def _sums_problem(self, geometry: Geometry, itemsize: int) -> RowsProblem:
+    def _sums_problem(self, geometry: Geometry, itemsize: int, other_itemsize: int) -> RowsProblem:
         found = self.found
         sizes = [
             found.compute_itemsize if r is None else r.dtype.itemsize for r in self.results[1:]
@@ -346,7 +348,7 @@ class _Maker:
             inner=geometry.inner,
             outer_strides=geometry.outer_strides,
             inner_strides=geometry.inner_strides,
-            itemsizes=(itemsize, itemsize, found.compute_itemsize, *sizes),
+            itemsizes=(itemsize, other_itemsize, found.compute_itemsize, *sizes),
             compute_itemsize=found.compute_itemsize,
             tiles=0,
             keeps_exp=False,
@@ -368,7 +370,9 @@ class _Maker:
         biased: bool,
     ) -> None:
         found = self.found
-        types = [found.storage if source == "of_elements" else found.compute]
+        types = [found.compute] * 2
+        if source == "of_elements":
+            types = [found.storage, self.dy.storage]
         for result in self.results[1:]:
             types.append(found.compute if result is None else ELEMENTS[result.dtype.name].storage)
         text = (
@@ -380,7 +384,7 @@ class _Maker:
         tiles, *beside = grid_of(problem, chosen)
         add_rows(packer, problem, chosen, *beside)
         tail = packer.finish()
-        traffic = problem.rows * problem.length * found.itemsize * 2
+        traffic = problem.rows * problem.length * (problem.itemsizes[0] + problem.itemsizes[1])
         start = self.machine.prepare(
             Instance("norm_sums", text, chosen.threads), tiles * chosen.parts, 0, traffic
         )
