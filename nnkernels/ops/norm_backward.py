@@ -34,11 +34,7 @@ def layer_norm_backward(
 
     Parameters
     ----------
-    dy : array
-        The cotangent: the gradient of the loss with respect to the result of `layer_norm`, of its
-        shape and dtype and any strides.
-    x : array
-        What was normalised: the operand of `layer_norm`, or with a ``residual`` the sum of both.
+    {cotangent and operand of a norm}
     weight, bias : array, optional
         The parameters. Of ``bias`` only the shape and dtype are used, unless there is an
         activation.
@@ -46,18 +42,9 @@ def layer_norm_backward(
         As in `layer_norm`.
     eps : float, default 1e-5
         As in `layer_norm`.
-    activation : str or function, optional
-        As in `layer_norm`. What is before it is then computed once more.
-    dresidual : array, optional
-        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
-        the sum.
+    {activation and cotangent of a sum}
 
-    Returns
-    -------
-    dx : array
-        Of the shape, dtype and memory order of ``x``.
-    dweight, dbias : array or None
-        Of the shapes and dtypes of ``weight`` and ``bias``; None without these.
+    {gradients of a norm}
 
     {raises of norms}
 
@@ -101,11 +88,7 @@ def rms_norm_backward(
 
     Parameters
     ----------
-    dy : array
-        The cotangent: the gradient of the loss with respect to the result of `rms_norm`, of its
-        shape and dtype and any strides.
-    x : array
-        What was normalised: the operand of `rms_norm`, or with a ``residual`` the sum of both.
+    {cotangent and operand of a norm}
     weight : array, optional
         The parameter.
     axis : int, tuple of int or None, default -1
@@ -114,11 +97,7 @@ def rms_norm_backward(
         As in `rms_norm`.
     offset : float, default 0.0
         As in `rms_norm`.
-    activation : str or function, optional
-        As in `rms_norm`. What is before it is then computed once more.
-    dresidual : array, optional
-        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
-        the sum.
+    {activation and cotangent of a sum}
 
     Returns
     -------
@@ -168,32 +147,15 @@ def group_norm_backward(
 
     Parameters
     ----------
-    dy : array
-        The cotangent: the gradient of the loss with respect to the result of `group_norm`, of its
-        shape and dtype and any strides.
-    x : array
-        What was normalised: the operand of `group_norm`, or with a ``residual`` the sum of both.
+    {cotangent and operand of a norm}
     num_groups : int
         As in `group_norm`.
-    weight, bias : array, optional
-        The parameters, one number for each channel. Of ``bias`` only the shape and dtype are used,
-        unless there is an activation.
-    axis : int, default 1
-        The axis of the channels.
+    {parameters of channels}
     eps : float, default 1e-5
         As in `group_norm`.
-    activation : str or function, optional
-        As in `group_norm`. What is before it is then computed once more.
-    dresidual : array, optional
-        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
-        the sum.
+    {activation and cotangent of a sum}
 
-    Returns
-    -------
-    dx : array
-        Of the shape, dtype and memory order of ``x``.
-    dweight, dbias : array or None
-        Of the shapes and dtypes of ``weight`` and ``bias``; None without these.
+    {gradients of a norm}
 
     {raises of norms}
 
@@ -233,30 +195,13 @@ def instance_norm_backward(
 
     Parameters
     ----------
-    dy : array
-        The cotangent: the gradient of the loss with respect to the result of `instance_norm`, of
-        its shape and dtype and any strides.
-    x : array
-        What was normalised: the operand of `instance_norm`, or with a ``residual`` the sum of both.
-    weight, bias : array, optional
-        The parameters, one number for each channel. Of ``bias`` only the shape and dtype are used,
-        unless there is an activation.
-    axis : int, default 1
-        The axis of the channels.
+    {cotangent and operand of a norm}
+    {parameters of channels}
     eps : float, default 1e-5
         As in `instance_norm`.
-    activation : str or function, optional
-        As in `instance_norm`. What is before it is then computed once more.
-    dresidual : array, optional
-        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
-        the sum.
+    {activation and cotangent of a sum}
 
-    Returns
-    -------
-    dx : array
-        Of the shape, dtype and memory order of ``x``.
-    dweight, dbias : array or None
-        Of the shapes and dtypes of ``weight`` and ``bias``; None without these.
+    {gradients of a norm}
 
     {raises of norms}
 
