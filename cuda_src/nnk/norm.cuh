@@ -20,11 +20,11 @@ namespace nnk {
 
 enum : int { layer_kind = 0, rms_kind = 1 };
 
-// T           type of x, residual, sum and y;  S  computing type
+// T           type of x, residual and sum;  U  type of y;  S  computing type
 // W, B        types of weight and bias, void for none
 // Activation  functor, Identity for none
 // operands of the geometry, of those that there are: x, residual, weight, bias, sum, y
-template <int Kind, class T, class S, class W, class B, bool Residual, class Activation,
+template <int Kind, class T, class U, class S, class W, class B, bool Residual, class Activation,
           class Geometry, int Layout, class Steps, int N, int Columns, int Threads, int Team,
           int Keep, int Depth, int Stage, bool Streaming>
 struct NormForward {
@@ -47,7 +47,7 @@ struct NormForward {
     const conditional<has_weight, W, S>* weight;
     const conditional<has_bias, B, S>* bias;
     T* sum;
-    T* y;
+    U* y;
     S* workspace;  // rows x parts, for part_of_row and finish_row
     int64 parts;
     Index part_groups;

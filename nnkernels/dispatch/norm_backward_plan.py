@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from nnkernels.compile.instance import Instance
@@ -30,10 +31,10 @@ from nnkernels.dispatch.rows_plan import (
 )
 
 if TYPE_CHECKING:
-    from nnkernels.dispatch.norm_backward import NormGradient
+    from nnkernels.dispatch.norm import Norm
 
-# Places of the pointers of a call.
-X, DY, WEIGHT, ADDED, DX, DWEIGHT, DBIAS, WORK = range(8)
+# Places of the pointers of a call: its arrays, results and workspaces, and 0 at the end.
+DY, X, WEIGHT, _, ADDED, DX, DWEIGHT, DBIAS, WORK = range(9)
 _NOTHING = -1
 
 
@@ -49,17 +50,26 @@ class Step:
         The arguments after the pointers.
     pointers : tuple of (int, int)
         Place of each pointer, and bytes that are added to it.
+    take, more, pack
+        What gives these places of a list, the bytes to add, and what makes bytes of the sums.
     """
 
     start: Any
     tail: bytes
     pointers: tuple[tuple[int, int], ...]
+    take: Any = field(init=False)
+    more: tuple[int, ...] = field(init=False)
+    pack: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        places, more = zip(*self.pointers, strict=True)
+        object.__setattr__(self, "take", itemgetter(*places))
+        object.__setattr__(self, "more", more)
+        object.__setattr__(self, "pack", pointer_struct(len(places)).pack)
 
     def launch(self, addresses: Sequence[int]) -> None:
         """Run with the addresses of a call."""
-        pack = pointer_struct(len(self.pointers)).pack
-        given = (0 if place < 0 else addresses[place] + more for place, more in self.pointers)
-        self.start(pack(*given) + self.tail)
+        self.start(self.pack(*map(add, self.take(addresses), self.more)) + self.tail)
 
 
 @dataclass
@@ -90,7 +100,7 @@ class Plan:
 
 
 def make_plan(
-    norm: NormGradient, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignment: int
+    norm: Norm, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignment: int
 ) -> Plan:
     """The plan of a call whose arrays have been checked."""
     return _Maker(norm.kind, axes, arrays, machine, alignment).make(norm.eps, norm.offset)
@@ -103,6 +113,7 @@ class _Maker:
         self.kind, self.axes, self.machine, self.alignment = kind, axes, machine, alignment
         x = arrays["x"]
         self.found: Element = ELEMENTS[x.dtype.name]
+        self.dy: Element = ELEMENTS[arrays["dy"].dtype.name]
         self.arrays = arrays
         self.shape = axes.split_shape(x.shape)
         x_order = memory_order(x.shape, x.strides)
@@ -181,7 +192,7 @@ class _Maker:
             inner=geometry.inner,
             outer_strides=geometry.outer_strides,
             inner_strides=geometry.inner_strides,
-            itemsizes=(item, item, weight_item, item, item),
+            itemsizes=(item, self.dy.itemsize, weight_item, item, item),
             compute_itemsize=self.found.compute_itemsize,
             tiles=2,
             keeps_exp=False,
@@ -220,7 +231,8 @@ class _Maker:
         if rows.parts > 1:
             parts = plan.workspace(problem.rows.rows * rows.parts * 5, found.compute_name)
         places = (X, DY, WEIGHT, ADDED, DX, sums, parts)
-        traffic = problem.rows.rows * problem.rows.length * found.itemsize * 3
+        moved = 2 * found.itemsize + self.dy.itemsize
+        traffic = problem.rows.rows * problem.rows.length * moved
         stages = [WHOLE_ROW] if rows.parts == 1 else [PART_OF_ROW, FINISH_ROW]
         for stage in stages:
             grid = chosen.blocks if stage == WHOLE_ROW else chosen.tiles * rows.parts
@@ -240,8 +252,8 @@ class _Maker:
         sums = chosen.sums if stage != PART_OF_ROW else NO_SUMS
         flags = (rows.streaming, "weight" in self.arrays, "dresidual" in self.arrays)
         text = (
-            f"NormBackward<{self.kind}, {found.storage}, {weight.storage}, {found.compute}, "
-            f"{row_arguments(problem, rows)}, {rows.keep}, {rows.depth}, {stage}, "
+            f"NormBackward<{self.kind}, {found.storage}, {self.dy.storage}, {weight.storage}, "
+            f"{found.compute}, {row_arguments(problem, rows)}, {rows.keep}, {rows.depth}, {stage}, "
             f"{', '.join(map(_cxx_bool, flags))}, {sums}>"
         )
         return Instance("norm_backward", text, rows.threads)
@@ -262,7 +274,7 @@ class _Maker:
         )
         strides = [self.strides["x"], self.strides["dy"], number, dweight, dbias]
         geometry = geometry_of(self.shape, strides, others, (*outer_axes, *others))
-        problem = self._sums_problem(geometry, found.itemsize)
+        problem = self._sums_problem(geometry, found.itemsize, self.dy.itemsize)
         chosen = rows_config.configure(problem, self.machine.device)
         outputs = rows.parameters
         pointers = [(X, 0), (DY, 0), (values, 0), (DWEIGHT, 0), (DBIAS, 0)]
@@ -300,7 +312,7 @@ class _Maker:
         )
         # Where the sums for dbias begin, after those for dweight.
         bias = (outputs - 1) * width * size
-        problem = replace(self._sums_problem(geometry, size), alignment=alignment_of(bias))
+        problem = replace(self._sums_problem(geometry, size, size), alignment=alignment_of(bias))
         chosen = config.of_partials(problem, self.machine.device)
         pointers = [(partial, 0), (partial, bias), (_NOTHING, 0)]
         self._add_sums_step(
@@ -326,7 +338,7 @@ class _Maker:
             step *= self.shape[a]
         return tuple(found)
 
-    def _sums_problem(self, geometry: Geometry, itemsize: int) -> RowsProblem:
+    def _sums_problem(self, geometry: Geometry, itemsize: int, other_itemsize: int) -> RowsProblem:
         found = self.found
         sizes = [
             found.compute_itemsize if r is None else r.dtype.itemsize for r in self.results[1:]
@@ -336,7 +348,7 @@ class _Maker:
             inner=geometry.inner,
             outer_strides=geometry.outer_strides,
             inner_strides=geometry.inner_strides,
-            itemsizes=(itemsize, itemsize, found.compute_itemsize, *sizes),
+            itemsizes=(itemsize, other_itemsize, found.compute_itemsize, *sizes),
             compute_itemsize=found.compute_itemsize,
             tiles=0,
             keeps_exp=False,
@@ -358,7 +370,9 @@ class _Maker:
         biased: bool,
     ) -> None:
         found = self.found
-        types = [found.storage if source == "of_elements" else found.compute]
+        types = [found.compute] * 2
+        if source == "of_elements":
+            types = [found.storage, self.dy.storage]
         for result in self.results[1:]:
             types.append(found.compute if result is None else ELEMENTS[result.dtype.name].storage)
         text = (
@@ -370,7 +384,7 @@ class _Maker:
         tiles, *beside = grid_of(problem, chosen)
         add_rows(packer, problem, chosen, *beside)
         tail = packer.finish()
-        traffic = problem.rows * problem.length * found.itemsize * 2
+        traffic = problem.rows * problem.length * (problem.itemsizes[0] + problem.itemsizes[1])
         start = self.machine.prepare(
             Instance("norm_sums", text, chosen.threads), tiles * chosen.parts, 0, traffic
         )
