@@ -119,6 +119,17 @@ struct RowTeam {
     }
   }
 
+  // Along, a row at a time: a row of this thread by its number, if it is there.
+  NNK_FN RowTeam(const Group<Threads>& g, const Geometry& geo, int64 row, bool there)
+      : group(g), geometry(geo) {
+    static_assert(Layout == along && Columns == 1, "a row at a time");
+    member = Team == Threads ? g.rank() : g.rank() % Team;
+    present = there;
+    result_row = there ? Index(row) : Index(geo.rows - 1);
+    decode(result_row, 0, base[0]);
+    groups = (geo.length + N - 1) / N;
+  }
+
   // The number of lanes of group g, column c that exist.
   NNK_FN int count(Index g, int c) const {
     if constexpr (Layout == along) {
