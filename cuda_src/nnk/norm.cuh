@@ -73,6 +73,11 @@ struct NormForward {
     }
   }
 
+  static NNK_FN void fetch(const Rows& rows, const Args& args, Index g, int c, Index far) {
+    rows.template prefetch_next<0>(args.x, g, c, far);
+    if constexpr (Residual) rows.template prefetch_next<residual_at>(args.residual, g, c, far);
+  }
+
   // What a row becomes: (x - mean) scale + shift; and how far on the next rows are fetched.
   struct Affine {
     V mean[Columns], scale[Columns], shift[Columns];
@@ -190,8 +195,11 @@ struct NormForward {
 
   static NNK_FN Affine online(const Rows& rows, const Args& args) {
     Affine affine;
-    affine.ahead = ahead(rows);
-    const auto taken = [&](Index g, int c, bool full) { return take(rows, args, g, c, full); };
+    const Index far = affine.ahead = ahead(rows);
+    const auto taken = [&](Index g, int c, bool full) {
+      if (g % 2 == 0) fetch(rows, args, g / 2, c, far);
+      return take(rows, args, g, c, full);
+    };
     if constexpr (Kind == layer_kind) {
       Stats stats;
       stats.online(rows, 0, rows.groups, taken);
@@ -319,9 +327,12 @@ struct NormForward {
     else if constexpr (has_weight) y = y * weight;
     else if constexpr (has_bias) y = y + bias;
     if constexpr (Stage == whole_row) {
-      rows.template prefetch_next<0>(args.x, g, c, affine.ahead);
-      if constexpr (Residual)
-        rows.template prefetch_next<residual_at>(args.residual, g, c, affine.ahead);
+      // Half of a row that is read twice was fetched while it was measured.
+      if constexpr (Keep == keep_none) {
+        if (g % 2) fetch(rows, args, (rows.groups + g) / 2, c, affine.ahead);
+      } else {
+        fetch(rows, args, g, c, affine.ahead);
+      }
     }
     rows.template store<y_at, Streaming>(args.y, g, c, full, Activation::apply(args.parameter, y));
   }
