@@ -12,6 +12,7 @@ _ROW_TEMPLATES = {
     "RowSum": {"layout": 4, "n": 6, "threads": 8, "team": 9, "stage": 10},
     "NormForward": {"layout": 8, "n": 10, "threads": 12, "team": 13, "keep": 14, "stage": 16},
     "NormBackward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
+    "GroupNormBackward": {"layout": 4, "n": 6, "threads": 8, "team": 9, "keep": 10, "stage": 11},
     "NormSums": {"layout": 7, "n": 9, "threads": 11, "team": 12, "stage": 13},
 }
 _KEEP = {
