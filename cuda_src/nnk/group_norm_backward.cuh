@@ -137,7 +137,10 @@ struct GroupNormBackward {
         return v;
       };
     } else {
-      return [&rows, &args](Index g, bool full) NNK_INLINE { return read(rows, args, g, full); };
+      return [&rows, &args](Index g, bool full) NNK_INLINE {
+        if (g % 2 == 0) fetch(rows, args, g / 2);
+        return read(rows, args, g, full);
+      };
     }
   }
   // For the second.
@@ -212,7 +215,7 @@ struct GroupNormBackward {
             mean_g = V::splat(-stats.mean_g);
     rows.each(0, last, [&](Index g, bool full, int) NNK_INLINE {
       const Pair v = load(g, full);
-      fetch(rows, args, g);
+      if (g % 2) fetch(rows, args, (rows.groups + g) / 2);
       const V h = fma_always(v.x - mean, rstd, -low);
       V dx = fma_always(v.dy, weight, fma_always(h, mean_gh, mean_g)) * rstd;
       if constexpr (Added) dx = dx + rows.template load<3>(args.added, g, 0, full, S(0));
