@@ -376,7 +376,7 @@ struct RowTeam {
   template <int O, class T> NNK_FN auto place(T* data, Index g, int c) const {
     constexpr int step_kind = int_at<O, Steps>;
     if constexpr (Layout == along) {
-      // Known steps leave one product for all operands: a third of the time of a row in a cache.
+      // Known steps leave one product for all operands.
       constexpr bool unit = step_kind == unit_step;
       const Index step =
           unit ? Index(sizeof(T)) : geometry.inner_stride[O][Geometry::inner_rank - 1];
