@@ -160,7 +160,9 @@ class _Maker:
         if 0 in self.shape:
             plan.zeros = True
             return plan
-        problem = self._problem()
+        if self._add_groups(plan, eps):
+            return plan
+        problem = self._problem(self.axes.reduced)
         chosen = config.configure(problem, self.machine.device)
         sums = _NOTHING
         width = -(-problem.rows.length // chosen.rows.vector) * chosen.rows.vector
@@ -179,11 +181,11 @@ class _Maker:
 
     # ---- the rows ----------------------------------------------------------------------------
 
-    def _problem(self) -> NormBackwardProblem:
+    def _problem(self, reduced: tuple[int, ...]) -> NormBackwardProblem:
         nothing = (0,) * len(self.shape)
         names = ("x", "dy", "weight", "dresidual", "dx")
         strides = [self.strides.get(name, nothing) for name in names]
-        geometry = geometry_of(self.shape, strides, self.axes.reduced, self.order)
+        geometry = geometry_of(self.shape, strides, reduced, self.order)
         item = self.found.itemsize
         weight_item = self.arrays["weight"].dtype.itemsize if "weight" in self.arrays else item
         added = ELEMENTWISE if "dresidual" in self.arrays else PARAMETER
@@ -202,8 +204,7 @@ class _Maker:
         )
         with_bias = "bias" in self.arrays
         row, parameters = (
-            {a for a in axes if self.shape[a] > 1}
-            for axes in (self.axes.reduced, self.axes.parameters)
+            {a for a in axes if self.shape[a] > 1} for axes in (reduced, self.axes.parameters)
         )
         return NormBackwardProblem(
             rows,
@@ -258,6 +259,61 @@ class _Maker:
         )
         return Instance("norm_backward", text, rows.threads)
 
+    # ---- groups of channels -------------------------------------------------------------------
+
+    def _add_groups(self, plan: Plan, eps: float) -> bool:
+        """Launches that read x and dy once for everything, if the layout lets them."""
+        channel = self.axes.channel
+        if channel is None:
+            return False
+        # Rows are channels, numbered by batch element, group and channel of the group.
+        reduced = tuple(a for a in self.axes.reduced if a != channel + 1)
+        order = [a for a in self.order if a not in reduced and self.shape[a] > 1]
+        if order != sorted(order):
+            return False
+        problem = self._problem(reduced)
+        rows, outputs = problem.rows, problem.parameters
+        channels = self.shape[channel + 1]
+        found = config.of_groups(rows, channels, self.machine.device)
+        if found is None:
+            return False
+        chosen, whole = found
+        compute, sums, workspace = self.found.compute_name, _NOTHING, _NOTHING
+        if outputs:
+            sums = plan.workspace(outputs * rows.rows, compute)
+        if not whole:
+            workspace = plan.workspace(rows.rows * config.CHANNEL_NUMBERS, compute)
+        packer = Packer(7, chosen.index)
+        packer.add_scalars(compute, (eps,))
+        add_rows(packer, rows, chosen, 1, 1)
+        tail = packer.finish()
+        places = tuple((p, 0) for p in (X, DY, WEIGHT, ADDED, DX, sums, workspace))
+        traffic = rows.rows * rows.length * (2 * self.found.itemsize + self.dy.itemsize)
+        grid = rows.rows // channels if whole else rows.rows
+        shared = chosen.kept * self.found.compute_itemsize
+        for stage in [WHOLE_ROW] if whole else [PART_OF_ROW, FINISH_ROW]:
+            instance = self._groups_instance(rows, chosen, stage, outputs)
+            start = self.machine.prepare(instance, grid, shared, traffic)
+            plan.steps.append(Step(start, tail, places))
+        if outputs:
+            count = rows.rows // self.parameters
+            self._add_partials(plan, sums, count, outputs, self.parameters, by_output=True)
+        return True
+
+    def _groups_instance(
+        self, rows: RowsProblem, chosen: RowsConfig, stage: int, outputs: int
+    ) -> Instance:
+        found = self.found
+        weight = ELEMENTS[self.arrays["weight"].dtype.name] if "weight" in self.arrays else found
+        flags = (chosen.streaming, "weight" in self.arrays, "dresidual" in self.arrays)
+        text = (
+            f"GroupNormBackward<{found.storage}, {self.dy.storage}, {weight.storage}, "
+            f"{found.compute}, "
+            f"{row_arguments(rows, chosen)}, {chosen.keep}, {stage}, "
+            f"{', '.join(map(_cxx_bool, flags))}, {outputs}>"
+        )
+        return Instance("group_norm_backward", text, chosen.threads)
+
     # ---- the parameters -----------------------------------------------------------------------
 
     def _add_sums(self, plan: Plan, rows: NormBackwardProblem, values: int) -> None:
@@ -294,15 +350,23 @@ class _Maker:
         if chosen.parts > 1:
             self._add_partials(plan, partial, chosen.parts, outputs, self.parameters)
 
-    def _add_partials(self, plan: Plan, partial: int, count: int, outputs: int, width: int) -> None:
-        """The launch that adds up partial sums, [count][outputs][width]."""
+    def _add_partials(
+        self,
+        plan: Plan,
+        partial: int,
+        count: int,
+        outputs: int,
+        width: int,
+        by_output: bool = False,
+    ) -> None:
+        """The launch that adds up partial sums: [count][outputs][width], or by output first."""
         size = self.found.compute_itemsize
         results = [
             (0,) if r is None or self.parameters == 1 else (r.dtype.itemsize,)
             for r in self.results[1:]
         ]
         step = (size if self.parameters > 1 else 0,)
-        between = (outputs * width * size if count > 1 else 0,)
+        between = ((1 if by_output else outputs) * width * size if count > 1 else 0,)
         geometry = Geometry(
             (1,),
             (self.parameters,),
@@ -311,7 +375,7 @@ class _Maker:
             (between, between, (0,), (0,), (0,)),
         )
         # Where the sums for dbias begin, after those for dweight.
-        bias = (outputs - 1) * width * size
+        bias = (outputs - 1) * width * size * (count if by_output else 1)
         problem = replace(self._sums_problem(geometry, size, size), alignment=alignment_of(bias))
         chosen = config.of_partials(problem, self.machine.device)
         pointers = [(partial, 0), (partial, bias), (_NOTHING, 0)]
