@@ -72,7 +72,8 @@ struct MatmulPacked {
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const TileGrid& grid = args.grid;
-    const auto place = TilePlace<Index>::of(args, group.block());
+    // A slice that all blocks share stays packed from one to the next below it.
+    const auto place = TilePlace<Index>::of(args, group.block(), args.terms <= slice);
     const Index terms = terms_of_split(args, place.split);
     Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, place.batch, offset);
@@ -93,14 +94,18 @@ struct MatmulPacked {
         place.first_n,
         place.rows,
         place.columns};
+    const int64 columns_before = place.batch * grid.tiles_n + place.first_n / grid.tile_n;
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, slice);
-      if constexpr (!packs_along) pack_b(block, 0, block.columns, first_k, depth);
+      const int64 needed = 1 + first_k / slice + (terms / slice + 1) * columns_before;
+      const bool packs = group.kept() != needed;
+      group.kept() = needed;
+      if (!packs_along && packs) pack_b(block, 0, block.columns, first_k, depth);
       for (int i = 0; i < block.rows; i += grid.rows_at_once) {
         const int rows = extent(block.rows - i, grid.rows_at_once);
         if constexpr (!ReadA) pack_a(block, i, rows, first_k, depth);
-        multiply_rows(block, i, rows, first_k, depth);
+        multiply_rows(block, i, rows, first_k, depth, packs_along && packs && i == 0);
       }
       first_k += slice;
     } while (first_k < terms);
@@ -222,7 +227,7 @@ struct MatmulPacked {
   }
 
   static NNK_FN void multiply_rows(const Block& block, int first_i, int rows, Index first_k,
-                                   int depth) {
+                                   int depth, bool first_packs) {
     const bool first = first_k == 0, last = first_k + depth >= block.a.shape[1];
     Rows a = rows_from(block, first_i, 0, rows, first_k);
     // The rows of a micro-tile stay in the nearest cache while all of B passes.
@@ -234,7 +239,7 @@ struct MatmulPacked {
       for (int j = 0; j < block.columns; j += N) {
         const Tile tile{first_i + i, j, left, block.columns - j < N ? block.columns - j : N};
         const bool fetches = ReadA && more && j == 0;
-        bool packs = packs_along && first_i + i == 0;
+        bool packs = first_packs && i == 0;
         if (packs && (left < MicroM || tile.columns < N)) {
           pack_b(block, j, j + tile.columns, first_k, depth);
           packs = false;
