@@ -238,7 +238,11 @@ struct MatmulPacked {
           more ? rows_from(block, first_i, i + MicroM, rows - i - MicroM, first_k) : a;
       for (int j = 0; j < block.columns; j += N) {
         const Tile tile{first_i + i, j, left, block.columns - j < N ? block.columns - j : N};
-        const bool fetches = ReadA && more && j == 0;
+        bool fetches = ReadA && more && j == 0;
+        Rows coming = next;
+        if constexpr (packs_along && a_by_rows)
+          if (!fetches && !last && first_i + i > 0)
+            fetches = next_of_b(block, first_i + i, j, first_k + depth, words_in(depth), coming);
         bool packs = first_packs && i == 0;
         if (packs && (left < MicroM || tile.columns < N)) {
           pack_b(block, j, j + tile.columns, first_k, depth);
@@ -247,24 +251,41 @@ struct MatmulPacked {
         if constexpr (direct) {
           if (left == MicroM && tile.columns == N && block.c.stride[1] == Index(sizeof(TC))) {
             const int words = words_in(depth);
-            if (packs) multiply_in_c<packs_along>(block, tile, a, next, fetches, words, first_k);
-            else multiply_in_c<false>(block, tile, a, next, fetches, words, first_k);
+            if (packs) multiply_in_c<packs_along>(block, tile, a, coming, fetches, words, first_k);
+            else multiply_in_c<false>(block, tile, a, coming, fetches, words, first_k);
             continue;
           }
         }
         const int words = words_in(depth);
         const bool low = left <= half_m, narrow = tile.columns <= half_n;
         if (!first) resume(block, tile);
-        if (packs) multiply<MicroM, N, packs_along>(block, j, a, next, fetches, words, first_k);
+        if (packs) multiply<MicroM, N, packs_along>(block, j, a, coming, fetches, words, first_k);
         else if (low && narrow)
-          multiply<half_m, half_n>(block, j, a, next, fetches, words, first_k);
-        else if (low) multiply<half_m, N>(block, j, a, next, fetches, words, first_k);
-        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, words, first_k);
-        else multiply<MicroM, N>(block, j, a, next, fetches, words, first_k);
+          multiply<half_m, half_n>(block, j, a, coming, fetches, words, first_k);
+        else if (low) multiply<half_m, N>(block, j, a, coming, fetches, words, first_k);
+        else if (narrow) multiply<MicroM, half_n>(block, j, a, coming, fetches, words, first_k);
+        else multiply<MicroM, N>(block, j, a, coming, fetches, words, first_k);
         finish(block, tile, last);
       }
       a = next;
     }
+  }
+
+  // What of the next slice of B, from the term k on, comes into the caches along with a micro-tile:
+  // a run as long as its rows of A, of as many rows. False if there is nothing left, or if such a
+  // run is longer than a row of the block.
+  static NNK_FN bool next_of_b(const Block& block, int i, int j, Index k, int words, Rows& rows) {
+    const int run = words * int(sizeof(Word)), bytes = block.columns * int(sizeof(TB));
+    if (run == 0 || run > bytes) return false;
+    const int tile = (i / MicroM - 1) * ((block.columns + N - 1) / N) + j / N;
+    const int runs = (bytes + run - 1) / run;
+    const Index first = k + tile / runs * MicroM;
+    if (first + MicroM > block.b.shape[1]) return false;
+    NNK_UNROLL
+    for (int r = 0; r < rows_apart; ++r)
+      rows.row[r] = reinterpret_cast<const Word*>(
+          byte_offset(block.b.at(NNK_HERE, block.first_n, first + r), Index(tile % runs * run)));
+    return true;
   }
 
   // Where a micro-tile lies in its block, and what there is of it.
