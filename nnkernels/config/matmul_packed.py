@@ -117,7 +117,8 @@ def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
     fast_a, fast_b = fast_axes(problem)
     unit_a = problem.strides_a[fast_a] == problem.itemsizes[0]
     micro = _way_to_multiply(problem, device)
-    tile_k, most_columns = _slice(problem, MICRO_TERMS[micro])
+    read_a = _has_words(problem, micro) and unit_a and fast_a == COLUMNS_FAST
+    tile_k, most_columns = _slice(problem, MICRO_TERMS[micro], read_a)
     tiles_m, tiles_n = blocks(problem, device, vector, micro_m, most_columns)
     if problem.k <= tile_k * MICRO_TERMS[micro]:
         tiles_m = _finer(problem, device, tiles_m, tiles_n)
@@ -134,7 +135,7 @@ def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
         fast_b=fast_b,
         unit_a=unit_a,
         unit_b=problem.strides_b[fast_b] == problem.itemsizes[1],
-        read_a=_has_words(problem, micro) and unit_a and fast_a == COLUMNS_FAST,
+        read_a=read_a,
         in_place=problem.in_place,
         index=index_kind(problem.reach),
     )
@@ -154,7 +155,7 @@ def _finer(problem: MatmulProblem, device: Device, tiles_m: int, tiles_n: int) -
     return max(tiles_m, most // (problem.batches * tiles_n))
 
 
-def _slice(problem: MatmulProblem, word_terms: int) -> tuple[int, int]:
+def _slice(problem: MatmulProblem, word_terms: int, read_a: bool) -> tuple[int, int]:
     """Words of a sum and columns of B that are packed at once."""
     if (
         problem.m <= _FEW_ROWS
@@ -163,7 +164,8 @@ def _slice(problem: MatmulProblem, word_terms: int) -> tuple[int, int]:
     ):
         return _FEW_TERMS, _MANY_COLUMNS
     words = _TERMS[problem.compute_itemsize]
-    if problem.k <= words * word_terms:
+    # For every block of columns, A is packed anew, if it has to be.
+    if problem.k <= words * word_terms or not read_a:
         return words, _MOST_COLUMNS
     return 2 * words, _MOST_COLUMNS // 2
 
