@@ -98,7 +98,7 @@ struct MatmulPacked {
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, slice);
-      const int64 needed = 1 + first_k / slice + (terms / slice + 1) * columns_before;
+      const int64 needed = 1 + first_k / slice + (args.terms / slice + 1) * columns_before;
       const bool packs = group.kept() != needed;
       group.kept() = needed;
       if (!packs_along && packs) pack_b(block, 0, block.columns, first_k, depth);

@@ -40,9 +40,7 @@ def prepare_matmul(call: Call, machine: Any) -> Prepared:
     if isinstance(chosen, SmallConfig) or chosen.splits == 1:
         return (*_prepare(call, chosen, call.product.k, machine), None)
     multiple = chosen.tile_k
-    if isinstance(chosen, PackedConfig):  # its slices depend on strides
-        multiple = matmul_splits.CPU_MULTIPLE
-    elif not machine.device.is_gpu:
+    if not machine.device.is_gpu:
         multiple = max(multiple, matmul_splits.CPU_MULTIPLE)
     terms, splits, index = _ranges(call, chosen.splits, multiple)
     chosen = chosen.for_workspace(problem.n, problem.compute_itemsize, index)
