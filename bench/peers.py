@@ -47,7 +47,7 @@ class OwnLibrary:
     def functions(self, problem: Problem) -> Functions | None:
         op = problem.record
         call = op.function
-        if op.number is not None:
+        if op.numbers:
 
             def call(*arrays: Any, **out: Any) -> Any:
                 positional, options = op.arguments(arrays, problem.options)
