@@ -11,9 +11,9 @@ namespace nnk {
 // Mode      one of pool_axis.cuh
 // T         of x and y; U of the labels that are written: indices, or numbers of taps
 // S         the computing type
-// Steps     Ints<...>: unit_step or any_step of x, y and labels along the lanes
+// Step      unit_step or any_step: of all operands along the lanes
 // Streaming results go past the caches
-template <class Mode, class T, class U, class S, class Steps, int N, class Index, bool Adaptive,
+template <class Mode, class T, class U, class S, int Step, int N, class Index, bool Adaptive,
           bool Streaming>
 struct PoolWindows {
   using V = Vec<S, N>;
@@ -131,7 +131,7 @@ struct PoolWindows {
 
   template <bool Whole>
   static NNK_FN V reduce(const Args& args, const Place& place, Index lane, int count) {
-    const S identity = Mode::template identity<S>();
+    const S identity = Mode::template identity<T, S>();
     V total = V::splat(identity);
     for (Index c = place.window[2].first; c < place.window[2].last; ++c) {
       V column = V::splat(identity);
@@ -150,7 +150,7 @@ struct PoolWindows {
                             Vec<I, N>& label) {
     const Window* w = place.window;
     const bool any = w[0].inside() > 0 && w[1].inside() > 0 && w[2].inside() > 0;
-    best = V::splat(Limits<S>::lowest());
+    best = V::splat(pool_lowest<T, S>());
     label =
         Vec<I, N>::splat(any ? I(name(args, place, w[0].first, w[1].first, w[2].first)) : I(-1));
     for (Index a = w[0].first; a < w[0].last; ++a) {
@@ -180,7 +180,7 @@ struct PoolWindows {
     check_access(d, 1, axis[0].size, NNK_HERE);
     check_access(h, 1, axis[1].size, NNK_HERE);
     check_access(w, 1, axis[2].size, NNK_HERE);
-    const Line<const T, Index, int_at<0, Steps>> line{
+    const Line<const T, Index, Step> line{
         byte_offset(static_cast<const T*>(args.x), place.x + args.at[0].at(d, h, w)), args.lanes,
         args.at[0].lane};
     if constexpr (Whole) return convert<S>(line.template load<N>(lane));
@@ -189,8 +189,8 @@ struct PoolWindows {
   template <int Operand, class To, bool Whole, class Value>
   static NNK_FN void store(const Args& args, void* data, Index offset, Index lane, int count,
                            const Value& value) {
-    const Line<To, Index, int_at<Operand, Steps>> line{byte_offset(static_cast<To*>(data), offset),
-                                                       args.lanes, args.at[Operand].lane};
+    const Line<To, Index, Step> line{byte_offset(static_cast<To*>(data), offset), args.lanes,
+                                     args.at[Operand].lane};
     const auto v = convert<To>(value);
     if constexpr (!Whole) line.store_partial(lane, v, count);
     else if constexpr (Streaming) line.store_streaming(lane, v);

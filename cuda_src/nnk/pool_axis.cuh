@@ -105,9 +105,10 @@ NNK_FN Vec<I, N> where_labels(const Mask<T, N>& m, const Vec<I, N>& a, const Vec
   return where(bit_cast<Mask<I, N>>(m), a, b);
 }
 
-template <class T> NNK_FN T pool_lowest() {
-  if constexpr (is_narrow<T>) return T{uint16(is_same<T, half> ? 0xfc00u : 0xff80u)};
-  else return Limits<T>::lowest();
+// What every element of type T is at least, in the computing type.
+template <class T, class S> NNK_FN S pool_lowest() {
+  if constexpr (is_floating<T>) return Limits<S>::lowest();
+  else return S(Limits<T>::lowest());
 }
 
 // What is above the best so far: a greater number, or NaN, as PyTorch has it (of several NaN the
@@ -123,7 +124,7 @@ template <class S, int N> NNK_FN Mask<S, N> is_better(const Vec<S, N>& x, const 
 
 struct PoolMax {
   static constexpr bool indexed = false, counts = false;
-  template <class S> static NNK_FN S identity() { return Limits<S>::lowest(); }
+  template <class T, class S> static NNK_FN S identity() { return pool_lowest<T, S>(); }
   template <class V, class S> static NNK_FN V add(const S*, const V& column, const V& x) {
     return max(column, x);
   }
@@ -140,7 +141,7 @@ struct PoolMaxIndex : PoolMax { static constexpr bool indexed = true; };
 
 struct PoolSums {
   static constexpr bool indexed = false;
-  template <class S> static NNK_FN S identity() { return S(0); }
+  template <class T, class S> static NNK_FN S identity() { return S(0); }
   template <class V> static NNK_FN V merge(const V& total, const V& column) {
     return total + column;
   }

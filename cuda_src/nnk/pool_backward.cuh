@@ -11,8 +11,7 @@ namespace nnk {
 // Mode    PoolMax: the second operand has the number of the tap that was the maximum of each
 //         window, and dx = sum of dy over the windows whose maximum this is; or a mode of sums
 // T       of x, dx, dy and y; U of the numbers of taps
-// Steps   of dx, dy, the second operand (y or numbers of taps) and x along the lanes
-template <class Mode, class T, class U, class S, class Steps, int N, class Index, bool Adaptive,
+template <class Mode, class T, class U, class S, int Step, int N, class Index, bool Adaptive,
           bool Streaming>
 struct PoolGather {
   using V = Vec<S, N>;
@@ -104,7 +103,7 @@ struct PoolGather {
       if constexpr (reads_y) x = load<3, T, Whole>(args, args.x, place, place.p, lane, count);
       total = Mode::gradient(args.parameters, total, x);
     }
-    const Line<T, Index, int_at<0, Steps>> line{
+    const Line<T, Index, Step> line{
         byte_offset(static_cast<T*>(args.dx), offset<0>(args, place, place.p)), args.lanes,
         args.at[0].lane};
     const auto v = convert<T>(total);
@@ -186,7 +185,7 @@ struct PoolGather {
   template <int Operand, class From, bool Whole>
   static NNK_FN auto read(const Args& args, const void* data, const Place& place,
                           const Index (&at)[3], Index lane, int count) {
-    const Line<const From, Index, int_at<Operand, Steps>> line{
+    const Line<const From, Index, Step> line{
         byte_offset(static_cast<const From*>(data), offset<Operand>(args, place, at)), args.lanes,
         args.at[Operand].lane};
     if constexpr (Whole) return line.template load<N>(lane);

@@ -23,8 +23,8 @@ template <class F> NNK_FN void with_stride(int64 stride, F f) {
   else f(Constant<0>());
 }
 
-// Template parameters as of PoolWindows; Steps along the last axis. A row is cut into pieces.
-template <class Mode, class T, class U, class S, class Steps, int N, class Index, bool Streaming>
+// Template parameters as of PoolWindows; Step along the last axis. A row is cut into pieces.
+template <class Mode, class T, class U, class S, int Step, int N, class Index, bool Streaming>
 struct PoolRows {
   using V = Vec<S, N>;
   using I = PoolLabel<S>;
@@ -113,7 +113,7 @@ struct PoolRows {
     piece.start = piece.first * axis.stride - axis.low;
     piece.low = lesser_of(greater_of(-piece.start, Index(0)), args.length);
     piece.high = greater_of(lesser_of(axis.size - piece.start, args.length), piece.low);
-    const V margin = V::splat(Mode::template identity<S>());
+    const V margin = V::splat(Mode::template identity<T, S>());
     for (Index e = 0; e < args.length; e += N) nnk::store(piece.row + e, margin);
     for (Index i = 0; i < args.slots; ++i) {
       const Window w = axis.window(lesser_of(piece.first + i, axis.out - 1));
@@ -128,7 +128,7 @@ struct PoolRows {
   static NNK_FN auto image_row(const Args& args, const Piece& piece, Index plane, Index d,
                                Index h) {
     const Index first = piece.start + piece.low;
-    return Line<const T, Index, int_at<0, Steps>>{
+    return Line<const T, Index, Step>{
         byte_offset(static_cast<const T*>(args.x), plane + args.at[0].at(d, h, first)),
         piece.high - piece.low, args.at[0].space[2]};
   }
@@ -161,7 +161,7 @@ struct PoolRows {
   static NNK_FN void combine(const Args& args, const Piece& piece, const Row* rows, bool fresh) {
     S* to = piece.row + piece.low;
     const Index length = piece.high - piece.low;
-    const V identity = V::splat(Mode::template identity<S>());
+    const V identity = V::splat(Mode::template identity<T, S>());
     Index i = 0;
     for (; i + N <= length; i += N) {
       V column = fresh ? identity : nnk::load<N>(to + i);
@@ -197,8 +197,8 @@ struct PoolRows {
 
   static NNK_FN void store_result(const Args& args, const Piece& piece, Index y, Index i,
                                   const V& value) {
-    const Line<T, Index, int_at<1, Steps>> line{byte_offset(static_cast<T*>(args.y), y),
-                                                piece.count, args.at[1].space[2]};
+    const Line<T, Index, Step> line{byte_offset(static_cast<T*>(args.y), y), piece.count,
+                                    args.at[1].space[2]};
     const auto v = convert<T>(value);
     if (piece.count - i < N) line.store_partial(i, v, int(piece.count - i));
     else if constexpr (Streaming) line.store_streaming(i, v);
@@ -217,7 +217,7 @@ struct PoolRows {
     for (Index i = 0; i < piece.count; i += N) {
       const VI column = nnk::load<N>(piece.column + i);
       const VI first = where(column < I(0), none, column * I(names.tap[2]) + row);
-      nnk::store(piece.best + i, V::splat(Limits<S>::lowest()));
+      nnk::store(piece.best + i, V::splat(pool_lowest<T, S>()));
       nnk::store(piece.label + i, any ? first : none);
     }
     if (piece.high == piece.low) return;
@@ -271,8 +271,8 @@ struct PoolRows {
       VI label = nnk::load<N>(piece.label + i);
       const VI window = order * I(step) + I(name + i * step);
       label = where(label < I(0), none, label + window);
-      const Line<U, Index, int_at<2, Steps>> line{byte_offset(static_cast<U*>(args.labels), to),
-                                                  piece.count, args.at[2].space[2]};
+      const Line<U, Index, Step> line{byte_offset(static_cast<U*>(args.labels), to), piece.count,
+                                      args.at[2].space[2]};
       const auto v = convert<U>(label);
       if (piece.count - i < N) line.store_partial(i, v, int(piece.count - i));
       else line.store(i, v);

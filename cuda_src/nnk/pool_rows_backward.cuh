@@ -9,8 +9,8 @@
 
 namespace nnk {
 
-// Template parameters as of PoolGather; Steps along the last axis.
-template <class Mode, class T, class U, class S, class Steps, int N, class Index, bool Streaming>
+// Template parameters as of PoolGather; Step along the last axis.
+template <class Mode, class T, class U, class S, int Step, int N, class Index, bool Streaming>
 struct PoolRowsGather {
   using V = Vec<S, N>;
   using I = PoolLabel<S>;
@@ -165,7 +165,7 @@ struct PoolRowsGather {
   template <int Operand, class From>
   static NNK_FN auto windows_of(const Args& args, const Piece& piece, const void* data,
                                 const Index (&at)[4], Index o, Index u) {
-    return Line<const From, Index, int_at<Operand, Steps>>{
+    return Line<const From, Index, Step>{
         byte_offset(static_cast<const From*>(data),
                     at[Operand] + args.at[Operand].at(o, u, piece.window)),
         piece.windows, args.at[Operand].space[2]};
@@ -237,10 +237,10 @@ struct PoolRowsGather {
 
   static NNK_FN void write(const Args& args, const Piece& piece, Index to, Index from) {
     const S* sums = in_order(args, piece);
-    const Line<T, Index, int_at<0, Steps>> line{byte_offset(static_cast<T*>(args.dx), to),
-                                                piece.count, args.at[0].space[2]};
-    const Line<const T, Index, int_at<3, Steps>> image{
-        byte_offset(static_cast<const T*>(args.x), from), piece.count, args.at[3].space[2]};
+    const Line<T, Index, Step> line{byte_offset(static_cast<T*>(args.dx), to), piece.count,
+                                    args.at[0].space[2]};
+    const Line<const T, Index, Step> image{byte_offset(static_cast<const T*>(args.x), from),
+                                           piece.count, args.at[3].space[2]};
     Index i = 0;
     for (; i + N <= piece.count; i += N) {
       V dx = nnk::load<N>(sums + i);

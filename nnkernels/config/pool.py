@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -100,7 +101,7 @@ class PoolConfig:
     lane_count: int
     vector: int
     threads: int
-    steps: tuple[int, ...]
+    step: int
     index: str
     streaming: bool
     units: int
@@ -121,12 +122,9 @@ def configure(problem: PoolProblem, device: Device) -> PoolConfig:
     width = device.vector_bytes // problem.compute_itemsize
     if not lanes and fits_rows(problem):
         return _with_rows(problem, width, device)
-    lanes = lanes or _any_lanes(problem)
-    vector = width
-    registers = 1 if problem.has_powers else _CPU_REGISTERS
-    while vector < registers * width and vector < lane_count(problem, lanes):
-        vector *= 2
-    return _with_lanes(problem, lanes, vector, device)
+    if lanes and lane_count(problem, lanes) > width and not problem.has_powers:
+        width *= _CPU_REGISTERS
+    return _with_lanes(problem, lanes or _any_lanes(problem), width, device)
 
 
 # ---- vectors along planes -----------------------------------------------------------------------
@@ -188,10 +186,8 @@ def _gpu_vector(problem: PoolProblem, lanes: str, device: Device) -> int:
 def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -> PoolConfig:
     count = lane_count(problem, lanes)
     planes = planes_beside(problem, lanes)
-    steps = tuple(
-        UNIT_STEP if not lanes or lane_stride(s, lanes) == size else ANY_STEP
-        for s, size in zip(problem.strides, problem.itemsizes, strict=True)
-    )
+    strides = [lane_stride(s, lanes) for s in problem.strides]
+    step = _common_step(problem, strides) if lanes else UNIT_STEP
     depth, height, width = problem.spatial
     rows = prod(planes) * depth * height
     vectors = -(-count // vector)
@@ -202,18 +198,26 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
         lane_count=count,
         vector=vector,
         threads=_GPU_THREADS if device.is_gpu else 1,
-        steps=steps,
+        step=step,
         index=problem.index,
-        streaming=_streams(problem, steps, device),
+        streaming=_streams(problem, step, device),
         units=rows * width * vectors if device.is_gpu else rows,
         tile=_GPU_THREADS if device.is_gpu else _rows_of_a_block(width * count),
     )
 
 
-def _streams(problem: PoolProblem, steps: tuple[int, ...], device: Device) -> bool:
+def _common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
+    """Whether a vector is one access of every operand; where of one it is not, of none: what is
+    scattered costs more than what is not could save, and instances would be many.
+    """
+    adjacent = all(s == size for s, size in zip(strides, problem.itemsizes, strict=True))
+    return UNIT_STEP if adjacent else ANY_STEP
+
+
+def _streams(problem: PoolProblem, step: int, device: Device) -> bool:
     written = prod(problem.planes) * prod(problem.spatial) * problem.itemsizes[problem.result]
     large = not device.is_gpu and written >= device.cache_bytes
-    return large and steps[problem.result] == UNIT_STEP
+    return large and step == UNIT_STEP
 
 
 def _rows_of_a_block(results: int) -> int:
@@ -242,10 +246,7 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         piece = min(whole, max(_PIECE // width.stride // vector, 1) * vector) * width.stride
     else:
         piece = min(results, max(_PIECE // width.stride // vector, 1) * vector)
-    steps = tuple(
-        UNIT_STEP if s[4] == size else ANY_STEP
-        for s, size in zip(problem.strides, problem.itemsizes, strict=True)
-    )
+    step = _common_step(problem, [s[4] for s in problem.strides])
     units = prod(problem.planes) * -(-results // piece) * prod(problem.spatial[:2])
     return PoolConfig(
         rows=True,
@@ -254,9 +255,9 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         lane_count=1,
         vector=vector,
         threads=1,
-        steps=steps,
+        step=step,
         index=problem.index,
-        streaming=_streams(problem, steps, device),
+        streaming=_streams(problem, step, device),
         units=units,
         tile=_rows_of_a_block(piece),
         piece=piece,

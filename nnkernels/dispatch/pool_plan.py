@@ -9,7 +9,6 @@ from typing import Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import pool as config
-from nnkernels.config.elementwise import UNIT_STEP
 from nnkernels.config.pool import PoolConfig, PoolProblem
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, Element
@@ -195,9 +194,7 @@ def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> 
         has_powers=launch.mode.name == "Power",
     )
     chosen = config.configure(problem, machine.device)
-    steps = iter(chosen.steps)
-    all_steps = [UNIT_STEP if o is None else next(steps) for o in launch.operands]
-    instance = _instance(launch, chosen, compute, all_steps)
+    instance = _instance(launch, chosen, compute)
     tail, scratch = _pack(launch, chosen, compute)
     traffic = sum(
         o.element.itemsize
@@ -210,9 +207,7 @@ def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> 
     plan.launches.append((run, pack, launch.pointers, tail))
 
 
-def _instance(
-    launch: Launch, chosen: PoolConfig, compute: Element, steps: Sequence[int]
-) -> Instance:
+def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
     first = next(o for o in launch.operands if o is not None)
     labels = launch.operands[2]
     name = f"Pool{launch.mode.name}"
@@ -221,7 +216,7 @@ def _instance(
         name += "Index"
     text = f"{name}, {first.element.storage}, "
     text += f"{labels.element.storage if labelled and labels else 'uint8'}, {compute.storage}, "
-    text += f"Ints<{', '.join(map(str, steps))}>, {chosen.vector}, "
+    text += f"{chosen.step}, {chosen.vector}, "
     text += "int32" if chosen.index == "i" else "int64"
     if not chosen.rows:
         text += ", true" if launch.adaptive else ", false"

@@ -153,9 +153,9 @@ def max_unpool(x: Any, indices: Any, output_shape: Any) -> np.ndarray:
     shape = (*x.shape[:2], *tuple(output_shape)[-(x.ndim - 2) :])
     y = np.zeros(shape, x.dtype)
     size = prod(shape[2:])
-    planes = y.reshape(-1, size)
+    planes = y.reshape(prod(shape[:2]), size)
     for plane, (values, places) in enumerate(
-        zip(x.reshape(len(planes), -1), indices.reshape(len(planes), -1), strict=True)
+        zip(*(a.reshape(len(planes), prod(x.shape[2:])) for a in (x, indices)), strict=True)
     ):
         for value, place in zip(values, places, strict=True):
             if 0 <= place < size:
@@ -167,7 +167,7 @@ def max_unpool_backward(dy: Any, indices: Any) -> np.ndarray:
     """dy at the indices; 0 for those outside."""
     size = prod(dy.shape[2:])
     dense = np.ascontiguousarray(dy).reshape(*dy.shape[:2], size)
-    flat = indices.reshape(*indices.shape[:2], -1)
+    flat = indices.reshape(*indices.shape[:2], prod(indices.shape[2:]))
     inside = (flat >= 0) & (flat < size)
     if not size:
         return np.zeros(indices.shape, dy.dtype)
@@ -271,7 +271,7 @@ def _maxima(x: Any, taps: Taps) -> tuple[np.ndarray, np.ndarray]:
 def _to_maxima(dy: Any, x: Any, taps: Taps) -> np.ndarray:
     _, indices = _maxima(x, taps)
     dx = np.zeros((*x.shape[:2], prod(x.shape[2:])))
-    flat = indices.reshape(*x.shape[:2], -1)
+    flat = indices.reshape(*x.shape[:2], prod(indices.shape[2:]))
     n, c, i = np.nonzero(flat >= 0)
     with np.errstate(all="ignore"):
         np.add.at(dx, (n, c, flat[n, c, i]), _wide(dy).reshape(flat.shape)[n, c, i])
