@@ -19,6 +19,8 @@ struct PoolWindows {
   using V = Vec<S, N>;
   using I = PoolLabel<S>;
   using Window = PoolWindow<Index>;
+  // Left alone, ptxas spills to keep six blocks on a multiprocessor.
+  static constexpr int register_budget = 128;
 
   struct Args {
     const void* x;

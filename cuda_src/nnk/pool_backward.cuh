@@ -17,6 +17,8 @@ struct PoolGather {
   using V = Vec<S, N>;
   using I = PoolLabel<S>;
   using Window = PoolWindow<Index>;
+  // Left alone, ptxas spills to keep six blocks on a multiprocessor.
+  static constexpr int register_budget = 128;
   static constexpr bool by_labels = is_same<Mode, PoolMax>;
   static constexpr bool reads_y = !by_labels && !Mode::counts;
   using Second = conditional<by_labels, U, T>;

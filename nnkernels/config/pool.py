@@ -168,7 +168,9 @@ def lane_stride(strides: Strides, lanes: str) -> int:
 
 
 def _gpu_vector(problem: PoolProblem, lanes: str, device: Device) -> int:
-    vector = device.vector_bytes // max(problem.itemsizes) if lanes else 1
+    # 32 bytes of the computing type: more spills where taps cost an exponential.
+    widest = (2 * device.vector_bytes) // problem.compute_itemsize
+    vector = min(device.vector_bytes // max(problem.itemsizes), widest) if lanes else 1
     axis = 1 if lanes == "channels" else 0
     while vector > 1:
         aligned = all(
