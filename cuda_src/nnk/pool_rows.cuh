@@ -12,7 +12,8 @@ namespace nnk {
 template <int N, int Every, class S> NNK_FN Vec<S, N> load_every(const S* p, int64 stride) {
   if constexpr (Every == 1) return nnk::load<N>(p);
   else if constexpr (Every == 2) return nnk::load_strided<N>(p, int64(2 * sizeof(S)), N, S());
-  else return nnk::load_strided<N>(p, int64(stride * int64(sizeof(S))), N, S());
+  else if (stride == 1) return nnk::load<N>(p);
+  else return nnk::load_strided<N>(p, stride * int64(sizeof(S)), N, S());
 }
 
 // f(constant) with the stride where it is 1 or 2, else with 0.
@@ -32,6 +33,8 @@ struct PoolRows {
   using Window = PoolWindow<Index>;
   // Rows of an image that are added up at once.
   static constexpr int together = 3;
+  // Rows in scratch memory, for indices: those of the last windows too. A power of two.
+  static constexpr int kept = Mode::indexed ? 4 : 1;
 
   struct Args {
     const void* x;
@@ -53,11 +56,13 @@ struct PoolRows {
   // A piece: windows [first, first + count), and which of the elements they see are in the image.
   struct Piece {
     Index first, count, start, low, high;
-    S* row;   // what the windows see, one element after the other
+    S* scratch;
+    S* row;   // what the windows see, element after element; for indices, the first such row
     S* best;  // of each window
     I* label;
-    I* column;  // the first tap inside, or -1
-    S* counts;  // taps by which an average divides
+    I* column;             // the first tap inside, or -1
+    Index kept_row[kept];  // which row of the image is where, or -1
+    S* counts;             // taps by which an average divides
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -77,7 +82,7 @@ struct PoolRows {
       const Window wd = args.axis[0].window(d), wh = args.axis[1].window(h);
       const Index y = args.at[1].of_plane(a, b) + args.at[1].at(d, h, piece.first);
       if constexpr (Mode::indexed) {
-        search(args, piece, args.at[0].of_plane(a, b), wd, wh);
+        search(args, piece, plane, args.at[0].of_plane(a, b), wd, wh);
         const Index labels = args.at[2].of_plane(a, b) + args.at[2].at(d, h, piece.first);
         write_labels(args, piece, labels, args.names.of_window(wd.start, wh.start, piece.start));
         if (args.y != nullptr) {
@@ -97,8 +102,8 @@ struct PoolRows {
 
   template <class G> static NNK_FN Piece scratch_of(G& group, const Args& args) {
     Piece piece{};
-    piece.row = group.template dynamic_shared<S>(0, int(args.length)).data;
-    piece.counts = piece.row + args.length;
+    piece.scratch = group.template dynamic_shared<S>(0, int(args.length)).data;
+    piece.counts = piece.scratch + kept * args.length;
     piece.best = piece.counts;  // no mode needs both
     piece.label = reinterpret_cast<I*>(piece.best + args.slots);
     piece.column = piece.label + args.slots;
@@ -111,10 +116,14 @@ struct PoolRows {
     piece.first = number * args.piece;
     piece.count = lesser_of(args.piece, axis.out - piece.first);
     piece.start = piece.first * axis.stride - axis.low;
-    piece.low = lesser_of(greater_of(-piece.start, Index(0)), args.length);
-    piece.high = greater_of(lesser_of(axis.size - piece.start, args.length), piece.low);
+    const Index seen = args.length - N;
+    piece.low = lesser_of(greater_of(-piece.start, Index(0)), seen);
+    piece.high = greater_of(lesser_of(axis.size - piece.start, seen), piece.low);
+    // The first element of the image is where a vector begins.
+    piece.row = piece.scratch + (N - piece.low % N) % N;
     const V margin = V::splat(Mode::template identity<T, S>());
-    for (Index e = 0; e < args.length; e += N) nnk::store(piece.row + e, margin);
+    for (S* e = piece.scratch; e < piece.counts; e += N) nnk::store(e, margin);
+    for (int k = 0; k < kept; ++k) piece.kept_row[k] = -1;
     for (Index i = 0; i < args.slots; ++i) {
       const Window w = axis.window(lesser_of(piece.first + i, axis.out - 1));
       if constexpr (Mode::indexed) piece.column[i] = w.inside() > 0 ? I(w.first) : I(-1);
@@ -172,13 +181,19 @@ struct PoolRows {
     }
     if (i < length) {
       const int left = int(length - i);
-      V column = fresh ? identity : nnk::load_partial<N>(to + i, left, S());
+      V column = fresh ? identity : nnk::load<N>(to + i);
       NNK_UNROLL
       for (int r = 0; r < Rows; ++r)
         column = Mode::add(args.parameters, column,
                            convert<S>(rows[r].template load_partial<N>(i, left, T())));
-      nnk::store_partial(to + i, column, left);
+      nnk::store(to + i, first_lanes(column, left, identity));
     }
+  }
+  // A vector whose lanes behind the first `count` hold a margin: a whole store, which the loads
+  // that follow need not wait for.
+  static NNK_FN V first_lanes(const V& v, int count, const V& margin) {
+    const auto there = lanes_in_order<I, N>() < I(count);
+    return where(bit_cast<Mask<S, N>>(there), v, margin);
   }
 
   template <int Every>
@@ -208,8 +223,8 @@ struct PoolRows {
   // ---- maxima with the labels of their taps: tap after tap, row after row
   // ------------------------
 
-  static NNK_FN void search(const Args& args, const Piece& piece, Index plane, const Window& wd,
-                            const Window& wh) {
+  static NNK_FN void search(const Args& args, Piece& piece, Index plane, Index bytes,
+                            const Window& wd, const Window& wh) {
     const auto& names = args.names;
     const bool any = wd.inside() > 0 && wh.inside() > 0;
     const I row = I(wd.first * names.tap[0] + wh.first * names.tap[1]);
@@ -221,44 +236,71 @@ struct PoolRows {
       nnk::store(piece.label + i, any ? first : none);
     }
     if (piece.high == piece.low) return;
+    // Neighbouring rows of one depth stay, each in a place of its own.
+    const bool stay =
+        args.axis[0].kernel == 1 && args.axis[1].dilation == 1 && args.axis[1].kernel <= together;
+    I labels[together];
+    const S* rows[together];
+    int found = 0;
     for (Index a = wd.first; a < wd.last; ++a) {
       for (Index b = wh.first; b < wh.last; ++b) {
-        copy_row(piece, image_row(args, piece, plane, wd.start + a * args.axis[0].dilation,
-                                  wh.start + b * args.axis[1].dilation));
-        with_stride(args.axis[2].stride, [&](auto every) NNK_INLINE {
-          search_row<every.value>(args, piece, I(a * names.tap[0] + b * names.tap[1]));
-        });
+        const Index d = wd.start + a * args.axis[0].dilation;
+        const Index h = wh.start + b * args.axis[1].dilation;
+        const int k = stay ? int(h % kept) : found;
+        const Index number = (plane * args.axis[0].size + d) * args.axis[1].size + h;
+        S* row = piece.row + k * args.length;
+        if (!stay || piece.kept_row[k] != number)
+          copy_row(piece, row, image_row(args, piece, bytes, d, h));
+        piece.kept_row[k] = number;
+        rows[found] = row;
+        labels[found++] = I(a * names.tap[0] + b * names.tap[1]);
+        if (found == together) {
+          search_rows<together>(args, piece, rows, labels);
+          found = 0;
+        }
       }
     }
+    if (found == 1) search_rows<1>(args, piece, rows, labels);
+    else if (found == 2) search_rows<2>(args, piece, rows, labels);
   }
 
-  template <class Row> static NNK_FN void copy_row(const Piece& piece, const Row& row) {
-    S* to = piece.row + piece.low;
+  template <class Row> static NNK_FN void copy_row(const Piece& piece, S* row, const Row& from) {
+    S* to = row + piece.low;
     const Index length = piece.high - piece.low;
     Index i = 0;
-    for (; i + N <= length; i += N) nnk::store(to + i, convert<S>(row.template load<N>(i)));
+    for (; i + N <= length; i += N) nnk::store(to + i, convert<S>(from.template load<N>(i)));
     if (i < length) {
       const int left = int(length - i);
-      nnk::store_partial(to + i, convert<S>(row.template load_partial<N>(i, left, T())), left);
+      const V margin = V::splat(pool_lowest<T, S>());
+      nnk::store(to + i, first_lanes(convert<S>(from.template load_partial<N>(i, left, T())), left,
+                                     margin));
     }
   }
 
-  template <int Every>
-  static NNK_FN void search_row(const Args& args, const Piece& piece, I label) {
+  template <int Rows>
+  static NNK_FN void search_rows(const Args& args, const Piece& piece, const S* const* rows,
+                                 const I* labels) {
+    for (Index i = 0; i < piece.count; i += N) search_window<Rows>(args, piece, rows, labels, i);
+  }
+  template <int Rows>
+  static NNK_FN void search_window(const Args& args, const Piece& piece, const S* const* rows,
+                                   const I* labels, Index i) {
     const auto& axis = args.axis[2];
-    for (Index i = 0; i < piece.count; i += N) {
-      const S* from = piece.row + i * axis.stride;
-      V best = nnk::load<N>(piece.best + i);
-      VI best_label = nnk::load<N>(piece.label + i);
+    V best = nnk::load<N>(piece.best + i);
+    VI best_label = nnk::load<N>(piece.label + i);
+    NNK_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      const S* from = rows[r] + i * axis.stride;
       for (Index c = 0; c < axis.kernel; ++c) {
-        const V x = load_every<N, Every>(from + c * axis.dilation, axis.stride);
+        const V x = load_every<N, 0>(from + c * axis.dilation, axis.stride);
         const auto better = is_better(x, best);
         best = where(better, x, best);
-        best_label = where_labels(better, VI::splat(I(label + c * args.names.tap[2])), best_label);
+        const I label = I(labels[r] + c * args.names.tap[2]);
+        best_label = where_labels(better, VI::splat(label), best_label);
       }
-      nnk::store(piece.best + i, best);
-      nnk::store(piece.label + i, best_label);
     }
+    nnk::store(piece.best + i, best);
+    nnk::store(piece.label + i, best_label);
   }
 
   // Labels so far count from the window; `name` is that of the first one.

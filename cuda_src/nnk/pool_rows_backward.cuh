@@ -18,6 +18,8 @@ struct PoolRowsGather {
   static constexpr bool by_labels = is_same<Mode, PoolMax>;
   static constexpr bool reads_y = !by_labels && !Mode::counts;
   using Second = conditional<by_labels, U, T>;
+  // Rows of windows that are kept for the next row of elements: a power of two.
+  static constexpr int kept = by_labels ? 4 : 1;
 
   struct Args {
     void* dx;
@@ -44,13 +46,13 @@ struct PoolRowsGather {
   // Elements [first, first + count) and the windows [window, window + windows) that may see them.
   struct Piece {
     Index first, count, window, windows;
-    S* terms;   // of the windows
-    I* labels;  // their second operand
+    S* scratch;
     S* counts;
-    S* phases;     // sums, one remainder after the other
-    S* row;        // sums in order
-    Tap* taps;     // by remainder, the last tap first
-    Index* begin;  // of the taps of each remainder
+    S* phases;             // sums, one remainder after the other
+    S* row;                // sums in order
+    Tap* taps;             // by remainder, the last tap first
+    Index kept_row[kept];  // which row of windows is where, or -1
+    Index* begin;          // of the taps of each remainder
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -70,7 +72,7 @@ struct PoolRowsGather {
       Index at[4];
       NNK_UNROLL
       for (int i = 0; i < 4; ++i) at[i] = args.at[i].of_plane(a, b);
-      gather(args, piece, at, d, h);
+      gather(args, piece, plane, at, d, h);
       write(args, piece, at[0] + args.at[0].at(d, h, piece.first),
             at[3] + args.at[3].at(d, h, piece.first));
     }
@@ -79,10 +81,10 @@ struct PoolRowsGather {
   template <class G> static NNK_FN Piece scratch_of(G& group, const Args& args) {
     const Index stride = args.axis[2].stride;
     Piece piece{};
-    piece.terms = group.template dynamic_shared<S>(0, int(args.length)).data;
-    piece.labels = reinterpret_cast<I*>(piece.terms + args.length);
-    piece.counts = piece.terms + args.length;  // no mode needs both
-    piece.phases = piece.counts + args.length;
+    piece.scratch = group.template dynamic_shared<S>(0, int(args.length)).data;
+    piece.counts = piece.scratch + args.length;
+    // Where numbers of taps are read, there is a row of them beside each row of terms.
+    piece.phases = piece.scratch + 2 * kept * args.length;
     piece.row = piece.phases + stride * args.phase;
     piece.taps = reinterpret_cast<Tap*>(piece.row + stride * args.phase);
     piece.begin = reinterpret_cast<Index*>(piece.taps + args.axis[2].kernel);
@@ -96,10 +98,13 @@ struct PoolRowsGather {
     piece.window = axis.cover(piece.first).first;
     piece.windows =
         greater_of(axis.cover(piece.first + piece.count - 1).last - piece.window, Index(0));
-    for (Index i = 0; i < args.length; ++i) {
-      piece.terms[i] = S(0);
-      if constexpr (by_labels) piece.labels[i] = I(-1);
-      if constexpr (Mode::counts) piece.counts[i] = S(1);
+    for (int k = 0; k < kept; ++k) {
+      piece.kept_row[k] = -1;
+      for (Index i = 0; i < args.length; ++i) {
+        terms_of(args, piece, k)[i] = S(0);
+        if constexpr (by_labels) labels_of(args, piece, k)[i] = I(-1);
+        if constexpr (Mode::counts) piece.counts[i] = S(1);
+      }
     }
     if constexpr (Mode::counts) {
       for (Index i = 0; i < piece.windows; ++i) {
@@ -121,16 +126,22 @@ struct PoolRowsGather {
     }
     piece.begin[axis.stride] = found;
   }
+  static NNK_FN S* terms_of(const Args& args, const Piece& piece, int k) {
+    return piece.scratch + 2 * k * args.length;
+  }
+  static NNK_FN I* labels_of(const Args& args, const Piece& piece, int k) {
+    return reinterpret_cast<I*>(terms_of(args, piece, k) + args.length);
+  }
 
   // ---- the sums of one row
   // -----------------------------------------------------------------------
 
-  static NNK_FN void gather(const Args& args, const Piece& piece, const Index (&at)[4], Index d,
-                            Index h) {
+  static NNK_FN void gather(const Args& args, Piece& piece, Index plane, const Index (&at)[4],
+                            Index d, Index h) {
     const auto &deep = args.axis[0], &high = args.axis[1];
     const auto cover_d = deep.cover(d), cover_h = high.cover(h);
     if constexpr (by_labels) clear(piece.phases, args.axis[2].stride * args.phase);
-    else clear(piece.terms + args.margin, piece.windows);
+    else clear(terms_of(args, piece, 0) + args.margin, piece.windows);
     if (piece.windows == 0) {
       if constexpr (!by_labels) clear(piece.phases, args.axis[2].stride * args.phase);
       return;
@@ -142,8 +153,11 @@ struct PoolRowsGather {
         const Index b = high.tap(h, u);
         if (b < 0) continue;
         if constexpr (by_labels) {
-          copy_windows(args, piece, at, o, u);
-          add_phases(args, piece, I((a * args.taps[0] + b) * args.taps[1]));
+          const int k = int(u % kept);
+          const Index row = (plane * deep.out + o) * high.out + u;
+          if (piece.kept_row[k] != row) copy_windows(args, piece, k, at, o, u);
+          piece.kept_row[k] = row;
+          add_phases(args, piece, k, I((a * args.taps[0] + b) * args.taps[1]));
         } else {
           const auto wd = deep.window(o), wh = high.window(u);
           add_terms(args, piece, at, o, u,
@@ -151,7 +165,7 @@ struct PoolRowsGather {
         }
       }
     }
-    if constexpr (!by_labels) add_phases(args, piece, I(0));
+    if constexpr (!by_labels) add_phases(args, piece, 0, I(0));
   }
 
   static NNK_FN void clear(S* to, Index count) {
@@ -181,21 +195,21 @@ struct PoolRowsGather {
     }
   }
 
-  static NNK_FN void copy_windows(const Args& args, const Piece& piece, const Index (&at)[4],
+  static NNK_FN void copy_windows(const Args& args, const Piece& piece, int k, const Index (&at)[4],
                                   Index o, Index u) {
-    S* terms = piece.terms + args.margin;
-    I* labels = piece.labels + args.margin;
+    S* terms = terms_of(args, piece, k) + args.margin;
+    I* labels = labels_of(args, piece, k) + args.margin;
+    // What a partial vector lacks are zeros: nothing, whatever the label beside it.
     each(windows_of<1, T>(args, piece, args.dy, at, o, u),
-         [&](Index i, const auto& dy, int count)
-             NNK_INLINE { nnk::store_partial(terms + i, convert<S>(dy), count); });
+         [&](Index i, const auto& dy, int) NNK_INLINE { nnk::store(terms + i, convert<S>(dy)); });
     each(windows_of<2, U>(args, piece, args.second, at, o, u),
-         [&](Index i, const auto& label, int count)
-             NNK_INLINE { nnk::store_partial(labels + i, convert<I>(label), count); });
+         [&](Index i, const auto& label, int)
+             NNK_INLINE { nnk::store(labels + i, convert<I>(label)); });
   }
 
   static NNK_FN void add_terms(const Args& args, const Piece& piece, const Index (&at)[4], Index o,
                                Index u, S rows) {
-    S* terms = piece.terms + args.margin;
+    S* terms = terms_of(args, piece, 0) + args.margin;
     const S* counts = piece.counts + args.margin;
     const auto second = windows_of<2, Second>(args, piece, args.second, at, o, u);
     each(windows_of<1, T>(args, piece, args.dy, at, o, u),
@@ -206,12 +220,14 @@ struct PoolRowsGather {
              y = convert<S>(second.template load_partial<N>(i, count, Second()));
            if constexpr (Mode::counts) n = nnk::load<N>(counts + i) * rows;
            const V sum = nnk::load<N>(terms + i) + Mode::term(args.parameters, dy, y, n);
-           nnk::store_partial(terms + i, sum, count);
+           nnk::store(terms + i, sum);
          });
   }
 
   // To every remainder, the terms of its taps: all of them, or those that were maxima.
-  static NNK_FN void add_phases(const Args& args, const Piece& piece, I label) {
+  static NNK_FN void add_phases(const Args& args, const Piece& piece, int k, I label) {
+    const S* terms = terms_of(args, piece, k);
+    const I* labels = labels_of(args, piece, k);
     for (Index r = 0; r < args.axis[2].stride; ++r) {
       S* sums = piece.phases + r * args.phase;
       const Tap *first = piece.taps + piece.begin[r], *last = piece.taps + piece.begin[r + 1];
@@ -219,9 +235,9 @@ struct PoolRowsGather {
         V total = by_labels ? nnk::load<N>(sums + q) : V::splat(S(0));
         for (const Tap* tap = first; tap < last; ++tap) {
           const Index i = args.margin + q - tap->distance;
-          const V term = nnk::load<N>(piece.terms + i);
+          const V term = nnk::load<N>(terms + i);
           if constexpr (by_labels) {
-            const auto best = nnk::load<N>(piece.labels + i) == I(label + tap->number);
+            const auto best = nnk::load<N>(labels + i) == I(label + tap->number);
             total = total + where(bit_cast<Mask<S, N>>(best), term, V::splat(S(0)));
           } else {
             total = total + term;
@@ -236,43 +252,45 @@ struct PoolRowsGather {
   // ------------------------------------------------------------------------
 
   static NNK_FN void write(const Args& args, const Piece& piece, Index to, Index from) {
-    const S* sums = in_order(args, piece);
     const Line<T, Index, Step> line{byte_offset(static_cast<T*>(args.dx), to), piece.count,
                                     args.at[0].space[2]};
     const Line<const T, Index, Step> image{byte_offset(static_cast<const T*>(args.x), from),
                                            piece.count, args.at[3].space[2]};
-    Index i = 0;
-    for (; i + N <= piece.count; i += N) {
-      V dx = nnk::load<N>(sums + i);
-      if constexpr (reads_y)
-        dx = Mode::gradient(args.parameters, dx, convert<S>(image.template load<N>(i)));
-      if constexpr (Streaming) line.store_streaming(i, convert<T>(dx));
-      else line.store(i, convert<T>(dx));
+    const Index stride = args.axis[2].stride;
+    if (stride == 2) {
+      for (Index q = 0; 2 * q < piece.count; q += N) {
+        const Vec<S, 2 * N> both = interleaved(nnk::load<N>(piece.phases + q),
+                                               nnk::load<N>(piece.phases + args.phase + q));
+        write_vector(args, line, image, 2 * q, lower_half(both));
+        if (2 * q + N < piece.count) write_vector(args, line, image, 2 * q + N, upper_half(both));
+      }
+      return;
     }
-    if (i < piece.count) {
-      const int left = int(piece.count - i);
-      V dx = nnk::load<N>(sums + i);
-      if constexpr (reads_y)
-        dx = Mode::gradient(args.parameters, dx,
-                            convert<S>(image.template load_partial<N>(i, left, T())));
-      line.store_partial(i, convert<T>(dx), left);
+    const S* sums = piece.phases;
+    if (stride != 1) {
+      for (Index r = 0; r < stride; ++r) {
+        for (Index q = 0; q < args.phase; ++q)
+          piece.row[q * stride + r] = piece.phases[r * args.phase + q];
+      }
+      sums = piece.row;
     }
+    for (Index i = 0; i < piece.count; i += N)
+      write_vector(args, line, image, i, nnk::load<N>(sums + i));
   }
 
-  static NNK_FN const S* in_order(const Args& args, const Piece& piece) {
-    const Index stride = args.axis[2].stride;
-    if (stride == 1) return piece.phases;
-    if (stride == 2) {
-      for (Index q = 0; q < args.phase; q += N)
-        nnk::store(piece.row + 2 * q, interleaved(nnk::load<N>(piece.phases + q),
-                                                  nnk::load<N>(piece.phases + args.phase + q)));
-      return piece.row;
+  template <class To, class Image>
+  static NNK_FN void write_vector(const Args& args, const To& line, const Image& image, Index i,
+                                  V dx) {
+    const Index left = line.length - i;
+    if constexpr (reads_y) {
+      const V x = left < N ? convert<S>(image.template load_partial<N>(i, int(left), T()))
+                           : convert<S>(image.template load<N>(i));
+      dx = Mode::gradient(args.parameters, dx, x);
     }
-    for (Index r = 0; r < stride; ++r) {
-      for (Index q = 0; q < args.phase; ++q)
-        piece.row[q * stride + r] = piece.phases[r * args.phase + q];
-    }
-    return piece.row;
+    const auto v = convert<T>(dx);
+    if (left < N) line.store_partial(i, v, int(left));
+    else if constexpr (Streaming) line.store_streaming(i, v);
+    else line.store(i, v);
   }
 };
 

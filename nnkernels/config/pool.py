@@ -20,7 +20,7 @@ _CPU_REGISTERS = 4
 # Elements of a row of an image in scratch memory: with its companions it stays in a level-1 cache.
 _PIECE = 2048
 # What the windows of one vector may span, and how far apart they may be, to be made from there.
-_REACH = 8192
+_REACH = 2048
 _STRIDE = 64
 # Of fewer windows in a row, most lanes of a vector would be idle.
 _LEAST_WINDOWS = 3

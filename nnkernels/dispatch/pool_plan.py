@@ -20,6 +20,8 @@ Axes = tuple[Axis, Axis, Axis]
 
 # Numbers of taps in a byte, of which the last value stands for none.
 _BYTE_TAPS = 255
+# Rows in scratch memory: `kept` of the kernels, at most.
+_KEPT = 4
 _ONE = Axis(1, 1, 1, 1, 0, 0, 1)
 
 
@@ -298,17 +300,18 @@ def _pack_piece(packer: Packer, launch: Launch, chosen: PoolConfig, itemsize: in
 
     if not launch.backward:
         slots = whole(piece)
-        length = whole((slots - 1) * axis.stride + axis.reach + 1)
+        length = whole((slots - 1) * axis.stride + axis.reach + 1) + vector
         packer.add_index(piece, length, slots)
-        return (length + 3 * slots) * itemsize
+        return (_KEPT * length + 3 * slots) * itemsize
     beyond = (axis.reach - 1) // axis.stride + 1
     phase = whole(-(-piece // axis.stride))
     windows = (piece + axis.reach) // axis.stride + 1
-    length = whole(beyond + max(phase, windows) + beyond + vector)
-    packer.add_index(piece, length, beyond, phase)
+    margin = whole(beyond)  # the first window is where a vector begins
+    length = margin + whole(max(phase, windows) + beyond + vector)
+    packer.add_index(piece, length, margin, phase)
     sums = 2 * axis.stride * phase
     index = 8 if chosen.index == "q" else 4
-    return (2 * length + sums) * itemsize + (2 * axis.kernel + axis.stride + 1) * index
+    return (2 * _KEPT * length + sums) * itemsize + (2 * axis.kernel + axis.stride + 1) * index
 
 
 # ---- the calls ----------------------------------------------------------------------------------
