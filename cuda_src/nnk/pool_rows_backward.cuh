@@ -188,7 +188,10 @@ struct PoolRowsGather {
   template <class L, class F> static NNK_FN void each(const L& line, F f) {
     using From = typename L::value_type;
     Index i = 0;
-    for (; i + N <= line.length; i += N) f(i, line.template load<N>(i), N);
+    for (; i + N <= line.length; i += N) {
+      prefetch<1>(byte_offset(line.at(i), pool_rows_ahead));
+      f(i, line.template load<N>(i), N);
+    }
     if (i < line.length) {
       const int left = int(line.length - i);
       f(i, line.template load_partial<N>(i, left, From()), left);
