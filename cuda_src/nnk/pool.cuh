@@ -8,6 +8,9 @@
 
 namespace nnk {
 
+// How far ahead images are fetched into the cache, in bytes.
+constexpr int pool_ahead = 2048;
+
 // Mode      one of pool_axis.cuh
 // T         of x and y; U of the labels that are written: indices, or numbers of taps
 // S         the computing type
@@ -62,10 +65,28 @@ struct PoolWindows {
     for (o[2] = 0; o[2] < args.axis[2].out; ++o[2]) {
       place.window[2] = args.axis[2].window(o[2]);
       const Place here = at_window(args, o, place);
+      if constexpr (Step == unit_step) fetch_ahead(args, here);
       const Index whole = args.lanes / N;
       for (Index v = 0; v < whole; ++v) make<true>(args, here, v * N, N);
       if (whole < args.lane_vectors)
         make<false>(args, here, whole * N, int(args.lanes - whole * N));
+    }
+  }
+
+  // Brings what windows further along the row see, and no window before them, to the cache.
+  static NNK_FN void fetch_ahead(const Args& args, const Place& place) {
+    const Window* w = place.window;
+    const Index columns = lesser_of(args.axis[2].stride, w[2].inside());
+    const Index rows = lesser_of(args.axis[1].stride, w[1].inside());
+    if (columns == 0 || w[0].inside() == 0) return;
+    const Index first = w[2].start + (w[2].last - columns) * args.axis[2].step();
+    const Index bytes = columns * args.lanes * Index(sizeof(T));
+    for (Index b = w[1].last - rows; b < w[1].last; ++b) {
+      const Index h = w[1].start + b * args.axis[1].step();
+      const Index d = w[0].start + (w[0].last - 1) * args.axis[0].step();
+      const T* from =
+          byte_offset(static_cast<const T*>(args.x), place.x + args.at[0].at(d, h, first));
+      for (Index i = 0; i < bytes; i += cache_line) prefetch<1>(byte_offset(from, i + pool_ahead));
     }
   }
 
