@@ -170,13 +170,13 @@ def lane_stride(strides: Strides, lanes: str) -> int:
 def _gpu_vector(problem: PoolProblem, lanes: str, device: Device) -> int:
     # 32 bytes of the computing type: more spills where taps cost an exponential.
     widest = (2 * device.vector_bytes) // problem.compute_itemsize
-    vector = min(device.vector_bytes // max(problem.itemsizes), widest) if lanes else 1
+    vector = min(device.vector_bytes // problem.itemsizes[0], widest) if lanes else 1
     axis = 1 if lanes == "channels" else 0
     while vector > 1:
         aligned = all(
             s[axis] == size
-            and largest_power_of_two(vector * size, problem.alignment, *s[:axis], *s[axis + 1 :])
-            == vector * size
+            and largest_power_of_two(16, problem.alignment, *s[:axis], *s[axis + 1 :])
+            >= min(vector * size, 16)
             for s, size in zip(problem.strides, problem.itemsizes, strict=True)
         )
         if aligned and vector <= lane_count(problem, lanes):
