@@ -266,8 +266,7 @@ struct PoolRows {
         }
       }
     }
-    if (found == 1) search_rows<1>(args, piece, rows, labels);
-    else if (found == 2) search_rows<2>(args, piece, rows, labels);
+    for (int r = 0; r < found; ++r) search_rows<1>(args, piece, rows + r, labels + r);
   }
 
   template <class Row> static NNK_FN void copy_row(const Piece& piece, S* row, const Row& from) {
