@@ -82,21 +82,13 @@ def backward_of_max(pooling: Pooling, dy: Any, x: Any, out: Any = None) -> Any:
     return call((_backward_of_max, pooling), make, (dy, x), ("dy", "x"), out)[0]
 
 
-def backward_of_sum(
-    pooling: Pooling, dy: Any, shape: Shape, order: Any = None, out: Any = None
-) -> Any:
-    """The gradient of an average over an image of some shape.
-
-    Parameters
-    ----------
-    order : tuple of int, optional
-        The axes of the result from the slowest in memory to the fastest. Default: those of dy.
-    """
+def backward_of_sum(pooling: Pooling, dy: Any, shape: Shape, out: Any = None) -> Any:
+    """The gradient of an average over an image of some shape."""
 
     def make(views: Sequence[Any], machine: Any, alignment: int, given: Any) -> PoolPlan:
-        return _backward_of_sum(pooling, views[0], shape, order, machine, alignment, given)
+        return _backward_of_sum(pooling, views[0], shape, machine, alignment, given)
 
-    return call((_backward_of_sum, pooling, shape, order), make, (dy,), ("dy",), out)[0]
+    return call((_backward_of_sum, pooling, shape), make, (dy,), ("dy",), out)[0]
 
 
 def backward_of_norm(pooling: Pooling, dy: Any, x: Any, y: Any, out: Any = None) -> Any:
@@ -248,7 +240,6 @@ def _backward_of_sum(
     pooling: Pooling,
     dy: Any,
     shape: Shape,
-    order: Any,
     machine: Any,
     alignment: int,
     given: Any,
@@ -256,7 +247,7 @@ def _backward_of_sum(
     found = require(dy.dtype, "f", "dy")
     axes = pooling.axes(shape[2:])
     check_cotangent(dy, (*shape[:2], *out_shape(axes)), dy.dtype)
-    order = order or memory_order(dy.shape, dy.strides)
+    order = memory_order(dy.shape, dy.strides)
     result, strides = _gradient(shape, dy.dtype, order, given)
     plan = PoolPlan((result,))
     if 0 not in shape:

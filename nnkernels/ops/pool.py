@@ -314,7 +314,7 @@ def avg_pool_backward(
     """
     found = _windows(dy, kernel_size, stride, padding, dilation, ceil_mode, "dy")
     shape = _shape_like(dy, x_shape, "x_shape")
-    return pool.backward_of_sum(_pooling(_average(count_include_pad), found), dy, shape, out=out)
+    return pool.backward_of_sum(_pooling(_average(count_include_pad), found), dy, shape, out)
 
 
 @public
@@ -355,7 +355,7 @@ def adaptive_avg_pool_backward(
     """
     shape = _shape_like(dy, x_shape, "x_shape")
     pooling = _adaptive(_OF_IMAGE, dy, _spatial(dy, "dy"))
-    return pool.backward_of_sum(pooling, dy, shape, out=out)
+    return pool.backward_of_sum(pooling, dy, shape, out)
 
 
 # ---- norms --------------------------------------------------------------------------------------
