@@ -21,6 +21,8 @@ _MOST_SETS = 64
 # Elements of an elementwise op that are compared with the reference, which takes some
 # microseconds an element.
 _CHECKED_ELEMENTS = 1 << 16
+# Of a window, or windows of an element: more than any that is timed has.
+_POOL_TAPS = 256
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def failed_row(problem: Problem, bench: Bench, reason: Exception) -> dict[str, A
 
 
 def _forward(problem: Problem, bench: Bench, name: str, x: np.ndarray) -> np.ndarray:
-    axis = {} if problem.axis is None else {"axis": problem.axis}
-    return OwnLibrary().export(all_ops()[name].function(bench.xp.asarray(x), **axis))
+    op = all_ops()[name]
+    positional, options = op.arguments([bench.xp.asarray(x)], problem.options)
+    return OwnLibrary().export(op.function(*positional, **options))
 
 
 # ---- buffers -------------------------------------------------------------------------------
@@ -209,6 +212,8 @@ def tolerance(problem: Problem) -> float:
         side = problem.shape[problem.axis or 0]
         # Of a row or of a column; of all but the channels.
         length = max(side, length // side)
+    elif problem.record.family == "pool":
+        length = _POOL_TAPS
     elif problem.record.family == "elementwise" and not problem.op.startswith("prelu"):
         length = 1
     single = record.compute_name in ("float32", "complex64")

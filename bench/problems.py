@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
+from nnkernels.dispatch.windows import Windows, out_shape
 from nnkernels.registry import Op, all_ops
 
 Shape = tuple[int, ...]
@@ -19,6 +20,13 @@ Shape = tuple[int, ...]
 LAYOUTS = ("contiguous", "transposed", "strided", "channels_last")
 # Normalisations with a parameter for each channel, and not for each element of a row.
 CHANNEL_NORMS = ("batch_norm", "group_norm", "instance_norm")
+# Windows of the stems and of the transitions of common networks, and windows that divide an image.
+WINDOWS: dict[str, dict[str, Any]] = {
+    "max_pool": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "avg_pool": {"kernel_size": 2},
+    "lp_pool": {"kernel_size": 2},
+}
+POOLED = 7
 GROUPS = 32  # of group norms, where so many divide the channels
 
 
@@ -54,6 +62,8 @@ class Problem:
         if self.record.family == "matmul" and self.dtype in ("int8", "uint8"):
             # What such products are for; in 8 bits, sums of more than one term wrap.
             return {} if self.op.endswith("_backward") else {"out_dtype": "int32"}
+        if self.record.family == "pool":
+            return self.pooling
         chosen: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
         if self.groups is not None:
             chosen["num_groups"] = self.groups
@@ -65,6 +75,23 @@ class Problem:
     def forward(self) -> str:
         """The op, or that whose gradient it is."""
         return self.op.removesuffix("_backward")
+
+    @property
+    def pooling(self) -> dict[str, Any]:
+        """The options of a pooling; the shape is that of the image."""
+        if self.op == "max_unpool":
+            return {"output_shape": self.shape}
+        if self.forward == "max_unpool":
+            return {}
+        if self.forward.startswith("adaptive"):
+            chosen: dict[str, Any] = {"output_size": (POOLED,) * (len(self.shape) - 2)}
+        else:
+            chosen = dict(WINDOWS[self.forward])
+        if self.op.endswith("_backward"):
+            chosen.pop("output_size", None)
+            if self.forward.endswith("avg_pool"):
+                chosen["x_shape"] = self.shape
+        return chosen
 
     @property
     def groups(self) -> int | None:
@@ -125,6 +152,10 @@ _GROUP_NORM = (
     ((32, 256, 28, 28), None, "contiguous"),
     ((32, 256, 28, 28), None, "channels_last"),
 )
+_POOL = (
+    ((32, 64, 112, 112), None, "contiguous"),
+    ((32, 64, 112, 112), None, "channels_last"),
+)
 DEFAULTS = {
     "rows": _ROWS,
     "elementwise": _ELEMENTWISE,
@@ -134,6 +165,7 @@ DEFAULTS = {
     "batch_norm": _BATCH_NORM,
     "group_norm": _GROUP_NORM,
     "instance_norm": _GROUP_NORM,
+    "pool": _POOL,
 }
 
 
@@ -253,6 +285,8 @@ def obstacle(problem: Problem) -> str:
             return f"{op.name}: the shape is MxK, or BxMxK for a batch, not {shape}"
     elif op.family == "matmul" and rank < 3:
         return f"{op.name}: the shape is MxKxN, or BxMxKxN for a batch, not {shape}"
+    elif op.family == "pool" and not 3 <= rank <= 5:
+        return f"{op.name}: the shape is that of an image, NxCxHxW or the like, not {shape}"
     if problem.layout == "transposed" and rank < 2:
         return f"{op.name}: the transposed layout needs two axes, and {shape} has one"
     if problem.layout == "channels_last" and rank < 3:
@@ -275,6 +309,10 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     if op.family == "matmul":
         return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
     special: dict[str, Shape] = {}
+    if op.family == "pool":
+        large = {"max_unpool": (), "max_unpool_backward": ("dy",)}.get(op.name, ("x",))
+        pooled = _pooled(problem)
+        return tuple(shape if name in large else pooled for name in op.arrays)
     if op.family == "norm":
         parameter = (shape[axis],)
         return tuple(shape if name in ("dy", "x") else parameter for name in op.arrays)
@@ -285,6 +323,20 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     elif op.name == "logsumexp_backward":
         special["dy"] = special["y"] = tuple(np.delete(shape, axis).tolist())
     return tuple(special.get(name, shape) for name in op.arrays)
+
+
+def _pooled(problem: Problem) -> Shape:
+    """The shape of the result of a pooling; of an unpooling, that of the operand."""
+    planes, sizes = problem.shape[:2], problem.shape[2:]
+    if problem.forward == "max_unpool":
+        return (*planes, *((n + 1) // 2 for n in sizes))
+    if problem.forward.startswith("adaptive"):
+        return (*planes, *(POOLED for _ in sizes))
+    given = WINDOWS[problem.forward]
+    kernel = given["kernel_size"]
+    stride, padding = given.get("stride", kernel), given.get("padding", 0)
+    windows = Windows.checked(len(sizes), kernel, stride, padding, 1)
+    return (*planes, *out_shape(windows.axes(sizes)))
 
 
 def _product_shapes(op: Op, shape: Shape) -> dict[str, Shape]:
@@ -313,7 +365,12 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
     random = np.random.default_rng(1)
     dtype = numpy_dtype(problem.dtype)
     op, shapes = problem.record, operand_shapes(problem)
-    arrays = {name: _random(random, s, dtype) for name, s in zip(op.arrays, shapes, strict=True)}
+    arrays = {
+        name: op.special[name](random, shapes, problem.options)
+        if name in op.special
+        else _random(random, s, dtype)
+        for name, s in zip(op.arrays, shapes, strict=True)
+    }
     for name in op.positive:
         arrays[name] = np.abs(arrays[name])
     if op.name.endswith("_backward") and "y" in arrays:

@@ -97,6 +97,18 @@ def norm() -> list[Problem]:
     return found
 
 
+_POOL = (32, 64, 112, 112)
+
+
+def pool() -> list[Problem]:
+    """Maxima of 3x3 with stride 2 and averages of 2x2, with gradients, in both layouts."""
+    return [
+        Problem(op, _POOL, layout=layout, target=_times_torch(1.5))
+        for layout in ("contiguous", "channels_last")
+        for op in ("max_pool", "max_pool_backward", "avg_pool", "avg_pool_backward")
+    ]
+
+
 def calls() -> list[Problem]:
     """What a call costs that has next to nothing to compute."""
     return [
@@ -117,6 +129,7 @@ SUITES = {
     "elementwise": (elementwise,),
     "products": (products,),
     "norm": (norm,),
+    "pool": (pool,),
     "calls": (calls,),
     "startup": (),
 }
@@ -127,6 +140,7 @@ MEANINGS = {
     "elementwise": elementwise.__doc__,
     "products": products.__doc__,
     "norm": norm.__doc__,
+    "pool": pool.__doc__,
     "calls": calls.__doc__,
     "startup": "Import time and first calls, from a cold and from a warm cache.",
 }

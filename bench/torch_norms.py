@@ -26,7 +26,7 @@ def table(torch: Any, axis: int | None, groups: int | None) -> dict[str, Pair]:
     return {name: (call, None) for name, call in calls.items()}
 
 
-def _saved(compute: Call, backward: Call) -> Call:
+def saved(compute: Call, backward: Call) -> Call:
     """A gradient, with what the forward pass keeps of the operands at the same addresses."""
     found: dict[int, Any] = {}
 
@@ -50,7 +50,7 @@ def _by_autograd(torch: Any, function: Call) -> Call:
         leaves, y = saved
         return torch.autograd.grad(y, leaves, dy, retain_graph=True)
 
-    return _saved(compute, backward)
+    return saved(compute, backward)
 
 
 def _of_rows(torch: Any) -> dict[str, Call]:
@@ -67,7 +67,7 @@ def _of_rows(torch: Any) -> dict[str, Call]:
 
     return {
         "layer_norm": lambda x, w, b: functional.layer_norm(x, x.shape[-1:], w, b, EPS),
-        "layer_norm_backward": _saved(statistics, gradients),
+        "layer_norm_backward": saved(statistics, gradients),
         "rms_norm": rms_norm,
         "rms_norm_backward": _by_autograd(torch, rms_norm),
     }
@@ -86,7 +86,7 @@ def _of_channels(torch: Any) -> dict[str, Call]:
     def gradients(saved: Any, dy: Any, x: Any, w: Any, bias: Any, mean: Any, var: Any) -> Any:
         return aten.native_batch_norm_backward(dy, x, w, mean, var, *saved, True, EPS, ALL)
 
-    return {"batch_norm": batch_norm, "batch_norm_backward": _saved(statistics, gradients)}
+    return {"batch_norm": batch_norm, "batch_norm_backward": saved(statistics, gradients)}
 
 
 def _of_groups(torch: Any, groups: int | None) -> dict[str, Call]:

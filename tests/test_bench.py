@@ -161,7 +161,10 @@ BAD = [
     ([], "give either --op or --suite"),
     (["--op", "relu", "--suite", "rows"], "give either --op or --suite"),
     (["--op", "relu", "--family", "rows"], "give either --op or --suite or --family"),
-    (["--family", "all"], "no family is called 'all'; there are elementwise, rows, matmul, norm"),
+    (
+        ["--family", "all"],
+        "no family is called 'all'; there are elementwise, rows, matmul, norm",
+    ),
     (["--op", "relu", "--layout", "channels_last", "--shape", "4x5"], "needs three axes, not 4x5"),
     (["--op", ","], "--op is empty"),
     (["--op", "softmx"], "no op is called 'softmx'"),
@@ -255,6 +258,8 @@ def small_problem(module, op, dtype="float32", **choices):
     problems = module("problems")
     of_images = op.name.removesuffix("_backward") in problems.CHANNEL_NORMS
     shape = (4, 6, 5) if op.family == "matmul" or of_images else (5, 6)
+    if op.family == "pool":
+        shape = (2, 3, 8, 9)
     return problems.Problem(op.name, shape, dtype, problems.default_axis(op), **choices)
 
 

@@ -100,11 +100,24 @@ class Case:
         text = f"{self.op.name} {self}"
         generator = np.random.default_rng((seed, zlib.crc32(text.encode())))
         shapes = self.op.examples[self.example].shapes
-        drawn = [_random(generator, self.layout.base(shape), self.dtype) for shape in shapes]
+        drawn = [
+            self._special(name, generator)
+            if name in self.op.special
+            else _random(generator, self.layout.base(shape), self.dtype)
+            for name, shape in zip(self.op.arrays, shapes, strict=False)
+        ]
         return [
             abs(array) if name in self.op.positive else array
             for name, array in zip(self.op.arrays, drawn, strict=False)
         ]
+
+    def _special(self, name: str, generator: np.random.Generator) -> np.ndarray:
+        """The base of an array whose numbers are not arbitrary."""
+        example = self.op.examples[self.example]
+        values = self.op.special[name](generator, example.shapes, example.options)
+        base = np.zeros(self.layout.base(values.shape), values.dtype)
+        self.layout.view(base)[...] = values
+        return base
 
     def arguments(self, bases: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments, arrays as views of dense ones of any library."""

@@ -68,6 +68,9 @@ def kind_of(instance: Instance, warp: int) -> str:
         return f"{team} for {arguments[9]} sums along memory"
     if name == "GemvAcross":
         return f"{int(arguments[7]) // int(arguments[8])} slices of terms, sums across memory"
+    if name in ("PoolWindows", "PoolGather"):
+        adaptive = ", adaptive" if arguments[7] == "true" else ""
+        return f"{arguments[0]}, {arguments[5]} at once, {arguments[6]}{adaptive}"
     if name.startswith("BatchNorm"):
         layout, (threads, team), stage = arguments[-9], arguments[-5:-3], int(arguments[-2])
         who = f"block of {threads}" if int(layout) != rows.ACROSS else f"{team} threads a column"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -43,21 +44,31 @@ class Problem:
     layout: Callable[[Shape, Any], np.ndarray]
     like_first: tuple[str, ...] = ()
 
-    def arrays(self, dtype_name: str) -> list[np.ndarray]:
-        """The arguments. Nothing is written to them, so that large ones take no memory."""
-        dtype = numpy_dtype(dtype_name)
-        return [self.layout(shape, dtype) for shape in self.shapes]
+    def arrays(self, dtype_name: str, special: tuple[bool, ...] = ()) -> list[np.ndarray]:
+        """The arguments. Nothing is written to them, so that large ones take no memory.
+
+        Those that are `special` hold int64.
+        """
+        dtype, index = numpy_dtype(dtype_name), numpy_dtype("int64")
+        kinds = [index if s else dtype for s in special] or [dtype] * len(self.shapes)
+        return [self.layout(s, kind) for s, kind in zip(self.shapes, kinds, strict=False)]
 
     def arguments(self, op: Op, dtype_name: str) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the call."""
-        arrays = self.arrays(dtype_name)
+        arrays = self.arrays(dtype_name, tuple(name in op.special for name in op.arrays))
         like_first = {n: self.layout(self.shapes[0], arrays[0].dtype) for n in self.like_first}
         return op.arguments(arrays, self.options | like_first)
 
 
 def problems(op: Op) -> Iterator[Problem]:
     """The calls of an op that are worth a look."""
-    families = {"elementwise": _elementwise, "rows": _rows, "matmul": _matmul, "norm": _norm}
+    families = {
+        "elementwise": _elementwise,
+        "rows": _rows,
+        "matmul": _matmul,
+        "norm": _norm,
+        "pool": _pool,
+    }
     family = families.get(op.family)
     if family is not None:
         yield from family(op)
@@ -123,6 +134,13 @@ def far_apart(shape: Shape, dtype: Any) -> np.ndarray:
     step = -(-(2**31) // (shape[0] - 1) // 64) * 64 + 64
     dense = (*shape[:-1], step // dtype.itemsize) if len(shape) == 2 else shape
     return contiguous(dense, dtype)[..., : shape[-1]]
+
+
+def batches_apart(shape: Shape, dtype: Any) -> np.ndarray:
+    """Dense, but for the first axis, which spans 2 GiB."""
+    step = -(-(2**31) // max(shape[0] - 1, 1) // 64) * 64 + 64
+    dense = contiguous((shape[0], step // dtype.itemsize), dtype)
+    return dense[:, : prod(shape[1:])].reshape(shape)
 
 
 # ---- families -----------------------------------------------------------------------------------
@@ -218,6 +236,36 @@ def _norm(op: Op) -> Iterator[Problem]:
     else:
         fused = {**options, "activation": "silu"}
         yield Problem("fused", False, shapes, fused, contiguous, added)
+
+
+def _pool(op: Op) -> Iterator[Problem]:
+    """The stem of ResNet-50 and a small image, channels first and last."""
+    images: list[tuple[Shape, Shape]] = [
+        ((32, 64, 112, 112), (32, 64, 56, 56)),
+        ((32, 512, 14, 14), (32, 512, 7, 7)),
+    ]
+    options = {k: v for k, v in op.examples[0].options.items() if k != "return_indices"}
+    for image, pooled in images:
+        for name in ("x_shape", "output_shape"):
+            if name in options:
+                options[name] = image
+        if "output_size" in options:
+            options["output_size"] = pooled[2:]
+        special = {"max_unpool": (), "max_unpool_backward": ("dy",)}
+        large = special.get(op.name, ("x",))
+        shapes = tuple(image if name in large else pooled for name in op.arrays)
+        size = "x".join(map(str, image))
+        yield Problem(size, False, shapes, options, contiguous)
+        yield Problem(f"{size}, channels last", False, shapes, options, channels_last)
+    yield Problem("64-bit offsets", False, shapes, options, batches_apart)
+    if op.outputs > 1:
+        indices = options | {"return_indices": True}
+        yield Problem("indices", False, shapes, indices, contiguous)
+        yield Problem("indices, channels last", False, shapes, indices, channels_last)
+    if op.name.startswith("lp_pool"):
+        powers = options | {"p": 3.0}
+        yield Problem("powers", False, shapes, powers, contiguous)
+        yield Problem("powers, channels last", False, shapes, powers, channels_last)
 
 
 def _first(op: Op, shape: Shape) -> tuple[Shape, ...]:

@@ -206,6 +206,71 @@ is large beside them does no harm. A row that holds NaN or an infinity becomes N
 becomes ``bias``, unless ``eps`` is 0: then it is 0 / 0, NaN."""
 
 
+_IMAGE = """\
+x : array
+    Of shape (N, C, *spatial) with one to three spatial axes, any strides, and of {dtypes}.
+    Channels-last images are views with the channel axis moved, and as fast."""
+
+_IMAGE_REAL = "float16, bfloat16, float32\n    or float64"
+_IMAGE_ANY = "float16, bfloat16, float32,\n    float64 or integers"
+
+_KERNEL = """\
+kernel_size : int or tuple of int
+    Taps of a window along every spatial axis."""
+
+_WINDOWS = """\
+stride : int or tuple of int, optional
+    Elements from window to window. Default: `kernel_size`.
+padding : int, tuple or str, default 0
+    An int, one int or one pair (low, high) for each spatial axis, ``"valid"``, ``"same"`` (extra
+    at the end) or ``"same_lower"``. It may be larger than a window.
+dilation : int or tuple of int, default 1
+    Elements from tap to tap.
+ceil_mode : bool, default False
+    Whether a last window that reaches past the padding counts."""
+
+_WINDOWS_AGAIN = """\
+stride, padding, dilation, ceil_mode
+    As in `{forward}`."""
+
+_OUTPUT_SIZE = """\
+output_size : int or tuple of int
+    Windows along every spatial axis. Window o of m sees the elements from floor(o n / m) to
+    ceil((o + 1) n / m) of n."""
+
+_POOL_OUT = """\
+out : array, optional
+    Where to write {what}: an array of its shape and dtype, of any strides. It must not overlap an
+    operand.
+
+Returns
+-------
+{result}"""
+
+_POOLED = """\
+y : array
+    Of shape (N, C, *windows), and of the library, dtype and memory order of ``x``."""
+
+_POOLED_INDICES = """\
+indices : array
+    With `return_indices`, int64 in the shape of y: where the maximum is, as a flat index into its
+    plane, or -1 for a window of padding alone."""
+
+_POOL_RAISES = """\
+Raises
+------
+ShapeError
+    If an array has not the rank or shape that it must have, windows do not fit into the padded
+    image (with the arithmetic), an option has another number of entries than there are spatial
+    axes, or ``out`` does not fit.
+DTypeError
+    If an argument is no array or of a dtype that is not supported, or dtypes do not go together.
+BackendError
+    If arrays are on different devices, or a kernel cannot be compiled.
+TypeError, ValueError
+    If an option is of the wrong type, or out of its range."""
+
+
 def _parameters(*parts: str) -> str:
     return _PARAMETERS + "\n".join(parts)
 
@@ -257,6 +322,26 @@ def _pieces(name: str) -> dict[str, str]:
         "{gradients of a norm}": _NORM_GRADIENTS,
         "{raises of norms}": _NORM_RAISES,
         "{notes of norms}": _NORM_NOTES,
+        "{image}": _parameters(_IMAGE.format(dtypes=_IMAGE_REAL), _KERNEL),
+        "{image, also integers}": _parameters(_IMAGE.format(dtypes=_IMAGE_ANY), _KERNEL),
+        "{image to be divided}": _parameters(_IMAGE.format(dtypes=_IMAGE_REAL), _OUTPUT_SIZE),
+        "{image to be divided, also integers}": _parameters(
+            _IMAGE.format(dtypes=_IMAGE_ANY), _OUTPUT_SIZE
+        ),
+        "{windows}": _WINDOWS,
+        "{windows again}": _WINDOWS_AGAIN.format(forward=forward),
+        "{out of a pooling}": _POOL_OUT.format(what="y", result=_POOLED),
+        "{out of a pooling with indices}": _POOL_OUT.format(
+            what="y", result=f"{_POOLED}\n{_POOLED_INDICES}"
+        ),
+        "{gradient of an image}": _POOL_OUT.format(
+            what="dx", result="dx : array\n    Of the shape, dtype and memory order of ``x``."
+        ),
+        "{gradient of a shape}": _POOL_OUT.format(
+            what="dx",
+            result="dx : array\n    Of shape `x_shape`, dtype and memory order of ``dy``.",
+        ),
+        "{raises of pooling}": _POOL_RAISES,
         "{examples}": _EXAMPLES,
     }
 

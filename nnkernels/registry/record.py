@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ INTEGERS = (
 )  # fmt: skip
 
 Shape = tuple[int, ...]
+Special = Callable[[Any, tuple[Shape, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,11 @@ class Op:
     outputs : int
         Number of results; the most there are where options decide.
     number : tuple, optional
-        Name and place of an option that is a number and stands among the positional arguments,
-        as that of the groups of a group norm.
+        Name and place of an option that stands among the positional arguments, as the groups of a
+        group norm; or a tuple of such pairs, by their places.
+    special : dict
+        For an array whose numbers are not arbitrary, as indices, by name: a function of a random
+        generator, the shapes of all arrays and the options, which gives it.
     positive : tuple of str
         Those arrays that must not be negative.
     """
@@ -68,7 +72,8 @@ class Op:
     flops: Callable[[tuple[Shape, ...], dict[str, Any]], float] | None = None
     traffic: Callable[[tuple[Any, ...], tuple[Any, ...]], int] | None = None
     outputs: int = 1
-    number: tuple[str, int] | None = None
+    number: tuple[str, int] | tuple[tuple[str, int], ...] | None = None
+    special: Mapping[str, Special] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
 
     def arguments(
@@ -81,7 +86,12 @@ class Op:
         (['x', 4, 'weight'], {'eps': 0.1})
         """
         positional, left = list(arrays), dict(options)
-        if self.number is not None:
-            name, place = self.number
+        for name, place in self.numbers:
             positional.insert(place, left.pop(name))
         return positional, left
+
+    @property
+    def numbers(self) -> tuple[tuple[str, int], ...]:
+        """Names and places of the options among the positional arguments."""
+        given: Any = self.number or ()
+        return (given,) if given and isinstance(given[0], str) else given

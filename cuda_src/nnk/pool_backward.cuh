@@ -1,0 +1,208 @@
+// Gradients of pooling, gathered: every element looks up the windows that contain it, in a fixed
+// order, so that no two threads add to one place.
+//
+// As in pool.cuh, a thread makes N elements along an axis without windows, or one;
+// pool_rows_backward.cuh is for elements side by side in a row.
+#pragma once
+#include "nnk/pool_axis.cuh"
+
+namespace nnk {
+
+// Mode    PoolMax: the second operand has the number of the tap that was the maximum of each
+//         window, and dx = sum of dy over the windows whose maximum this is; or a mode of sums
+// T       of x, dx, dy and y; U of the numbers of taps
+template <class Mode, class T, class U, class S, int Step, int N, class Index, bool Adaptive,
+          bool Streaming>
+struct PoolGather {
+  using V = Vec<S, N>;
+  using I = PoolLabel<S>;
+  using Window = PoolWindow<Index>;
+  // Left alone, ptxas spills to keep six blocks on a multiprocessor.
+  static constexpr int register_budget = 128;
+  static constexpr bool by_labels = is_same<Mode, PoolMax>;
+  static constexpr bool reads_y = !by_labels && !Mode::counts;
+  using Second = conditional<by_labels, U, T>;
+
+  struct Args {
+    void* dx;
+    const void* dy;
+    const void* second;
+    const void* x;
+    int64 units;  // rows of elements for a block of one thread, else Vecs of elements
+    int64 tile;
+    Index lanes, lane_vectors;
+    Index include_pad;
+    Divisor<Index> by_lane_vectors, by_planes;
+    PoolAxis<Index, Adaptive> axis[3];
+    PoolStrides<Index> at[4];
+    Index taps[2];  // number of a tap: (a taps[0] + b) taps[1] + c
+    S parameters[4];
+  };
+
+  struct Place {
+    Index p[3];
+    PoolCover<Index> cover[3];
+    Index plane[4];
+  };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const int64 first = group.block() * args.tile;
+    const int64 last = lesser_of(first + args.tile, args.units);
+    if constexpr (G::threads == 1) {
+      for (Index row = Index(first); row < Index(last); ++row) walk_row(args, row);
+    } else {
+      for (int64 unit = first + group.rank(); unit < last; unit += G::threads)
+        make_one(args, Index(unit));
+    }
+  }
+
+  static NNK_FN void walk_row(const Args& args, Index row) {
+    Place place;
+    begin_row(args, row, place);
+    for (place.p[2] = 0; place.p[2] < args.axis[2].size; ++place.p[2]) {
+      place.cover[2] = args.axis[2].cover(place.p[2]);
+      const Index whole = args.lanes / N;
+      for (Index v = 0; v < whole; ++v) make<true>(args, place, v * N, N);
+      if (whole < args.lane_vectors)
+        make<false>(args, place, whole * N, int(args.lanes - whole * N));
+    }
+  }
+
+  static NNK_FN void make_one(const Args& args, Index unit) {
+    const Index outer = args.by_lane_vectors.divide(unit);
+    const Index lane = (unit - outer * args.lane_vectors) * N;
+    const Index row = args.axis[2].by_size.divide(outer);
+    Place place;
+    begin_row(args, row, place);
+    place.p[2] = outer - row * args.axis[2].size;
+    place.cover[2] = args.axis[2].cover(place.p[2]);
+    const Index left = args.lanes - lane;
+    if (N == 1 || left >= N) make<true>(args, place, lane, N);
+    else make<false>(args, place, lane, int(left));
+  }
+
+  static NNK_FN void begin_row(const Args& args, Index row, Place& place) {
+    const Index depth = args.axis[1].by_size.divide(row);
+    const Index plane = args.axis[0].by_size.divide(depth);
+    const Index outer = args.by_planes.divide(plane);
+    place.p[1] = row - depth * args.axis[1].size;
+    place.p[0] = depth - plane * args.axis[0].size;
+    place.cover[0] = args.axis[0].cover(place.p[0]);
+    place.cover[1] = args.axis[1].cover(place.p[1]);
+    NNK_UNROLL
+    for (int i = 0; i < 4; ++i)
+      place.plane[i] = args.at[i].of_plane(outer, plane - outer * args.by_planes.divisor);
+  }
+
+  template <bool Whole>
+  static NNK_FN void make(const Args& args, const Place& place, Index lane, int count) {
+    V total;
+    if constexpr (by_labels) {
+      total = maxima<Whole>(args, place, lane, count);
+    } else {
+      total = sums<Whole>(args, place, lane, count);
+      V x = total;
+      if constexpr (reads_y) x = load<3, T, Whole>(args, args.x, place, place.p, lane, count);
+      total = Mode::gradient(args.parameters, total, x);
+    }
+    const Line<T, Index, Step> line{
+        byte_offset(static_cast<T*>(args.dx), offset<0>(args, place, place.p)), args.lanes,
+        args.at[0].lane};
+    const auto v = convert<T>(total);
+    if constexpr (!Whole) line.store_partial(lane, v, count);
+    else if constexpr (Streaming) line.store_streaming(lane, v);
+    else line.store(lane, v);
+  }
+
+  // The windows in order, each with its own maximum.
+  template <bool Whole>
+  static NNK_FN V maxima(const Args& args, const Place& place, Index lane, int count) {
+    const V zero = V::splat(S(0));
+    V total = zero;
+    Index o[3];
+    for (o[0] = place.cover[0].first; o[0] < place.cover[0].last; ++o[0]) {
+      const Index a = args.axis[0].tap(place.p[0], o[0]);
+      for (o[1] = place.cover[1].first; o[1] < place.cover[1].last; ++o[1]) {
+        const Index b = args.axis[1].tap(place.p[1], o[1]);
+        if (a < 0 || b < 0) continue;
+        const Index row = (a * args.taps[0] + b) * args.taps[1];
+        for (o[2] = place.cover[2].first; o[2] < place.cover[2].last; ++o[2]) {
+          const Index c = args.axis[2].tap(place.p[2], o[2]);
+          if (c < 0) continue;
+          const V dy = load<1, T, Whole>(args, args.dy, place, o, lane, count);
+          const auto best = load_labels<Whole>(args, place, o, lane, count);
+          total = total + where(bit_cast<Mask<S, N>>(best == I(row + c)), dy, zero);
+        }
+      }
+    }
+    return total;
+  }
+
+  // Columns of windows first, as pool_rows_backward.cuh does.
+  template <bool Whole>
+  static NNK_FN V sums(const Args& args, const Place& place, Index lane, int count) {
+    V total = V::splat(S(0));
+    Index o[3];
+    for (o[2] = place.cover[2].first; o[2] < place.cover[2].last; ++o[2]) {
+      if (args.axis[2].tap(place.p[2], o[2]) < 0) continue;
+      V column = V::splat(S(0));
+      for (o[0] = place.cover[0].first; o[0] < place.cover[0].last; ++o[0]) {
+        if (args.axis[0].tap(place.p[0], o[0]) < 0) continue;
+        for (o[1] = place.cover[1].first; o[1] < place.cover[1].last; ++o[1]) {
+          if (args.axis[1].tap(place.p[1], o[1]) < 0) continue;
+          const V dy = load<1, T, Whole>(args, args.dy, place, o, lane, count);
+          V y = dy;
+          if constexpr (reads_y) y = load<2, T, Whole>(args, args.second, place, o, lane, count);
+          const V n = V::splat(window_count(args, o));
+          column = column + Mode::term(args.parameters, dy, y, n);
+        }
+      }
+      total = total + column;
+    }
+    return total;
+  }
+
+  static NNK_FN S window_count(const Args& args, const Index (&o)[3]) {
+    if constexpr (!Mode::counts) return S(1);
+    Index count = 1;
+    NNK_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      const Window w = args.axis[i].window(o[i]);
+      count *= args.include_pad ? w.padded : w.inside();
+    }
+    return S(count);
+  }
+
+  // ---- memory ----------------------------------------------------------------------------------
+
+  template <int Operand>
+  static NNK_FN Index offset(const Args& args, const Place& place, const Index (&at)[3]) {
+    NNK_UNROLL
+    for (int i = 0; i < 3; ++i)
+      check_access(at[i], 1, is_image<Operand> ? args.axis[i].size : args.axis[i].out, NNK_HERE);
+    return place.plane[Operand] + args.at[Operand].at(at[0], at[1], at[2]);
+  }
+  template <int Operand> static constexpr bool is_image = Operand == 0 || Operand == 3;
+
+  template <int Operand, class From, bool Whole>
+  static NNK_FN auto read(const Args& args, const void* data, const Place& place,
+                          const Index (&at)[3], Index lane, int count) {
+    const Line<const From, Index, Step> line{
+        byte_offset(static_cast<const From*>(data), offset<Operand>(args, place, at)), args.lanes,
+        args.at[Operand].lane};
+    if constexpr (Whole) return line.template load<N>(lane);
+    else return line.template load_partial<N>(lane, count, From());
+  }
+  template <int Operand, class From, bool Whole>
+  static NNK_FN V load(const Args& args, const void* data, const Place& place, const Index (&at)[3],
+                       Index lane, int count) {
+    return convert<S>(read<Operand, From, Whole>(args, data, place, at, lane, count));
+  }
+  template <bool Whole>
+  static NNK_FN Vec<I, N> load_labels(const Args& args, const Place& place, const Index (&at)[3],
+                                      Index lane, int count) {
+    return convert<I>(read<2, U, Whole>(args, args.second, place, at, lane, count));
+  }
+};
+
+}  // namespace nnk

@@ -1,0 +1,294 @@
+"""Which results of a pooling lie side by side in a vector, and what a block has of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from nnkernels.config.device import Device
+from nnkernels.config.elementwise import ANY_STEP, UNIT_STEP
+from nnkernels.dispatch.axes import INT32_MAX, Strides, index_kind, largest_power_of_two
+from nnkernels.dispatch.windows import Axis
+
+# Threads of a block of a GPU, one vector each.
+_GPU_THREADS = 256
+# Results of a block on a CPU, about.
+_CPU_RESULTS = 16384
+# Registers that make a vector where neighbours are independent: loops over taps are short.
+_CPU_REGISTERS = 4
+# Elements of a row of an image in scratch memory: with its companions it stays in a level-1 cache.
+_PIECE = 2048
+# What the windows of one vector may span, and how far apart they may be, to be made from there.
+_REACH = 2048
+_STRIDE = 64
+# Of fewer windows in a row, most lanes of a vector would be idle.
+_LEAST_WINDOWS = 3
+
+
+@dataclass(frozen=True)
+class PoolProblem:
+    """One launch; operands are those of the kernel, in its order.
+
+    Attributes
+    ----------
+    axes : tuple of Axis
+        Three: depth, height and width, of which the first ones may be trivial.
+    adaptive : bool
+        Whether windows divide the image.
+    backward : bool
+        Whether results are elements of the image, not windows.
+    planes : tuple of int
+        Batch and channels.
+    strides : tuple of tuple of int
+        In bytes, of every operand: batch, channels and the three axes.
+    images : tuple of bool
+        Whether an operand has the shape of the image.
+    itemsizes : tuple of int
+        Of every operand.
+    compute_itemsize : int
+        Of the computing type.
+    result : int
+        The operand that decides about streaming.
+    alignment : int
+        A power of two that divides all addresses.
+    index : str
+        "i" or "q", see `index_of`.
+    has_powers : bool
+        Whether a tap costs a logarithm and an exponential.
+    """
+
+    axes: tuple[Axis, Axis, Axis]
+    adaptive: bool
+    backward: bool
+    planes: tuple[int, int]
+    strides: tuple[Strides, ...]
+    images: tuple[bool, ...]
+    itemsizes: tuple[int, ...]
+    compute_itemsize: int
+    result: int
+    alignment: int
+    index: str
+    has_powers: bool = False
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """Results of a plane along the three axes."""
+        return tuple(axis.size if self.backward else axis.out for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Template arguments of one instance, and how its results are shared out.
+
+    Attributes
+    ----------
+    rows : bool
+        Whether results of a row make a vector (a block of one thread), else lanes do.
+    lanes : {"channels", "batch", "planes", ""}
+        The axis along which results make a vector: both axes of planes as one, or none.
+    planes : tuple of int
+        The axes of planes that are left.
+    lane_count : int
+        Length of the axis of lanes.
+    piece : int
+        Results of a row that are made at once.
+    """
+
+    rows: bool
+    lanes: str
+    planes: tuple[int, int]
+    lane_count: int
+    vector: int
+    threads: int
+    step: int
+    index: str
+    streaming: bool
+    units: int
+    tile: int
+    piece: int = 0
+
+    @property
+    def blocks(self) -> int:
+        """Size of the grid."""
+        return -(-self.units // self.tile)
+
+
+def configure(problem: PoolProblem, device: Device) -> PoolConfig:
+    """The kernel for a problem on a device. No choice changes a bit of the result."""
+    lanes = _adjacent_lanes(problem)
+    if device.is_gpu:
+        return _with_lanes(problem, lanes, _gpu_vector(problem, lanes, device), device)
+    width = device.vector_bytes // problem.compute_itemsize
+    if not lanes and fits_rows(problem):
+        return _with_rows(problem, width, device)
+    if lanes and lane_count(problem, lanes) > width and not problem.has_powers:
+        width *= _CPU_REGISTERS
+    return _with_lanes(problem, lanes or _any_lanes(problem), width, device)
+
+
+# ---- vectors along planes -----------------------------------------------------------------------
+
+
+def _adjacent_lanes(problem: PoolProblem) -> str:
+    """Channels or images of a batch that are neighbours in memory."""
+    for name, axis in (("channels", 1), ("batch", 0)):
+        if problem.planes[axis] > 1 and problem.strides[0][axis] == problem.itemsizes[0]:
+            return name
+    return ""
+
+
+def _any_lanes(problem: PoolProblem) -> str:
+    batch, channels = problem.planes
+    if all(s[0] == s[1] * channels for s in problem.strides):
+        return "planes"
+    return "channels" if channels >= batch else "batch"
+
+
+def lane_count(problem: PoolProblem, lanes: str) -> int:
+    """Results along the lanes."""
+    batch, channels = problem.planes
+    return {"channels": channels, "batch": batch, "planes": batch * channels, "": 1}[lanes]
+
+
+def planes_beside(problem: PoolProblem, lanes: str) -> tuple[int, int]:
+    """The axes of planes that are no lanes."""
+    batch, channels = problem.planes
+    return {
+        "channels": (batch, 1),
+        "batch": (1, channels),
+        "planes": (1, 1),
+        "": (batch, channels),
+    }[lanes]
+
+
+def lane_stride(strides: Strides, lanes: str) -> int:
+    """Of an operand, in bytes."""
+    return {"channels": strides[1], "batch": strides[0], "planes": strides[1], "": 0}[lanes]
+
+
+def _gpu_vector(problem: PoolProblem, lanes: str, device: Device) -> int:
+    # 32 bytes of the computing type: more spills where taps cost an exponential.
+    widest = (2 * device.vector_bytes) // problem.compute_itemsize
+    vector = min(device.vector_bytes // problem.itemsizes[0], widest) if lanes else 1
+    axis = 1 if lanes == "channels" else 0
+    while vector > 1:
+        aligned = all(
+            s[axis] == size
+            and largest_power_of_two(16, problem.alignment, *s[:axis], *s[axis + 1 :])
+            >= min(vector * size, 16)
+            for s, size in zip(problem.strides, problem.itemsizes, strict=True)
+        )
+        if aligned and vector <= lane_count(problem, lanes):
+            break
+        vector //= 2
+    return vector
+
+
+def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -> PoolConfig:
+    count = lane_count(problem, lanes)
+    planes = planes_beside(problem, lanes)
+    strides = [lane_stride(s, lanes) for s in problem.strides]
+    step = _common_step(problem, strides) if lanes else UNIT_STEP
+    depth, height, width = problem.spatial
+    rows = prod(planes) * depth * height
+    vectors = -(-count // vector)
+    return PoolConfig(
+        rows=False,
+        lanes=lanes,
+        planes=planes,
+        lane_count=count,
+        vector=vector,
+        threads=_GPU_THREADS if device.is_gpu else 1,
+        step=step,
+        index=problem.index,
+        streaming=_streams(problem, step, device),
+        units=rows * width * vectors if device.is_gpu else rows,
+        tile=_GPU_THREADS if device.is_gpu else _rows_of_a_block(width * count),
+    )
+
+
+def _common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
+    """Whether a vector is one access of every operand; where of one it is not, of none: what is
+    scattered costs more than what is not could save, and instances would be many.
+    """
+    adjacent = all(s == size for s, size in zip(strides, problem.itemsizes, strict=True))
+    return UNIT_STEP if adjacent else ANY_STEP
+
+
+def _streams(problem: PoolProblem, step: int, device: Device) -> bool:
+    written = prod(problem.planes) * prod(problem.spatial) * problem.itemsizes[problem.result]
+    large = not device.is_gpu and written >= device.cache_bytes
+    return large and step == UNIT_STEP
+
+
+def _rows_of_a_block(results: int) -> int:
+    return max(_CPU_RESULTS // max(results, 1), 1)
+
+
+# ---- vectors along rows -------------------------------------------------------------------------
+
+
+def fits_rows(problem: PoolProblem) -> bool:
+    """Whether vectors of neighbours in a row can be made from scratch memory, and are of use."""
+    width = problem.axes[2]
+    return (
+        not problem.adaptive
+        and width.reach <= _REACH
+        and width.stride <= _STRIDE
+        and width.out >= _LEAST_WINDOWS
+    )
+
+
+def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
+    width = problem.axes[2]
+    results = problem.spatial[2]
+    if problem.backward:
+        whole = -(-results // width.stride)
+        piece = min(whole, max(_PIECE // width.stride // vector, 1) * vector) * width.stride
+    else:
+        piece = min(results, max(_PIECE // width.stride // vector, 1) * vector)
+    step = _common_step(problem, [s[4] for s in problem.strides])
+    units = prod(problem.planes) * -(-results // piece) * prod(problem.spatial[:2])
+    return PoolConfig(
+        rows=True,
+        lanes="",
+        planes=problem.planes,
+        lane_count=1,
+        vector=vector,
+        threads=1,
+        step=step,
+        index=problem.index,
+        streaming=_streams(problem, step, device),
+        units=units,
+        tile=_rows_of_a_block(piece),
+        piece=piece,
+    )
+
+
+# ---- the type of indices ------------------------------------------------------------------------
+
+
+def index_of(
+    axes: tuple[Axis, Axis, Axis],
+    adaptive: bool,
+    planes: tuple[int, int],
+    strides: tuple[Strides, ...],
+    images: tuple[bool, ...],
+    itemsizes: tuple[int, ...],
+) -> str:
+    """Return "i" if 32 bits hold every offset, place and label of a launch, else "q"."""
+    kind = "i" if prod(axis.kernel for axis in axes) <= INT32_MAX else "q"
+    for s, image in zip(strides, images, strict=True):
+        shape = (*planes, *(axis.size if image else axis.out for axis in axes))
+        if index_kind(shape, [s], slack=_GPU_THREADS * 16) == "q":
+            kind = "q"
+    block = 1  # flat elements between neighbours along an axis
+    for axis in reversed(axes):
+        far = axis.size + axis.low + axis.high + axis.stride + axis.reach + 64
+        if adaptive:
+            far = (axis.out + 1) * (axis.size + 1)
+        if far * (block + 1) + _PIECE * 8 > INT32_MAX:
+            kind = "q"
+        block *= max(axis.size, 1)
+    return kind

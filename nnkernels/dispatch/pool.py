@@ -1,0 +1,320 @@
+"""Pooling: from arrays to launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nnkernels.dispatch import machines
+from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
+from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype, require
+from nnkernels.dispatch.elementwise import alignment_of, remember
+from nnkernels.dispatch.pool_plan import (
+    Launch,
+    Mode,
+    Operand,
+    PoolPlan,
+    adaptive_axes,
+    add_launch,
+    five_strides,
+    label_element,
+    ordered,
+    three_axes,
+)
+from nnkernels.dispatch.results import Allocation, adopt_out, check_memory, check_out, reach
+from nnkernels.dispatch.windows import Axis, Windows, out_shape
+from nnkernels.errors import DTypeError, ShapeError
+from nnkernels.interop.libraries import adopt_all
+
+MAX = Mode("Max")
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """A pooling with its options.
+
+    Attributes
+    ----------
+    mode : Mode
+        What becomes of the taps of a window.
+    windows : Windows or tuple of int
+        The windows, or for adaptive ones how many there are along every axis.
+    """
+
+    mode: Mode
+    windows: Windows | tuple[int, ...]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether windows divide the image."""
+        return not isinstance(self.windows, Windows)
+
+    def axes(self, sizes: Sequence[int]) -> tuple[Axis, ...]:
+        """The geometry for an image of some sizes; ShapeError if windows do not fit into it."""
+        if isinstance(self.windows, Windows):
+            return self.windows.axes(sizes)
+        return adaptive_axes(sizes, self.windows)
+
+
+# ---- the functions ------------------------------------------------------------------------------
+
+
+def forward(pooling: Pooling, x: Any, indices: bool = False, out: Any = None) -> Any:
+    """Pool an image; with `indices`, also where the maxima are."""
+    key = (_forward, pooling, indices)
+    kinds = "fiu" if pooling.mode.name == "Max" else "f"
+
+    def make(views: Sequence[Any], machine: Any, alignment: int, given: Any) -> PoolPlan:
+        return _forward(pooling, indices, kinds, views[0], machine, alignment, given)
+
+    results = call(key, make, (x,), ("x",), out)
+    return results if indices else results[0]
+
+
+def backward_of_max(pooling: Pooling, dy: Any, x: Any, out: Any = None) -> Any:
+    """The gradient of a maximum, whose places are looked up again."""
+
+    def make(views: Sequence[Any], machine: Any, alignment: int, given: Any) -> PoolPlan:
+        dy, x = views
+        return _backward_of_max(pooling, dy, x, machine, alignment, given)
+
+    return call((_backward_of_max, pooling), make, (dy, x), ("dy", "x"), out)[0]
+
+
+def backward_of_sum(pooling: Pooling, dy: Any, shape: Shape, out: Any = None) -> Any:
+    """The gradient of an average over an image of some shape."""
+
+    def make(views: Sequence[Any], machine: Any, alignment: int, given: Any) -> PoolPlan:
+        return _backward_of_sum(pooling, views[0], shape, machine, alignment, given)
+
+    return call((_backward_of_sum, pooling, shape), make, (dy,), ("dy",), out)[0]
+
+
+def backward_of_norm(pooling: Pooling, dy: Any, x: Any, y: Any, out: Any = None) -> Any:
+    """The gradient of a norm from its operand and result."""
+
+    def make(views: Sequence[Any], machine: Any, alignment: int, given: Any) -> PoolPlan:
+        dy, x, y = views
+        return _backward_of_norm(pooling, dy, x, y, machine, alignment, given)
+
+    names = ("dy", "x", "y")
+    return call((_backward_of_norm, pooling), make, (dy, x, y), names, out)[0]
+
+
+# ---- a call -------------------------------------------------------------------------------------
+
+Make = Callable[[Sequence[Any], Any, int, Any], PoolPlan]
+
+
+def call(
+    key: tuple[Any, ...], make: Make, arrays: Sequence[Any], names: Sequence[str], out: Any
+) -> tuple[Any, ...]:
+    """Find or make the plan of a call, and run it. `out` takes the place of the first result."""
+    views, library, like = adopt_all(arrays, names)
+    machine, address = machines.for_array(views[0])
+    given = None if out is None else adopt_out(out, "out", library, like)
+    addresses = [address(v) for v in views]
+    known = [*views] if given is None else [*views, given]
+    alignment = alignment_of(*addresses, *([] if given is None else [address(given)]))
+    key = (*key, tuple((v.shape, v.strides, v.dtype) for v in known), given is None)
+    if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
+        key = (*key, alignment)
+    plans = machine.plans
+    plan = plans.get(key)
+    if plan is None:
+        plan = make(views, machine, alignment, given)
+        machines.require_aligned(machine, views, names)
+        if given is not None:
+            machines.require_aligned(machine, (given,), ("out",))
+            plan.reaches = [reach(a) for a in (given, *views)]
+        remember(plans, key, plan)
+    if given is not None:
+        places = [address(given), *addresses]
+        check_memory(given, "out", views, names, False, places, plan.reaches)
+    results = [
+        given if i == 0 and given is not None else r.make(machine)
+        for i, r in enumerate(plan.results)
+    ]
+    workspace = None if plan.workspace is None else plan.workspace.make(machine)
+    pointers = addresses + [address(r) for r in results]
+    pointers += [0 if workspace is None else address(workspace), 0]
+    for run, pack, numbers, tail in plan.launches:
+        run(pack(*[pointers[n] for n in numbers]) + tail)
+    return tuple(
+        out if i == 0 and out is not None else library.restore(r, like)
+        for i, r in enumerate(results)
+    )
+
+
+# ---- plans --------------------------------------------------------------------------------------
+
+
+def _forward(
+    pooling: Pooling,
+    indices: bool,
+    kinds: str,
+    x: Any,
+    machine: Any,
+    alignment: int,
+    given: Any,
+) -> PoolPlan:
+    found = require(x.dtype, kinds, "x")
+    axes = pooling.axes(x.shape[2:])
+    shape = (*x.shape[:2], *out_shape(axes))
+    result, strides = ordered(shape, x.dtype, x)
+    if given is not None:
+        check_out(given, "out", shape, x.dtype)
+        strides = given.strides
+    results = [result]
+    labels = None
+    if indices:
+        places, label_strides = ordered(shape, numpy_dtype("int64"), x)
+        results.append(places)
+        labels = Operand(ELEMENTS["int64"], five_strides(label_strides), False)
+    plan = PoolPlan(tuple(results))
+    if 0 not in shape:
+        launch = Launch(
+            mode=pooling.mode,
+            axes=three_axes(axes),
+            adaptive=pooling.adaptive,
+            backward=False,
+            planes=x.shape[:2],
+            operands=(
+                Operand(found, five_strides(x.strides), True),
+                Operand(found, five_strides(strides), False),
+                labels,
+            ),
+            pointers=(0, 1, 2 if indices else 3),
+            flat=True,
+        )
+        add_launch(plan, launch, machine, alignment)
+    return plan
+
+
+def _backward_of_max(
+    pooling: Pooling, dy: Any, x: Any, machine: Any, alignment: int, given: Any
+) -> PoolPlan:
+    found = require(x.dtype, "f", "x")
+    axes = pooling.axes(x.shape[2:])
+    check_cotangent(dy, (*x.shape[:2], *out_shape(axes)), x.dtype)
+    result, strides = _gradient(x.shape, x.dtype, memory_order(x.shape, x.strides), given)
+    three = three_axes(axes)
+    element = label_element(three)
+    workspace, label_strides = ordered(dy.shape, numpy_dtype(element.name), x)
+    plan = PoolPlan((result,), workspace)
+    if 0 in x.shape:
+        return plan
+    image = Operand(found, five_strides(x.strides), True)
+    labels = Operand(element, five_strides(label_strides), False)
+    common: dict[str, Any] = {
+        "mode": pooling.mode,
+        "axes": three,
+        "adaptive": pooling.adaptive,
+        "planes": x.shape[:2],
+    }
+    if 0 not in dy.shape:
+        places = Launch(
+            **common,
+            backward=False,
+            operands=(image, None, labels),
+            pointers=(1, 4, 3),
+        )
+        add_launch(plan, places, machine, alignment)
+    gather = Launch(
+        **common,
+        backward=True,
+        operands=(
+            Operand(found, five_strides(strides), True),
+            Operand(found, five_strides(dy.strides), False),
+            labels,
+            None,
+        ),
+        pointers=(2, 0, 3, 4),
+    )
+    add_launch(plan, gather, machine, alignment)
+    return plan
+
+
+def _backward_of_sum(
+    pooling: Pooling,
+    dy: Any,
+    shape: Shape,
+    machine: Any,
+    alignment: int,
+    given: Any,
+) -> PoolPlan:
+    found = require(dy.dtype, "f", "dy")
+    axes = pooling.axes(shape[2:])
+    check_cotangent(dy, (*shape[:2], *out_shape(axes)), dy.dtype)
+    order = memory_order(dy.shape, dy.strides)
+    result, strides = _gradient(shape, dy.dtype, order, given)
+    plan = PoolPlan((result,))
+    if 0 not in shape:
+        launch = Launch(
+            mode=pooling.mode,
+            axes=three_axes(axes),
+            adaptive=pooling.adaptive,
+            backward=True,
+            planes=(shape[0], shape[1]),
+            operands=(
+                Operand(found, five_strides(strides), True),
+                Operand(found, five_strides(dy.strides), False),
+                None,
+                None,
+            ),
+            pointers=(1, 0, 2, 2),
+        )
+        add_launch(plan, launch, machine, alignment)
+    return plan
+
+
+def _backward_of_norm(
+    pooling: Pooling, dy: Any, x: Any, y: Any, machine: Any, alignment: int, given: Any
+) -> PoolPlan:
+    found = require(x.dtype, "f", "x")
+    axes = pooling.axes(x.shape[2:])
+    shape = (*x.shape[:2], *out_shape(axes))
+    check_cotangent(dy, shape, x.dtype)
+    check_cotangent(y, shape, x.dtype, "y")
+    result, strides = _gradient(x.shape, x.dtype, memory_order(x.shape, x.strides), given)
+    plan = PoolPlan((result,))
+    if 0 not in x.shape:
+        launch = Launch(
+            mode=pooling.mode,
+            axes=three_axes(axes),
+            adaptive=False,
+            backward=True,
+            planes=x.shape[:2],
+            operands=(
+                Operand(found, five_strides(strides), True),
+                Operand(found, five_strides(dy.strides), False),
+                Operand(found, five_strides(y.strides), False),
+                Operand(found, five_strides(x.strides), True),
+            ),
+            pointers=(3, 0, 2, 1),
+        )
+        add_launch(plan, launch, machine, alignment)
+    return plan
+
+
+# ---- checks -------------------------------------------------------------------------------------
+
+
+def check_cotangent(array: Any, shape: Shape, dtype: Any, name: str = "dy") -> None:
+    """Check that an array is like the result of the pooling."""
+    if array.shape != shape:
+        raise ShapeError(f"{name} has shape {array.shape}; the result has shape {shape}")
+    if array.dtype != dtype:
+        raise DTypeError(f"{name} has dtype {array.dtype} and x {dtype}; they must be equal")
+
+
+def _gradient(
+    shape: Shape, dtype: Any, order: tuple[int, ...], given: Any
+) -> tuple[Allocation, Strides]:
+    """The allocation and strides of dx, or the strides of what is given for it."""
+    if given is not None:
+        check_out(given, "out", shape, dtype)
+    allocation = Allocation(shape, dtype, order)
+    dense = contiguous_strides(shape, dtype.itemsize, order)
+    return allocation, dense if given is None else given.strides
