@@ -72,6 +72,7 @@ from nnkernels.ops.gated import (
     swiglu_backward,
 )
 from nnkernels.ops.gemm import gemm, gemm_backward, gemv, gemv_backward
+from nnkernels.ops.interpolate import interpolate, interpolate_backward
 from nnkernels.ops.linear import linear, linear_backward
 from nnkernels.ops.matmul import matmul, matmul_backward
 from nnkernels.ops.norm import group_norm, instance_norm, layer_norm, rms_norm
@@ -81,6 +82,8 @@ from nnkernels.ops.norm_backward import (
     layer_norm_backward,
     rms_norm_backward,
 )
+from nnkernels.ops.pad import pad, pad_backward
+from nnkernels.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from nnkernels.ops.rows import (
     log_softmax,
     log_softmax_backward,
@@ -89,6 +92,7 @@ from nnkernels.ops.rows import (
     softmax,
     softmax_backward,
 )
+from nnkernels.ops.unfold import fold, unfold
 
 __all__ = [
     "BackendError",
@@ -103,6 +107,7 @@ __all__ = [
     "clear_cache",
     "elu",
     "elu_backward",
+    "fold",
     "geglu",
     "geglu_backward",
     "gelu",
@@ -126,6 +131,8 @@ __all__ = [
     "hard_tanh_backward",
     "instance_norm",
     "instance_norm_backward",
+    "interpolate",
+    "interpolate_backward",
     "layer_norm",
     "layer_norm_backward",
     "leaky_relu",
@@ -146,6 +153,10 @@ __all__ = [
     "matmul_backward",
     "mish",
     "mish_backward",
+    "pad",
+    "pad_backward",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "prelu",
     "prelu_backward",
     "relu",
@@ -177,6 +188,7 @@ __all__ = [
     "tanh_shrink_backward",
     "threshold_relu",
     "threshold_relu_backward",
+    "unfold",
     "use_backend",
     "vjp",
 ]

@@ -40,8 +40,8 @@ template <class R, class I> NNK_FN R look_up_64(R table, I index) {
 
 // Whether one instruction gathers a register of T by 32-bit offsets.
 template <class T, int L>
-constexpr bool gathers =
-    NNK_AVX512 && (sizeof(T) == 4 || sizeof(T) == 8) && L * sizeof(T) == register_bytes;
+constexpr bool gathers = NNK_AVX512 && is_native<T> && (sizeof(T) == 4 || sizeof(T) == 8) &&
+                         L * sizeof(T) == register_bytes;
 
 // Elements at p + offset[i] bytes, the first `count` of them.
 template <int N, class T, class Index>

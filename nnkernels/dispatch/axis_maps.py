@@ -65,9 +65,7 @@ class AxisMap:
     def matrix(self) -> np.ndarray:
         """The map as a matrix, results by rows: for tests."""
         dense = np.zeros((prod(self.outputs), prod(self.inputs)))
-        np.add.at(
-            dense, (self.targets(), self.source), 1.0 if self.weight is None else self.weight
-        )
+        np.add.at(dense, (self.targets(), self.source), 1.0 if self.weight is None else self.weight)
         return dense
 
 

@@ -267,9 +267,7 @@ def _runs(columns: np.ndarray, in_step: int) -> np.ndarray:
     return np.stack([columns[starts], starts, counts], 1).astype(np.int64)
 
 
-def _kinds(
-    lanes: np.ndarray, counts: np.ndarray, vector: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _kinds(lanes: np.ndarray, counts: np.ndarray, vector: int) -> tuple[np.ndarray, np.ndarray]:
     """(first column, kind) of each vector of terms, and its lanes counted from there."""
     there = lanes >= 0
     low = np.where(there, lanes, 2**31 - 1).min(1, initial=2**31 - 1)

@@ -379,9 +379,7 @@ def _move_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:
     return None
 
 
-def _move_long_rows(
-    call: _Call, plan: GatherPlan, chosen: GatherConfig, mapped: list[Any]
-) -> None:
+def _move_long_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig, mapped: list[Any]) -> None:
     """A long row that is only copied, in pieces: no table of all its elements is needed."""
     row = call.row
     assert row is not None
@@ -429,9 +427,7 @@ def _finish_rows(
         f"MoveRows<{element}, {max(chosen.vector, 1)}, {len(plain)}, {len(mapped)}, "
         f"{_cpp_index(index)}, {_bool(out_step == size)}, {_bool(streaming)}>"
     )
-    _finish(
-        call, plan, Instance("move_rows", kernel, 1), items, tile, [table.array()], packer
-    )
+    _finish(call, plan, Instance("move_rows", kernel, 1), items, tile, [table.array()], packer)
 
 
 def _resample_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:

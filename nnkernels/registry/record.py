@@ -52,9 +52,12 @@ class Op:
         Number of results; the most there are where options decide.
     number : tuple, optional
         Name and place of an option that is a number and stands among the positional arguments,
-        as that of the groups of a group norm.
+        as that of the groups of a group norm; or several of them, by place. One with a default
+        may be left out.
     positive : tuple of str
         Those arrays that must not be negative.
+    adjoint : str
+        The op that is the gradient, where no function is called so: of each other's, as `fold`.
     """
 
     name: str
@@ -68,8 +71,16 @@ class Op:
     flops: Callable[[tuple[Shape, ...], dict[str, Any]], float] | None = None
     traffic: Callable[[tuple[Any, ...], tuple[Any, ...]], int] | None = None
     outputs: int = 1
-    number: tuple[str, int] | None = None
+    number: tuple[str, int] | tuple[tuple[str, int], ...] | None = None
     positive: tuple[str, ...] = ()
+    adjoint: str = ""
+
+    @property
+    def numbers(self) -> tuple[tuple[str, int], ...]:
+        """Name and place of each of `number`."""
+        if self.number is None:
+            return ()
+        return (self.number,) if isinstance(self.number[0], str) else self.number  # type: ignore[return-value]
 
     def arguments(
         self, arrays: Sequence[Any], options: dict[str, Any]
@@ -81,7 +92,7 @@ class Op:
         (['x', 4, 'weight'], {'eps': 0.1})
         """
         positional, left = list(arrays), dict(options)
-        if self.number is not None:
-            name, place = self.number
-            positional.insert(place, left.pop(name))
+        for name, place in self.numbers:
+            if name in left:
+                positional.insert(place, left.pop(name))
         return positional, left
