@@ -72,6 +72,7 @@ from nnkernels.ops.gated import (
     swiglu_backward,
 )
 from nnkernels.ops.gemm import gemm, gemm_backward, gemv, gemv_backward
+from nnkernels.ops.grid_sample import grid_sample, grid_sample_backward
 from nnkernels.ops.interpolate import interpolate, interpolate_backward
 from nnkernels.ops.linear import linear, linear_backward
 from nnkernels.ops.matmul import matmul, matmul_backward
@@ -119,6 +120,8 @@ __all__ = [
     "get_include",
     "glu",
     "glu_backward",
+    "grid_sample",
+    "grid_sample_backward",
     "group_norm",
     "group_norm_backward",
     "hard_shrink",

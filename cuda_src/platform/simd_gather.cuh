@@ -73,18 +73,32 @@ template <int N, class T> NNK_FN Vec<T, N> load_columns(const T* p, const int32*
 #if NNK_AVX512
   if constexpr (gathers<T, N>) {
     const auto at = load_register<int32, N>(index);
-    uint16 there;
-    if constexpr (N == 16) {
-      there = uint16(~x86::negative_lanes(at));
-    } else {
-      there = uint16(~x86::negative_lanes(at) & low_bits(N));
-    }
+    const uint16 there = uint16(~x86::negative_lanes(at) & low_bits(N));
     return {{x86::gather_scaled<int(sizeof(T))>(p, at, there, typename Vec<T, N>::Reg{})}};
   }
 #endif
   T lane[N];
   NNK_UNROLL
   for (int i = 0; i < N; ++i) lane[i] = index[i] < 0 ? T() : p[index[i]];
+  return load<N>(static_cast<const T*>(lane));
+}
+
+// Elements at p + offset[i] bytes, or 0 where the offset is negative.
+template <class T, class Index, int N>
+NNK_FN Vec<T, N> load_or_zero(const T* p, const Vec<Index, N>& offset) {
+  const char* bytes = reinterpret_cast<const char*>(p);
+#if NNK_AVX512
+  if constexpr (gathers<T, N> && is_same<Index, int32>) {
+    const uint16 there = uint16(~x86::negative_lanes(offset.reg[0]) & low_bits(N));
+    return {{x86::gather_scaled<1>(bytes, offset.reg[0], there, typename Vec<T, N>::Reg{})}};
+  }
+#endif
+  T lane[N];
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) {
+    lane[i] = T();
+    if (offset[i] >= 0) lane[i] = bit_cast<T>(load_register<T, 1>(bytes + offset[i]));
+  }
   return load<N>(static_cast<const T*>(lane));
 }
 

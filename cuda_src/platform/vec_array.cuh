@@ -312,6 +312,18 @@ template <int N, class T> NNK_FN Vec<T, N> load_columns(const T* p, const int32*
   for (int i = 0; i < N; ++i) v.lane[i] = index[i] < 0 ? T() : p[index[i]];
   return v;
 }
+// Elements at p + offset[i] bytes, or 0 where the offset is negative.
+template <class T, class Index, int N>
+NNK_FN Vec<T, N> load_or_zero(const T* p, const Vec<Index, N>& offset) {
+  Vec<T, N> v;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) {
+    v.lane[i] = T();
+    if (offset.lane[i] >= 0)
+      v.lane[i] = *reinterpret_cast<const T*>(reinterpret_cast<const char*>(p) + offset.lane[i]);
+  }
+  return v;
+}
 // Lane i is table[index[i]], or 0 where the index is negative.
 template <class T, int N>
 NNK_FN Vec<T, N> permuted(const Vec<T, N>& table, const Vec<int32, N>& index) {

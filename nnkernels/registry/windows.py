@@ -6,8 +6,10 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from nnkernels.ops import interpolate, pad, pixel_shuffle, unfold
+from nnkernels.ops import grid_sample, interpolate, pad, pixel_shuffle, unfold
+from nnkernels.reference import grid_sample as grid_reference
 from nnkernels.reference import windows as reference
+from nnkernels.registry.elementwise import from_operands
 from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op, Shape
 
 Pullback = Callable[[Any], tuple[Any, ...]]
@@ -83,6 +85,26 @@ _RESIZED: tuple[tuple[Shape, Shape, dict[str, Any], dict[str, Any]], ...] = (
     ((1, 2, 3, 2, 4), (1, 2, 5, 4, 3), {"size": (5, 4, 3)}, {"mode": "linear"}),
     ((2, 3, 6, 7), (2, 3, 10, 5), {"size": (10, 5)}, {}),
 )
+
+
+# The shapes of x, of the grid and of the result, and the options.
+_SAMPLED: tuple[tuple[Shape, Shape, Shape, dict[str, Any]], ...] = (
+    ((2, 3, 6, 7), (2, 4, 5, 2), (2, 3, 4, 5), {}),
+    ((2, 3, 6, 7), (2, 4, 5, 2), (2, 3, 4, 5), {"mode": "cubic", "padding_mode": "reflection"}),
+    (
+        (1, 3, 4, 5, 6),
+        (1, 2, 4, 5, 3),
+        (1, 3, 2, 4, 5),
+        {"padding_mode": "border", "align_corners": True},
+    ),
+)
+
+
+def _sampled(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
+    """A multiplication and an addition for each element that is looked at."""
+    *_, x, grid = shapes
+    taps = {"nearest": 1, "linear": 2, "cubic": 4}[options.get("mode", "linear")]
+    return 2.0 * x[1] * prod(grid[:-1]) * taps ** (len(x) - 2)
 
 
 def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -195,5 +217,27 @@ OPS: tuple[Op, ...] = (
         FLOATING,
         ("x_shape", 1),
         flops=_resampled,
+    ),
+    Op(
+        name="grid_sample",
+        family="windows",
+        function=grid_sample.grid_sample,
+        reference=grid_reference.grid_sample,
+        arrays=("x", "grid"),
+        dtypes=FLOATING,
+        examples=tuple(Example((x, grid), options) for x, grid, _, options in _SAMPLED),
+        gradient=from_operands(grid_sample.grid_sample, grid_sample.grid_sample_backward),
+        flops=_sampled,
+    ),
+    Op(
+        name="grid_sample_backward",
+        family="windows",
+        function=grid_sample.grid_sample_backward,
+        reference=grid_reference.grid_sample_backward,
+        arrays=("dy", "x", "grid"),
+        dtypes=FLOATING,
+        examples=tuple(Example((y, x, grid), options) for x, grid, y, options in _SAMPLED),
+        flops=lambda shapes, options: 3 * _sampled(shapes, options),
+        outputs=2,
     ),
 )  # fmt: skip
