@@ -11,13 +11,9 @@ namespace nnk {
 enum : int { grid_nearest = 0, grid_linear = 1, grid_cubic = 2 };
 enum : int { outside_zeros = 0, outside_border = 1, outside_reflection = 2 };
 
-// Taps of an axis, and of a place in an image of Rank axes.
-constexpr NNK_FN int axis_taps(int mode) { return mode == grid_nearest ? 1 : 2 * mode; }
-constexpr NNK_FN int all_taps(int mode, int rank) {
-  int taps = 1;
-  for (int axis = 0; axis < rank; ++axis) taps *= axis_taps(mode);
-  return taps;
-}
+// Taps of an axis, and of a place in an image of some axes: 1, 2 or 4 for each.
+constexpr NNK_FN int axis_taps(int mode) { return 1 << mode; }
+constexpr NNK_FN int all_taps(int mode, int rank) { return 1 << (mode * rank); }
 
 // A place along an axis, and its derivative by the number of the grid.
 template <class S> struct Place { S at, slope; };
@@ -150,8 +146,7 @@ template <int Rank, int Mode, int Outside, class S> struct PlaceTaps {
     for (int a = 0; a < Rank; ++a) axis[a] = taps_at<Mode, Outside>(number(a), size[a], align);
   }
   static constexpr NNK_FN int tap_of(int i, int a) {
-    for (int later = Rank - 1; later > a; --later) i /= axis_taps(Mode);
-    return i % axis_taps(Mode);
+    return (i >> (Mode * (Rank - 1 - a))) & (axis_taps(Mode) - 1);
   }
   // The sum of its positions times strides, or -1 if there is no such element.
   template <class Index> NNK_FN Index offset(int i, const Index (&stride)[Rank], Index low) const {

@@ -14,10 +14,10 @@ from nnkernels.config import gathers as config
 from nnkernels.config.gathers import GatherConfig, GatherProblem
 from nnkernels.dispatch import axis_tables, machines
 from nnkernels.dispatch.axes import (
+    INT32_MAX,
     Shape,
     Strides,
     contiguous_strides,
-    index_kind,
     largest_power_of_two,
     memory_order,
     merge,
@@ -29,6 +29,8 @@ from nnkernels.dispatch.gathers import Gather, Geometry, Mapped
 from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation, check_out, reach
 
+# What counters may overshoot by.
+_SLACK = 1 << 20
 # Rows shorter than this are joined with the next axis, up to so many elements.
 _SHORT_ROW, _LONGEST_JOINED = 256, 16384
 # A mapped row is joined with a copied axis of fewer elements than fill vectors.
@@ -87,11 +89,8 @@ class _Call:
 
     def index(self, more: int) -> str:
         """``"i"`` or ``"q"``: what reaches all bytes, rows and entries."""
-        return index_kind(
-            (max(prod(self.out_shape), more),),
-            ((max(high - low for low, high in self.reaches),),),
-            slack=1 << 20,
-        )
+        largest = max(prod(self.out_shape), more, *(high - low for low, high in self.reaches))
+        return "i" if largest + _SLACK <= INT32_MAX else "q"
 
 
 def _reach(shape: Shape, strides: Strides, itemsize: int) -> tuple[int, int]:

@@ -67,6 +67,13 @@ def kind_of(instance: Instance, warp: int) -> str:
         return f"{team} for {arguments[9]} sums along memory"
     if name == "GemvAcross":
         return f"{int(arguments[7]) // int(arguments[8])} slices of terms, sums across memory"
+    if name in ("GatherMove", "GatherSum"):
+        vector, axes = (1, 3) if name == "GatherMove" else (2, 3)
+        axes = int(arguments[axes]) + int(arguments[axes + 1])
+        return f"{arguments[vector]} elements, {axes} axes"
+    if name.startswith("GridSample"):
+        places = {"GridSample": 8, "GridSampleBackwardGrid": 7, "GridSampleBackwardX": 6}
+        return f"{arguments[4].removeprefix('grid_')}, tiles of {arguments[places[name]]} points"
     if name.startswith("BatchNorm"):
         layout, (threads, team), stage = arguments[-9], arguments[-5:-3], int(arguments[-2])
         who = f"block of {threads}" if int(layout) != rows.ACROSS else f"{team} threads a column"

@@ -57,7 +57,13 @@ class Problem:
 
 def problems(op: Op) -> Iterator[Problem]:
     """The calls of an op that are worth a look."""
-    families = {"elementwise": _elementwise, "rows": _rows, "matmul": _matmul, "norm": _norm}
+    families = {
+        "elementwise": _elementwise,
+        "rows": _rows,
+        "matmul": _matmul,
+        "norm": _norm,
+        "windows": _windows,
+    }
     family = families.get(op.family)
     if family is not None:
         yield from family(op)
@@ -214,6 +220,38 @@ def _norm(op: Op) -> Iterator[Problem]:
     else:
         fused = {**options, "activation": "silu"}
         yield Problem("fused", False, shapes, fused, contiguous, added)
+
+
+# The shape of x, and options, of images that keep a GPU busy.
+_IMAGE, _RESIZED = (8, 64, 56, 56), (8, 64, 112, 112)
+_SAME = {"kernel_size": 3, "padding": 1}
+_WINDOW_CALLS: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
+    "pad": ((_IMAGE,), {"pad_width": ((0, 0), (0, 0), (1, 1), (1, 1)), "mode": "reflect"}),
+    "pad_backward": ((_IMAGE,), {"pad_width": ((0, 0), (0, 0), (1, 1), (1, 1)), "mode": "reflect"}),
+    "unfold": ((_IMAGE,), _SAME),
+    "fold": (((8, 576, 3136),), {"output_size": (56, 56), **_SAME}),
+    "pixel_shuffle": ((_IMAGE,), {"factor": 2}),
+    "pixel_unshuffle": ((_IMAGE,), {"factor": 2}),
+    "interpolate": ((_IMAGE,), {"size": (112, 112), "mode": "cubic"}),
+    "interpolate_backward": ((_RESIZED,), {"x_shape": _IMAGE, "mode": "cubic"}),
+    "grid_sample": ((_IMAGE, (8, 112, 112, 2)), {"mode": "cubic", "padding_mode": "reflection"}),
+    "grid_sample_backward": (
+        (_RESIZED, _IMAGE, (8, 112, 112, 2)),
+        {"mode": "cubic", "padding_mode": "reflection"},
+    ),
+}
+
+
+def _windows(op: Op) -> Iterator[Problem]:
+    """Images with the channels before and after space, and what cannot be read by vectors."""
+    shapes, options = _WINDOW_CALLS[op.name]
+    # Channels that are only copied, or that a place is looked up for, go by vectors.
+    vectors = not op.name.startswith(("fold", "unfold", "pixel")) and op.outputs == 1
+    yield Problem("images", False, shapes, options, contiguous)
+    yield Problem("images, channels last", vectors, shapes, options, channels_last)
+    yield Problem("images, misaligned", False, shapes, options, misaligned)
+    yield Problem("images, strided", False, shapes, options, strided)
+    yield Problem("64-bit offsets", False, shapes, options, far_apart)
 
 
 def _first(op: Op, shape: Shape) -> tuple[Shape, ...]:
