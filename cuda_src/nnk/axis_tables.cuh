@@ -58,8 +58,9 @@ template <class T, class Index> struct Reached {
 
 // The axes outside of a row. Plain: how many plain ones; Mapped: how many mapped ones.
 template <int Plain, int Mapped, class Index> struct OuterAxes {
-  Divisor<Index> by_plain[Plain > 0 ? Plain : 1];
-  Index out_stride[Plain > 0 ? Plain : 1], in_stride[Plain > 0 ? Plain : 1];  // in bytes
+  static_assert(Plain >= 1, "the host adds an axis of one element");
+  Divisor<Index> by_plain[Plain];
+  Index out_stride[Plain], in_stride[Plain];  // in bytes
   Divisor<Index> by_mapped[Mapped > 0 ? Mapped : 1];
   Index first[Mapped > 0 ? Mapped : 1];  // where in the table the axis has its entries
 
@@ -74,7 +75,7 @@ template <int Plain, int Mapped, class Index> struct OuterAxes {
     r.out = r.in = 0;
     NNK_UNROLL
     for (int m = Mapped - 1; m >= 0; --m) {
-      const Index next = m == 0 && Plain == 0 ? 0 : by_mapped[m].divide(row);
+      const Index next = by_mapped[m].divide(row);
       r.entry[m] = first[m] + 2 * (row - next * by_mapped[m].divisor);
       row = next;
     }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch.axes import Shape, Strides
+from nnkernels.dispatch.axes import Shape
 from nnkernels.dispatch.axis_maps import AxisMap
 
 # Stands for an offset where there is no element: see cuda_src/nnk/axis_tables.cuh.
@@ -16,7 +18,7 @@ _NOWHERE = MISSING["q"]
 _NUMPY = {"i": np.int32, "q": np.int64}
 
 
-def offsets(shape: Shape, strides: Strides) -> np.ndarray:
+def offsets(shape: Shape, strides: Sequence[int]) -> np.ndarray:
     """The byte offset of each element, in C order."""
     found = np.zeros(1, np.int64)
     for size, stride in zip(shape, strides, strict=True):
@@ -52,7 +54,7 @@ class Table:
         return int(np.abs(np.diff(self.to)).min(initial=2**62))
 
 
-def table_of(axis_map: AxisMap, ins: Strides, outs: Strides) -> Table:
+def table_of(axis_map: AxisMap, ins: Sequence[int], outs: Sequence[int]) -> Table:
     """The table of a map for axes of some strides."""
     source = offsets(axis_map.inputs, ins)[axis_map.source]
     return Table(offsets(axis_map.outputs, outs), axis_map.begin, source, axis_map.weight)
@@ -127,7 +129,7 @@ def segments(
     found: list[Segment] = []
     bounds = [0, *changes.tolist(), step.size]
     first = 0  # the first element that is in no segment yet
-    for a, b in zip(bounds[:-1], bounds[1:], strict=True):
+    for a, b in pairwise(bounds):
         if b <= a or not joined[a]:
             found += _equal(to, source, 0, range(first, b), out_step, longest)
             first = max(first, b)
@@ -290,7 +292,7 @@ class Assembly:
         self._pieces: list[np.ndarray] = []
         self.size = 0
 
-    def add(self, numbers: np.ndarray | Sequence[int]) -> int:
+    def add(self, numbers: Any) -> int:
         """Append some; where they begin."""
         at = self.size
         flat = np.asarray(numbers, np.int64).reshape(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -22,7 +22,7 @@ from nnkernels.dispatch.axes import (
     memory_order,
     merge,
 )
-from nnkernels.dispatch.axis_maps import identity
+from nnkernels.dispatch.axis_maps import AxisMap
 from nnkernels.dispatch.axis_tables import Assembly, Table
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, require
 from nnkernels.dispatch.gathers import Gather, Geometry, Mapped
@@ -61,6 +61,12 @@ class Plain:
     size: int
     out_stride: int
     in_stride: int
+
+
+# Of a mapped axis of one element: its first term and the number of them, and its source.
+_ONE_TERM = (np.array([0, 1]), np.array([0]))
+# Kernels have one at least, so that there are fewer of them.
+_ONE = Plain(1, 0, 0)
 
 
 @dataclass
@@ -131,14 +137,11 @@ def _call(
     sizes = [n for axis in geometry.ins for n in axis]
     plain = [(sizes[i], outs[o], ins[i]) for i, o in geometry.plain]
     moves = all(m.map.weight is None and m.map.most_terms <= 1 for m in geometry.mapped)
-    mapped = geometry.mapped or (Mapped(identity(1), (), ()),)
+    mapped = geometry.mapped or (Mapped(AxisMap((), (), *_ONE_TERM), (), ()),)
     tables = [
-        axis_tables.table_of(
-            replace(m.map, inputs=m.map.inputs if m.ins else (), outputs=m.map.outputs if m.outs else ()),
-            tuple(ins[i] for i in m.ins), tuple(outs[o] for o in m.outs),
-        )
+        axis_tables.table_of(m.map, [ins[i] for i in m.ins], [outs[o] for o in m.outs])
         for m in mapped
-    ]  # fmt: skip
+    ]
     call = _Call(
         machine, found, x, strides, geometry.shape, gather.value, moves, _merged(plain), tables,
         alignment,
@@ -210,10 +213,9 @@ def _pack_outer(
 ) -> None:
     """The struct OuterAxes, which aligns as its widest member."""
     packer.align(8 if packer.index == "q" else 4)
-    sizes = [p.size for p in plain] or [1]
-    packer.add_divisors(sizes)
-    packer.add_index(*([p.out_stride for p in plain] or [0]))
-    packer.add_index(*([p.in_stride for p in plain] or [0]))
+    packer.add_divisors(p.size for p in plain)
+    packer.add_index(*(p.out_stride for p in plain))
+    packer.add_index(*(p.in_stride for p in plain))
     packer.add_divisors([t.size for t in tables] or [1])
     packer.add_index(*(firsts or [0]))
 
@@ -302,9 +304,10 @@ def _gather(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:
     packer.add_index(row.size, row_vectors, row.out_stride, row.in_stride, entries.size)
     _pack_reaches(packer, call)
     packer.add_divisor(row_vectors)
-    _pack_outer(packer, call.plain, tables, firsts)
+    plain = call.plain or [_ONE]
+    _pack_outer(packer, plain, tables, firsts)
     units = f"{_bool(row.out_stride == size)}, {_bool(row.in_stride == size)}"
-    axes = f"{len(call.plain)}, {len(tables)}, {_cpp_index(index)}"
+    axes = f"{len(plain)}, {len(tables)}, {_cpp_index(index)}"
     arrays = [entries.array()]
     if call.moves:
         _add_fill(packer, call)
@@ -400,11 +403,12 @@ def _finish_rows(
     chosen: GatherConfig,
     plain: Sequence[Plain],
     mapped: Sequence[tuple[np.ndarray, np.ndarray]],
-    records: list[tuple[int, ...]],
+    records: Sequence[tuple[int, int, int, int, int]],
     gathered: np.ndarray | None,
     out_step: int,
 ) -> None:
     size = call.found.itemsize
+    plain = plain or [_ONE]
     elements = sum(r[2] for r in records)
     index = call.index(5 * len(records) + 2 * sum(m[0].size for m in mapped) + elements)
     table = Assembly(index)
@@ -440,6 +444,7 @@ def _resample_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:
             in_stride = row.in_stride
         else:
             plain.append(row)
+    plain = plain or [_ONE]
     in_step = abs(in_stride) if in_stride else _common_step(last.source, size)
     unit = last.size == 1 or size in np.diff(last.to)
     out_step = size if unit else int(last.to[1] - last.to[0])

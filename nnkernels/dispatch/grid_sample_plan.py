@@ -203,7 +203,7 @@ def image_gradient_plan(sampling: Sampling, dy: Any, x: Any, grid: Any, machine:
     apart = found.itemsize != found.compute_itemsize or any(
         n > 1 and s != w for n, s, w in zip(sizes, strides[2:], linear, strict=True)
     )
-    sums = (strides[0], strides[1], step)
+    sums: Strides = (strides[0], strides[1], step)
     if apart:
         plan.workspace = Allocation(
             (x.shape[0], x.shape[1], elements), numpy_dtype(found.compute_name), (0, 1, 2)

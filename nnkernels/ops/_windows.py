@@ -101,7 +101,7 @@ def fill_value(value: Any, dtype: Any) -> complex:
     ):
         raise TypeError(f"value must be a number, not {type(value).__name__} ({value!r:.60})")
     if dtype.kind in "iu":
-        if isinstance(value, (complex, np.complexfloating)) or value != floor(value):
+        if isinstance(value, (complex, np.complexfloating)) or float(value) % 1:
             raise DTypeError(f"value {value!r} is no integer, and x has dtype {dtype}")
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         if not low <= value <= high:
