@@ -77,7 +77,7 @@ def _pack_points(packer: Packer, x: Any, grid: Any, sampling: Sampling) -> None:
     packer.align(8 if packer.index == "q" else 4)
     sizes = grid.shape[1:-1]
     packer.add_index(prod(sizes))
-    packer.add_divisors(sizes)
+    packer.add_divisors(max(n, 1) for n in sizes)
     packer.add_index(*grid.strides)
     packer.add("i", *x.shape[2:], int(sampling.align_corners))
     packer.align(8 if packer.index == "q" else 4)

@@ -80,7 +80,7 @@ class Op:
         """Name and place of each of `number`."""
         if self.number is None:
             return ()
-        return (self.number,) if isinstance(self.number[0], str) else self.number  # type: ignore[return-value]
+        return (self.number,) if isinstance(self.number[0], str) else self.number
 
     def arguments(
         self, arrays: Sequence[Any], options: dict[str, Any]
