@@ -133,7 +133,7 @@ def segments(
         if b <= a or not joined[a]:
             found += _equal(to, source, 0, range(first, b), out_step, longest)
             first = max(first, b)
-        elif b + 1 > first:
+        elif b > first:  # else the one element that is left begins the next block
             found += _equal(to, source, int(step[a]), range(first, b + 1), out_step, longest)
             first = b + 1
     found += _equal(to, source, 0, range(first, to.size), out_step, longest)
