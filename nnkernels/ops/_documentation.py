@@ -177,7 +177,7 @@ is large beside them does no harm. A row that holds NaN or an infinity becomes N
 becomes ``bias``, unless ``eps`` is 0: then it is 0 / 0, NaN."""
 
 
-_WINDOWS = """\
+_UNFOLDED = """\
 stride, dilation : int or tuple of int, default 1
     Elements from window to window, and from tap to tap, along each spatial axis.
 padding : int, tuple or str, default 0
@@ -260,7 +260,7 @@ def _pieces(name: str) -> dict[str, str]:
         "{out of a norm}": _NORM_OUT,
         "{raises of norms}": _NORM_RAISES,
         "{notes of norms}": _NORM_NOTES,
-        "{windows}": _WINDOWS,
+        "{unfolded windows}": _UNFOLDED,
         "{out of windows}": _WINDOW_OUT,
         "{notes of sums}": _SUM_NOTES,
         "{examples}": _EXAMPLES,

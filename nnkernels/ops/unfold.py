@@ -32,7 +32,7 @@ def unfold(
         integer.
     kernel_size : int or tuple of int
         Taps of a window along each spatial axis.
-    {windows}
+    {unfolded windows}
     {out of windows}
 
     Notes
@@ -71,7 +71,7 @@ def fold(
         Spatial sizes of the image: its number of entries is that of the spatial axes.
     kernel_size : int or tuple of int
         As in `unfold`.
-    {windows}
+    {unfolded windows}
     {out of windows}
 
     Notes

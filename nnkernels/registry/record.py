@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ INTEGERS = (
 )  # fmt: skip
 
 Shape = tuple[int, ...]
+Special = Callable[[Any, tuple[Shape, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,11 @@ class Op:
     outputs : int
         Number of results; the most there are where options decide.
     number : tuple, optional
-        Name and place of an option that is a number and stands among the positional arguments,
-        as that of the groups of a group norm; or several of them, by place. One with a default
-        may be left out.
+        Name and place of an option that stands among the positional arguments, as the groups of a
+        group norm; or a tuple of such pairs, by their places.
+    special : dict
+        For an array whose numbers are not arbitrary, as indices, by name: a function of a random
+        generator, the shapes of all arrays and the options, which gives it.
     positive : tuple of str
         Those arrays that must not be negative.
     adjoint : str
@@ -72,15 +75,9 @@ class Op:
     traffic: Callable[[tuple[Any, ...], tuple[Any, ...]], int] | None = None
     outputs: int = 1
     number: tuple[str, int] | tuple[tuple[str, int], ...] | None = None
+    special: Mapping[str, Special] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
     adjoint: str = ""
-
-    @property
-    def numbers(self) -> tuple[tuple[str, int], ...]:
-        """Name and place of each of `number`."""
-        if self.number is None:
-            return ()
-        return (self.number,) if isinstance(self.number[0], str) else self.number
 
     def arguments(
         self, arrays: Sequence[Any], options: dict[str, Any]
@@ -93,6 +90,12 @@ class Op:
         """
         positional, left = list(arrays), dict(options)
         for name, place in self.numbers:
-            if name in left:
+            if name in left:  # one with a default may be left out
                 positional.insert(place, left.pop(name))
         return positional, left
+
+    @property
+    def numbers(self) -> tuple[tuple[str, int], ...]:
+        """Names and places of the options among the positional arguments."""
+        given: Any = self.number or ()
+        return (given,) if given and isinstance(given[0], str) else given
