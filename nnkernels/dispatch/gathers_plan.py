@@ -262,18 +262,11 @@ def _uploaded(machine: Any, array: np.ndarray) -> tuple[Any, int]:
     place = machine.empty(array.shape, array.dtype)
     if isinstance(place, np.ndarray):
         return array, machines.numpy_address(array)
-    with place.device:
-        # From ordinary memory this waits for the copy, so that any stream may read it later.
+    with place.device as device:
         place.set(array)
-        sys_stream_synchronize(place)
+        # Calls on any stream will read it: wait for the copy, once for a plan.
+        device.synchronize()
     return place, machines.cupy_address(place)
-
-
-def sys_stream_synchronize(array: Any) -> None:
-    """Wait for what was copied to a CuPy array."""
-    import cupy
-
-    cupy.cuda.get_current_stream().synchronize()
 
 
 # ---- the kernels --------------------------------------------------------------------------------
