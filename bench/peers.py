@@ -10,6 +10,7 @@ import array_functions
 import numpy as np
 import torch_functions
 import torch_norms
+import torch_windows
 from problems import Problem
 
 from nnkernels.dispatch.dtypes import numpy_dtype
@@ -105,6 +106,10 @@ class TorchLibrary:
     def functions(self, problem: Problem) -> Functions | None:
         functions = torch_functions.table(self._torch, problem.axis)
         functions |= torch_norms.table(self._torch, problem.axis, problem.groups)
+        if problem.record.family == "windows":
+            functions = torch_windows.table(
+                self._torch, problem.shape, problem.options, problem.dtype
+            )
         pair = functions.get(problem.op)
         return None if pair is None else Functions(*pair)
 

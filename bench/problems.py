@@ -10,6 +10,7 @@ from math import gcd, prod
 from typing import Any
 
 import numpy as np
+import windows
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
 from nnkernels.registry import Op, all_ops
@@ -44,6 +45,7 @@ class Problem:
     axis: int | None = None
     layout: str = "contiguous"
     target: Target | None = None
+    case: str = ""  # of an op that is timed with several options: see windows.py
 
     @property
     def record(self) -> Op:
@@ -54,6 +56,8 @@ class Problem:
         if self.record.family == "matmul" and self.dtype in ("int8", "uint8"):
             # What such products are for; in 8 bits, sums of more than one term wrap.
             return {} if self.op.endswith("_backward") else {"out_dtype": "int32"}
+        if self.record.family == "windows":
+            return windows.options(self.op, self.shape, self.case)
         chosen: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
         if self.groups is not None:
             chosen["num_groups"] = self.groups
@@ -77,7 +81,12 @@ class Problem:
     def label(self) -> str:
         axis = "" if self.axis is None else f" axis {self.axis}"
         layout = "" if self.layout == "contiguous" else f" {self.layout}"
-        return f"{self.op} {shape_text(self.shape)}{axis} {self.dtype}{layout}"
+        return f"{self.name} {shape_text(self.shape)}{axis} {self.dtype}{layout}"
+
+    @property
+    def name(self) -> str:
+        """The op and the case."""
+        return f"{self.op} {self.case}".rstrip()
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -125,6 +134,10 @@ _GROUP_NORM = (
     ((32, 256, 28, 28), None, "contiguous"),
     ((32, 256, 28, 28), None, "channels_last"),
 )
+_WINDOWS = (
+    ((8, 64, 56, 56), None, "contiguous"),
+    ((8, 64, 56, 56), None, "channels_last"),
+)
 DEFAULTS = {
     "rows": _ROWS,
     "elementwise": _ELEMENTWISE,
@@ -134,6 +147,7 @@ DEFAULTS = {
     "batch_norm": _BATCH_NORM,
     "group_norm": _GROUP_NORM,
     "instance_norm": _GROUP_NORM,
+    "windows": _WINDOWS,
 }
 
 
@@ -253,6 +267,8 @@ def obstacle(problem: Problem) -> str:
             return f"{op.name}: the shape is MxK, or BxMxK for a batch, not {shape}"
     elif op.family == "matmul" and rank < 3:
         return f"{op.name}: the shape is MxKxN, or BxMxKxN for a batch, not {shape}"
+    elif op.family == "windows" and windows.obstacle(op.name, problem.shape):
+        return windows.obstacle(op.name, problem.shape)
     if problem.layout == "transposed" and rank < 2:
         return f"{op.name}: the transposed layout needs two axes, and {shape} has one"
     if problem.layout == "channels_last" and rank < 3:
@@ -274,6 +290,8 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     op, shape, axis = problem.record, problem.shape, problem.axis or 0
     if op.family == "matmul":
         return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
+    if op.family == "windows":
+        return windows.operand_shapes(op.name, shape, problem.case)
     special: dict[str, Shape] = {}
     if op.family == "norm":
         parameter = (shape[axis],)
@@ -314,6 +332,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
     dtype = numpy_dtype(problem.dtype)
     op, shapes = problem.record, operand_shapes(problem)
     arrays = {name: _random(random, s, dtype) for name, s in zip(op.arrays, shapes, strict=True)}
+    if "grid" in arrays:
+        arrays["grid"] = windows.grid(random, arrays["grid"].shape).astype(dtype)
     for name in op.positive:
         arrays[name] = np.abs(arrays[name])
     if op.name.endswith("_backward") and "y" in arrays:
