@@ -33,8 +33,9 @@ NNK_FN V nested_sum(const Entries& entries, const Index* from, const S* weights,
 template <int Mapped, class Index> struct Entries { Index begin[Mapped], end[Mapped]; };
 
 // T: type of x and y;  S: in which they are added
+// Streaming: results go past the caches
 template <class T, class S, int N, int Plain, int Mapped, class Index, bool Weighted, bool UnitOut,
-          bool UnitIn>
+          bool UnitIn, bool Streaming>
 struct GatherSum {
   static_assert(Mapped >= 1, "the host adds an axis of one element");
   using V = Vec<S, N>;
@@ -106,6 +107,12 @@ struct GatherSum {
         [&](Index offset) NNK_INLINE {
           return convert<S>(in.template load<N, UnitIn>(offset, args.in_step, count));
         });
+    if constexpr (Streaming) {
+      if (count == N) {
+        nnk::store_streaming(out.at(at.out + i * args.out_step, N), convert<T>(total));
+        return;
+      }
+    }
     out.template store<N, UnitOut>(at.out + i * args.out_step, args.out_step, count,
                                    convert<T>(total));
   }

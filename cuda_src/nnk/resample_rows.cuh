@@ -24,8 +24,9 @@ enum : int { group_to, group_count, group_terms, group_size };
 enum : int { terms_first, terms_kind, terms_size };
 
 // N: lanes of one register of S.  UnitIn: columns of a run are adjacent in x
+// Streaming: results go past the caches
 template <class T, class S, int N, int Plain, int Mapped, class Index, bool Weighted, bool UnitOut,
-          bool UnitIn>
+          bool UnitIn, bool Streaming>
 struct ResampleRows {
   using V = Vec<S, N>;
   static constexpr int wide = 2 * N;  // columns that are summed at once
@@ -118,6 +119,7 @@ struct ResampleRows {
     const auto y = convert<T>(sum);
     T* to = byte_offset(args.out, out);
     if constexpr (!UnitOut) nnk::store_strided(to, args.out_step, y, count);
+    else if (count == N && Streaming) nnk::store_streaming(to, y);
     else if (count == N) nnk::store(to, y);
     else nnk::store_partial(to, y, count);
   }

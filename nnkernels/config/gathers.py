@@ -84,19 +84,17 @@ def configure(problem: GatherProblem, device: Device) -> GatherConfig:
     """The kernel for a problem on a device."""
     if device.is_gpu:
         return _configure_gpu(problem, device)
+    streaming = problem.rows * problem.row * problem.itemsize >= device.cache_bytes
     if problem.moves:
         vector = device.vector_bytes // problem.itemsize
-        written = problem.rows * problem.row * problem.itemsize
-        return GatherConfig(
-            "MoveRows", problem.row > 1, vector, 1, 1, _CPU_TILE, written >= device.cache_bytes
-        )
+        return GatherConfig("MoveRows", problem.row > 1, vector, 1, 1, _CPU_TILE, streaming)
     lanes = max(device.vector_bytes // problem.compute_itemsize, 1)
     if problem.row >= _LONG_ROW:
-        # Two registers, where the row has them: terms of all axes are looked up once for both.
-        vector = 2 * lanes if problem.row >= 2 * lanes else lanes
-        return GatherConfig("GatherSum", True, vector, 1, 1, _CPU_TILE)
+        # Up to four registers, where the row has them: terms are looked up once for all.
+        vector = largest_power_of_two(4, problem.row // lanes) * lanes
+        return GatherConfig("GatherSum", True, vector, 1, 1, _CPU_TILE, streaming)
     columns = _SCRATCH_BYTES // problem.compute_itemsize
-    return GatherConfig("ResampleRows", False, lanes, 1, 1, _CPU_TILE, columns=columns)
+    return GatherConfig("ResampleRows", False, lanes, 1, 1, _CPU_TILE, streaming, columns=columns)
 
 
 def _configure_gpu(problem: GatherProblem, device: Device) -> GatherConfig:

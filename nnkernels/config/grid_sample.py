@@ -90,6 +90,8 @@ def configure(problem: GridProblem, device: Device) -> GridConfig:
     across = not (problem.channels_adjacent and problem.channels >= lanes // 2)
     points = _points(problem, device, _CPU_POINTS)
     channels = min(problem.channels, max(_CPU_BLOCK // points, 1))
+    if not across:  # up to four registers: a tap is looked up once for all
+        lanes *= largest_power_of_two(4, max(channels // lanes, 1))
     return GridConfig(1, lanes, points, across, channels)
 
 

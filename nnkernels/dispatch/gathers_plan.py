@@ -311,7 +311,8 @@ def _gather(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:
         arrays += [sources.array(), _scalars(call, weights)]
         weighted = _bool(_is_weighted(call))
         element = f"{call.found.storage}, {call.found.compute}"
-        kernel = f"GatherSum<{element}, {chosen.vector}, {axes}, {weighted}, {units}>"
+        streaming = _bool(chosen.streaming and row.out_stride == size)
+        kernel = f"GatherSum<{element}, {chosen.vector}, {axes}, {weighted}, {units}, {streaming}>"
         header = "gather_sum"
     instance = Instance(header, kernel, chosen.threads)
     _finish(call, plan, instance, vectors, tile, arrays, packer)
@@ -467,7 +468,8 @@ def _resample_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:
     kernel = (
         f"ResampleRows<{call.found.storage}, {call.found.compute}, {chosen.vector}, {len(plain)}, "
         f"{len(outer)}, {_cpp_index(index)}, {_bool(_is_weighted(call))}, "
-        f"{_bool(out_step == size)}, {_bool(in_step == size)}>"
+        f"{_bool(out_step == size)}, {_bool(in_step == size)}, "
+        f"{_bool(chosen.streaming and out_step == size)}>"
     )
     scratch = (rows.columns + 2 * chosen.vector) * call.found.compute_itemsize
     instance = Instance("resample_rows", kernel, 1)
