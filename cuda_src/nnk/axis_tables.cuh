@@ -11,8 +11,8 @@
 namespace nnk {
 
 // In a table, for an offset: there is no such element.
-template <class Index> constexpr Index missing = sizeof(Index) == 4 ? Index(-2147483647 - 1)
-                                                                    : Index(1ull << 63);
+template <class Index>
+constexpr Index missing = sizeof(Index) == 4 ? Index(-2147483647 - 1) : Index(1ull << 63);
 
 // An array by byte offsets from its first element, which may be negative.
 template <class T, class Index> struct Reached {
@@ -65,8 +65,8 @@ template <int Plain, int Mapped, class Index> struct OuterAxes {
   Index first[Mapped > 0 ? Mapped : 1];  // where in the table the axis has its entries
 
   struct Row {
-    Index out, in;                            // of the plain axes, in bytes
-    Index entry[Mapped > 0 ? Mapped : 1];     // where in the table each mapped axis stands
+    Index out, in;                         // of the plain axes, in bytes
+    Index entry[Mapped > 0 ? Mapped : 1];  // where in the table each mapped axis stands
   };
 
   // Entries of a mapped axis have two numbers.

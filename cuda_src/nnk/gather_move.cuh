@@ -8,8 +8,7 @@
 namespace nnk {
 
 // T: any type of the elements' size.  UnitOut, UnitIn: elements of a row are adjacent
-template <class T, int N, int Unroll, int Plain, int Mapped, class Index, bool UnitOut,
-          bool UnitIn>
+template <class T, int N, int Unroll, int Plain, int Mapped, class Index, bool UnitOut, bool UnitIn>
 struct GatherMove {
   static_assert(Mapped >= 1, "the host adds an axis of one element");
   using V = Vec<T, N>;
@@ -44,8 +43,7 @@ struct GatherMove {
       }
       NNK_UNROLL
       for (int u = 0; u < Unroll; ++u)
-        if (count[u] > 0)
-          out.template store<N, UnitOut>(to[u], args.out_step, count[u], moved[u]);
+        if (count[u] > 0) out.template store<N, UnitOut>(to[u], args.out_step, count[u], moved[u]);
     }
   }
 

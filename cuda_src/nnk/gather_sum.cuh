@@ -10,20 +10,29 @@
 
 namespace nnk {
 
-// The sum over the terms of the first Levels mapped axes, of what `at(offset)` gives.
-template <bool Weighted, int Levels, class V, class S, class Index, class Entries, class F>
+// The sum over the terms of the first Levels mapped axes, of what `at(offset)` gives. Terms: how
+// many there are of every element along every axis; 0: as many as there happen to be.
+template <bool Weighted, int Terms, int Levels, class V, class S, class Index, class Entries,
+          class F>
 NNK_FN V nested_sum(const Entries& entries, const Index* from, const S* weights, Index offset,
                     F at) {
   if constexpr (Levels == 0) {
     return at(offset);
   } else {
     V sum = V::splat(S());
-    const Index last = entries.end[Levels - 1];
-    for (Index e = entries.begin[Levels - 1]; e < last; ++e) {
+    const auto add = [&](Index e) NNK_INLINE {
       const V term =
-          nested_sum<Weighted, Levels - 1, V>(entries, from, weights, offset + from[e], at);
+          nested_sum<Weighted, Terms, Levels - 1, V>(entries, from, weights, offset + from[e], at);
       if constexpr (Weighted) sum = fma_always(V::splat(weights[e]), term, sum);
       else sum = sum + term;
+    };
+    const Index first = entries.begin[Levels - 1];
+    if constexpr (Terms > 0) {
+      NNK_UNROLL
+      for (int t = 0; t < Terms; ++t) add(first + t);
+    } else {
+      const Index last = entries.end[Levels - 1];
+      for (Index e = first; e < last; ++e) add(e);
     }
     return sum;
   }
@@ -33,9 +42,9 @@ NNK_FN V nested_sum(const Entries& entries, const Index* from, const S* weights,
 template <int Mapped, class Index> struct Entries { Index begin[Mapped], end[Mapped]; };
 
 // T: type of x and y;  S: in which they are added
-// Streaming: results go past the caches
-template <class T, class S, int N, int Plain, int Mapped, class Index, bool Weighted, bool UnitOut,
-          bool UnitIn, bool Streaming>
+// Weighted, Terms: see nested_sum
+template <class T, class S, int N, int Plain, int Mapped, class Index, bool Weighted, int Terms,
+          bool UnitOut, bool UnitIn>
 struct GatherSum {
   static_assert(Mapped >= 1, "the host adds an axis of one element");
   using V = Vec<S, N>;
@@ -44,13 +53,13 @@ struct GatherSum {
   struct Args {
     T* out;
     const T* in;
-    const Index* table;   // of a mapped axis: bytes to the element of y, and its first term
-    const Index* from;    // of each term: bytes to the element of x
+    const Index* table;  // of a mapped axis: bytes to the element of y, and its first term
+    const Index* from;   // of each term: bytes to the element of x
     const S* weights;
-    int64 vectors;        // of all rows
-    int64 tile;           // vectors of one block
+    int64 vectors;  // of all rows
+    int64 tile;     // vectors of one block
     Index inner, row_vectors, out_step, in_step;
-    Index entries;        // of the table
+    Index entries;  // of the table
     Index out_low, out_extent, in_low, in_extent;
     Divisor<Index> by_row_vectors;
     OuterAxes<Plain, Mapped, Index> outer;
@@ -62,8 +71,8 @@ struct GatherSum {
     if constexpr (G::threads == 1) walk(args, Index(first), Index(last));
     else
       for (int64 v = first + group.rank(); v < last; v += G::threads) {
-        const Index row = N == 1 && args.row_vectors == 1 ? Index(v)
-                                                          : args.by_row_vectors.divide(Index(v));
+        const Index row =
+            N == 1 && args.row_vectors == 1 ? Index(v) : args.by_row_vectors.divide(Index(v));
         const Position at = position(args, row);
         sum(args, at, (Index(v) - row * args.row_vectors) * N);
       }
@@ -75,13 +84,27 @@ struct GatherSum {
     Entries<Mapped, Index> entries;
   };
 
-  // One thread has the whole tile, and decodes a position once a row.
+  // One thread has the whole tile. It decodes a position once for all rows that differ along the
+  // last mapped axis alone: from there it goes on to the next entry.
   static NNK_FN void walk(const Args& args, Index v, Index last) {
+    constexpr int m = Mapped - 1;
     Index row = args.by_row_vectors.divide(v);
     Index k = v - row * args.row_vectors;
-    for (; v < last; ++row, k = 0) {
-      const Position at = position(args, row);
-      for (; k < args.row_vectors && v < last; ++k, ++v) sum(args, at, k * N);
+    while (v < last) {
+      const Index size = args.outer.by_mapped[m].divisor;
+      Index left = size - (row - args.outer.by_mapped[m].divide(row) * size);
+      Position at = position(args, row);
+      const Index* entry = args.table + args.outer.row_at(row).entry[m];
+      for (;;) {
+        for (; k < args.row_vectors && v < last; ++k, ++v) sum(args, at, k * N);
+        ++row;
+        k = 0;
+        if (v >= last || --left == 0) break;
+        at.out += entry[2] - entry[0];
+        at.entries.begin[m] = at.entries.end[m];
+        entry += 2;
+        at.entries.end[m] = entry[3];
+      }
     }
   }
 
@@ -102,17 +125,11 @@ struct GatherSum {
     const int count = args.inner - i < N ? int(args.inner - i) : N;
     const Reached<const T, Index> in{args.in, args.in_low, args.in_extent};
     const Reached<T, Index> out{args.out, args.out_low, args.out_extent};
-    const V total = nested_sum<Weighted, Mapped, V>(
+    const V total = nested_sum<Weighted, Terms, Mapped, V>(
         at.entries, args.from, args.weights, at.in + i * args.in_step,
         [&](Index offset) NNK_INLINE {
           return convert<S>(in.template load<N, UnitIn>(offset, args.in_step, count));
         });
-    if constexpr (Streaming) {
-      if (count == N) {
-        nnk::store_streaming(out.at(at.out + i * args.out_step, N), convert<T>(total));
-        return;
-      }
-    }
     out.template store<N, UnitOut>(at.out + i * args.out_step, args.out_step, count,
                                    convert<T>(total));
   }

@@ -87,8 +87,8 @@ struct GridSample {
       const Index c = item / vectors;
       const int p = int(item - c * vectors) * N;
       if (p >= tile.count) continue;
-      const Index plane = tile.image * args.x_batch + (tile.channel + c) * args.x_channel +
-                          args.x_plane_low;
+      const Index plane =
+          tile.image * args.x_batch + (tile.channel + c) * args.x_channel + args.x_plane_low;
       V sum = V::splat(S(0));
       for (int t = 0; t < taps; ++t) {
         const auto offset = tile.offset.template load_vec<N>(t * Points + p);
@@ -142,8 +142,8 @@ struct GridSample {
         if (offset < 0) continue;
         const V weight = V::splat(tile.weight.load(t * Points + p));
         sum = fma_always(
-            weight,
-            convert<S>(x.template load<N, true>(plane + offset, Index(sizeof(T)), count)), sum);
+            weight, convert<S>(x.template load<N, true>(plane + offset, Index(sizeof(T)), count)),
+            sum);
       }
       y.template store<N, true>(tile.image * args.y_batch + tile.target.load(p) + channel,
                                 Index(sizeof(T)), count, convert<T>(sum));

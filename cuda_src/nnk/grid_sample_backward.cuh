@@ -66,21 +66,20 @@ struct GridSampleBackwardGrid {
       for (int a = 0; a < Rank; ++a) total[a] = V::splat(S(0));
       const auto at_dy = dy_offsets.template load_vec<N>(p);
       for (Index c = 0; c < args.channels; ++c) {
-        const T* plane = byte_offset(
-            args.x, image * args.x_batch + c * args.x_channel + args.x_plane_low);
+        const T* plane =
+            byte_offset(args.x, image * args.x_batch + c * args.x_channel + args.x_plane_low);
         V sum[Rank];
         NNK_UNROLL
         for (int a = 0; a < Rank; ++a) sum[a] = V::splat(S(0));
         for (int t = 0; t < taps; ++t) {
-          const V x = convert<S>(
-              load_or_zero(plane, offsets.template load_vec<N>(t * Points + p)));
+          const V x = convert<S>(load_or_zero(plane, offsets.template load_vec<N>(t * Points + p)));
           NNK_UNROLL
           for (int a = 0; a < Rank; ++a)
-            sum[a] = fma_always(slopes.template load_vec<N>((a * taps + t) * Points + p), x,
-                                sum[a]);
+            sum[a] =
+                fma_always(slopes.template load_vec<N>((a * taps + t) * Points + p), x, sum[a]);
         }
-        const T* of_dy = byte_offset(
-            args.dy, image * args.dy_batch + c * args.dy_channel + args.dy_plane_low);
+        const T* of_dy =
+            byte_offset(args.dy, image * args.dy_batch + c * args.dy_channel + args.dy_plane_low);
         const V dy = convert<S>(load_or_zero(of_dy, at_dy));
         NNK_UNROLL
         for (int a = 0; a < Rank; ++a) total[a] = fma_always(dy, sum[a], total[a]);
@@ -180,8 +179,7 @@ struct GridSampleBackwardX {
     own.first = (range + r) * args.range;
     own.last = own.first + args.range < args.elements ? own.first + args.range : args.elements;
     if (own.channel >= args.channels) own.last = own.first;
-    own.sums = byte_offset(args.sums,
-                           image * args.sums_batch + own.channel * args.sums_channel);
+    own.sums = byte_offset(args.sums, image * args.sums_batch + own.channel * args.sums_channel);
     return own;
   }
   static NNK_FN S* sum_at(const Args& args, const Owned& own, Index e) {
@@ -191,8 +189,7 @@ struct GridSampleBackwardX {
   static NNK_FN void add(const Args& args, const Owned& own, Index image, const Elements& elements,
                          const Weights& weights, const Elements& dy_offsets, int count) {
     if (own.first >= own.last) return;
-    const T* dy =
-        byte_offset(args.dy, image * args.dy_batch + own.channel * args.dy_channel);
+    const T* dy = byte_offset(args.dy, image * args.dy_batch + own.channel * args.dy_channel);
     for (int p = 0; p < count; ++p) {
       const S g = convert_scalar<S>(nnk::load<1>(byte_offset(dy, dy_offsets.load(p)))[0]);
       NNK_UNROLL

@@ -11,9 +11,7 @@ namespace nnk {
 enum : int { segment_to, segment_from, segment_count, segment_step, segment_offsets, segment_size };
 
 // UnitOut: elements along the row are adjacent in y
-// Streaming: results go past the caches
-template <class T, int N, int Plain, int Mapped, class Index, bool UnitOut, bool Streaming>
-struct MoveRows {
+template <class T, int N, int Plain, int Mapped, class Index, bool UnitOut> struct MoveRows {
   using V = Vec<T, N>;
   using Outer = OuterAxes<Plain, Mapped, Index>;
 
@@ -79,32 +77,23 @@ struct MoveRows {
     }
   }
 
-  // Stores what `values(i, n)` gives for elements [i, i + n). Where results go past the caches, a
-  // first piece leads to an address that is a multiple of a vector.
-  template <class F>
-  static NNK_FN void each(const Args& args, T* to, Index count, F values) {
+  // Stores what `values(i, n)` gives for elements [i, i + n). The last vector overlaps the one
+  // before it: whole vectors take a fraction of the time of parts. (None goes past the caches: rows
+  // do not begin at cache lines, and 26 MB of padded images took 3 ms instead of 2.)
+  template <class F> static NNK_FN void each(const Args& args, T* to, Index count, F values) {
+    if (count < N) {
+      store_at(args, to, 0, values(0, int(count)), int(count));
+      return;
+    }
     Index i = 0;
-    if constexpr (UnitOut && Streaming) {
-      const int bytes = int(reinterpret_cast<uint64>(to) % sizeof(V));
-      const int head = (int(sizeof(V)) - bytes) / int(sizeof(T));
-      if (bytes != 0 && head < count) {
-        nnk::store_partial(to, values(0, head), head);
-        i = head;
-      }
-    }
-    for (; i + N <= count; i += N) {
-      if constexpr (!UnitOut) nnk::store_strided(byte_offset(to, i * args.out_step), args.out_step,
-                                                 values(i, N), N);
-      else if constexpr (Streaming) nnk::store_streaming(byte_offset(to, i * Index(sizeof(T))),
-                                                         values(i, N));
-      else nnk::store(byte_offset(to, i * Index(sizeof(T))), values(i, N));
-    }
-    if (i < count) {
-      const int n = int(count - i);
-      if constexpr (UnitOut)
-        nnk::store_partial(byte_offset(to, i * Index(sizeof(T))), values(i, n), n);
-      else nnk::store_strided(byte_offset(to, i * args.out_step), args.out_step, values(i, n), n);
-    }
+    for (; i + N <= count; i += N) store_at(args, to, i, values(i, N), N);
+    if (i < count) store_at(args, to, count - N, values(count - N, N), N);
+  }
+  static NNK_FN void store_at(const Args& args, T* to, Index i, const V& v, int n) {
+    T* p = byte_offset(to, i * (UnitOut ? Index(sizeof(T)) : args.out_step));
+    if constexpr (!UnitOut) nnk::store_strided(p, args.out_step, v, n);
+    else if (n < N) nnk::store_partial(p, v, n);
+    else nnk::store(p, v);
   }
 };
 

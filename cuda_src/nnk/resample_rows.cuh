@@ -24,9 +24,8 @@ enum : int { group_to, group_count, group_terms, group_size };
 enum : int { terms_first, terms_kind, terms_size };
 
 // N: lanes of one register of S.  UnitIn: columns of a run are adjacent in x
-// Streaming: results go past the caches
-template <class T, class S, int N, int Plain, int Mapped, class Index, bool Weighted, bool UnitOut,
-          bool UnitIn, bool Streaming>
+template <class T, class S, int N, int Plain, int Mapped, class Index, bool Weighted, int Terms,
+          bool UnitOut, bool UnitIn>
 struct ResampleRows {
   using V = Vec<S, N>;
   static constexpr int wide = 2 * N;  // columns that are summed at once
@@ -36,11 +35,11 @@ struct ResampleRows {
     const T* in;
     const Index* table;
     const Index* from;
-    const S* weights;     // of the terms of outer axes
-    const int32* lanes;   // of the vectors of terms
+    const S* weights;    // of the terms of outer axes
+    const int32* lanes;  // of the vectors of terms
     const S* lane_weights;
-    int64 items;  // parts of all rows
-    int64 tile;   // of one block
+    int64 items;                                          // parts of all rows
+    int64 tile;                                           // of one block
     Index parts, parts_at, runs_at, groups_at, terms_at;  // where they are in the table
     Index out_step, in_step;
     int32 columns;  // scratch memory
@@ -63,8 +62,8 @@ struct ResampleRows {
         entries.begin[m] = args.table[row.entry[m] + 1];
         entries.end[m] = args.table[row.entry[m] + 3];
       }
-      const Index* part = args.table + args.parts_at +
-                          (Index(item) - row_number * args.parts) * part_size;
+      const Index* part =
+          args.table + args.parts_at + (Index(item) - row_number * args.parts) * part_size;
       for (Index r = part[part_runs]; r < part[part_runs_end]; ++r)
         sum_columns(args, args.table + args.runs_at + r * run_size, row.in, entries, columns);
       for (Index g = part[part_groups]; g < part[part_groups_end]; ++g)
@@ -89,7 +88,7 @@ struct ResampleRows {
   }
   template <int W, class E>
   static NNK_FN Vec<S, W> columns_at(const Args& args, const E& entries, Index in, int count) {
-    return nested_sum<Weighted, Mapped, Vec<S, W>>(
+    return nested_sum<Weighted, Terms, Mapped, Vec<S, W>>(
         entries, args.from, args.weights, in, [&](Index offset) NNK_INLINE {
           const T* p = byte_offset(args.in, offset);
           if constexpr (!UnitIn)
@@ -119,7 +118,6 @@ struct ResampleRows {
     const auto y = convert<T>(sum);
     T* to = byte_offset(args.out, out);
     if constexpr (!UnitOut) nnk::store_strided(to, args.out_step, y, count);
-    else if (count == N && Streaming) nnk::store_streaming(to, y);
     else if (count == N) nnk::store(to, y);
     else nnk::store_partial(to, y, count);
   }

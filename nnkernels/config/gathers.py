@@ -63,8 +63,6 @@ class GatherConfig:
         Template arguments.
     tile : int
         Elements of the result that a block makes, about.
-    streaming : bool
-        Whether results go past the caches.
     part, columns : int
         Limits of a part of a row, of `ResampleRows`.
     """
@@ -75,7 +73,6 @@ class GatherConfig:
     unroll: int
     threads: int
     tile: int
-    streaming: bool = False
     part: int = _PART
     columns: int = _SCRATCH_BYTES
 
@@ -84,17 +81,16 @@ def configure(problem: GatherProblem, device: Device) -> GatherConfig:
     """The kernel for a problem on a device."""
     if device.is_gpu:
         return _configure_gpu(problem, device)
-    streaming = problem.rows * problem.row * problem.itemsize >= device.cache_bytes
     if problem.moves:
         vector = device.vector_bytes // problem.itemsize
-        return GatherConfig("MoveRows", problem.row > 1, vector, 1, 1, _CPU_TILE, streaming)
+        return GatherConfig("MoveRows", problem.row > 1, vector, 1, 1, _CPU_TILE)
     lanes = max(device.vector_bytes // problem.compute_itemsize, 1)
     if problem.row >= _LONG_ROW:
         # Up to four registers, where the row has them: terms are looked up once for all.
         vector = largest_power_of_two(4, problem.row // lanes) * lanes
-        return GatherConfig("GatherSum", True, vector, 1, 1, _CPU_TILE, streaming)
+        return GatherConfig("GatherSum", True, vector, 1, 1, _CPU_TILE)
     columns = _SCRATCH_BYTES // problem.compute_itemsize
-    return GatherConfig("ResampleRows", False, lanes, 1, 1, _CPU_TILE, streaming, columns=columns)
+    return GatherConfig("ResampleRows", False, lanes, 1, 1, _CPU_TILE, columns=columns)
 
 
 def _configure_gpu(problem: GatherProblem, device: Device) -> GatherConfig:

@@ -122,7 +122,7 @@ def segments(
     step = np.where(gone[1:] | gone[:-1], 0, np.diff(source))
     # Blocks of equal steps between neighbours.
     changes = np.flatnonzero((joined[1:] != joined[:-1]) | (step[1:] != step[:-1])) + 1
-    if 4 * changes.size > to.size and not gone.any():
+    if not gone.any() and (4 * changes.size > to.size or _is_scattered(step, changes, out_step)):
         cuts = np.flatnonzero(~next_to) + 1
         pieces = _cut(np.concatenate([[0], cuts, [to.size]]), longest)
         return [Segment(int(to[a]), 0, b - a, 0, a) for a, b in pieces], True
@@ -138,6 +138,17 @@ def segments(
             first = b + 1
     found += _equal(to, source, 0, range(first, to.size), out_step, longest)
     return found, False
+
+
+# Runs of fewer elements that are not adjacent are better gathered, all together.
+_SHORT_RUN = 64
+
+
+def _is_scattered(step: np.ndarray, changes: np.ndarray, out_step: int) -> bool:
+    """Whether most elements are in short runs whose steps no vector access has."""
+    # Between two runs the step changes twice.
+    short = 0 < 2 * step.size < _SHORT_RUN * (changes.size + 1)
+    return short and bool(np.mean(np.abs(step) > 2 * abs(out_step)) > 0.5)
 
 
 def _equal(

@@ -33,6 +33,8 @@ from nnkernels.dispatch.results import Allocation, check_out, reach
 _SLACK = 1 << 20
 # Rows shorter than this are joined with the next axis, up to so many elements.
 _SHORT_ROW, _LONGEST_JOINED = 256, 16384
+# Terms of one element for which code is laid out in a row.
+_MOST_UNROLLED = 16
 # A mapped row is joined with a copied axis of fewer elements than fill vectors.
 _LONGEST_COLUMNS = 1 << 16
 # An unsigned type for each size of elements that are only moved.
@@ -311,8 +313,9 @@ def _gather(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:
         arrays += [sources.array(), _scalars(call, weights)]
         weighted = _bool(_is_weighted(call))
         element = f"{call.found.storage}, {call.found.compute}"
-        streaming = _bool(chosen.streaming and row.out_stride == size)
-        kernel = f"GatherSum<{element}, {chosen.vector}, {axes}, {weighted}, {units}, {streaming}>"
+        kernel = (
+            f"GatherSum<{element}, {chosen.vector}, {axes}, {weighted}, {_terms(tables)}, {units}>"
+        )
         header = "gather_sum"
     instance = Instance(header, kernel, chosen.threads)
     _finish(call, plan, instance, vectors, tile, arrays, packer)
@@ -323,6 +326,15 @@ def _add_entries(entries: Assembly, sources: Assembly, table: Table) -> int:
     first = sources.add(table.source)
     to = np.concatenate([table.to, [0]])
     return entries.add(axis_tables.pairs(to, table.begin + first))
+
+
+def _terms(tables: Sequence[Table]) -> int:
+    """How many terms every element has along every axis; 0 if they differ, or are too many."""
+    counts = {int(n) for table in tables for n in np.unique(np.diff(table.begin))}
+    if len(counts) != 1:
+        return 0
+    (count,) = counts
+    return count if count ** len(tables) <= _MOST_UNROLLED else 0
 
 
 def _is_weighted(call: _Call) -> bool:
@@ -419,10 +431,9 @@ def _finish_rows(
     _pack_outer(packer, plain, axes, firsts)
     _add_fill(packer, call)
     element = ELEMENTS[_MOVED[size]].storage
-    streaming = chosen.streaming and out_step == size
     kernel = (
         f"MoveRows<{element}, {max(chosen.vector, 1)}, {len(plain)}, {len(mapped)}, "
-        f"{_cpp_index(index)}, {_bool(out_step == size)}, {_bool(streaming)}>"
+        f"{_cpp_index(index)}, {_bool(out_step == size)}>"
     )
     _finish(call, plan, Instance("move_rows", kernel, 1), items, tile, [table.array()], packer)
 
@@ -467,9 +478,8 @@ def _resample_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:
     ]
     kernel = (
         f"ResampleRows<{call.found.storage}, {call.found.compute}, {chosen.vector}, {len(plain)}, "
-        f"{len(outer)}, {_cpp_index(index)}, {_bool(_is_weighted(call))}, "
-        f"{_bool(out_step == size)}, {_bool(in_step == size)}, "
-        f"{_bool(chosen.streaming and out_step == size)}>"
+        f"{len(outer)}, {_cpp_index(index)}, {_bool(_is_weighted(call))}, {_terms(outer)}, "
+        f"{_bool(out_step == size)}, {_bool(in_step == size)}>"
     )
     scratch = (rows.columns + 2 * chosen.vector) * call.found.compute_itemsize
     instance = Instance("resample_rows", kernel, 1)
