@@ -147,7 +147,7 @@ def test_places_of_note(backend):
     """The corners, the edges, halves, places far away, and none at all."""
     x = np.arange(1.0, 13.0, dtype=np.float32).reshape(1, 1, 3, 4)
     far = np.float32([1e4, -1e4, 1e30, -1e30, np.inf, -np.inf, np.nan])
-    edges = np.float32([-1, 1, 0, -1.5, 1.25, -0.75, 0.5])
+    edges = np.float32([-1, 1, 0, -1.5, 1.25, -0.75, 0.5, -0.5])
     numbers = np.concatenate([edges, far])
     grid = np.stack(np.meshgrid(numbers, numbers), -1)[None]
 

@@ -257,6 +257,8 @@ RESIZED = (
     ((1, 2, 3, 2, 5), (4, 1, 9)),
     ((2, 3, 1, 1), (3, 4)),
 )
+# Channels that fill vectors, and some more: lanes are channels where these are adjacent.
+MANY_CHANNELS = (2, 75, 5, 6), (8, 4)
 
 
 @pytest.mark.parametrize("mode", RESAMPLING)
@@ -268,12 +270,12 @@ def test_resampling_in_any_layout(mode, align_corners, backend):
 
     def body():
         generator = np.random.default_rng(5)
-        for number, (shape, sizes) in enumerate(RESIZED):
+        for number, (shape, sizes) in enumerate((MANY_CHANNELS, *RESIZED)):
             x = make_numbers(generator, shape, "float32")
             dy = make_numbers(generator, (*shape[:2], *sizes), "float32")
             found = []
             pairs = list(zip(views(x), views(dy), strict=True))
-            for view, of_dy in pairs if number < 2 else pairs[:1]:
+            for view, of_dy in pairs if number < 3 else pairs[:1]:
                 y = run(backend, nnk.interpolate, view, sizes, **options)
                 dx = run(backend, nnk.interpolate_backward, of_dy, shape, **options)
                 if backend.recording:
