@@ -231,7 +231,7 @@ def _described(
     op = problem.record
     flops = op.flops(operand_shapes(problem), problem.options) if op.flops else None
     return {
-        "op": problem.op,
+        "op": problem.name,
         "family": op.family,
         "shape": list(problem.shape),
         "dtype": problem.dtype,

@@ -11,6 +11,7 @@ import numpy as np
 import torch_functions
 import torch_norms
 import torch_pool
+import torch_windows
 from problems import Problem
 
 from nnkernels.dispatch.dtypes import numpy_dtype
@@ -108,6 +109,10 @@ class TorchLibrary:
         functions |= torch_norms.table(self._torch, problem.axis, problem.groups)
         if problem.record.family == "pool":
             functions = torch_pool.table(self._torch, len(problem.shape), problem.options)
+        if problem.record.family == "windows":
+            functions = torch_windows.table(
+                self._torch, problem.shape, problem.options, problem.dtype
+            )
         pair = functions.get(problem.op)
         return None if pair is None else Functions(*pair)
 

@@ -10,6 +10,7 @@ from math import gcd, prod
 from typing import Any
 
 import numpy as np
+import windows
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
 from nnkernels.dispatch.windows import Windows, out_shape
@@ -52,6 +53,7 @@ class Problem:
     axis: int | None = None
     layout: str = "contiguous"
     target: Target | None = None
+    case: str = ""  # of an op that is timed with several options: see windows.py
 
     @property
     def record(self) -> Op:
@@ -64,6 +66,8 @@ class Problem:
             return {} if self.op.endswith("_backward") else {"out_dtype": "int32"}
         if self.record.family == "pool":
             return self.pooling
+        if self.record.family == "windows":
+            return windows.options(self.op, self.shape, self.case)
         chosen: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
         if self.groups is not None:
             chosen["num_groups"] = self.groups
@@ -104,7 +108,12 @@ class Problem:
     def label(self) -> str:
         axis = "" if self.axis is None else f" axis {self.axis}"
         layout = "" if self.layout == "contiguous" else f" {self.layout}"
-        return f"{self.op} {shape_text(self.shape)}{axis} {self.dtype}{layout}"
+        return f"{self.name} {shape_text(self.shape)}{axis} {self.dtype}{layout}"
+
+    @property
+    def name(self) -> str:
+        """The op and the case."""
+        return f"{self.op} {self.case}".rstrip()
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -156,6 +165,10 @@ _POOL = (
     ((32, 64, 112, 112), None, "contiguous"),
     ((32, 64, 112, 112), None, "channels_last"),
 )
+_WINDOWS = (
+    ((8, 64, 56, 56), None, "contiguous"),
+    ((8, 64, 56, 56), None, "channels_last"),
+)
 DEFAULTS = {
     "rows": _ROWS,
     "elementwise": _ELEMENTWISE,
@@ -166,6 +179,7 @@ DEFAULTS = {
     "group_norm": _GROUP_NORM,
     "instance_norm": _GROUP_NORM,
     "pool": _POOL,
+    "windows": _WINDOWS,
 }
 
 
@@ -287,6 +301,8 @@ def obstacle(problem: Problem) -> str:
         return f"{op.name}: the shape is MxKxN, or BxMxKxN for a batch, not {shape}"
     elif op.family == "pool" and not 3 <= rank <= 5:
         return f"{op.name}: the shape is that of an image, NxCxHxW or the like, not {shape}"
+    elif op.family == "windows" and windows.obstacle(op.name, problem.shape):
+        return windows.obstacle(op.name, problem.shape)
     if problem.layout == "transposed" and rank < 2:
         return f"{op.name}: the transposed layout needs two axes, and {shape} has one"
     if problem.layout == "channels_last" and rank < 3:
@@ -308,6 +324,8 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     op, shape, axis = problem.record, problem.shape, problem.axis or 0
     if op.family == "matmul":
         return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
+    if op.family == "windows":
+        return windows.operand_shapes(op.name, shape, problem.case)
     special: dict[str, Shape] = {}
     if op.family == "pool":
         large = {"max_unpool": (), "max_unpool_backward": ("dy",)}.get(op.name, ("x",))
@@ -371,6 +389,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
         else _random(random, s, dtype)
         for name, s in zip(op.arrays, shapes, strict=True)
     }
+    if "grid" in arrays:
+        arrays["grid"] = windows.grid(random, arrays["grid"].shape).astype(dtype)
     for name in op.positive:
         arrays[name] = np.abs(arrays[name])
     if op.name.endswith("_backward") and "y" in arrays:

@@ -109,6 +109,31 @@ def pool() -> list[Problem]:
     ]
 
 
+_IMAGES, _LARGER = (8, 64, 56, 56), (8, 64, 112, 112)
+
+
+def windows() -> list[Problem]:
+    """Padding, windows and resampling of images in both layouts, with gradients."""
+    found = []
+    for layout in ("contiguous", "channels_last"):
+        asked = [("pad", _LARGER, "reflect", 1.0), ("pad", _LARGER, "constant", 1.0)]
+        asked += [("pad_backward", _LARGER, "reflect", 1.0)]
+        asked += [(op, _IMAGES, "", 1.0) for op in ("unfold", "fold")]
+        asked += [(op, _LARGER, "", 1.0) for op in ("pixel_shuffle", "pixel_unshuffle")]
+        for case in ("nearest x2", "linear x2", "linear x0.5", "linear x1.5", "cubic x2"):
+            limit = 1.5 if case.startswith("linear") else 1.0
+            asked += [("interpolate", _IMAGES, case, limit)]
+            asked += [("interpolate_backward", _IMAGES, case, limit)]
+        asked += [(op, _IMAGES, "", 1.0) for op in ("grid_sample", "grid_sample_backward")]
+        found += [
+            Problem(op, shape, layout=layout, case=case, target=_times_torch(limit))
+            for op, shape, case, limit in asked
+            # Columns have no channels apart from taps.
+            if op != "fold" or layout == "contiguous"
+        ]
+    return found
+
+
 def calls() -> list[Problem]:
     """What a call costs that has next to nothing to compute."""
     return [
@@ -130,6 +155,7 @@ SUITES = {
     "products": (products,),
     "norm": (norm,),
     "pool": (pool,),
+    "windows": (windows,),
     "calls": (calls,),
     "startup": (),
 }
@@ -141,6 +167,7 @@ MEANINGS = {
     "products": products.__doc__,
     "norm": norm.__doc__,
     "pool": pool.__doc__,
+    "windows": windows.__doc__,
     "calls": calls.__doc__,
     "startup": "Import time and first calls, from a cold and from a warm cache.",
 }

@@ -72,6 +72,8 @@ from nnkernels.ops.gated import (
     swiglu_backward,
 )
 from nnkernels.ops.gemm import gemm, gemm_backward, gemv, gemv_backward
+from nnkernels.ops.grid_sample import grid_sample, grid_sample_backward
+from nnkernels.ops.interpolate import interpolate, interpolate_backward
 from nnkernels.ops.linear import linear, linear_backward
 from nnkernels.ops.matmul import matmul, matmul_backward
 from nnkernels.ops.norm import group_norm, instance_norm, layer_norm, rms_norm
@@ -81,6 +83,8 @@ from nnkernels.ops.norm_backward import (
     layer_norm_backward,
     rms_norm_backward,
 )
+from nnkernels.ops.pad import pad, pad_backward
+from nnkernels.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from nnkernels.ops.pool import (
     adaptive_avg_pool,
     adaptive_avg_pool_backward,
@@ -103,6 +107,7 @@ from nnkernels.ops.rows import (
     softmax,
     softmax_backward,
 )
+from nnkernels.ops.unfold import fold, unfold
 
 __all__ = [
     "BackendError",
@@ -123,6 +128,7 @@ __all__ = [
     "clear_cache",
     "elu",
     "elu_backward",
+    "fold",
     "geglu",
     "geglu_backward",
     "gelu",
@@ -134,6 +140,8 @@ __all__ = [
     "get_include",
     "glu",
     "glu_backward",
+    "grid_sample",
+    "grid_sample_backward",
     "group_norm",
     "group_norm_backward",
     "hard_shrink",
@@ -146,6 +154,8 @@ __all__ = [
     "hard_tanh_backward",
     "instance_norm",
     "instance_norm_backward",
+    "interpolate",
+    "interpolate_backward",
     "layer_norm",
     "layer_norm_backward",
     "leaky_relu",
@@ -172,6 +182,10 @@ __all__ = [
     "max_unpool_backward",
     "mish",
     "mish_backward",
+    "pad",
+    "pad_backward",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "prelu",
     "prelu_backward",
     "relu",
@@ -203,6 +217,7 @@ __all__ = [
     "tanh_shrink_backward",
     "threshold_relu",
     "threshold_relu_backward",
+    "unfold",
     "use_backend",
     "vjp",
 ]

@@ -139,6 +139,9 @@ class Device:
     def __repr__(self) -> str:
         return f"<CUDA Device {self.id}>"
 
+    def synchronize(self) -> None:
+        pass
+
 
 # ---- arrays -------------------------------------------------------------------------------------
 
@@ -213,6 +216,12 @@ class ndarray:
 
     def get(self) -> np.ndarray:
         return self._host.copy()
+
+    def set(self, host: np.ndarray) -> None:
+        self._check_current("a copy")
+        assert host.dtype == self.dtype
+        assert host.flags.c_contiguous
+        self._host[...] = host
 
     def __array__(self, dtype: Any = None) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")

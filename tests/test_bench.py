@@ -260,6 +260,8 @@ def small_problem(module, op, dtype="float32", **choices):
     shape = (4, 6, 5) if op.family == "matmul" or of_images else (5, 6)
     if op.family == "pool":
         shape = (2, 3, 8, 9)
+    if op.family == "windows":
+        shape = (2, 4, 8, 10)
     return problems.Problem(op.name, shape, dtype, problems.default_axis(op), **choices)
 
 

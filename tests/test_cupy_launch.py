@@ -95,6 +95,42 @@ def check_all(cupy, results, expected):
         assert_close(result.get(), wanted, 64)
 
 
+# Ops whose kernels look into tables, which are brought to the GPU with the plan.
+TABLED = (
+    ("pad", (2, 3, 8, 9), (((0, 0), (0, 0), (1, 2), (0, 3)),), {"mode": "wrap"}),
+    ("unfold", (2, 3, 8, 9), (3,), {"padding": 1}),
+    ("fold", (2, 12, 7), (8, 2), {}),
+    ("interpolate", (2, 3, 8, 9), ((5, 20),), {"mode": "cubic"}),
+    ("interpolate_backward", (2, 3, 5, 20), ((2, 3, 8, 9),), {"mode": "linear"}),
+)
+
+
+@pytest.mark.parametrize(("name", "shape", "arguments", "options"), TABLED, ids=str)
+def test_tables_of_axes(cupy, name, shape, arguments, options):
+    host = numbers(shape)
+    expected = registry.find(name).reference(host, *arguments, **options)
+    for device in (0, 1, 0):
+        with cupy.cuda.Device(device):
+            x = cupy.asarray(host)
+        result = getattr(nnk, name)(x, *arguments, **options)
+        assert type(result) is cupy.ndarray
+        assert result.device.id == device
+        assert_close(result.get(), expected, 64)
+
+
+def test_points_of_a_grid(cupy):
+    x, grid, dy = (
+        numbers((2, 3, 8, 9)),
+        numbers((2, 4, 5, 2), seed=1),
+        numbers((2, 3, 4, 5), seed=2),
+    )
+    arrays = [cupy.asarray(a) for a in (dy, x, grid)]
+    y = nnk.grid_sample(*arrays[1:])
+    check_all(cupy, y, registry.find("grid_sample").reference(x, grid))
+    gradients = nnk.grid_sample_backward(*arrays)
+    check_all(cupy, gradients, registry.find("grid_sample_backward").reference(dy, x, grid))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_dtypes(cupy, dtype):
     host = numbers((6, 40), dtype)

@@ -23,6 +23,7 @@
 #include "platform/simd_convert.cuh"
 #include "platform/math_simd.cuh"
 #include "platform/simd_dot.cuh"
+#include "platform/simd_gather.cuh"
 #include "platform/tile_registers.cuh"
 #include "platform/vec_simd_memory.cuh"
 

@@ -293,6 +293,43 @@ NNK_FN void store_strided(T* p, Index step, const Vec<T, N>& v, int count) {
     if (i < count) *reinterpret_cast<T*>(reinterpret_cast<char*>(p) + i * step) = v.lane[i];
 }
 
+// Elements at p + offset[i] bytes, the first `count` of them.
+template <int N, class T, class Index>
+NNK_FN Vec<T, N> load_offsets(const T* p, const Index* offset, int count) {
+  Vec<T, N> v;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) {
+    v.lane[i] = T();
+    if (i < count)
+      v.lane[i] = *reinterpret_cast<const T*>(reinterpret_cast<const char*>(p) + offset[i]);
+  }
+  return v;
+}
+// p[index[i]], or 0 where the index is negative.
+template <int N, class T> NNK_FN Vec<T, N> load_columns(const T* p, const int32* index) {
+  Vec<T, N> v;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) v.lane[i] = index[i] < 0 ? T() : p[index[i]];
+  return v;
+}
+// Elements at p + offset[i] bytes, or 0 where the offset is negative.
+template <class T, class Index, int N>
+NNK_FN Vec<T, N> load_or_zero(const T* p, const Vec<Index, N>& offset) {
+  Vec<T, N> v;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) {
+    v.lane[i] = T();
+    if (offset.lane[i] >= 0)
+      v.lane[i] = *reinterpret_cast<const T*>(reinterpret_cast<const char*>(p) + offset.lane[i]);
+  }
+  return v;
+}
+// Lane i is table[index[i]], or 0 where the index is negative.
+template <class T, int N>
+NNK_FN Vec<T, N> permuted(const Vec<T, N>& table, const Vec<int32, N>& index) {
+  return load_columns<N>(table.lane, index.lane);
+}
+
 // Past-the-cache store, where the platform has one; a plain store here.
 template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) { store(p, v); }
 

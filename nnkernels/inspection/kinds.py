@@ -71,6 +71,13 @@ def kind_of(instance: Instance, warp: int) -> str:
     if name in ("PoolWindows", "PoolGather"):
         adaptive = ", adaptive" if arguments[7] == "true" else ""
         return f"{arguments[0]}, {arguments[5]} at once, {arguments[6]}{adaptive}"
+    if name in ("GatherMove", "GatherSum"):
+        vector, axes = (1, 3) if name == "GatherMove" else (2, 3)
+        axes = int(arguments[axes]) + int(arguments[axes + 1])
+        return f"{arguments[vector]} elements, {axes} axes"
+    if name.startswith("GridSample"):
+        places = {"GridSample": 8, "GridSampleBackwardGrid": 7, "GridSampleBackwardX": 6}
+        return f"{arguments[4].removeprefix('grid_')}, tiles of {arguments[places[name]]} points"
     if name.startswith("BatchNorm"):
         layout, (threads, team), stage = arguments[-9], arguments[-5:-3], int(arguments[-2])
         who = f"block of {threads}" if int(layout) != rows.ACROSS else f"{team} threads a column"

@@ -68,6 +68,7 @@ def problems(op: Op) -> Iterator[Problem]:
         "matmul": _matmul,
         "norm": _norm,
         "pool": _pool,
+        "windows": _windows,
     }
     family = families.get(op.family)
     if family is not None:
@@ -266,6 +267,38 @@ def _pool(op: Op) -> Iterator[Problem]:
         powers = options | {"p": 3.0}
         yield Problem("powers", False, shapes, powers, contiguous)
         yield Problem("powers, channels last", False, shapes, powers, channels_last)
+
+
+# The shape of x, and options, of images that keep a GPU busy.
+_IMAGE, _RESIZED = (8, 64, 56, 56), (8, 64, 112, 112)
+_SAME = {"kernel_size": 3, "padding": 1}
+_WINDOW_CALLS: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
+    "pad": ((_IMAGE,), {"pad_width": ((0, 0), (0, 0), (1, 1), (1, 1)), "mode": "reflect"}),
+    "pad_backward": ((_IMAGE,), {"pad_width": ((0, 0), (0, 0), (1, 1), (1, 1)), "mode": "reflect"}),
+    "unfold": ((_IMAGE,), _SAME),
+    "fold": (((8, 576, 3136),), {"output_size": (56, 56), **_SAME}),
+    "pixel_shuffle": ((_IMAGE,), {"factor": 2}),
+    "pixel_unshuffle": ((_IMAGE,), {"factor": 2}),
+    "interpolate": ((_IMAGE,), {"size": (112, 112), "mode": "cubic"}),
+    "interpolate_backward": ((_RESIZED,), {"x_shape": _IMAGE, "mode": "cubic"}),
+    "grid_sample": ((_IMAGE, (8, 112, 112, 2)), {"mode": "cubic", "padding_mode": "reflection"}),
+    "grid_sample_backward": (
+        (_RESIZED, _IMAGE, (8, 112, 112, 2)),
+        {"mode": "cubic", "padding_mode": "reflection"},
+    ),
+}
+
+
+def _windows(op: Op) -> Iterator[Problem]:
+    """Images with the channels before and after space, and what cannot be read by vectors."""
+    shapes, options = _WINDOW_CALLS[op.name]
+    # Channels that are only copied, or that a place is looked up for, go by vectors.
+    vectors = not op.name.startswith(("fold", "unfold", "pixel")) and op.outputs == 1
+    yield Problem("images", False, shapes, options, contiguous)
+    yield Problem("images, channels last", vectors, shapes, options, channels_last)
+    yield Problem("images, misaligned", False, shapes, options, misaligned)
+    yield Problem("images, strided", False, shapes, options, strided)
+    yield Problem("64-bit offsets", False, shapes, options, batches_apart)
 
 
 def _first(op: Op, shape: Shape) -> tuple[Shape, ...]:

@@ -270,6 +270,41 @@ BackendError
 TypeError, ValueError
     If an option is of the wrong type, or out of its range."""
 
+_UNFOLDED = """\
+stride, dilation : int or tuple of int, default 1
+    Elements from window to window, and from tap to tap, along each spatial axis.
+padding : int, tuple or str, default 0
+    Zeros around the image: one number, one for each spatial axis, one (low, high) for each,
+    ``"valid"`` for none, or ``"same"`` (``"same_lower"``) for as many windows as elements over the
+    stride, an odd one at the end (at the beginning)."""
+
+_WINDOW_OUT = """\
+out : array, optional
+    Where to write the result: an array of its shape and dtype, of any strides. It must not overlap
+    an operand.
+
+Returns
+-------
+array
+    Of the library and dtype of the first argument.
+
+Raises
+------
+DTypeError
+    If an operand is no array or of a dtype that is not supported, or if ``out`` is read-only or of
+    another dtype than the result.
+ShapeError
+    If a shape does not go with the options (with the arithmetic), or if ``out`` has another shape
+    than the result, or memory in common with itself or an operand.
+BackendError
+    If arrays are on different devices, or a kernel cannot be compiled.
+TypeError, ValueError
+    If an option is of the wrong type, or out of its range."""
+
+_SUM_NOTES = """\
+Sums are in float32 (float64 for float64), in one order whatever the layout and the number of
+threads, and without atomic operations: results are the same bit for bit in every run."""
+
 
 def _parameters(*parts: str) -> str:
     return _PARAMETERS + "\n".join(parts)
@@ -342,6 +377,9 @@ def _pieces(name: str) -> dict[str, str]:
             result="dx : array\n    Of shape `x_shape`, dtype and memory order of ``dy``.",
         ),
         "{raises of pooling}": _POOL_RAISES,
+        "{unfolded windows}": _UNFOLDED,
+        "{out of windows}": _WINDOW_OUT,
+        "{notes of sums}": _SUM_NOTES,
         "{examples}": _EXAMPLES,
     }
 

@@ -37,7 +37,7 @@ def run_reference(
     out = options.pop("out", None)
     positional = list(arrays)
     for name, place in reversed(op.numbers):
-        if name not in options:
+        if name not in options and place < len(positional):
             options[name] = positional.pop(place)
     named = dict(zip(op.arrays, positional, strict=False))
     named |= {name: options.pop(name) for name in ARRAY_OPTIONS if name in options}

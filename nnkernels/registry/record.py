@@ -59,6 +59,8 @@ class Op:
         generator, the shapes of all arrays and the options, which gives it.
     positive : tuple of str
         Those arrays that must not be negative.
+    adjoint : str
+        The op that is the gradient, where no function is called so: of each other's, as `fold`.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Op:
     number: tuple[str, int] | tuple[tuple[str, int], ...] | None = None
     special: Mapping[str, Special] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
+    adjoint: str = ""
 
     def arguments(
         self, arrays: Sequence[Any], options: dict[str, Any]
@@ -87,7 +90,8 @@ class Op:
         """
         positional, left = list(arrays), dict(options)
         for name, place in self.numbers:
-            positional.insert(place, left.pop(name))
+            if name in left:  # one with a default may be left out
+                positional.insert(place, left.pop(name))
         return positional, left
 
     @property

@@ -28,7 +28,8 @@ def markdown() -> str:
     for op in ops.values():
         if op.name.endswith("_backward"):
             continue
-        backward = f"`{op.name}_backward`" if f"{op.name}_backward" in ops else ""
+        gradient = op.adjoint or f"{op.name}_backward"
+        backward = f"`{gradient}`" if gradient in ops else ""
         cells = [f"`{op.name}`", op.family, _dtypes(op), backward, *MACHINES.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

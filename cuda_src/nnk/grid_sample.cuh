@@ -1,0 +1,155 @@
+// Values of an image at the places that a grid names: y[n, c, p] = sum_t w_t(p) x[n, c, i_t(p)].
+//
+// A block has a tile of points: their taps are computed once, into shared memory, for all of its
+// channels. Neighbouring threads (SIMD lanes) are neighbouring points, or neighbouring channels
+// where these are adjacent in memory.
+#pragma once
+#include "nnk/axis_tables.cuh"
+#include "nnk/grid_taps.cuh"
+
+namespace nnk {
+
+// T, TG: types of x and y, and of the grid;  S: in which all is computed
+// Across: lanes are points, else channels, which are adjacent then
+// UnitY: points of y are adjacent (Across)
+template <class T, class TG, class S, int Rank, int Mode, int Outside, int N, bool Across,
+          int Points, class Index, bool UnitY>
+struct GridSample {
+  static constexpr int taps = all_taps(Mode, Rank);
+  using V = Vec<S, N>;
+  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 96;
+  struct OffsetTag {};
+  struct WeightTag {};
+  struct TargetTag {};
+
+  struct Args {
+    T* y;
+    const T* x;
+    const TG* grid;
+    Index tiles, channel_groups, channels_of_group, channels;
+    Divisor<Index> by_tiles, by_channel_groups;
+    Index y_batch, y_channel, y_stride[Rank];
+    Index x_batch, x_channel, x_stride[Rank];
+    Index x_plane_low;  // the lowest byte of a plane of x
+    Index y_low, y_extent, x_low, x_extent;
+    GridPoints<TG, Rank, Index> grid_points;
+  };
+  struct Tile {
+    Shared<Index> offset;
+    Shared<S> weight;
+    Shared<Index> target;
+    Index image, first, channel, channels;
+    int count;
+  };
+
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const Index images_and_tiles = args.by_channel_groups.divide(Index(group.block()));
+    const Index channel_group =
+        Index(group.block()) - images_and_tiles * args.by_channel_groups.divisor;
+    const Index image = args.by_tiles.divide(images_and_tiles);
+    Tile tile{group.template shared<Index, taps * Points, OffsetTag>(),
+              group.template shared<S, taps * Points, WeightTag>(),
+              group.template shared<Index, Points, TargetTag>(),
+              image,
+              (images_and_tiles - image * args.tiles) * Points,
+              channel_group * args.channels_of_group,
+              args.channels_of_group,
+              Points};
+    if (args.channels - tile.channel < tile.channels) tile.channels = args.channels - tile.channel;
+    if (args.grid_points.points - tile.first < Points)
+      tile.count = int(args.grid_points.points - tile.first);
+    for (int p = group.rank(); p < Points; p += G::threads) find_taps(args, tile, p);
+    group.barrier();
+    if constexpr (Across) sample_points(group, args, tile);
+    else sample_channels(group, args, tile);
+  }
+
+ private:
+  static NNK_FN void find_taps(const Args& args, const Tile& tile, int p) {
+    // Lanes past the last point repeat it, and are not written.
+    const Index point = tile.first + (p < tile.count ? p : tile.count - 1);
+    const auto found =
+        args.grid_points.template taps<Mode, Outside, S>(args.grid, tile.image, point);
+    NNK_UNROLL
+    for (int t = 0; t < taps; ++t) {
+      const Index offset = found.offset(t, args.x_stride, args.x_plane_low);
+      tile.offset.store(t * Points + p, offset);
+      tile.weight.store(t * Points + p, offset < 0 ? S(0) : found.weight(t));
+    }
+    tile.target.store(p, args.grid_points.at(point, args.y_stride));
+  }
+
+  template <class G>
+  static NNK_FN void sample_points(G& group, const Args& args, const Tile& tile) {
+    constexpr int vectors = Points / N;
+    const Reached<T, Index> y{args.y, args.y_low, args.y_extent};
+    for (Index item = group.rank(); item < tile.channels * vectors; item += G::threads) {
+      const Index c = item / vectors;
+      const int p = int(item - c * vectors) * N;
+      if (p >= tile.count) continue;
+      const Index plane =
+          tile.image * args.x_batch + (tile.channel + c) * args.x_channel + args.x_plane_low;
+      V sum = V::splat(S(0));
+      for (int t = 0; t < taps; ++t) {
+        const auto offset = tile.offset.template load_vec<N>(t * Points + p);
+        sum = fma_always(tile.weight.template load_vec<N>(t * Points + p),
+                         convert<S>(elements(args, plane, offset)), sum);
+      }
+      const Index to = tile.image * args.y_batch + (tile.channel + c) * args.y_channel;
+      const auto value = convert<T>(sum);
+      const int count = tile.count - p < N ? tile.count - p : N;
+      if constexpr (UnitY) {
+        y.template store<N, true>(to + tile.target.load(p), Index(sizeof(T)), count, value);
+      } else {
+        for (int i = 0; i < count; ++i) {
+          Vec<T, 1> one;
+          one.set(0, value[i]);
+          y.template store<1, true>(to + tile.target.load(p + i), Index(sizeof(T)), 1, one);
+        }
+      }
+    }
+  }
+  static NNK_FN Vec<T, N> elements(const Args& args, Index plane, const Vec<Index, N>& offset) {
+    const Reached<const T, Index> x{args.x, args.x_low, args.x_extent};
+    if constexpr (N == 1) {
+      if (offset[0] < 0) return Vec<T, 1>::splat(T());
+      return nnk::load<1>(x.at(plane + offset[0], 1));
+    } else {
+      return load_or_zero(byte_offset(args.x, plane), offset);
+    }
+  }
+
+  template <class G>
+  static NNK_FN void sample_channels(G& group, const Args& args, const Tile& tile) {
+    const Index vectors = (tile.channels + N - 1) / N;
+    const Reached<T, Index> y{args.y, args.y_low, args.y_extent};
+    const Reached<const T, Index> x{args.x, args.x_low, args.x_extent};
+    int p = 0;
+    Index v = group.rank();
+    for (;;) {
+      while (v >= vectors) {  // the next point
+        v -= vectors;
+        ++p;
+      }
+      if (p >= tile.count) return;
+      const Index c = v * N;
+      const int count = tile.channels - c < N ? int(tile.channels - c) : N;
+      const Index channel = (tile.channel + c) * Index(sizeof(T));
+      const Index plane = tile.image * args.x_batch + args.x_plane_low + channel;
+      V sum = V::splat(S(0));
+      for (int t = 0; t < taps; ++t) {
+        const Index offset = tile.offset.load(t * Points + p);
+        if (offset < 0) continue;
+        const V weight = V::splat(tile.weight.load(t * Points + p));
+        sum = fma_always(
+            weight, convert<S>(x.template load<N, true>(plane + offset, Index(sizeof(T)), count)),
+            sum);
+      }
+      y.template store<N, true>(tile.image * args.y_batch + tile.target.load(p) + channel,
+                                Index(sizeof(T)), count, convert<T>(sum));
+      v += G::threads;
+    }
+  }
+};
+
+}  // namespace nnk

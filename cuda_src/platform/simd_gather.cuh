@@ -1,0 +1,125 @@
+// Registers from elements at places that are numbers in memory: gathers and permutations.
+#pragma once
+#include "platform/vec_simd_memory.cuh"
+
+namespace nnk {
+
+namespace x86 {
+
+#if NNK_AVX512
+// Lane i from the address p + Scale offset[i] bytes, where its bit is set; 32-bit offsets.
+template <int Scale, class R, class Offsets>
+NNK_FN R gather_scaled(const void* p, Offsets offset, uint16 bits, R otherwise) {
+  if constexpr (sizeof(R) == sizeof(Offsets))
+    asm("vgatherdps (%2,%3,%c4), %0%{%1%}"
+        : "+&v"(otherwise), "+&Yk"(bits)
+        : "r"(p), "v"(offset), "n"(Scale)
+        : "memory");
+  else
+    asm("vgatherdpd (%2,%3,%c4), %0%{%1%}"
+        : "+&v"(otherwise), "+&Yk"(bits)
+        : "r"(p), "v"(offset), "n"(Scale)
+        : "memory");
+  return otherwise;
+}
+// A bit for each negative lane.
+template <class I> NNK_FN uint16 negative_lanes(I x) {
+  uint16 bits;
+  asm("vpmovd2m %1, %0" : "=Yk"(bits) : "v"(x));
+  return bits;
+}
+// table[index % 8], lane by lane, of 64-bit lanes.
+template <class R, class I> NNK_FN R look_up_64(R table, I index) {
+  R r;
+  asm("vpermpd %1, %2, %0" : "=v"(r) : "v"(table), "v"(index));
+  return r;
+}
+#endif
+
+}  // namespace x86
+
+// Whether one instruction gathers a register of T by 32-bit offsets.
+template <class T, int L>
+constexpr bool gathers = NNK_AVX512 && is_native<T> && (sizeof(T) == 4 || sizeof(T) == 8) &&
+                         L * sizeof(T) == register_bytes;
+
+// Elements at p + offset[i] bytes, the first `count` of them.
+template <int N, class T, class Index>
+NNK_FN Vec<T, N> load_offsets(const T* p, const Index* offset, int count) {
+  using V = Vec<T, N>;
+  const char* bytes = reinterpret_cast<const char*>(p);
+#if NNK_AVX512
+  if constexpr (gathers<T, N> && is_same<Index, int32>) {
+    const auto offsets =
+        load_register_partial<int32, N>(offset, count, splat_register<int32, N>(0));
+    return V{{x86::gather_scaled<1>(bytes, offsets, uint16(low_bits(count)), typename V::Reg{})}};
+  }
+#endif
+  V v = V::splat(T());
+  if (count == N) {
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i) v.set(i, bit_cast<T>(load_register<T, 1>(bytes + offset[i])));
+  } else {
+    T lane[N] = {};
+    NNK_NO_UNROLL
+    for (int i = 0; i < count; ++i) lane[i] = bit_cast<T>(load_register<T, 1>(bytes + offset[i]));
+    v = load<N>(static_cast<const T*>(lane));
+  }
+  return v;
+}
+
+// p[index[i]], or 0 where the index is negative.
+template <int N, class T> NNK_FN Vec<T, N> load_columns(const T* p, const int32* index) {
+#if NNK_AVX512
+  if constexpr (gathers<T, N>) {
+    const auto at = load_register<int32, N>(index);
+    const uint16 there = uint16(~x86::negative_lanes(at) & low_bits(N));
+    return {{x86::gather_scaled<int(sizeof(T))>(p, at, there, typename Vec<T, N>::Reg{})}};
+  }
+#endif
+  T lane[N];
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) lane[i] = index[i] < 0 ? T() : p[index[i]];
+  return load<N>(static_cast<const T*>(lane));
+}
+
+// Elements at p + offset[i] bytes, or 0 where the offset is negative.
+template <class T, class Index, int N>
+NNK_FN Vec<T, N> load_or_zero(const T* p, const Vec<Index, N>& offset) {
+  const char* bytes = reinterpret_cast<const char*>(p);
+#if NNK_AVX512
+  if constexpr (gathers<T, N> && is_same<Index, int32>) {
+    const uint16 there = uint16(~x86::negative_lanes(offset.reg[0]) & low_bits(N));
+    return {{x86::gather_scaled<1>(bytes, offset.reg[0], there, typename Vec<T, N>::Reg{})}};
+  }
+#endif
+  T lane[N];
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) {
+    lane[i] = T();
+    if (offset[i] >= 0) lane[i] = bit_cast<T>(load_register<T, 1>(bytes + offset[i]));
+  }
+  return load<N>(static_cast<const T*>(lane));
+}
+
+// Lane i is table[index[i]], or 0 where the index is negative.
+template <class T, int N>
+NNK_FN Vec<T, N> permuted(const Vec<T, N>& table, const Vec<int32, N>& index) {
+#if NNK_AVX512
+  if constexpr (sizeof(T) == 4 && is_native<T> && N == 16) {
+    const auto r = x86::look_up(table.reg[0], index.reg[0]);
+    return {{index.reg[0] < 0 ? typename Vec<T, N>::Reg{} : r}};
+  } else if constexpr (sizeof(T) == 8 && is_native<T> && N == 8) {
+    const auto wide = convert<int64>(index);
+    const auto r = x86::look_up_64(table.reg[0], wide.reg[0]);
+    return {{wide.reg[0] < 0 ? typename Vec<T, N>::Reg{} : r}};
+  }
+#endif
+  T lane[N], from[N];
+  store(static_cast<T*>(from), table);
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) lane[i] = index[i] < 0 ? T() : from[index[i] & (N - 1)];
+  return load<N>(static_cast<const T*>(lane));
+}
+
+}  // namespace nnk

@@ -1,0 +1,248 @@
+"""Maps of axes, the tables made of them, and which kernel looks into them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples, make_numbers
+
+import nnkernels as nnk
+from nnkernels.config import gathers as config
+from nnkernels.config.device import PROFILES
+from nnkernels.config.gathers import GatherProblem
+from nnkernels.dispatch import axis_maps, axis_tables
+from nnkernels.dispatch.axis_tables import Table
+from nnkernels.dispatch.windows import Windows
+
+MODES = ("constant", "edge", "reflect", "symmetric", "wrap")
+
+
+def all_maps():
+    """Maps of every kind and of many sizes."""
+    for mode in MODES:
+        for size, low, high in ((2, 0, 1), (5, 3, 4), (5, 13, 27), (7, 0, 0), (3, 1000, 1)):
+            yield axis_maps.padding(size, low, high, mode)
+    for size, kernel, stride, padding, dilation in (
+        (7, 3, 1, 1, 1), (9, 2, 3, ((4, 0),), 2), (4, 4, 1, 0, 1), (20, 3, 5, 2, 3),
+    ):  # fmt: skip
+        windows = Windows.checked(1, kernel, stride, padding, dilation)
+        yield axis_maps.windows(windows.axes((size,))[0])
+    for mode in ("nearest", "linear", "cubic"):
+        for size, out in ((7, 7), (7, 14), (14, 7), (1, 5), (5, 1), (3, 100), (200, 60), (11, 13)):
+            for align in (False, True)[: 1 if mode == "nearest" else 2]:
+                yield axis_maps.resampling(mode, size, out, None, align)
+        yield axis_maps.resampling(mode, 10, 17, 1.75, False)
+
+
+MAPS = list(all_maps())
+
+
+def test_the_gradient_is_the_transpose():
+    for axis_map in MAPS:
+        back = axis_map.transposed()
+        assert np.array_equal(back.matrix(), axis_map.matrix().T)
+        assert back.source.size == axis_map.source.size
+        # In the order of the results that give back.
+        for a, b in zip(back.begin[:-1], back.begin[1:], strict=True):
+            assert np.all(np.diff(back.source[a:b]) >= 0)
+
+
+def test_sums_of_weights():
+    # A constant stays what it is; edges and the parts between two elements alike.
+    for axis_map in MAPS:
+        if axis_map.weight is not None:
+            assert np.allclose(axis_map.matrix().sum(1), 1, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_padding_is_that_of_numpy(mode):
+    for size in range(2, 6):
+        for low in range(0, 14, 3):
+            for high in range(0, 14, 4):
+                x = np.arange(1.0, size + 1)
+                wanted = np.pad(x, (low, high), mode)
+                assert np.array_equal(axis_maps.padding(size, low, high, mode).matrix() @ x, wanted)
+
+
+def test_nearest_is_exact():
+    # p * (size / out) falls below the whole number for some: in float32, and for others in float64.
+    for size, out in ((2, 82), (14, 166), (54, 98), (10, 3)):
+        source = axis_maps.nearest(size, out, None).source
+        assert source.tolist() == [p * size // out for p in range(out)]
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def table_of(axis_map, in_step=4, out_step=4):
+    sizes = axis_map.inputs
+    ins = tuple(in_step * int(np.prod(sizes[i + 1 :])) for i in range(len(sizes)))
+    outs = (out_step * 50, out_step)[-len(axis_map.outputs) :]
+    return axis_tables.table_of(axis_map, ins, outs)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([3, 1000]))
+@examples(3)
+def test_segments_are_the_row(seed, longest):
+    """Any row, put together again from its segments: in runs, mirrored, with gaps and repeats."""
+    generator = np.random.default_rng(seed)
+    pieces = []
+    for _ in range(generator.integers(1, 6)):
+        count = int(generator.integers(1, 9))
+        start, step = generator.integers(-50, 50), generator.integers(-2, 3)
+        piece = 4 * (start + step * np.arange(count))
+        if generator.random() < 0.3:
+            piece = np.full(count, axis_tables._NOWHERE)
+        if generator.random() < 0.2:
+            piece = 4 * generator.integers(-50, 50, 3 * count)
+        pieces.append(piece)
+    source = np.concatenate(pieces)
+    to = 4 * np.arange(source.size)
+    to[generator.integers(0, source.size + 1) :] += 40  # the row goes on elsewhere
+    found, gathered = axis_tables.segments(to, source, 4, longest)
+    again_to, again_source = [], []
+    for s in found:
+        assert 1 <= s.count <= longest
+        steps = np.arange(s.count)
+        again_to += (s.to + 4 * steps).tolist()
+        if s.gathered >= 0:
+            assert gathered
+            again_source += source[s.gathered : s.gathered + s.count].tolist()
+        else:
+            gone = s.source == axis_tables._NOWHERE
+            again_source += [s.source] * s.count if gone else (s.source + s.step * steps).tolist()
+    assert again_to == to.tolist()
+    assert again_source == source.tolist()
+
+
+def test_segments_are_few():
+    def count(axis_map):
+        table = table_of(axis_map)
+        source = axis_tables.single_sources(table)
+        return len(axis_tables.segments(table.to, source, 4, 10**6)[0])
+
+    for mode in MODES:
+        assert count(axis_maps.padding(100, 3, 4, mode)) <= 4
+    windows = Windows.checked(1, 3, 1, 1, 1).axes((100,))
+    assert count(axis_maps.windows(windows[0])) <= 5
+    assert count(axis_maps.nearest(50, 100, None)) == 1  # by offsets
+
+
+@pytest.mark.parametrize("vector", [4, 16])
+def test_rows_are_their_maps(vector):
+    """The matrix again from the tables of a row: every term once, in its order."""
+    kinds = set()
+    for axis_map in MAPS:
+        for part, most in ((4096, 10**6), (40, 24)):
+            table = table_of(axis_map)
+            rows = axis_tables.row_tables(table, vector, 4, 4, part, most)
+            place = {int(t): i for i, t in enumerate(table.to)}
+            terms = [[] for _ in range(table.size)]
+            for first_run, last_run, first_group, last_group in rows.parts:
+                columns = {}
+                for start, column, count in rows.runs[first_run:last_run]:
+                    for i in range(count):
+                        columns[int(column) + i] = int(start) + 4 * i
+                assert len(columns) <= rows.columns
+                for g in range(first_group, last_group):
+                    to, count, first_term = rows.groups[g]
+                    for v in range(first_term, rows.groups[g + 1][2]):
+                        first, kind = rows.terms[v]
+                        kinds.add(int(kind))
+                        for lane in range(count):
+                            column = lane if kind == axis_tables.IN_A_ROW else rows.lanes[v, lane]
+                            if column >= 0:
+                                assert kind != axis_tables.NEAR or column < vector
+                                source = columns[int(first + column)]
+                                weight = rows.weights[v, lane]
+                                terms[place[int(to) + 4 * lane]].append((source, weight))
+            weights = table.weight if table.weight is not None else np.ones(table.source.size)
+            for p in range(table.size):
+                of_p = slice(table.begin[p], table.begin[p + 1])
+                pairs = zip(table.source[of_p].tolist(), weights[of_p].tolist(), strict=True)
+                assert terms[p] == list(pairs)
+    assert kinds == {axis_tables.IN_A_ROW, axis_tables.NEAR, axis_tables.FAR}
+
+
+def test_a_copied_axis_joins():
+    for axis_map in MAPS[::5]:
+        table = table_of(axis_map, 12, 12)
+        joined = axis_tables.with_plain(table, 3, 4, 4)
+        whole = Table(joined.to // 4, joined.begin, joined.source // 4, joined.weight)
+        assert np.array_equal(whole.to[::3] * 4, table.to)
+        counts = np.repeat(np.diff(table.begin), 3)
+        assert np.array_equal(np.diff(joined.begin), counts)
+        for p in range(table.size):
+            for c in range(3):
+                a, b = joined.begin[3 * p + c], joined.begin[3 * p + c + 1]
+                wanted = table.source[table.begin[p] : table.begin[p + 1]] + 4 * c
+                assert np.array_equal(joined.source[a:b], wanted)
+
+
+# ---- configurations ------------------------------------------------------------------------------
+
+
+def problem(**changes):
+    fields = {
+        "itemsize": 4, "compute_itemsize": 4, "rows": 10**6, "row": 64, "moves": False,
+        "unit_out": True, "unit_in": True, "alignment": 16,
+    }  # fmt: skip
+    return GatherProblem(**fields | changes)
+
+
+def test_vectors_of_a_gpu():
+    device = PROFILES["sm_90"]
+    assert config.configure(problem(), device).vector == 4
+    assert config.configure(problem(itemsize=2), device).vector == 8
+    assert config.configure(problem(itemsize=1, row=20), device).vector == 4
+    assert config.configure(problem(alignment=8), device).vector == 2
+    assert config.configure(problem(unit_in=False), device).vector == 1
+    assert config.configure(problem(unit_out=False), device).vector == 1
+    assert config.configure(problem(row=1), device).vector == 1
+    assert config.configure(problem(row=7), device).vector == 1
+    large, small = (config.configure(problem(moves=True, rows=n), device) for n in (10**6, 100))
+    assert (large.kernel, large.unroll, small.unroll) == ("GatherMove", 4, 1)
+    assert config.configure(problem(), device).kernel == "GatherSum"
+
+
+def test_kernels_of_a_cpu(cpu):
+    device = cpu.device
+    lanes = device.vector_bytes // 4
+    moved = config.configure(problem(moves=True, rows=10), device)
+    assert (moved.kernel, moved.along_plain) == ("MoveRows", True)
+    assert config.configure(problem(row=1), device).kernel == "ResampleRows"
+    assert config.configure(problem(row=31), device).kernel == "ResampleRows"
+    along = config.configure(problem(row=32), device)
+    assert (along.kernel, along.vector % lanes) == ("GatherSum", 0)
+    assert config.configure(problem(row=1000), device).vector > lanes
+
+
+IMAGE = (2, 64, 6, 40)
+
+
+def test_kernels_that_run(kernels, cpu):
+    x = make_numbers(np.random.default_rng(0), IMAGE, "float32")
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    few = np.moveaxis(np.ascontiguousarray(np.moveaxis(x[:, :3], 1, -1)), -1, 1)
+    sides = ((0, 0), (0, 0), (1, 1), (1, 1))
+    for call, name in (
+        (lambda: nnk.pad(x, 1), "MoveRows"),
+        (lambda: nnk.pad(last, 1, mode="edge"), "MoveRows"),
+        (lambda: nnk.interpolate(x, (9, 50)), "MoveRows"),
+        (lambda: nnk.interpolate(x, (9, 50), mode="linear"), "ResampleRows"),
+        (lambda: nnk.interpolate(last, (9, 50), mode="linear"), "GatherSum"),
+        (lambda: nnk.interpolate(few, (9, 50), mode="linear"), "ResampleRows"),
+        (
+            lambda: nnk.pad_backward(x, sides, mode="edge"),
+            "ResampleRows",
+        ),
+        # What is only cut off is moved, and so are windows that do not overlap.
+        (lambda: nnk.pad_backward(x, sides), "MoveRows"),
+        (lambda: nnk.fold(x[0], (80,), 2, stride=2), "MoveRows"),
+        (lambda: nnk.fold(x[0], (41,), 2), "ResampleRows"),
+    ):
+        kernels.clear()
+        call()
+        assert kernels == [name]

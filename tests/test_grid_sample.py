@@ -1,0 +1,335 @@
+"""Sampling at the points of a grid, and its gradients, on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from comparing import assert_close, assert_same_bits, wide
+from layouts import is_dense, keeps_order, lay_out, place
+from strategies import make_numbers
+from threads import same_on_any_threads
+
+import nnkernels as nnk
+from nnkernels import registry
+from nnkernels.config import grid_sample as config
+from nnkernels.config.device import PROFILES
+from nnkernels.config.grid_sample import GridProblem
+
+MODES = ("linear", "nearest", "cubic")
+PADDINGS = ("zeros", "border", "reflection")
+VALUES, GRADIENTS = (registry.find(name) for name in ("grid_sample", "grid_sample_backward"))
+# The shapes of x and of the grid.
+PLANES = ((2, 5, 6, 7), (2, 4, 9, 2))
+VOLUMES = ((2, 3, 3, 4, 5), (2, 2, 3, 7, 3))
+# All combinations compile for a minute: on GPUs, each mode and each padding.
+CASES = [(mode, padding, PLANES) for mode in MODES for padding in PADDINGS] + [
+    (mode, padding, VOLUMES) for mode in MODES[:2] for padding in PADDINGS
+]
+OF_GPUS = (0, 2, 4, 7, 8, 9)
+
+
+def made(shapes, dtype="float32", of_grid=None, seed=0):
+    """x, the grid with places inside and outside, and a cotangent."""
+    generator = np.random.default_rng(seed)
+    x = make_numbers(generator, shapes[0], dtype)
+    grid = (1.7 * generator.standard_normal(shapes[1])).astype(of_grid or x.dtype)
+    dy = make_numbers(generator, (*shapes[0][:2], *shapes[1][1:-1]), dtype)
+    return x, grid, dy
+
+
+def channels_last(x):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+def spread(x):
+    steps = [1] * (x.ndim - 2) + [-1, 2]
+    return place(x, lay_out(x.shape, x.itemsize, range(x.ndim), steps, x.itemsize)).view
+
+
+def run(backend, x, grid, dy, seed=0, **options):
+    with backend.context(seed):
+        x, grid, dy = (backend.array(a) for a in (x, grid, dy))
+        y = nnk.grid_sample(x, grid, **options)
+        return backend.numpy((y, *nnk.grid_sample_backward(dy, x, grid, **options)))
+
+
+def assert_right(found, x, grid, dy, what="", **options):
+    y, dx, dgrid = found
+    # A place is off by some roundings of its distance from the middle, and so are weights.
+    reach = max(x.shape[2:]) * float(np.max(np.abs(wide(grid)), initial=1.0))
+    top = float(np.max(np.abs(wide(x)), initial=1.0))
+    given = float(np.max(np.abs(wide(dy)), initial=1.0))
+    assert_close(y, VALUES.reference(x, grid, **options), 16, reach * top, f"y {what}")
+    dx_wanted, dgrid_wanted = GRADIENTS.reference(dy, x, grid, **options)
+    assert_close(dx, dx_wanted, 64, reach * given, f"dx {what}")
+    size = reach * max(x.shape[2:]) * top * given * x.shape[1]
+    assert_close(dgrid, dgrid_wanted, 64, size, f"dgrid {what}")
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_values_and_gradients(number, backend):
+    mode, padding, shapes = CASES[number]
+    if not backend.is_cpu and number not in OF_GPUS:
+        pytest.skip("on the CPU")
+
+    def body():
+        x, grid, dy = made(shapes, seed=number)
+        for align in (False, True):
+            options = {"mode": mode, "padding_mode": padding, "align_corners": align}
+            found = run(backend, x, grid, dy, number, **options)
+            if not backend.recording:
+                assert_right(found, x, grid, dy, str(options), **options)
+
+    backend.precompiled(body)
+
+
+TYPES = (("float16", None), ("float16", "float32"), ("bfloat16", None), ("float64", None))
+
+
+def test_every_dtype(backend):
+    def body():
+        for dtype, of_grid in TYPES:
+            x, grid, dy = made(PLANES, dtype, of_grid)
+            found = run(backend, x, grid, dy)
+            if not backend.recording:
+                assert [a.dtype for a in found] == [x.dtype, x.dtype, grid.dtype]
+                assert_right(found, x, grid, dy, dtype)
+
+    backend.precompiled(body)
+
+
+@pytest.mark.parametrize("channels", [3, 24])
+def test_any_layout(channels, backend):
+    def body():
+        shapes = ((2, channels, 6, 7), PLANES[1])
+        x, grid, dy = made(shapes, seed=3)
+        first = None
+        for change in (lambda a: a, channels_last, spread):
+            views = change(x), spread(grid), change(dy)
+            found = run(backend, *views, padding_mode="border")
+            if backend.recording:
+                continue
+            assert is_dense(found[0])
+            assert keeps_order(found[0], views[0])
+            assert keeps_order(found[1], views[0])
+            first = first or found
+            for a, b in zip(first, found, strict=True):
+                assert_same_bits(a, b, "another layout")
+        if not backend.recording:
+            assert_right(first, x, grid, dy, padding_mode="border")
+
+    backend.precompiled(body)
+
+
+def test_gradient_of_the_grid_is_the_limit_of_difference_quotients(cpu):
+    x, grid, dy = made(PLANES, "float64", seed=5)
+    step = 1e-6
+
+    def body():
+        for mode, padding in (("linear", "zeros"), ("linear", "reflection"), ("cubic", "border")):
+            options = {"mode": mode, "padding_mode": padding}
+            dgrid = run(cpu, x, grid, dy, **options)[2]
+            for axis in range(2):
+                moved = np.zeros_like(grid)
+                moved[..., axis] = step
+                sides = [
+                    (VALUES.function(x, grid + sign * moved, **options) * dy).sum(1)
+                    for sign in (1, -1)
+                ]
+                quotient = (sides[0] - sides[1]) / (2 * step)
+                difference = np.max(np.abs(quotient - dgrid[..., axis]))
+                assert cpu.recording or difference < 1e-6, options
+
+    cpu.precompiled(body)
+
+
+def test_places_of_note(backend):
+    """The corners, the edges, halves, places far away, and none at all."""
+    x = np.arange(1.0, 13.0, dtype=np.float32).reshape(1, 1, 3, 4)
+    far = np.float32([1e4, -1e4, 1e30, -1e30, np.inf, -np.inf, np.nan])
+    edges = np.float32([-1, 1, 0, -1.5, 1.25, -0.75, 0.5, -0.5])
+    numbers = np.concatenate([edges, far])
+    grid = np.stack(np.meshgrid(numbers, numbers), -1)[None]
+
+    def body():
+        for mode in MODES:
+            for padding in ("zeros", "border"):
+                options = {"mode": mode, "padding_mode": padding, "align_corners": True}
+                with backend.context():
+                    y = nnk.grid_sample(backend.array(x), backend.array(grid), **options)
+                if not backend.recording:
+                    y = backend.numpy(y)
+                    wanted = VALUES.reference(x, grid, **options)
+                    assert np.isfinite(y).all()
+                    assert_close(y, wanted, 16, 40.0, str(options))
+        with backend.context():
+            y = nnk.grid_sample(backend.array(x), backend.array(grid), padding_mode="reflection")
+        if not backend.recording:
+            y = backend.numpy(y)
+            assert np.isfinite(y).all()
+            assert np.all((y >= 1) & (y <= 12))
+
+    backend.precompiled(body)
+
+
+def test_infinities_spread_to_what_sees_them_alone(backend):
+    x = np.ones((1, 2, 5, 6), np.float32)
+    x[0, 0, 2, 3] = np.inf
+    grid = made(((1, 2, 5, 6), (1, 3, 8, 2)), seed=9)[1]
+
+    def body():
+        with backend.context():
+            y = nnk.grid_sample(backend.array(x), backend.array(grid))
+        if not backend.recording:
+            y = backend.numpy(y)
+            wanted = VALUES.reference(np.where(np.isinf(x), 100, x).astype(np.float32), grid)
+            assert np.isfinite(y[:, 1]).all()
+            assert np.array_equal(np.isfinite(y[:, 0]), wanted[:, 0] <= 1.01)
+
+    backend.precompiled(body)
+
+
+def test_results_into_arrays_of_any_layout(backend):
+    def body():
+        x, grid, dy = made(PLANES, seed=11)
+        y = run(backend, x, grid, dy)[0]
+        for steps in ([1, 1, 1, 1], [2, 1, 1, 3], [-1, 1, -2, -1]):
+            placed = place(np.zeros_like(dy), lay_out(dy.shape, 4, range(4), steps, 4))
+            out = backend.array(placed.view)
+            with backend.context():
+                result = nnk.grid_sample(backend.array(x), backend.array(grid), out=out)
+            if not backend.recording:
+                assert result is out
+                assert_same_bits(backend.numpy(out), y, str(steps))
+                assert backend.is_cupy or placed.is_unchanged_outside
+
+    backend.precompiled(body)
+
+
+def test_any_number_of_threads(cpu):
+    x, grid, dy = made(((6, 20, 30, 31), (6, 40, 41, 2)), seed=12)
+    for view in (x, channels_last(x)):
+        same_on_any_threads(lambda v=view: nnk.grid_sample(v, grid))
+        same_on_any_threads(lambda v=view: nnk.grid_sample_backward(dy, v, grid))
+
+
+def test_empty_arrays(backend):
+    def body():
+        for shapes in (
+            ((0, 3, 4, 5), (0, 2, 2, 2)),
+            ((2, 0, 4, 5), (2, 2, 2, 2)),
+            ((2, 3, 4, 5), (2, 0, 2, 2)),
+        ):
+            x, grid, dy = made(shapes)
+            found = run(backend, x, grid, dy)
+            assert [a.shape for a in found] == [dy.shape, x.shape, grid.shape]
+            if not backend.recording:
+                assert not np.any(found[1])
+                assert not np.any(found[2])
+
+    backend.precompiled(body)
+
+
+def test_results_are_those_of_torch(cpu):
+    torch = pytest.importorskip("torch")
+    names = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
+
+    def body():
+        for mode, padding, shapes in CASES:
+            x, grid, dy = made(shapes, seed=14)
+            for align in (False, True):
+                leaves = [torch.from_numpy(a).requires_grad_(True) for a in (x, grid)]
+                y = torch.nn.functional.grid_sample(*leaves, names[mode], padding, align)
+                y.backward(torch.from_numpy(dy))
+                options = {"mode": mode, "padding_mode": padding, "align_corners": align}
+                found = run(cpu, x, grid, dy, **options)
+                if cpu.recording:
+                    continue
+                wanted = [y.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)]
+                for a, b, scale in zip(found, wanted, (60, 60, 1000), strict=True):
+                    assert_close(a, b, 64, scale, str(options))
+
+    cpu.precompiled(body)
+
+
+# ---- configurations ------------------------------------------------------------------------------
+
+
+def problem(**changes):
+    fields = {
+        "images": 8, "channels": 64, "points": 3136, "elements": 3136, "itemsize": 4,
+        "compute_itemsize": 4, "index_itemsize": 4, "numbers": (5, 4), "alignment": 16,
+    }  # fmt: skip
+    return GridProblem(**fields | changes)
+
+
+def test_lanes_are_channels_where_these_are_adjacent(cpu):
+    device = PROFILES["sm_90"]
+    assert config.configure(problem(), device).across
+    adjacent = config.configure(problem(channels_adjacent=True), device)
+    assert (adjacent.across, adjacent.vector) == (False, 4)
+    assert config.configure(problem(channels_adjacent=True, alignment=4), device).vector == 1
+    assert config.configure(problem(channels_adjacent=True, channels=6), device).vector == 2
+    assert config.configure(problem(channels_adjacent=True, channels=1), cpu.device).across
+    assert not config.configure(problem(channels_adjacent=True), cpu.device).across
+
+
+def test_tables_fit_into_shared_memory(cpu):
+    for device in (PROFILES["sm_90"], cpu.device):
+        for numbers in ((5, 4), (17, 16), (17, 32), (9, 24)):
+            for size in (4, 8):
+                call = problem(numbers=numbers, compute_itemsize=size, index_itemsize=size)
+                for configure in (config.configure, config.configure_grid_gradient):
+                    points = configure(call, device).points
+                    assert 16 <= points <= 512
+                    assert points * (numbers[0] + numbers[1]) * size <= 48 * 1024
+
+
+def test_every_element_of_the_gradient_has_one_owner(cpu):
+    for images, channels, elements in ((1, 3, 50_000), (8, 64, 3136), (1, 1, 5), (64, 512, 49)):
+        call = problem(images=images, channels=channels, elements=elements)
+        for device in (PROFILES["sm_90"], PROFILES["gfx90a"], cpu.device):
+            chosen = config.configure_image_gradient(call, device)
+            length = -(-elements // (chosen.ranges * chosen.range_groups))
+            assert length * chosen.ranges * chosen.range_groups >= elements
+            assert chosen.channels <= channels
+    few = config.configure_image_gradient(problem(images=1, channels=3), PROFILES["sm_90"])
+    many = config.configure_image_gradient(problem(images=64, channels=512), PROFILES["sm_90"])
+    assert few.ranges * few.range_groups > 50 * many.ranges * many.range_groups
+    assert config.configure_image_gradient(problem(images=1), cpu.device).ranges == 1
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+X, GRID = np.zeros((2, 4, 5, 6), np.float32), np.zeros((2, 3, 3, 2), np.float32)
+REFUSED = (
+    (lambda: nnk.grid_sample(X, GRID[..., :1]), nnk.ShapeError, "grid has shape"),
+    (lambda: nnk.grid_sample(X, GRID[:1]), nnk.ShapeError, "must be \\(2, out_h, out_w, 2\\)"),
+    (lambda: nnk.grid_sample(X[0], GRID), nnk.ShapeError, "x has shape \\(4, 5, 6\\)"),
+    (lambda: nnk.grid_sample(X[:, :, :0], GRID), nnk.ShapeError, "nothing along"),
+    (lambda: nnk.grid_sample(X, GRID.astype("f8")), nnk.DTypeError, "grid has dtype float64"),
+    (lambda: nnk.grid_sample(X.astype(int), GRID), nnk.DTypeError, "x has dtype int64"),
+    (lambda: nnk.grid_sample(X, GRID, mode="bilinear"), ValueError, "mode must be one of"),
+    (lambda: nnk.grid_sample(X, GRID, padding_mode="edge"), ValueError, "padding_mode must be"),
+    (lambda: nnk.grid_sample(X, GRID, align_corners=None), TypeError, "align_corners"),
+    (
+        lambda: nnk.grid_sample(X[:, :, None], np.zeros((2, 1, 1, 1, 3), "f4"), mode="cubic"),
+        nnk.ShapeError,
+        "cubic",
+    ),
+    (lambda: nnk.grid_sample_backward(X, X, GRID), nnk.ShapeError, "dy has shape"),
+    (
+        lambda: nnk.grid_sample_backward(np.zeros((2, 4, 3, 3)), X, GRID),
+        nnk.DTypeError,
+        "dy has dtype float64",
+    ),
+    (lambda: nnk.grid_sample(X, GRID, out=X), nnk.ShapeError, "out has shape"),
+)
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+@pytest.mark.parametrize("machine", ["cpu", "reference"])
+def test_refused(case, machine):
+    call, error, words = REFUSED[case]
+    with nnk.use_backend(machine), pytest.raises(error, match=words):
+        call()
