@@ -1,0 +1,154 @@
+"""From a product over windows to a prepared launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config import conv as config
+from nnkernels.config.conv import ROWS, TERMS, ConvPackedConfig, ConvProblem
+from nnkernels.dispatch.axes import Strides
+from nnkernels.dispatch.conv_geometry import WindowProduct
+from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
+from nnkernels.dispatch.matmul_instances import matmul_instance
+from nnkernels.dispatch.matmul_launch import matmul_problem, prepare_with
+from nnkernels.dispatch.matmul_product import Product
+from nnkernels.dispatch.packing import Packer
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A product over windows as a kernel sees it.
+
+    Attributes
+    ----------
+    product : WindowProduct
+        What is multiplied.
+    pixels : str
+        What pixels are to the product: ``COLUMNS``, ``ROWS`` or ``TERMS``.
+    channels_fast : bool
+        Whether terms (or, where pixels are terms, columns) are in order of taps and then channels.
+    weights : tuple of int
+        Strides of the matrix of weights, or of their gradient: of group, row and term.
+    types : Types
+        A are weights, or pixels where these are terms; B is the image.
+    conjugate : pair of bool
+        Of A and B.
+    epilogue : Epilogue
+        What is done with the sums.
+    bias_stride : int or None
+        Bytes from element to element of a vector with one element for each row of each group.
+    """
+
+    product: WindowProduct
+    pixels: str
+    channels_fast: bool
+    weights: Strides
+    types: Types
+    conjugate: tuple[bool, bool]
+    epilogue: Epilogue
+    bias_stride: int | None = None
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the image is the first operand of the product."""
+        return self.pixels == ROWS
+
+    def call(self) -> Call:
+        """The product of matrices; what is gathered has steps from group to group alone."""
+        p, types = self.product, self.types
+        group, row, term = self.weights
+        step = p.pixel_step
+        pixels = (p.pixels.group, p.pixels.channel, step or 0)
+        rows, columns, terms = p.rows, p.pixel_count, p.terms
+        b = (p.image.group, 0, 0)
+        if self.pixels == TERMS:
+            product = Product((p.groups,), rows, terms, columns, pixels, b, (group, row, term))
+        else:
+            d = None
+            if self.bias_stride is not None:
+                d = (self.bias_stride * rows, self.bias_stride, 0)
+            product = Product((p.groups,), rows, columns, terms, (group, row, term), b, pixels, d)
+        conjugate = self.conjugate
+        if self.mirrored:
+            product, types, conjugate = product.mirrored(), types.mirrored(), conjugate[::-1]
+        return Call(product, types, conjugate, self.epilogue, (1, 1, 1), in_place=False)
+
+    def problem(self, call: Call) -> ConvProblem:
+        """What a configuration may know."""
+        p = self.product
+        reach = max(p.reach, *(abs(s) * n for s, n in zip(self.weights, self._sizes, strict=True)))
+        return ConvProblem(
+            product=replace(matmul_problem(call), reach=reach),
+            pixels=self.pixels,
+            channels_fast=self.channels_fast,
+            scattered=p.pixel_step is None,
+            kernel=p.taps,
+        )
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        return self.product.groups, self.product.rows, self.product.terms
+
+    # ---- the packed product of a CPU: see `prepare_with` --------------------------------------
+
+    def pack(self, packer: Packer) -> None:
+        """``WindowGeometry`` of ``cuda_src/nnk/conv_windows.cuh``."""
+        p = self.product
+        axes = p.axes
+        packer.align(16)
+        packer.add_index(p.images, *(axis.pixels for axis in axes))
+        for numbers in (
+            [axis.step for axis in axes],
+            [axis.tap for axis in axes],
+            [axis.start for axis in axes],
+            [axis.size for axis in axes],
+            # Without taps there are no terms: nothing is gathered.
+            [max(axis.taps, 1) for axis in axes],
+        ):
+            packer.add_index(*numbers)
+        packer.add_index(p.channels, p.image.batch, *p.image.spatial, p.image.channel)
+        packer.add_index(p.pixels.batch, *p.pixels.spatial)
+        packer.add_index(self._adjacent_taps())
+        packer.add_divisors(axis.pixels for axis in axes)
+
+    def _adjacent_taps(self) -> int:
+        """Taps along the last axis whose channels follow each other in memory: all, or one."""
+        p, last = self.product, self.product.axes[-1]
+        follow = last.tap == 1 and p.image.spatial[-1] == p.channels * p.image.channel
+        return max(last.taps, 1) if self.channels_fast and follow else 1
+
+
+def prepare_windows(windows: Windows, machine: Any) -> tuple[bytes, Any]:
+    """Choose the kernel of a product over windows, and prepare its launch.
+
+    Returns
+    -------
+    tail : bytes
+        Arguments after the pointers: those of what is added, A, B, and the result.
+    start : callable
+        Starts the launch.
+    """
+    call = windows.call()
+    problem = windows.problem(call)
+    chosen = config.configure(problem, machine.device)
+    instance = _instance(call, chosen, windows)
+    terms = call.product.k
+    shared = chosen.shared_bytes(terms, problem.kernel, call.types.accumulator[2])
+    return prepare_with(call, chosen.packed, terms, machine, instance, shared, windows.pack)
+
+
+def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instance:
+    product = matmul_instance(call, len(call.batch()[0]), chosen.packed)
+    conjugate = windows.conjugate if call.types.c.kind == "c" else (False, False)
+    flags = ", ".join(
+        "true" if flag else "false" for flag in (chosen.channels_fast, chosen.scattered, *conjugate)
+    )
+    form = f"ConvForm<{chosen.pixels}, {flags}>"
+    return Instance(
+        product.header,
+        f"{product.kernel[:-1]}, {form}>",
+        product.threads,
+        (*product.more_headers, "conv_form"),
+    )
