@@ -42,9 +42,13 @@ struct ConvForm {
     static constexpr bool has_other =
         Scattered && (Pixels == pixels_are_columns || Pixels == pixels_are_terms);
 
+    static constexpr int groups_of_panel = N / G;
+
     const Geometry& g;
     PixelRuns<Index, G> image, other;
     WindowMasks<Index, G> masks;
+    Shared<Index> tap_offsets;  // bytes from the place of tap 0 to that of every tap
+    Shared<uint32> combined;    // for every tap, what the groups of a panel see
 
     // `at`: bytes of scratch memory that are taken. most: pixels that are looked up at once
     template <class Group, class A>
@@ -52,7 +56,20 @@ struct ConvForm {
         : g(args.windows),
           image(group, at, most, g.stride[3] * g.step[2]),
           other(group, at + PixelRuns<Index, G>::bytes(most), most, g.other[3]),
-          masks(group, g, at + 2 * PixelRuns<Index, G>::bytes(most), most) {}
+          masks(group, g, at + 2 * PixelRuns<Index, G>::bytes(most), most) {
+      const int taps = g.spatial_taps();
+      at += 2 * PixelRuns<Index, G>::bytes(most) + masks.bytes(g);
+      tap_offsets = group.template dynamic_shared<Index>(at, taps);
+      combined = group.template dynamic_shared<uint32>(at + taps * int(sizeof(Index)),
+                                                       taps * groups_of_panel);
+      if constexpr (Pixels == pixels_are_columns) {
+        auto tap = Taps::of(g, 0);
+        for (int t = 0; t < taps; ++t) {
+          tap_offsets.store(t, tap.offset(g));
+          tap.next_tap(g);
+        }
+      }
+    }
 
     // Looks up `count` pixels from u on.
     NNK_FN void find(Index u, int count) const {
@@ -90,16 +107,45 @@ struct ConvForm {
     template <class T>
     NNK_FN void pack_pixels(const T* from, const Shared<S>& packed, int to, int first, int columns,
                             Index first_k, int depth) const {
-      auto tap = Taps::of(g, first_k);
+      const int taps = g.spatial_taps(), group = first / G;
+      const int there = (columns - first + G - 1) / G;  // groups
+      Index offset[groups_of_panel];
+      bool plain = image.step == Index(sizeof(T));
+      NNK_UNROLL
+      for (int i = 0; i < groups_of_panel; ++i) {
+        const int seen = group + (i < there ? i : 0);
+        plain = plain && image.is_one(seen);
+        offset[i] = image.offset.load(image.first.load(seen));
+      }
+      combine_masks(group, there);
+      int tap = int(first_k % taps);
+      from = byte_offset(from, (first_k / taps) * g.channel_stride);
       for (int k = 0; k < depth; ++k) {
-        const T* const base = byte_offset(from, tap.offset(g));
+        const T* const base = byte_offset(from, tap_offsets.load(tap));
+        const uint32* const wanted = combined.data + tap * groups_of_panel;
         NNK_UNROLL
-        for (int i = 0; i < N / G; ++i) {
-          auto x = Vec<S, G>::splat(S());
-          if (first + i * G < columns) x = load(base, first / G + i, tap);
-          packed.store_vec(to + k * N + i * G, x);
+        for (int i = 0; i < groups_of_panel; ++i) {
+          const auto x = plain
+                             ? load_lanes<G>(byte_offset(base, offset[i]), int64(sizeof(T)),
+                                             wanted[i], Vec<T, G>::splat(T()))
+                             : image.template load<T>(base, group + (i < there ? i : 0), wanted[i]);
+          packed.store_vec(to + k * N + i * G, converted<ConjugateImage>(x));
         }
-        tap.advance(g);
+        if (++tap == taps) {
+          tap = 0;
+          from = byte_offset(from, g.channel_stride);
+        }
+      }
+    }
+    // For every tap, what the groups of a panel see; of those past the last one, nothing.
+    NNK_FN void combine_masks(int group, int there) const {
+      auto tap = Taps::of(g, 0);
+      const int taps = g.spatial_taps();
+      for (int t = 0; t < taps; ++t) {
+        NNK_UNROLL
+        for (int i = 0; i < groups_of_panel; ++i)
+          combined.store(t * groups_of_panel + i, i < there ? masks.of(tap, group + i) : 0);
+        tap.next_tap(g);
       }
     }
     // Columns are taps, terms are pixels: squares that are transposed in registers.
@@ -126,10 +172,7 @@ struct ConvForm {
       }
     }
     template <class T> NNK_FN Vec<S, G> load(const T* base, int group, const Taps& tap) const {
-      const uint32 wanted = masks.bits.load(masks.row(0, tap.at[0]) + group) &
-                            masks.bits.load(masks.row(1, tap.at[1]) + group) &
-                            masks.bits.load(masks.row(2, tap.at[2]) + group);
-      return converted<ConjugateImage>(image.template load<T>(base, group, wanted));
+      return converted<ConjugateImage>(image.template load<T>(base, group, masks.of(tap, group)));
     }
     template <bool Conjugate, class T, int Count>
     static NNK_FN Vec<S, Count> converted(const Vec<T, Count>& x) {

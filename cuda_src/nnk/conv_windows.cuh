@@ -211,8 +211,18 @@ template <class Index, int G> struct WindowMasks {
       pixel.advance(g);
     }
   }
-  // Where the groups of an axis and tap begin.
-  NNK_FN int row(int axis, int tap) const { return after[axis] + tap * groups; }
+  // The lanes of a group for which a tap sees an element.
+  template <class T> NNK_FN uint32 of(const T& tap, int group) const {
+    uint32 lanes = ~0u;
+    NNK_UNROLL
+    for (int axis = 0; axis < 3; ++axis)
+      lanes &= bits.load(after[axis] + tap.at[axis] * groups + group);
+    return lanes;
+  }
+  // Scratch memory.
+  NNK_FN int bytes(const WindowGeometry<Index>& g) const {
+    return (after[2] + int(g.kernel[2]) * groups) * 4;
+  }
 };
 
 }  // namespace nnk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from nnkernels.config import matmul_packed
 from nnkernels.config.device import Device
@@ -11,6 +12,9 @@ from nnkernels.config.matmul_problem import MatmulProblem, round_up
 
 # What pixels are to the product: its columns, rows, or the terms of its sums.
 COLUMNS, ROWS, TERMS = "pixels_are_columns", "pixels_are_rows", "pixels_are_terms"
+
+# From so many pixels on, an image is a product of its own: fewer do not fill panels of 64 columns.
+LARGE_IMAGE = 512
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class ConvPackedConfig:
         index = 4 if packed.index == "i" else 8
         runs = 2 * (most * (index + 8) + 8)
         masks = sum(kernel) * -(-most // self.lanes) * 4
-        return packed.shared_elements(k) * compute_itemsize + runs + masks
+        taps = prod(kernel) * (index + packed.vector // self.lanes * 4)
+        return packed.shared_elements(k) * compute_itemsize + runs + masks + taps
 
 
 # Of complex numbers, whose registers are scalars: a tile of more would be all code.
@@ -89,7 +94,7 @@ def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
         dot="",
         in_place=product.in_place and not scatters,
     )
-    chosen = matmul_packed.configure(product, device)
+    chosen = matmul_packed.configure(product, device, few_rows=False)
     if product.is_complex:
         micro_m, vector = _COMPLEX_TILE
         chosen = replace(

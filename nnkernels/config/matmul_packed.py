@@ -110,12 +110,18 @@ _MOST_WAITING_ROWS = 256
 _SMALLEST_BLOCK = 64 * 64 * 64
 
 
-def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
-    """The tiles and blocks for a problem."""
+def configure(problem: MatmulProblem, device: Device, few_rows: bool = True) -> PackedConfig:
+    """The tiles and blocks for a problem.
+
+    Parameters
+    ----------
+    few_rows : bool
+        Whether, of few rows, other slices are packed than of many.
+    """
     vector, micro_m = micro_tile(problem.n, problem.compute_itemsize, device)
     fast_a, fast_b = fast_axes(problem)
     unit_a = problem.strides_a[fast_a] == problem.itemsizes[0]
-    tile_k, most_columns = _slice(problem)
+    tile_k, most_columns = _slice(problem, few_rows)
     tiles_m, tiles_n = blocks(problem, device, vector, micro_m, most_columns)
     tile_m = round_up(-(-problem.m // tiles_m), micro_m)
     micro = _way_to_multiply(problem, device)
@@ -137,10 +143,11 @@ def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
     )
 
 
-def _slice(problem: MatmulProblem) -> tuple[int, int]:
+def _slice(problem: MatmulProblem, few_rows: bool) -> tuple[int, int]:
     """Terms and columns of B that are packed at once."""
     if (
-        problem.m <= _FEW_ROWS
+        few_rows
+        and problem.m <= _FEW_ROWS
         and problem.n > _MOST_COLUMNS
         and fast_axes(problem)[1] == COLUMNS_FAST
     ):

@@ -9,7 +9,7 @@ pixels' gradients. Nothing here looks at memory: an operand is its strides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product as every
 from math import gcd, prod
 
@@ -142,6 +142,11 @@ class WindowProduct:
     def terms(self) -> int:
         """Channels times taps."""
         return self.channels * prod(self.taps)
+
+    def of_one_image(self) -> WindowProduct:
+        """The product of each image, where these are a stack."""
+        image, pixels = replace(self.image, batch=0), replace(self.pixels, batch=0)
+        return replace(self, images=1, image=image, pixels=pixels)
 
     @property
     def pixel_step(self) -> int | None:

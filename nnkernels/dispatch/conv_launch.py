@@ -7,7 +7,14 @@ from typing import Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import conv as config
-from nnkernels.config.conv import ROWS, TERMS, ConvPackedConfig, ConvProblem
+from nnkernels.config.conv import (
+    COLUMNS,
+    LARGE_IMAGE,
+    ROWS,
+    TERMS,
+    ConvPackedConfig,
+    ConvProblem,
+)
 from nnkernels.dispatch.axes import Strides
 from nnkernels.dispatch.conv_geometry import WindowProduct
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
@@ -55,21 +62,40 @@ class Windows:
         """Whether the image is the first operand of the product."""
         return self.pixels == ROWS
 
+    @property
+    def stack(self) -> int:
+        """How many images are products of their own, rather than more pixels of one product.
+
+        With few pixels in an image, columns of one product fill the panels of a kernel better, and
+        weights are read once; with many, and a single step from each to the next, a product of each
+        image writes its results where they belong.
+        """
+        p = self.product
+        count = p.pixel_count // max(p.images, 1)
+        apart = self.pixels == COLUMNS and p.images > 1 and count >= LARGE_IMAGE
+        return p.images if apart and p.of_one_image().pixel_step is not None else 1
+
+    @property
+    def seen(self) -> WindowProduct:
+        """The product as its windows are: of one image, if there is a stack of images."""
+        return self.product.of_one_image() if self.stack > 1 else self.product
+
     def call(self) -> Call:
-        """The product of matrices; what is gathered has steps from group to group alone."""
-        p, types = self.product, self.types
+        """The product of matrices; what is gathered has steps from image to image alone."""
+        p, types, stack = self.seen, self.types, self.stack
+        batch = (p.groups, stack)
+        next_image, next_pixels = self.product.image.batch, self.product.pixels.batch
         group, row, term = self.weights
-        step = p.pixel_step
-        pixels = (p.pixels.group, p.pixels.channel, step or 0)
+        pixels = (p.pixels.group, next_pixels, p.pixels.channel, p.pixel_step or 0)
         rows, columns, terms = p.rows, p.pixel_count, p.terms
-        b = (p.image.group, 0, 0)
+        b = (p.image.group, next_image, 0, 0)
         if self.pixels == TERMS:
-            product = Product((p.groups,), rows, terms, columns, pixels, b, (group, row, term))
+            product = Product(batch, rows, terms, columns, pixels, b, (group, 0, row, term))
         else:
             d = None
             if self.bias_stride is not None:
-                d = (self.bias_stride * rows, self.bias_stride, 0)
-            product = Product((p.groups,), rows, columns, terms, (group, row, term), b, pixels, d)
+                d = (self.bias_stride * rows, 0, self.bias_stride, 0)
+            product = Product(batch, rows, columns, terms, (group, 0, row, term), b, pixels, d)
         conjugate = self.conjugate
         if self.mirrored:
             product, types, conjugate = product.mirrored(), types.mirrored(), conjugate[::-1]
@@ -83,7 +109,7 @@ class Windows:
             product=replace(matmul_problem(call), reach=reach),
             pixels=self.pixels,
             channels_fast=self.channels_fast,
-            scattered=p.pixel_step is None,
+            scattered=self.seen.pixel_step is None,
             kernel=p.taps,
         )
 
@@ -95,7 +121,7 @@ class Windows:
 
     def pack(self, packer: Packer) -> None:
         """``WindowGeometry`` of ``cuda_src/nnk/conv_windows.cuh``."""
-        p = self.product
+        p = self.seen
         axes = p.axes
         packer.align(16)
         packer.add_index(p.images, *(axis.pixels for axis in axes))
