@@ -33,6 +33,14 @@ class ConvProblem:
         Whether the array of pixels has no single step from pixel to pixel.
     kernel : tuple of int
         Taps along the spatial axes.
+    channels : int
+        Of a group of the image.
+    image_alignment, pixels_alignment : int
+        For a GPU: powers of two, at most 16, of which the address of the image, or of the array of
+        pixels, and its strides are multiples; but for that of adjacent channels, and that of the
+        rows of the array of pixels, and the step within a run of it.
+    run : int
+        Of the array of pixels, how many adjacent ones follow each other everywhere.
     """
 
     product: MatmulProblem
@@ -40,6 +48,10 @@ class ConvProblem:
     channels_fast: bool
     scattered: bool
     kernel: tuple[int, int, int]
+    channels: int = 1
+    image_alignment: int = 1
+    pixels_alignment: int = 1
+    run: int = 1
 
     @property
     def packs_a(self) -> bool:
