@@ -311,9 +311,6 @@ def images_far_apart(shape: Shape, dtype: Any) -> np.ndarray:
     """The second of two images 2 GiB after the first."""
     if len(shape) < 3 or shape[0] != 2:
         return contiguous(shape, dtype)
-    step = -(-(2**31) // 64) * 64 + 64
-    return np.lib.stride_tricks.as_strided(
-        contiguous((step // dtype.itemsize * 2,), dtype),
-        shape,
-        (step, *contiguous(shape[1:], dtype).strides),
-    )
+    step, dense = 2**31 + 64, contiguous(shape[1:], dtype)
+    memory = contiguous(((step + dense.nbytes) // dtype.itemsize,), dtype)
+    return np.lib.stride_tricks.as_strided(memory, shape, (step, *dense.strides))
