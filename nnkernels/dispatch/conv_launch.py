@@ -16,7 +16,7 @@ from nnkernels.config.conv import (
     ConvProblem,
 )
 from nnkernels.dispatch.axes import Strides
-from nnkernels.dispatch.conv_geometry import WindowProduct
+from nnkernels.dispatch.conv_geometry import Weights, WindowProduct
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
 from nnkernels.dispatch.matmul_instances import matmul_instance
 from nnkernels.dispatch.matmul_launch import matmul_problem, prepare_with
@@ -46,6 +46,8 @@ class Windows:
         What is done with the sums.
     bias_stride : int or None
         Bytes from element to element of a vector with one element for each row of each group.
+    gathered : Weights or None
+        Weights that have no single step from term to term, and are packed where they lie.
     """
 
     product: WindowProduct
@@ -56,6 +58,7 @@ class Windows:
     conjugate: tuple[bool, bool]
     epilogue: Epilogue
     bias_stride: int | None = None
+    gathered: Weights | None = None
 
     @property
     def mirrored(self) -> bool:
@@ -111,6 +114,7 @@ class Windows:
             channels_fast=self.channels_fast,
             scattered=self.seen.pixel_step is None,
             kernel=p.taps,
+            gathered=self.gathered is not None,
         )
 
     @property
@@ -136,6 +140,8 @@ class Windows:
             packer.add_index(*numbers)
         packer.add_index(p.channels, p.image.batch, *p.image.spatial, p.image.channel)
         packer.add_index(p.pixels.batch, *p.pixels.spatial)
+        found = self.gathered
+        packer.add_index(*(found.channel_stride, *found.tap_strides) if found else (0,) * 4)
         packer.add_index(self._adjacent_taps())
         packer.add_divisors(axis.pixels for axis in axes)
 
@@ -167,9 +173,11 @@ def prepare_windows(windows: Windows, machine: Any) -> tuple[bytes, Any]:
 
 def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instance:
     product = matmul_instance(call, len(call.batch()[0]), chosen.packed)
+    # Where pixels are rows, weights are B, and the first flag is theirs all the same.
     conjugate = windows.conjugate if call.types.c.kind == "c" else (False, False)
     flags = ", ".join(
-        "true" if flag else "false" for flag in (chosen.channels_fast, chosen.scattered, *conjugate)
+        "true" if flag else "false"
+        for flag in (chosen.channels_fast, chosen.scattered, chosen.gathered, *conjugate)
     )
     form = f"ConvForm<{chosen.pixels}, {flags}>"
     return Instance(
