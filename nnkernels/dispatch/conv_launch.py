@@ -17,7 +17,7 @@ from nnkernels.config.conv import (
 )
 from nnkernels.dispatch import conv_gpu
 from nnkernels.dispatch.axes import Strides, largest_power_of_two, merge
-from nnkernels.dispatch.conv_geometry import WindowProduct
+from nnkernels.dispatch.conv_geometry import Weights, WindowProduct
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
 from nnkernels.dispatch.matmul_instances import matmul_instance
 from nnkernels.dispatch.matmul_launch import Prepared, matmul_problem, prepare_with
@@ -47,6 +47,8 @@ class Windows:
         What is done with the sums.
     bias_stride : int or None
         Bytes from element to element of a vector with one element for each row of each group.
+    gathered : Weights or None
+        Weights that have no single step from term to term, and are packed where they lie.
     alignments : tuple of int
         Powers of two, up to 16, that the addresses of A, B and the result are multiples of. (On a
         CPU, on which kernels do not depend on them, all 1.)
@@ -60,6 +62,7 @@ class Windows:
     conjugate: tuple[bool, bool]
     epilogue: Epilogue
     bias_stride: int | None = None
+    gathered: Weights | None = None
     alignments: tuple[int, int, int] = (1, 1, 1)
 
     @property
@@ -121,6 +124,7 @@ class Windows:
             channels_fast=self.channels_fast,
             scattered=self.seen.pixel_step is None,
             kernel=p.taps,
+            gathered=self.gathered is not None,
             channels=p.channels,
             **self._alignments(),
         )
@@ -129,13 +133,16 @@ class Windows:
         """What a GPU may know about vectors of channels and of pixels."""
         p, (a, image, result) = self.product, self.alignments
         axes = [s for s, axis in zip(p.image.spatial, p.axes, strict=True) if axis.size > 1]
-        image = largest_power_of_two(image, p.image.group, p.image.batch, *axes)
+        # An axis of one element has no step.
+        group, batch = int(p.groups > 1), int(p.images > 1)
+        image = largest_power_of_two(image, group * p.image.group, batch * p.image.batch, *axes)
         shape = (p.images, *(axis.pixels for axis in p.axes))
         merged, (steps,) = merge(shape, [(p.pixels.batch, *p.pixels.spatial)])
         itemsize = (self.types.a if self.pixels == TERMS else self.types.c).itemsize
         runs = steps[-1] == itemsize
         pixels = a if self.pixels == TERMS else result
-        pixels = largest_power_of_two(pixels, p.pixels.group, *(steps[:-1] if runs else steps))
+        steps = steps[:-1] if runs else steps
+        pixels = largest_power_of_two(pixels, group * p.pixels.group, *steps)
         return {
             "image_alignment": image,
             "pixels_alignment": pixels,
@@ -165,6 +172,8 @@ class Windows:
             packer.add_index(*numbers)
         packer.add_index(p.channels, p.image.batch, *p.image.spatial, p.image.channel)
         packer.add_index(p.pixels.batch, *p.pixels.spatial)
+        found = self.gathered
+        packer.add_index(*(found.channel_stride, *found.tap_strides) if found else (0,) * 4)
         packer.add_index(self._adjacent_taps())
         packer.add_divisors(axis.pixels for axis in axes)
 
@@ -194,9 +203,11 @@ def prepare_windows(windows: Windows, machine: Any) -> Prepared:
 
 def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instance:
     product = matmul_instance(call, len(call.batch()[0]), chosen.packed)
+    # Where pixels are rows, weights are B, and the first flag is theirs all the same.
     conjugate = windows.conjugate if call.types.c.kind == "c" else (False, False)
     flags = ", ".join(
-        "true" if flag else "false" for flag in (chosen.channels_fast, chosen.scattered, *conjugate)
+        "true" if flag else "false"
+        for flag in (chosen.channels_fast, chosen.scattered, chosen.gathered, *conjugate)
     )
     form = f"ConvForm<{chosen.pixels}, {flags}>"
     return Instance(

@@ -164,7 +164,8 @@ def backward_data(
     if prod(shape) == 0:
         return plan
     weights = weights_of(weight.strides, weight.shape, groups, flip)
-    for phase in phases((shape, strides), dy.strides, axes, weights):
+    forward = not _channels_fast(dy, weights.rows)
+    for phase in phases((shape, strides), dy.strides, axes, weights, forward):
         _add(
             plan,
             operands,
@@ -262,7 +263,8 @@ def _add(
     slot = (numbers[0], weights.offset)
     step = weights.step(channels_fast)
     strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
-    if step is None:
+    gathers = step is None and not machine.device.is_gpu
+    if step is None and not gathers:
         slot, strides = _in_order(plan, weights, slot, types.a, channels_fast, machine)
     prepared = Windows(
         product,
@@ -273,6 +275,7 @@ def _add(
         conjugate,
         epilogue,
         operands.bias_stride,
+        weights if gathers else None,
         alignments=(
             16 if step is None else operands.alignment(numbers[0], machine, weights.offset),
             operands.alignment(numbers[1], machine),
