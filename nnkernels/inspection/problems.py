@@ -269,11 +269,11 @@ def _gemv(op: Op) -> Iterator[Problem]:
 
 # Images, channels, outputs, side and kernel; stride 1, as many windows as elements.
 _CONVOLUTIONS = {
-    "large": (32, 64, 128, 56, 3),
     "few pixels": (2, 256, 256, 14, 3),
     "few channels": (16, 4, 64, 112, 7),
     "few outputs": (16, 32, 16, 56, 3),
     "1 x 1": (8, 64, 256, 28, 1),
+    "large": (32, 64, 128, 56, 3),
 }
 
 
