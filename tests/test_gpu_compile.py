@@ -138,18 +138,26 @@ def expected_accesses(kernel: str) -> tuple[Counter[int], Counter[int]]:
         if writes:
             stores[width] = depth
     elif name == "NormForward":
-        vector, depth, stage = (int(arguments[i]) for i in (10, 15, 16))
-        width, added = vector * SIZES[arguments[1]], arguments[5] == "true"
+        vector, depth, stage = (int(arguments[i]) for i in (11, 16, 17))
+        width, added = vector * SIZES[arguments[1]], arguments[6] == "true"
         # The sum with a residual is written by the launch that reads both.
         first, last = stage != FINISH_ROW, stage != PART_OF_ROW
         loads[width] = depth * (1 + (added and first))
-        if last or added:
-            stores[width] = depth * (last + (added and first))
+        if last:
+            stores[vector * SIZES[arguments[2]]] = depth
+        if added:
+            stores[width] += depth * first
     elif name == "NormBackward":
-        vector, depth, stage = (int(arguments[i]) for i in (7, 12, 13))
-        loads[vector * SIZES[arguments[1]]] = depth * 2
+        vector, depth, stage = (int(arguments[i]) for i in (8, 13, 14))
+        for storage in arguments[1:3]:
+            loads[vector * SIZES[storage]] += depth
         if stage != PART_OF_ROW:
             stores[vector * SIZES[arguments[1]]] = depth
+    elif name == "GroupNormBackward":
+        # x and dy, in a loop, of rows that are read again in two.
+        width, stage = int(arguments[6]) * SIZES[arguments[0]], int(arguments[11])
+        loads[width] = 2
+        stores[width] = int(stage != PART_OF_ROW)
     elif name in ("GemvAlong", "GemvAcross"):
         # The matrix: for each of the columns, or rows, that are taken at once; four at least.
         loads[min(int(arguments[6]) * SIZES[arguments[1]], 16)] = 4
