@@ -111,7 +111,7 @@ struct GatherCopy {
       for (int o = 0; o < outers; ++o) {
         const int p = group * outers + o;
         held[p] = Vec<T, N>::splat(T());
-        if (here && next < left && is_inside(place, outer[o]))
+        if (here & (next < left) & is_inside(place, outer[o]))
           held[p] = nnk::load<N>(byte_offset(from, outer[o].offset + place[0]));
       }
     }
@@ -128,10 +128,10 @@ struct GatherCopy {
   template <class V> NNK_FN bool is_inside(const V& place, const Place<Index>& own) const {
     if constexpr (!Windows) return true;
     using Unsigned = conditional<sizeof(Index) == 4, uint32, uint64>;  // below 0 is far above
-    bool inside = true;
+    bool inside = true;  // without branches: the three are one predicate of the load
     NNK_UNROLL
     for (int axis = 0; axis < 3; ++axis)
-      inside = inside && Unsigned(own.at[axis] + place[1 + axis]) < Unsigned(g.size[axis]);
+      inside &= Unsigned(own.at[axis] + place[1 + axis]) < Unsigned(g.size[axis]);
     return inside;
   }
 };
