@@ -61,7 +61,7 @@ REGIMES = {
         (2, 64, 5, 7), (60, 64, 2, 3), {"padding": 1}, False, "float32", 40,
         (COLUMNS, True, 4, 1, False, "split"),
         (COLUMNS, True, 4, 1, False, "split"),
-        (TERMS, True, 1, 1, True, "whole"),
+        (TERMS, True, 2, 1, True, "whole"),
     ),
     "large images": (
         (2, 2, 24, 26), (4, 2, 3, 3), {"padding": 1, "dilation": (1, 2)}, False, "float64", 40,
