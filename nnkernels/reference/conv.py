@@ -58,8 +58,8 @@ def conv_transpose(
 def conv_backward_data(
     dy: Any,
     weight: Any,
-    *,
     x_shape: Sequence[int],
+    *,
     stride: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
@@ -75,8 +75,8 @@ def conv_backward_data(
 def conv_backward_weight(
     dy: Any,
     x: Any,
-    *,
     weight_shape: Sequence[int],
+    *,
     stride: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
