@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import array_functions
 import numpy as np
+import torch_conv
 import torch_functions
 import torch_norms
 import torch_pool
@@ -113,6 +114,8 @@ class TorchLibrary:
             functions = torch_windows.table(
                 self._torch, problem.shape, problem.options, problem.dtype
             )
+        if problem.record.family == "conv":
+            functions = torch_conv.table(self._torch, problem.shape, problem.options, problem.dtype)
         pair = functions.get(problem.op)
         return None if pair is None else Functions(*pair)
 

@@ -70,7 +70,7 @@ def operand_shapes(op: str, shape: Shape, case: str) -> tuple[Shape, ...]:
     return (shape,)
 
 
-def obstacle(op: str, shape: Shape) -> str:
+def obstacle(op: str, shape: Shape, case: str) -> str:
     """Why a problem cannot be timed, or nothing."""
     if len(shape) != 4:
         return f"{op}: the shape is that of an image, NxCxHxW"

@@ -63,6 +63,12 @@ from nnkernels.ops.activations_backward import (
     threshold_relu_backward,
 )
 from nnkernels.ops.batch_norm import batch_norm, batch_norm_backward
+from nnkernels.ops.conv import (
+    conv,
+    conv_backward_data,
+    conv_backward_weight,
+    conv_transpose,
+)
 from nnkernels.ops.gated import (
     geglu,
     geglu_backward,
@@ -126,6 +132,10 @@ __all__ = [
     "celu",
     "celu_backward",
     "clear_cache",
+    "conv",
+    "conv_backward_data",
+    "conv_backward_weight",
+    "conv_transpose",
     "elu",
     "elu_backward",
     "fold",

@@ -42,6 +42,16 @@ struct ProductArgs : Epilogue::Operands {
   }
 };
 
+// The form of a product of plain matrices: it has no part in packing, and none in writing results.
+struct MatrixForm {
+  static constexpr bool packs_a = false, packs_b = false, scatters = false, looks_up_terms = false;
+  template <class Product, class Index> using Args = Product;
+  template <class S, class Index, int N> struct Of {
+    template <class Group, class A> NNK_FN Of(const Group&, const A&, int, int) {}
+    NNK_FN void find(Index, int) const {}
+  };
+};
+
 // ---- blocks of a CPU --------------------------------------------------------------------------
 
 // A block makes a tile of C, in slices of terms.

@@ -41,19 +41,24 @@ NNK_FN Vec<S, N> loaded(const L& line, int first, int left) {
   return Conjugate ? conj(y) : y;
 }
 
+// The first `count` elements of y, `step` bytes apart.
+template <class T, class Index, int N>
+NNK_FN void store_elements(T* to, Index step, int count, const Vec<T, N>& y) {
+  if (step == Index(sizeof(T))) {
+    const Line<T, Index, unit_step> line{to, Index(count), step};
+    if (count == N) line.store(Index(0), y);
+    else line.store_partial(Index(0), y, count);
+  } else {
+    const Line<T, Index> line{to, Index(count), step};
+    line.store_partial(Index(0), y, count);
+  }
+}
+
 // The first `columns` elements of y to a row of C, from `column` on.
 template <class T, class Index, int N>
 NNK_FN void store_row(const View<T, 2, Index>& c, Index row, Index column, int columns,
                       const Vec<T, N>& y) {
-  T* const to = c.at(NNK_HERE, row, column);
-  if (c.stride[1] == Index(sizeof(T))) {
-    const Line<T, Index, unit_step> line{to, Index(columns), c.stride[1]};
-    if (columns == N) line.store(Index(0), y);
-    else line.store_partial(Index(0), y, columns);
-  } else {
-    const Line<T, Index> line{to, Index(columns), c.stride[1]};
-    line.store_partial(Index(0), y, columns);
-  }
+  store_elements(c.at(NNK_HERE, row, column), c.stride[1], columns, y);
 }
 
 }  // namespace nnk

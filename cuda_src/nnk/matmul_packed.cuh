@@ -25,9 +25,10 @@ namespace nnk {
 // TileK: words of a slice
 // FastA, FastB: rows_fast or columns_fast; UnitA, UnitB: elements along that axis are adjacent
 // ReadA: A is read where it lies (its terms are adjacent, and words as they are)
+// Form: what operands and results are beside plain matrices: see MatrixForm and conv_form.cuh
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, class Micro, int TileK,
           int MicroM, int N, int FastA, int FastB, bool UnitA, bool UnitB, bool ReadA, bool InPlace,
-          class Epilogue>
+          class Epilogue, class Form = MatrixForm>
 struct MatmulPacked {
   using Word = typename Micro::Word;
   using WordsA = typename Micro::A;
@@ -49,16 +50,22 @@ struct MatmulPacked {
   static constexpr int half_m = MicroM > 1 ? MicroM / 2 : 1, half_n = N > 1 ? N / 2 : 1;
   // Whether sums go straight from registers to C and back.
   static constexpr bool direct = InPlace && is_same<Epilogue, PlainEpilogue>;
+  static_assert(!(ReadA && Form::packs_a) && !(InPlace && Form::scatters));
 
   // Whether the first rows of a block are multiplied by B where it lies, which is packed meanwhile:
   // its stores cost next to nothing beside the multiply-adds. (Panels that are not whole are packed
   // before.)
-  static constexpr bool packs_along = FastB == columns_fast && UnitB && word_terms == 1;
+  static constexpr bool packs_along =
+      FastB == columns_fast && UnitB && word_terms == 1 && !Form::packs_b;
 
-  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>;
+  using Args =
+      typename Form::template Args<ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>,
+                                   Index>;
+  using FormOf = typename Form::template Of<S, Index, N>;
 
   // What a block works on. A and B are lines of terms: rows and columns.
   struct Block {
+    using Result = TC;
     View<const TA, 2, Index> a;
     View<const TB, 2, Index> b;
     View<TC, 2, Index> c;
@@ -68,6 +75,7 @@ struct MatmulPacked {
     typename Args::EpilogueOf epilogue;
     Index first_m, first_n;
     int rows, columns;
+    FormOf form;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -79,6 +87,8 @@ struct MatmulPacked {
     decode_batch(args.batch, args.batch_stride, place.batch, offset);
     const int elements_a = ReadA ? 0 : grid.rows_at_once / MicroM * panel_a;
     const int elements_b = grid.tile_n * panel_b;
+    const int elements = elements_a + elements_b + MicroM * N;
+    const int waiting = InPlace || args.terms <= slice ? 0 : grid.tile_m * grid.tile_n;
     const Block block{
         args.matrix_a(offset, terms),
         args.lines_of_b(offset, terms),
@@ -86,14 +96,16 @@ struct MatmulPacked {
         group.template dynamic_shared<Word>(elements_b * int(sizeof(S)), elements_a),
         group.template dynamic_shared<Word>(0, elements_b),
         group.template dynamic_shared<S>((elements_a + elements_b) * int(sizeof(S)), MicroM * N),
-        group.template dynamic_shared<S>((elements_a + elements_b + MicroM * N) * int(sizeof(S)),
-                                         InPlace ? 0 : grid.tile_m * grid.tile_n),
+        group.template dynamic_shared<S>(elements * int(sizeof(S)), waiting),
         grid.tile_n,
         args.epilogue_of(offset),
         place.first_m,
         place.first_n,
         place.rows,
-        place.columns};
+        place.columns,
+        FormOf(group, args, (elements + waiting) * int(sizeof(S)),
+               Form::looks_up_terms ? slice : grid.tile_n)};
+    if constexpr (!Form::looks_up_terms) block.form.find(block.first_n, block.columns);
     const int64 columns_before = place.batch * grid.tiles_n + place.first_n / grid.tile_n;
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
@@ -122,7 +134,10 @@ struct MatmulPacked {
   static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
     const Index first_m = block.first_m + first_i;
     const int words = words_in(depth);
-    if constexpr (a_by_rows) {
+    if constexpr (Form::packs_a) {
+      static_assert(a_by_rows, "a form packs rows");
+      block.form.pack_a(block.a, block.packed_a, packed_row, first_m, rows, first_k, depth);
+    } else if constexpr (a_by_rows) {
       for (int i = 0; i < rows; ++i)
         for (int w = 0; w < words; w += pack_vector)
           block.packed_a.store_vec(slot_a(i, w), WordsA::template along<pack_vector, UnitA>(
@@ -144,7 +159,11 @@ struct MatmulPacked {
   // Panels of N columns, each as [word][column], of the columns from first_j on.
   static NNK_FN void pack_b(const Block& block, int first_j, int end_j, Index first_k, int depth) {
     const int words = words_in(depth);
-    if constexpr (FastB == columns_fast || !UnitB) {
+    if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
+    if constexpr (Form::packs_b) {
+      block.form.pack_b(block.b, block.packed_b, panel_b, block.first_n, block.columns,
+                        first_k, depth);
+    } else if constexpr (FastB == columns_fast || !UnitB) {
       for (int w = 0; w < words; ++w) {
         if constexpr (UnitB) fetch_rows_of_b(block, first_k, depth, (w + rows_ahead) * word_terms);
         for (int j = first_j; j < end_j; j += N)
@@ -401,6 +420,11 @@ struct MatmulPacked {
     NNK_NO_UNROLL
     for (int r = 0; r < tile.rows; ++r) {
       const Index row = block.first_m + tile.i + r, column = block.first_n + tile.j;
+      if constexpr (Form::scatters)
+        if (last) {
+          block.form.scatter(block, row, tile.j, tile.columns, r * N);
+          continue;
+        }
       const auto sum = block.micro.template load_vec<N>(r * N);
       if (last)
         store_row(block.c, row, column, tile.columns,

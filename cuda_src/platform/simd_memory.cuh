@@ -35,6 +35,14 @@ constexpr NNK_FN uint64 low_bits(int count) {
   return count >= 64 ? ~uint64(0) : (uint64(1) << count) - 1;
 }
 
+#if defined(__AVX2__) && !NNK_AVX512
+// All bits of the lanes whose bit is set.
+template <class T, int L> NNK_FN auto chosen_lanes(uint32 bits) {
+  using I = conditional<sizeof(T) == 4, int32, int64>;
+  return (I(bits) >> lane_numbers<I, L>() & I(1)) != I(0);
+}
+#endif
+
 template <class T, int L>
 NNK_FN Register<T, L> load_register_partial(const void* p, int count, Register<T, L> fill) {
   using R = Register<T, L>;
@@ -150,6 +158,72 @@ NNK_FN void store_register_strided_partial(char* p, int64 step, Register<T, L> x
   __builtin_memcpy(lane, &x, sizeof(x));
   NNK_NO_UNROLL
   for (int i = 0; i < count; ++i) store_register<T, 1>(p + i * step, lane[i]);
+}
+
+// ---- the lanes whose bits are set ---------------------------------------------------------
+
+// L elements, `step` bytes apart. What is not wanted is not touched, and has the lane of `fill`.
+template <class T, int L>
+NNK_FN Register<T, L> load_register_lanes(const char* p, int64 step, uint32 bits,
+                                          Register<T, L> fill) {
+  using R = Register<T, L>;
+  if constexpr (L == 1) {
+    return bits != 0 ? load_register<T, 1>(p) : fill;
+  } else {
+#if NNK_AVX512
+    if constexpr (sizeof(R) >= 16) {
+      if (step == int(sizeof(T))) return x86::masked_load<sizeof(T), R>(p, bits, fill);
+      constexpr int64 limit = 0x7fffffff / L;  // so that 32-bit offsets hold
+      if (bits == low_bits(L)) return load_register_strided<T, L>(p, step);
+      if constexpr (sizeof(T) == 8)
+        return x86::gather64(p, lane_numbers<int64, L>() * step, uint16(bits), fill);
+      else if constexpr (sizeof(T) == 4)
+        if (-limit < step && step < limit)
+          return x86::gather32(p, lane_numbers<int32, L>() * int32(step), uint16(bits), fill);
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(R) >= 16 && sizeof(T) >= 4)
+      if (step == int(sizeof(T))) {
+        const auto there = chosen_lanes<T, L>(bits);
+        return there ? x86::masked_load_avx<sizeof(T), R>(p, there) : fill;
+      }
+#endif
+    if (bits == low_bits(L))
+      return step == int(sizeof(T)) ? load_register<T, L>(p) : load_register_strided<T, L>(p, step);
+    Stored<T> lane[L];
+    __builtin_memcpy(lane, &fill, sizeof(fill));
+    for (; bits != 0; bits &= bits - 1) {
+      const int i = __builtin_ctz(bits);
+      lane[i] = load_register<T, 1>(p + i * step);
+    }
+    return load_register<T, L>(lane);
+  }
+}
+template <class T, int L>
+NNK_FN void store_register_lanes(char* p, int64 step, const Register<T, L>& x, uint32 bits) {
+  if constexpr (L == 1) {
+    if (bits != 0) store_register<T, 1>(p, x);
+  } else {
+#if NNK_AVX512
+    if constexpr (sizeof(x) >= 16)
+      if (step == int(sizeof(T))) return x86::masked_store<sizeof(T)>(p, bits, x);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(x) >= 16 && sizeof(T) >= 4)
+      if (step == int(sizeof(T)))
+        return x86::masked_store_avx<sizeof(T)>(p, chosen_lanes<T, L>(bits), x);
+#endif
+    if (bits == low_bits(L)) {
+      if (step == int(sizeof(T))) store_register<T, L>(p, x);
+      else store_register_strided<T, L>(p, step, x);
+      return;
+    }
+    Stored<T> lane[L];
+    __builtin_memcpy(lane, &x, sizeof(x));
+    for (; bits != 0; bits &= bits - 1) {
+      const int i = __builtin_ctz(bits);
+      store_register<T, 1>(p + i * step, lane[i]);
+    }
+  }
 }
 
 // ---- past the caches -----------------------------------------------------------------------

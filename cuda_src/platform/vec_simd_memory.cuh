@@ -57,6 +57,11 @@ template <class V> NNK_FN int part_count(int count, int k) {
   return there < 0 ? 0 : there > V::lanes ? V::lanes : there;
 }
 
+// Their bits in register k.
+template <class V> NNK_FN uint32 bits_of_part(uint32 bits, int k) {
+  return bits >> (k * V::lanes) & uint32(low_bits(V::lanes));
+}
+
 // N adjacent elements.
 template <int N, class T> NNK_FN Vec<T, N> load(const T* p) {
   using V = Vec<T, N>;
@@ -124,6 +129,30 @@ NNK_FN void store_strided(T* p, Index step, const Vec<T, N>& v, int count) {
     if (there == V::lanes) store_register_strided<T, V::lanes>(first, step, v.reg[k]);
     else store_register_strided_partial<T, V::lanes>(first, step, v.reg[k], there);
   }
+}
+
+// Those of N elements, `step` bytes apart, whose bits are set; the other lanes are those of `fill`.
+template <int N, class T>
+NNK_FN Vec<T, N> load_lanes(const T* p, int64 step, uint32 bits, const Vec<T, N>& fill) {
+  using V = Vec<T, N>;
+  static_assert(N <= 32, "a bit for each lane");
+  const char* bytes = reinterpret_cast<const char*>(p);
+  V v;
+  NNK_UNROLL
+  for (int k = 0; k < V::registers; ++k)
+    v.reg[k] = load_register_lanes<T, V::lanes>(bytes + int64(k * V::lanes) * step, step,
+                                                bits_of_part<V>(bits, k), fill.reg[k]);
+  return v;
+}
+template <class T, int N>
+NNK_FN void store_lanes(T* p, int64 step, const Vec<T, N>& v, uint32 bits) {
+  using V = Vec<T, N>;
+  static_assert(N <= 32, "a bit for each lane");
+  char* bytes = reinterpret_cast<char*>(p);
+  NNK_UNROLL
+  for (int k = 0; k < V::registers; ++k)
+    store_register_lanes<T, V::lanes>(bytes + int64(k * V::lanes) * step, step, v.reg[k],
+                                      bits_of_part<V>(bits, k));
 }
 
 }  // namespace nnk

@@ -111,14 +111,20 @@ _MOST_WAITING_ROWS = 256
 _SMALLEST_BLOCK = 64 * 64 * 64
 
 
-def configure(problem: MatmulProblem, device: Device) -> PackedConfig:
-    """The tiles and blocks for a problem."""
+def configure(problem: MatmulProblem, device: Device, few_rows: bool = True) -> PackedConfig:
+    """The tiles and blocks for a problem.
+
+    Parameters
+    ----------
+    few_rows : bool
+        Whether, of few rows, other slices are packed than of many.
+    """
     vector, micro_m = micro_tile(problem.n, problem.compute_itemsize, device)
     fast_a, fast_b = fast_axes(problem)
     unit_a = problem.strides_a[fast_a] == problem.itemsizes[0]
     micro = _way_to_multiply(problem, device)
     read_a = _has_words(problem, micro) and unit_a and fast_a == COLUMNS_FAST
-    tile_k, most_columns = _slice(problem, MICRO_TERMS[micro], read_a)
+    tile_k, most_columns = _slice(problem, MICRO_TERMS[micro], read_a, few_rows)
     tiles_m, tiles_n = blocks(problem, device, vector, micro_m, most_columns)
     if problem.k <= tile_k * MICRO_TERMS[micro]:
         tiles_m = _finer(problem, device, tiles_m, tiles_n)
@@ -155,10 +161,13 @@ def _finer(problem: MatmulProblem, device: Device, tiles_m: int, tiles_n: int) -
     return max(tiles_m, most // (problem.batches * tiles_n))
 
 
-def _slice(problem: MatmulProblem, word_terms: int, read_a: bool) -> tuple[int, int]:
+def _slice(
+    problem: MatmulProblem, word_terms: int, read_a: bool, few_rows: bool
+) -> tuple[int, int]:
     """Words of a sum and columns of B that are packed at once."""
     if (
-        problem.m <= _FEW_ROWS
+        few_rows
+        and problem.m <= _FEW_ROWS
         and problem.n > _MOST_COLUMNS
         and fast_axes(problem)[1] == COLUMNS_FAST
     ):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from nnkernels.compile.instance import Instance
 from nnkernels.config import gemv as gemv_config
 from nnkernels.config import matmul as config
 from nnkernels.config import matmul_splits
@@ -98,6 +99,29 @@ def _alignments(call: Call) -> tuple[int, int, int]:
 
 def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tuple[bytes, Any]:
     """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
+    instance = matmul_instance(call, len(call.batch()[0]), chosen)
+    shared_bytes = chosen.shared_elements(terms) * call.types.accumulator[2]
+    return prepare_with(call, chosen, terms, machine, instance, shared_bytes)
+
+
+def prepare_with(
+    call: Call,
+    chosen: config.Config,
+    terms: int,
+    machine: Any,
+    instance: Instance,
+    shared_bytes: int,
+    pack_more: Callable[[Packer], None] | None = None,
+) -> tuple[bytes, Any]:
+    """The launch of a product by an instance of its kernel.
+
+    Parameters
+    ----------
+    shared_bytes : int
+        Of shared or scratch memory.
+    pack_more : callable, optional
+        Appends arguments of the instance's own.
+    """
     product = call.product
     batch, batch_strides = call.batch()
     batches, of_range = _matrices(call, terms)
@@ -109,10 +133,10 @@ def _prepare(call: Call, chosen: config.Config, terms: int, machine: Any) -> tup
     for strides in (product.strides_a, product.strides_b, product.strides_c):
         packer.add_index(*strides[-2:])
     pack_epilogue(packer, call)
+    if pack_more is not None:
+        pack_more(packer)
     # Work, in bytes that would take as long: a product is worth a thread much earlier than a copy.
     traffic = batches * product.m * product.n * max(terms, 1)
-    shared_bytes = chosen.shared_elements(terms) * call.types.accumulator[2]
-    instance = matmul_instance(call, len(batch), chosen)
     return packer.finish(), machine.prepare(instance, blocks, shared_bytes, traffic)
 
 

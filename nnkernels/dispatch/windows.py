@@ -218,7 +218,7 @@ class Windows:
         kernel, stride, dilation = self.kernel[i], self.stride[i], self.dilation[i]
         span = reach(kernel, dilation)
         if isinstance(self.padding, str):
-            low, high = _named_padding(self.padding, size, span, stride)
+            low, high = named_padding(self.padding, size, span, stride)
         else:
             low, high = self.padding[i]
         room = size + low + high - span
@@ -236,7 +236,7 @@ class Windows:
         return Axis(size, kernel, stride, dilation, low, high, out)
 
 
-def _named_padding(rule: str, size: int, span: int, stride: int) -> tuple[int, int]:
+def named_padding(rule: str, size: int, span: int, stride: int) -> tuple[int, int]:
     """(low, high): "same" is so much that there are ceil(size / stride) windows."""
     if rule == "valid":
         return 0, 0

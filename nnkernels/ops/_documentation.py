@@ -122,6 +122,25 @@ to 32 bits and in 64 bits beyond, where overflow wraps; what follows the sum is 
 type too, and the result is rounded once. K = 0 gives empty sums, which are 0. NaN and inf propagate
 as IEEE 754 has it."""
 
+_PADDING = """\
+padding : int, str or tuple, default 0
+    Zeros around x: an integer for all spatial axes, or for each of them an integer or a pair
+    ``(low, high)``; ``"valid"``, none; ``"same"``, so many that there are ``ceil(n / stride)``
+    windows, an odd one at the end; or ``"same_lower"``, the same with an odd one at the start."""
+
+_CONV_RAISES = """\
+Raises
+------
+ShapeError
+    Naming the shapes, if axes, channels or groups do not fit together, or with the arithmetic, if
+    a window does not fit into the padded image.
+DTypeError
+    If an operand is no array or of an unsupported dtype, or the dtypes have no common one.
+BackendError
+    If arrays are on different devices, or a kernel cannot be compiled.
+TypeError, ValueError
+    If an option is of the wrong type, or out of its range."""
+
 _GRADIENT_REFERENCES = """\
 References
 ----------
@@ -346,6 +365,8 @@ def _pieces(name: str) -> dict[str, str]:
         "{epilogue errors}": _EPILOGUE_ERRORS,
         "{raises of products}": _PRODUCT_RAISES,
         "{notes of products}": _PRODUCT_NOTES,
+        "{padding}": _PADDING,
+        "{raises of convolutions}": _CONV_RAISES,
         "{references of gradients}": _GRADIENT_REFERENCES,
         "{eps of a variance}": _VARIANCE_EPS,
         "{weight and bias of channels}": _CHANNEL_PARAMETERS,

@@ -12,9 +12,17 @@ __all__ = ["COMPLEX", "FLOATING", "INTEGERS", "Example", "Op", "all_ops", "find"
 @cache
 def all_ops() -> dict[str, Op]:
     """Every record by name, in the order of the families."""
-    from nnkernels.registry import elementwise, matmul, norm, pool, rows, windows
+    from nnkernels.registry import conv, elementwise, matmul, norm, pool, rows, windows
 
-    tables = (elementwise.OPS, rows.OPS, matmul.OPS, norm.OPS, pool.OPS, windows.OPS)
+    tables = (
+        elementwise.OPS,
+        rows.OPS,
+        matmul.OPS,
+        norm.OPS,
+        conv.OPS,
+        pool.OPS,
+        windows.OPS,
+    )
     return {op.name: op for table in tables for op in table}
 
 

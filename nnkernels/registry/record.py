@@ -59,8 +59,11 @@ class Op:
         generator, the shapes of all arrays and the options, which gives it.
     positive : tuple of str
         Those arrays that must not be negative.
-    adjoint : str
-        The op that is the gradient, where no function is called so: of each other's, as `fold`.
+    adjoint : str or tuple of str
+        The op or ops that are the gradients, where none is called NAME_backward: one for each
+        operand, as those of `conv`, or one of each other's, as `fold`.
+    gradient_of : str
+        For a gradient that is not called NAME_backward, the op whose gradient it is.
     """
 
     name: str
@@ -77,7 +80,8 @@ class Op:
     number: tuple[str, int] | tuple[tuple[str, int], ...] | None = None
     special: Mapping[str, Special] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
-    adjoint: str = ""
+    adjoint: str | tuple[str, ...] = ""
+    gradient_of: str = ""
 
     def arguments(
         self, arrays: Sequence[Any], options: dict[str, Any]
@@ -99,3 +103,26 @@ class Op:
         """Names and places of the options among the positional arguments."""
         given: Any = self.number or ()
         return (given,) if given and isinstance(given[0], str) else given
+
+    @property
+    def forward(self) -> str:
+        """The name of the op whose gradient this is, or its own.
+
+        >>> from nnkernels.registry import find
+        >>> find("conv_backward_data").forward, find("relu_backward").forward, find("relu").forward
+        ('conv', 'relu', 'relu')
+        """
+        return self.gradient_of or self.name.removesuffix("_backward")
+
+    @property
+    def is_gradient(self) -> bool:
+        """Whether this is a gradient of another op."""
+        return self.forward != self.name
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """The names of the ops that are its gradients; of a gradient none."""
+        if self.is_gradient:
+            return ()
+        named = self.adjoint or f"{self.name}_backward"
+        return (named,) if isinstance(named, str) else named

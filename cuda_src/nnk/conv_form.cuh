@@ -1,0 +1,378 @@
+// How the operands of a convolution come to the matrix product of a CPU (matmul_packed.cuh): what
+// is packed is gathered from the image by the packing, and no matrix of its windows is in memory.
+//
+// The form says what pixels are to the product: columns or rows of the result, or terms of the
+// sums. Where the channels of the image are adjacent (ChannelsFast), those of a tap are copied
+// together; else pixels are loaded as they follow each other in memory.
+#pragma once
+#include "nnk/conv_windows.cuh"
+#include "nnk/matmul_operands.cuh"
+#include "nnk/types.cuh"
+#include "nnk/view.cuh"
+
+namespace nnk {
+
+// Scattered: the array with an element for each pixel (the result; of pixels that are terms, A) has
+// no single step from pixel to pixel; GatherWeights: weights have none from term to term
+// ConjugateA, ConjugateImage: whether A, or weights where pixels are rows, and the image are so
+template <int Pixels, bool ChannelsFast, bool Scattered, bool GatherWeights, bool ConjugateA,
+          bool ConjugateImage>
+struct ConvForm {
+  static constexpr bool gathers_a = GatherWeights && Pixels == pixels_are_columns,
+                        gathers_b = GatherWeights && Pixels == pixels_are_rows;
+  static_assert(Pixels != pixels_are_columns || !ChannelsFast, "rows of pixels copy channels");
+  static_assert(Pixels != pixels_are_rows || ChannelsFast, "columns of pixels are loaded together");
+  static constexpr bool packs_a =
+      Pixels == pixels_are_rows || (Pixels == pixels_are_terms && Scattered) || gathers_a;
+  static constexpr bool packs_b = Pixels != pixels_are_rows || gathers_b;
+  static constexpr bool scatters = Scattered && Pixels != pixels_are_terms;
+  // Pixels are looked up for every slice of terms, or once for the columns of a block.
+  static constexpr bool looks_up_terms = Pixels == pixels_are_terms;
+
+  // After those of the product.
+  template <class Product, class Index> struct Args : Product {
+    alignas(16) WindowGeometry<Index> windows;
+  };
+
+  // What a block keeps. S: type of the sums; N: columns of a panel of B
+  template <class S, class Index, int N> struct Of {
+    static constexpr int G = Vec<S, N>::lanes;
+    using Geometry = WindowGeometry<Index>;
+    using Taps = Tap<Index, ChannelsFast>;
+    static constexpr bool has_image = !ChannelsFast;  // loads pixels of it together
+    static constexpr bool has_other =
+        Scattered && (Pixels == pixels_are_columns || Pixels == pixels_are_terms);
+
+    static constexpr int groups_of_panel = N / G;
+
+    const Geometry& g;
+    PixelRuns<Index, G> image, other;
+    WindowMasks<Index, G> masks;
+    Shared<Index> tap_offsets;     // bytes from the place of tap 0 to that of every tap
+    Shared<uint32> combined;       // for every tap, what the groups of a panel see
+    Shared<Index> weight_offsets;  // bytes to the weight of every tap
+
+    // `at`: bytes of scratch memory that are taken. most: pixels that are looked up at once
+    template <class Group, class A>
+    NNK_FN Of(const Group& group, const A& args, int at, int most)
+        : g(args.windows),
+          image(group, at, most, g.stride[3] * g.step[2]),
+          other(group, at + PixelRuns<Index, G>::bytes(most), most, g.other[3]),
+          masks(group, g, at + 2 * PixelRuns<Index, G>::bytes(most), most) {
+      const int taps = g.spatial_taps();
+      at += 2 * PixelRuns<Index, G>::bytes(most) + masks.bytes(g);
+      tap_offsets = group.template dynamic_shared<Index>(at, taps);
+      combined = group.template dynamic_shared<uint32>(at + taps * int(sizeof(Index)),
+                                                       taps * groups_of_panel);
+      at += taps * int(sizeof(Index) + 4 * groups_of_panel);
+      weight_offsets = group.template dynamic_shared<Index>(at, taps);
+      if constexpr (Pixels == pixels_are_columns) {
+        auto tap = Taps::of(g, 0);
+        for (int t = 0; t < taps; ++t) {
+          tap_offsets.store(t, tap.offset(g));
+          if constexpr (gathers_a) weight_offsets.store(t, tap.in_weights(g));
+          tap.next_tap(g);
+        }
+      }
+    }
+
+    // Looks up `count` pixels from u on.
+    NNK_FN void find(Index u, int count) const {
+      if constexpr (has_image) {
+        image.find(g, u, count, [this](const Pixel<Index>& p) { return p.in_image(g); });
+        masks.find(g, u, count);
+      }
+      if constexpr (has_other)
+        other.find(g, u, count, [this](const Pixel<Index>& p) { return p.in_other(g); });
+    }
+
+    // ---- B ----------------------------------------------------------------------------------
+
+    // Panels of N columns, each as [term][column], `panel` words apart.
+    template <class T>
+    NNK_FN void pack_b(const View<const T, 2, Index>& b, const Shared<S>& packed, int panel,
+                       Index first_n, int columns, Index first_k, int depth) const {
+      const T* const from = b.data;
+      if constexpr (gathers_b) {
+        for (int j = 0; j < columns; j += N)
+          pack_weights(byte_offset(from, (first_n + j) * b.stride[0]), b.stride[0], packed,
+                       j * panel, columns - j, first_k, depth);
+      } else if constexpr (Pixels == pixels_are_columns) {
+        for (int j = 0; j < columns; j += N)
+          pack_pixels(from, packed, j * panel, j, columns, first_k, depth);
+      } else if constexpr (ChannelsFast) {
+        auto pixel = Pixel<Index>::of(g, first_k);
+        for (int k = 0; k < depth; ++k) {
+          copy_taps<N>(from, pixel, first_n, columns, [&](int j, const auto& x, int count) {
+            nnk::store_partial(packed.data + j / N * N * panel + k * N + j % N, x, count);
+          });
+          pixel.advance(g);
+        }
+      } else {
+        for (int j = 0; j < columns; j += G)
+          pack_taps(from, packed, j / N * N * panel + j % N, first_n + j, columns - j, depth);
+      }
+    }
+    // Columns are rows of weights, `step` bytes apart.
+    template <class T>
+    NNK_FN void pack_weights(const T* from, Index step, const Shared<S>& packed, int to,
+                             int columns, Index first_k, int depth) const {
+      auto tap = Taps::of(g, first_k);
+      for (int k = 0; k < depth; ++k) {
+        const T* const base = byte_offset(from, tap.in_weights(g));
+        NNK_UNROLL
+        for (int i = 0; i < N; i += G) {
+          const int left = columns - i;
+          const uint32 wanted = left >= G ? ~0u >> (32 - G) : left > 0 ? (1u << left) - 1 : 0u;
+          const auto x = load_lanes<G>(byte_offset(base, Index(i) * step), int64(step), wanted,
+                                       Vec<T, G>::splat(T()));
+          packed.store_vec(to + k * N + i, converted<ConjugateA>(x));
+        }
+        tap.advance(g);
+      }
+    }
+    // Columns are pixels, from `first` on, terms are taps.
+    template <class T>
+    NNK_FN void pack_pixels(const T* from, const Shared<S>& packed, int to, int first, int columns,
+                            Index first_k, int depth) const {
+      const int taps = g.spatial_taps(), group = first / G;
+      const int there = (columns - first + G - 1) / G;  // groups
+      Index offset[groups_of_panel];
+      bool are_runs = true;
+      NNK_UNROLL
+      for (int i = 0; i < groups_of_panel; ++i) {
+        const int seen = group + (i < there ? i : 0);
+        are_runs = are_runs && image.is_one(seen);
+        offset[i] = image.offset.load(image.first.load(seen));
+      }
+      combine_masks(group, there);
+      const auto each_term = [&](auto load_group) NNK_INLINE {
+        int tap = int(first_k % taps);
+        const T* channel = byte_offset(from, (first_k / taps) * g.channel_stride);
+        for (int k = 0; k < depth; ++k) {
+          const T* const base = byte_offset(channel, tap_offsets.load(tap));
+          const uint32* const wanted = combined.data + tap * groups_of_panel;
+          NNK_UNROLL
+          for (int i = 0; i < groups_of_panel; ++i)
+            packed.store_vec(to + k * N + i * G,
+                             converted<ConjugateImage>(load_group(base, i, wanted[i])));
+          if (++tap == taps) {
+            tap = 0;
+            channel = byte_offset(channel, g.channel_stride);
+          }
+        }
+      };
+      const auto zeros = Vec<T, G>::splat(T());
+      const int64 step = image.step;
+      if (are_runs && step == int64(sizeof(T)))
+        each_term([&](const T* base, int i, uint32 wanted) NNK_INLINE {
+          return load_lanes<G>(byte_offset(base, offset[i]), int64(sizeof(T)), wanted, zeros);
+        });
+      else if (are_runs)
+        each_term([&](const T* base, int i, uint32 wanted) NNK_INLINE {
+          return load_lanes<G>(byte_offset(base, offset[i]), step, wanted, zeros);
+        });
+      else
+        each_term([&](const T* base, int i, uint32 wanted) NNK_INLINE {
+          return image.template load<T>(base, group + (i < there ? i : 0), wanted);
+        });
+    }
+    // For every tap, what the groups of a panel see; of those past the last one, nothing.
+    NNK_FN void combine_masks(int group, int there) const {
+      const int taps[3] = {int(g.kernel[0]), int(g.kernel[1]), int(g.kernel[2])};
+      int to = 0;
+      for (int d = 0; d < taps[0]; ++d)
+        for (int h = 0; h < taps[1]; ++h) {
+          uint32 rows[groups_of_panel];
+          NNK_UNROLL
+          for (int i = 0; i < groups_of_panel; ++i)
+            rows[i] = i < there ? masks.along(0, d, group + i) & masks.along(1, h, group + i) : 0;
+          for (int w = 0; w < taps[2]; ++w) {
+            NNK_UNROLL
+            for (int i = 0; i < groups_of_panel; ++i)
+              combined.store(to++, i < there ? rows[i] & masks.along(2, w, group + i) : 0);
+          }
+        }
+    }
+    // Columns are taps, terms are pixels: squares that are transposed in registers.
+    template <class T>
+    NNK_FN void pack_taps(const T* from, const Shared<S>& packed, int to, Index first, int columns,
+                          int depth) const {
+      const T* base[G];
+      Taps taps[G];
+      auto tap = Taps::of(g, first);
+      NNK_NO_UNROLL
+      for (int i = 0; i < G; ++i) {
+        taps[i] = tap;
+        base[i] = byte_offset(from, tap.offset(g));
+        // Past the last column, any other will do: what it gives is not written.
+        if (i + 1 < columns) tap.advance(g);
+      }
+      for (int k = 0; k < depth; k += G) {
+        Vec<S, G> x[G];
+        NNK_UNROLL
+        for (int i = 0; i < G; ++i) x[i] = load(base[i], k / G, taps[i]);
+        transpose(x);
+        NNK_UNROLL
+        for (int i = 0; i < G; ++i) packed.store_vec(to + (k + i) * N, x[i]);
+      }
+    }
+    template <class T> NNK_FN Vec<S, G> load(const T* base, int group, const Taps& tap) const {
+      return converted<ConjugateImage>(image.template load<T>(base, group, masks.of(tap, group)));
+    }
+    template <bool Conjugate, class T, int Count>
+    static NNK_FN Vec<S, Count> converted(const Vec<T, Count>& x) {
+      const Vec<S, Count> y = convert<S>(x);
+      return Conjugate ? conj(y) : y;
+    }
+
+    // ---- A ----------------------------------------------------------------------------------
+
+    // Rows, each of them `row` words apart: pixels of taps, or what has an element for each pixel.
+    template <class T>
+    NNK_FN void pack_a(const View<const T, 2, Index>& a, const Shared<S>& packed, int row,
+                       Index first_m, int rows, Index first_k, int depth) const {
+      if constexpr (Pixels == pixels_are_rows) {
+        auto pixel = Pixel<Index>::of(g, first_m);
+        for (int i = 0; i < rows; ++i) {
+          copy_taps<0>(a.data, pixel, first_k, depth,
+                       [&](int k, const auto& x, int) { packed.store_vec(i * row + k, x); });
+          pixel.advance(g);
+        }
+      } else if constexpr (gathers_a) {
+        gather_weights(byte_offset(a.data, first_m * a.stride[0]), a.stride[0], packed, row, rows,
+                       first_k, depth);
+      } else {
+        for (int i = 0; i < rows; ++i)
+          for (int k = 0; k < depth; k += G)
+            packed.store_vec(i * row + k,
+                             converted<ConjugateA>(other.template load<T>(
+                                 byte_offset(a.data, (first_m + i) * a.stride[0]), k / G, ~0u)));
+      }
+    }
+    // Rows of weights, `step` bytes apart: of one channel after the other, since those of several
+    // rows are near each other.
+    template <class T>
+    NNK_FN void gather_weights(const T* from, Index step, const Shared<S>& packed, int row,
+                               int rows, Index first_k, int depth) const {
+      const int taps = g.spatial_taps();
+      bool adjacent = true;
+      for (int t = 0; t < taps; ++t)
+        adjacent = adjacent && weight_offsets.load(t) == Index(t * int(sizeof(T)));
+      const Index channel = first_k / taps;
+      int first = int(first_k - channel * taps);
+      from = byte_offset(from, channel * g.weight_channel);
+      for (int k = 0; k < depth;) {
+        const int count = taps - first < depth - k ? taps - first : depth - k;
+        for (int i = 0; i < rows; ++i) {
+          const T* const base = byte_offset(from, Index(i) * step);
+          if (adjacent) {
+            for (int t = 0; t < count; t += piece)
+              packed.store_vec(i * row + k + t,
+                               converted<ConjugateA>(nnk::load_partial<piece>(
+                                   base + first + t, count - t < piece ? count - t : piece, T())));
+          } else {
+            for (int t = 0; t < count; ++t)
+              packed.store_vec(i * row + k + t, converted<ConjugateA>(nnk::load<1>(byte_offset(
+                                                    base, weight_offsets.load(first + t)))));
+          }
+        }
+        k += count;
+        first = 0;
+        from = byte_offset(from, g.weight_channel);
+      }
+    }
+    // Elements at once. What is written past the last one is written again, or not looked at.
+    static constexpr int piece = 16;
+    // The taps [first, first + count) of one pixel, in pieces that do not cross a multiple of Side.
+    template <int Side, class T, class Put>
+    NNK_FN void copy_taps(const T* from, const Pixel<Index>& pixel, Index first, int count,
+                          Put put) const {
+      const int run = int(g.adjacent * g.channels);
+      const int places = int(g.kernel[2] / g.adjacent);  // of runs along the last axis
+      Index outer = first / run;
+      int at = int(first - outer * run);
+      int w = int(outer % places), h = int(outer / places % g.kernel[1]),
+          d = int(outer / places / g.kernel[1]);
+      from = byte_offset(from, pixel.in_image(g));
+      const Index of_w = pixel.position(g, 2);
+      for (int k = 0; k < count;) {
+        const int n = run - at < count - k ? run - at : count - k;
+        const Index place = of_w + w * g.tap[2];
+        // Those of the run that are inside the image along the last axis.
+        int low = 0, high = run;
+        if (place < 0) low = place + g.adjacent > 0 ? int(-place * g.channels) : run;
+        if (place + g.adjacent > g.size[2])
+          high = place < g.size[2] ? int((g.size[2] - place) * g.channels) : 0;
+        if (!is_inside(pixel.position(g, 0) + d * g.tap[0], 0) ||
+            !is_inside(pixel.position(g, 1) + h * g.tap[1], 1))
+          high = 0;
+        low = clamped(low - at, n), high = clamped(high - at, n);
+        if (low > high) low = high;
+        const T* const there =
+            byte_offset(from, d * g.tap[0] * g.stride[1] + h * g.tap[1] * g.stride[2] +
+                                  w * g.tap[2] * g.stride[3]) +
+            at;
+        put_zeros<Side>(k, low, put);
+        for (int i = low; i < high;) {
+          const int some = pieces<Side>(k + i, high - i);
+          put(k + i,
+              converted<ConjugateImage>(some == piece
+                                            ? nnk::load<piece>(there + i)
+                                            : nnk::load_partial<piece>(there + i, some, T())),
+              some);
+          i += some;
+        }
+        put_zeros<Side>(k + high, n - high, put);
+        k += n;
+        at = 0;
+        if (++w == places) {
+          w = 0;
+          if (++h == int(g.kernel[1])) h = 0, ++d;
+        }
+      }
+    }
+    NNK_FN bool is_inside(Index at, int axis) const { return 0 <= at && at < g.size[axis]; }
+    static NNK_FN int clamped(int x, int most) { return x < 0 ? 0 : x < most ? x : most; }
+    template <int Side> static NNK_FN int pieces(int at, int left) {
+      int some = left < piece ? left : piece;
+      if constexpr (Side > 0) {
+        const int border = Side - at % Side;
+        if (border < some) some = border;
+      }
+      return some;
+    }
+    template <int Side, class Put> static NNK_FN void put_zeros(int at, int count, Put put) {
+      for (int i = 0; i < count;) {
+        const int some = pieces<Side>(at + i, count - i);
+        put(at + i, Vec<S, piece>::splat(S()), some);
+        i += some;
+      }
+    }
+
+    // ---- C ----------------------------------------------------------------------------------
+
+    // Writes `columns` sums of a row from column `j` of the block on, which are in block.micro.
+    template <class Block>
+    NNK_FN void scatter(const Block& block, Index row, int j, int columns, int micro) const {
+      using T = typename Block::Result;
+      const Index column = block.first_n + j;
+      if constexpr (Pixels == pixels_are_rows) {
+        const auto y = convert<T>(
+            block.epilogue(block.micro.template load_vec<N>(micro), row, column, columns));
+        T* const to = byte_offset(
+            block.c.data, Pixel<Index>::of(g, row).in_other(g) + column * block.c.stride[1]);
+        store_elements(to, block.c.stride[1], columns, y);
+      } else {
+        T* const to = byte_offset(block.c.data, row * block.c.stride[0]);
+        for (int i = 0; i < columns; i += G) {
+          const int count = columns - i < G ? columns - i : G;
+          const auto sums = block.micro.template load_vec<G>(micro + i);
+          other.store(to, (j + i) / G, convert<T>(block.epilogue(sums, row, column + i, count)));
+        }
+      }
+    }
+  };
+};
+
+}  // namespace nnk

@@ -1,0 +1,137 @@
+"""Which kernel makes a product over windows, and its tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from nnkernels.config import matmul_packed
+from nnkernels.config.device import Device
+from nnkernels.config.matmul_packed import PackedConfig
+from nnkernels.config.matmul_problem import MatmulProblem, round_up
+
+# What pixels are to the product: its columns, rows, or the terms of its sums.
+COLUMNS, ROWS, TERMS = "pixels_are_columns", "pixels_are_rows", "pixels_are_terms"
+
+# From so many pixels on, an image is a product of its own: fewer do not fill panels of 64 columns.
+LARGE_IMAGE = 512
+
+
+@dataclass(frozen=True)
+class ConvProblem:
+    """A product over windows.
+
+    Attributes
+    ----------
+    product : MatmulProblem
+        The same without windows. Strides of what is gathered are not looked at.
+    pixels : str
+        What pixels are: ``COLUMNS``, ``ROWS`` or ``TERMS``.
+    channels_fast : bool
+        Whether channels of the image are adjacent, and seen tap by tap.
+    scattered : bool
+        Whether the array of pixels has no single step from pixel to pixel.
+    kernel : tuple of int
+        Taps along the spatial axes.
+    gathered : bool
+        Whether weights have no single step from term to term.
+    channels : int
+        Of a group of the image.
+    image_alignment, pixels_alignment : int
+        For a GPU: powers of two, at most 16, of which the address of the image, or of the array of
+        pixels, and its strides are multiples; but for that of adjacent channels, and that of the
+        rows of the array of pixels, and the step within a run of it.
+    run : int
+        Of the array of pixels, how many adjacent ones follow each other everywhere.
+    """
+
+    product: MatmulProblem
+    pixels: str
+    channels_fast: bool
+    scattered: bool
+    kernel: tuple[int, int, int]
+    gathered: bool = False
+    channels: int = 1
+    image_alignment: int = 1
+    pixels_alignment: int = 1
+    run: int = 1
+
+    @property
+    def packs_a(self) -> bool:
+        """Whether A is gathered: the image, the array of pixels, or weights."""
+        scattered = self.pixels == TERMS and self.scattered
+        return self.pixels == ROWS or scattered or (self.pixels == COLUMNS and self.gathered)
+
+    @property
+    def packs_b(self) -> bool:
+        """Whether B is gathered: the image, or weights."""
+        return self.pixels != ROWS or self.gathered
+
+
+@dataclass(frozen=True)
+class ConvPackedConfig:
+    """The packed product of a CPU, with what its form packs: ``cuda_src/nnk/conv_form.cuh``.
+
+    Attributes
+    ----------
+    packed : PackedConfig
+        Tiles and blocks.
+    lanes : int
+        Pixels of a group, one for each lane of a register.
+    """
+
+    packed: PackedConfig
+    pixels: str
+    channels_fast: bool
+    scattered: bool
+    gathered: bool
+    lanes: int
+
+    def shared_bytes(self, k: int, kernel: tuple[int, int, int], compute_itemsize: int) -> int:
+        """Scratch memory of a thread: that of the product, and what is known of some pixels."""
+        packed = self.packed
+        most = packed.tile_k if self.pixels == TERMS else packed.tile_n
+        index = 4 if packed.index == "i" else 8
+        runs = 2 * (most * (index + 8) + 8)
+        masks = sum(kernel) * -(-most // self.lanes) * 4
+        taps = prod(kernel) * (2 * index + packed.vector // self.lanes * 4)
+        return packed.shared_elements(k) * compute_itemsize + runs + masks + taps
+
+
+# Of complex numbers, whose registers are scalars: a tile of more would be all code.
+_COMPLEX_TILE = (2, 4)
+
+
+def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
+    """The tiles and blocks for a problem on a CPU."""
+    scatters = problem.scattered and problem.pixels != TERMS
+    a, b, _ = problem.product.itemsizes
+    product = problem.product
+    if problem.packs_a:  # rows of adjacent terms
+        product = replace(product, strides_a=(product.reach, a), same_a=False)
+    if problem.packs_b:  # adjacent columns
+        product = replace(product, strides_b=(product.reach, b))
+    product = replace(
+        product,
+        dot="",
+        in_place=product.in_place and not scatters,
+    )
+    chosen = matmul_packed.configure(product, device, few_rows=False)
+    if product.is_complex:
+        micro_m, vector = _COMPLEX_TILE
+        chosen = replace(
+            chosen,
+            micro_m=micro_m,
+            vector=vector,
+            tile_m=round_up(chosen.tile_m, micro_m),
+            rows_at_once=round_up(chosen.rows_at_once, micro_m),
+        )
+    lanes = min(device.vector_bytes // product.compute_itemsize, chosen.vector)
+    return ConvPackedConfig(
+        packed=chosen,
+        pixels=problem.pixels,
+        channels_fast=problem.channels_fast,
+        scattered=problem.scattered,
+        gathered=problem.gathered,
+        lanes=1 if product.is_complex else lanes,
+    )

@@ -1,0 +1,321 @@
+"""Plans of convolutions: everything about a call but its pointers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from nnkernels.config import elementwise as elementwise_config
+from nnkernels.config.conv import COLUMNS, ROWS, TERMS
+from nnkernels.config.elementwise import ElementwiseProblem
+from nnkernels.dispatch import elementwise_plan, machines
+from nnkernels.dispatch.axes import (
+    Shape,
+    Strides,
+    contiguous_strides,
+    largest_power_of_two,
+    memory_order,
+    merge,
+)
+from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
+from nnkernels.dispatch.conv_launch import Windows
+from nnkernels.dispatch.conv_launches import add_launches
+from nnkernels.dispatch.dtypes import Element, numpy_dtype
+from nnkernels.dispatch.elementwise import Functor, alignment_of
+from nnkernels.dispatch.matmul_call import PLAIN, Epilogue, Types, types_of
+from nnkernels.dispatch.packing import pointer_struct
+from nnkernels.dispatch.results import Allocation
+from nnkernels.dispatch.windows import Axis
+
+_COPY = Functor("Identity", "matmul_epilogue", inputs=1, outputs=1, kinds="fciu")
+# Integers of fewer bits are summed, and returned, in so many.
+_LEAST_INTEGER = "int32"
+
+# A pointer: its number, and bytes from it on.
+Slot = tuple[int, int]
+
+
+@dataclass
+class ConvPlan:
+    """Everything about a call but its pointers.
+
+    Those are numbered through: operands, result, workspaces.
+
+    Attributes
+    ----------
+    operands : int
+        How many there are.
+    result : Allocation
+        The result.
+    workspaces : list of Allocation
+        What lies between launches.
+    launches : list
+        For each what starts it, what packs its pointers, these, and its other arguments.
+    """
+
+    operands: int
+    result: Allocation
+    workspaces: list[Allocation] = field(default_factory=list)
+    launches: list[tuple[Any, Any, tuple[Slot, ...], bytes]] = field(default_factory=list)
+
+    @property
+    def result_number(self) -> int:
+        """Number of the pointer of the result."""
+        return self.operands
+
+    def add(self, start: Any, slots: tuple[Slot, ...], tail: bytes) -> None:
+        """Add a launch with these pointers."""
+        self.launches.append((start, pointer_struct(len(slots)).pack, slots, tail))
+
+    def workspace(self, elements: int, dtype: Any) -> int:
+        """Add a workspace; the number of its pointer."""
+        self.workspaces.append(Allocation((elements,), dtype, (0,)))
+        return self.operands + len(self.workspaces)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What is convolved: operands in order of their pointers.
+
+    Attributes
+    ----------
+    arrays : sequence of arrays
+        Two operands, and the bias or None.
+    names : sequence of str
+        Their names, for messages.
+    out_dtype : optional
+        dtype of the result. Default: that of a product of the two.
+    """
+
+    arrays: Sequence[Any]
+    names: Sequence[str]
+    out_dtype: Any = None
+
+    def types(self, first: int, second: int, epilogue: Epilogue) -> Types:
+        """Element types, with one of the operands as A and another one as B."""
+        a, b = self.arrays[first], self.arrays[second]
+        names = (self.names[first], self.names[second], self.names[-1])
+        bias = self.arrays[2] if len(self.arrays) > 2 else None
+        return types_of(a, b, bias, names, self.out_dtype or _whole(a, b), epilogue)
+
+    def alignment(self, number: int, machine: Any, offset: int = 0) -> int:
+        """Of the address of an operand and some bytes: a power of two up to 16; on a CPU 1."""
+        if not machine.device.is_gpu:
+            return 1
+        array = self.arrays[number]
+        return alignment_of(machines.for_array(array)[1](array) + offset)
+
+    @property
+    def given(self) -> int:
+        """How many operands there are."""
+        return sum(array is not None for array in self.arrays)
+
+    @property
+    def bias_stride(self) -> int | None:
+        """Bytes from element to element of the bias."""
+        bias = self.arrays[2] if len(self.arrays) > 2 else None
+        return None if bias is None else bias.strides[0]
+
+
+def _whole(a: Any, b: Any) -> str | None:
+    """dtype of the result where both operands are integers of few bits."""
+    few = a.dtype.kind in "iu" and b.dtype.kind in "iu"
+    return _LEAST_INTEGER if few and max(a.dtype.itemsize, b.dtype.itemsize) < 4 else None
+
+
+def forward(
+    operands: Operands,
+    axes: Sequence[Axis],
+    groups: int,
+    flip: bool,
+    epilogue: Epilogue,
+    machine: Any,
+    conjugate: bool = False,
+) -> ConvPlan:
+    """The plan of a convolution of x with weights, and a bias."""
+    x, weight = operands.arrays[:2]
+    types = operands.types(1, 0, epilogue)
+    shape = (x.shape[0], weight.shape[0], *(axis.out for axis in axes))
+    plan, strides = _begin(operands, shape, types.c, x)
+    if prod(shape) == 0:
+        return plan
+    weights = weights_of(weight.strides, weight.shape, groups, flip)
+    product = windows((x.shape, x.strides), strides, axes, weights)
+    _add(plan, operands, product, weights, types, (1, 0), 0, epilogue, (conjugate, False), machine)
+    return plan
+
+
+def backward_data(
+    operands: Operands,
+    shape: Shape,
+    axes: Sequence[Axis],
+    groups: int,
+    flip: bool,
+    epilogue: Epilogue,
+    conjugate: bool,
+    machine: Any,
+) -> ConvPlan:
+    """The plan of the gradient by an image of some shape, from dy and weights; and a bias."""
+    dy, weight = operands.arrays[:2]
+    types = operands.types(1, 0, epilogue)
+    plan, strides = _begin(operands, shape, types.c, dy)
+    if prod(shape) == 0:
+        return plan
+    weights = weights_of(weight.strides, weight.shape, groups, flip)
+    forward = not _channels_fast(dy, weights.rows)
+    for phase in phases((shape, strides), dy.strides, axes, weights, forward):
+        _add(
+            plan,
+            operands,
+            phase.product,
+            phase.weights,
+            types,
+            (1, 0),
+            phase.offset,
+            epilogue,
+            (conjugate, False),
+            machine,
+        )
+    return plan
+
+
+def backward_weight(
+    operands: Operands,
+    shape: Shape,
+    axes: Sequence[Axis],
+    groups: int,
+    flip: bool,
+    machine: Any,
+    conjugate: tuple[bool, bool] = (False, True),
+) -> ConvPlan:
+    """The plan of the gradient by weights of some shape, from dy and x."""
+    dy, x = operands.arrays[:2]
+    types = operands.types(0, 1, PLAIN)
+    channels_fast = _channels_fast(x, shape[1])
+    # As the image lies: channels before taps, or after them.
+    order = (0, *range(2, len(shape)), 1) if channels_fast else tuple(range(len(shape)))
+    dtype = numpy_dtype(types.c.name)
+    plan = ConvPlan(operands.given, Allocation(shape, dtype, order))
+    if prod(shape) == 0:
+        return plan
+    strides = contiguous_strides(shape, dtype.itemsize, order)
+    weights = weights_of(strides, shape, groups, flip=False)
+    product = windows((x.shape, x.strides), dy.strides, axes, weights, flip)
+    step = weights.step(channels_fast)
+    assert step is not None, "the result is dense, in this order"
+    prepared = Windows(
+        product,
+        TERMS,
+        channels_fast,
+        (weights.group_stride, weights.row_stride, step),
+        types,
+        conjugate,
+        PLAIN,
+        alignments=(operands.alignment(0, machine), operands.alignment(1, machine), 16),
+    )
+    add_launches(plan, prepared, (0, 0), (1, 0), (), (plan.result_number, 0), machine)
+    return plan
+
+
+# ---- parts --------------------------------------------------------------------------------------
+
+
+def _begin(
+    operands: Operands, shape: Shape, element: Element, like: Any
+) -> tuple[ConvPlan, Strides]:
+    """A plan without launches, and the strides of its result, which lies as another array does."""
+    dtype = numpy_dtype(element.name)
+    order = memory_order(like.shape, like.strides)
+    plan = ConvPlan(operands.given, Allocation(shape, dtype, order))
+    return plan, contiguous_strides(shape, dtype.itemsize, order)
+
+
+def _channels_fast(image: Any, channels: int) -> bool:
+    """Whether the channels of a group of an image are adjacent, and its last axis is not."""
+    itemsize = image.dtype.itemsize
+    return channels > 1 and image.strides[1] == itemsize and abs(image.strides[-1]) > itemsize
+
+
+def _add(
+    plan: ConvPlan,
+    operands: Operands,
+    product: WindowProduct,
+    weights: Weights,
+    types: Types,
+    numbers: tuple[int, int],
+    offset: int,
+    epilogue: Epilogue,
+    conjugate: tuple[bool, bool],
+    machine: Any,
+) -> None:
+    """Add the launches of a product of weights and windows.
+
+    Parameters
+    ----------
+    numbers : pair of int
+        Of the pointers of weights and image.
+    offset : int
+        Bytes to the first pixel of the result.
+    """
+    channels_fast = _channels_fast(operands.arrays[numbers[1]], product.channels)
+    slot = (numbers[0], weights.offset)
+    step = weights.step(channels_fast)
+    strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
+    gathers = step is None and not machine.device.is_gpu
+    if step is None and not gathers:
+        slot, strides = _in_order(plan, weights, slot, types.a, channels_fast, machine)
+    prepared = Windows(
+        product,
+        ROWS if channels_fast else COLUMNS,
+        channels_fast,
+        strides,
+        types,
+        conjugate,
+        epilogue,
+        operands.bias_stride,
+        weights if gathers else None,
+        alignments=(
+            16 if step is None else operands.alignment(numbers[0], machine, weights.offset),
+            operands.alignment(numbers[1], machine),
+            largest_power_of_two(16, offset),
+        ),
+    )
+    added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
+    result = (plan.result_number, offset)
+    add_launches(plan, prepared, slot, (numbers[1], 0), added, result, machine)
+
+
+def _in_order(
+    plan: ConvPlan,
+    weights: Weights,
+    slot: Slot,
+    element: Element,
+    channels_fast: bool,
+    machine: Any,
+) -> tuple[Slot, Strides]:
+    """Add a launch that writes weights in the order of the terms; where they are then."""
+    shape, strides = weights.lines(channels_fast)
+    lines = (weights.rows * weights.terms, weights.terms, 1)
+    dense = (lines[0] * element.itemsize, lines[1] * element.itemsize, element.itemsize)
+    if weights.terms == 0:
+        return slot, dense
+    number = plan.workspace(weights.groups * lines[0], numpy_dtype(element.name))
+    merged, all_strides = merge(shape, [contiguous_strides(shape, element.itemsize), strides])
+    problem = ElementwiseProblem(
+        shape=merged,
+        strides=tuple(all_strides),
+        itemsizes=(element.itemsize, element.itemsize),
+        compute_itemsize=0 if element.kind == "c" else element.compute_itemsize,
+        results=1,
+        alignment=element.itemsize,
+    )
+    chosen = elementwise_config.configure(problem, machine.device)
+    instance = elementwise_plan.make_instance(
+        _COPY, element, [element, element], len(merged), chosen
+    )
+    tail, blocks = elementwise_plan.pack_arguments(problem, chosen, element, ())
+    start = machine.prepare(instance, blocks, 0, 2 * prod(shape) * element.itemsize)
+    plan.add(start, ((number, 0), slot), tail)
+    return (number, 0), dense

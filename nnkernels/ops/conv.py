@@ -1,0 +1,255 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nnkernels._typing import Array
+from nnkernels.dispatch import conv as dispatch
+from nnkernels.ops import _options
+from nnkernels.ops._activation import ActivationLike, fused
+from nnkernels.ops._public import public
+
+__all__ = ["conv", "conv_backward_data", "conv_backward_weight", "conv_transpose"]
+
+PerAxis = int | Sequence[int]
+Padding = int | str | Sequence[int | Sequence[int]]
+
+
+@public
+def conv(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    /,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+    epilogue: ActivationLike = None,
+) -> Array:
+    """Convolution over one to three spatial axes, as cross-correlation: the windows times weights.
+
+    ``y[n, o, u] = epilogue(sum over c, t of x[n, c, u stride + t dilation - low] weight[o, c, t]
+    + bias[o])``, with zeros where x has no element.
+
+    Parameters
+    ----------
+    x : array
+        Of shape (N, C, *spatial), any strides and any real floating, complex or integer type.
+        Channels-last arrays are views with the channel axis moved, and as fast.
+    weight : array
+        Of shape (O, C / groups, *kernel).
+    bias : array, optional
+        Of shape (O,).
+    stride : int or tuple of int, default 1
+        Elements from window to window, for all spatial axes or each.
+    {padding}
+    dilation : int or tuple of int, default 1
+        Elements from tap to tap of a window.
+    groups : int, default 1
+        Into how many groups channels and outputs are divided, each convolved on its own.
+    flip : bool, default False
+        Whether the taps are reversed: the mathematical convolution.
+    epilogue : str or function, optional
+        What is applied to the sums before they are rounded and written: the name of an activation
+        of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
+        options.
+
+    Returns
+    -------
+    array
+        Of shape (N, O, *windows) and the library and memory order of ``x``; of the promoted dtype
+        of the operands, or int32 for integers of fewer bits.
+
+    {raises of convolutions}
+
+    Notes
+    -----
+    An implicit matrix product: windows are gathered as they are multiplied, and never lie in
+    memory. Sums are in float32 for float16, bfloat16 and float32, and in float64 for float64, in
+    order of channels and then taps, or where channels are adjacent in memory of taps and then
+    channels. Weights whose memory is not in that order are copied.
+
+    References
+    ----------
+    S. Chetlur et al., "cuDNN: efficient primitives for deep learning", 2014 (implicit products);
+    ``torch.nn.functional.conv2d``.
+
+    {examples}
+    >>> x = np.arange(6.0).reshape(1, 1, 6)
+    >>> nnk.conv(x, np.array([[[1.0, 0.0, -1.0]]]), padding=1).tolist()
+    [[[-1.0, -2.0, -2.0, -2.0, -2.0, 4.0]]]
+    """
+    flip = _options.flag("flip", flip)
+    options = (stride, padding, dilation, groups, flip)
+    return dispatch.conv(x, weight, bias, options, fused(epilogue, "epilogue"))
+
+
+@public
+def conv_transpose(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    /,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    output_padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+    epilogue: ActivationLike = None,
+) -> Array:
+    """Transposed convolution: the gradient of `conv` by its image, as a layer.
+
+    Along a spatial axis of n elements the result has ``(n - 1) stride + (kernel - 1) dilation + 1
+    - low - high + output_padding``.
+
+    Parameters
+    ----------
+    x : array
+        Of shape (N, C, *spatial), any strides and any real floating, complex or integer type.
+    weight : array
+        Of shape (C, O / groups, *kernel).
+    bias : array, optional
+        Of shape (O,).
+    stride, dilation, groups, flip
+        Those of the convolution that is transposed: see `conv`.
+    padding : int, str or tuple, default 0
+        That of the convolution, and so taken off the result; ``"same"`` and ``"same_lower"`` are
+        that of a convolution from ``n stride`` elements to n.
+    output_padding : int or tuple of int, default 0
+        Further elements at the end of every axis, fewer than its stride or dilation: of the lengths
+        that the convolution maps to the same one, which one is meant.
+    epilogue : str or function, optional
+        As in `conv`.
+
+    Returns
+    -------
+    array
+        Of shape (N, O, *spatial) and the library and memory order of ``x``.
+
+    {raises of convolutions}
+
+    Notes
+    -----
+    Strides cost nothing: the result is made in one product for each of its phases, in which no
+    zero between elements of ``x`` is multiplied.
+
+    References
+    ----------
+    ``torch.nn.functional.conv_transpose2d``.
+
+    {examples}
+    >>> x = np.array([[[1.0, 2.0]]])
+    >>> nnk.conv_transpose(x, np.array([[[1.0, 10.0, 100.0]]]), stride=2).tolist()
+    [[[1.0, 10.0, 102.0, 20.0, 200.0]]]
+    """
+    flip = _options.flag("flip", flip)
+    options = (stride, padding, dilation, groups, flip)
+    finish = fused(epilogue, "epilogue")
+    return dispatch.conv_transpose(x, weight, bias, options, output_padding, finish)
+
+
+@public
+def conv_backward_data(
+    dy: Array,
+    weight: Array,
+    x_shape: Sequence[int],
+    /,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+) -> Array:
+    """Gradient of `conv` by its image.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `conv`, of its shape
+        and any strides.
+    weight : array
+        The weights of `conv`.
+    x_shape : tuple of int
+        Shape of the image.
+    stride, padding, dilation, groups, flip
+        As in `conv`.
+
+    Returns
+    -------
+    dx : array
+        Of shape ``x_shape`` and the library and memory order of ``dy``.
+
+    {raises of convolutions}
+
+    Notes
+    -----
+    One product for each phase of the strides: no zero between windows is multiplied. For complex
+    operands the gradient is PyTorch's, with conjugates.
+
+    {references of gradients}
+
+    {examples}
+    >>> dy, weight = np.array([[[1.0, 2.0]]]), np.array([[[1.0, 10.0, 100.0]]])
+    >>> nnk.conv_backward_data(dy, weight, (1, 1, 4)).tolist()
+    [[[1.0, 12.0, 120.0, 200.0]]]
+    """
+    flip = _options.flag("flip", flip)
+    return dispatch.backward_data(dy, weight, x_shape, (stride, padding, dilation, groups, flip))
+
+
+@public
+def conv_backward_weight(
+    dy: Array,
+    x: Array,
+    weight_shape: Sequence[int],
+    /,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+) -> Array:
+    """Gradient of `conv` by its weights.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `conv`, of its shape
+        and any strides.
+    x : array
+        The image of `conv`.
+    weight_shape : tuple of int
+        Shape of the weights.
+    stride, padding, dilation, groups, flip
+        As in `conv`.
+
+    Returns
+    -------
+    dweight : array
+        Of shape ``weight_shape`` and the library of ``x``. Its channels are adjacent in memory
+        where those of ``x`` are.
+
+    {raises of convolutions}
+
+    Notes
+    -----
+    The sums over all windows are in float32 (float64 for float64), in a fixed order. For complex
+    operands the gradient is PyTorch's, with conjugates.
+
+    {references of gradients}
+
+    {examples}
+    >>> dy, x = np.array([[[1.0, 2.0]]]), np.array([[[1.0, 10.0, 100.0, 1000.0]]])
+    >>> nnk.conv_backward_weight(dy, x, (1, 1, 3)).tolist()
+    [[[21.0, 210.0, 2100.0]]]
+    """
+    flip = _options.flag("flip", flip)
+    return dispatch.backward_weight(dy, x, weight_shape, (stride, padding, dilation, groups, flip))
