@@ -60,6 +60,20 @@ def test_every_way_to_make_a_vector(name, cpu, choices):
     assert pieces[-1] == wanted[2]
 
 
+def test_groups_of_planes(cpu, choices):
+    """As many as a vector holds, all of whose results are made before those of the next."""
+    generator = np.random.default_rng(32)
+    for planes, whole in (((2, 64), True), ((1, 3), False)):
+        x = image(generator, (*planes, 5, 6))
+        choices.clear()
+        y = nnk.adaptive_avg_pool(x, (2, 4))
+        dx = nnk.adaptive_avg_pool_backward(y, x.shape)
+        assert [c.group == c.vector for c in choices] == [whole] * 2
+        assert [c.group == 0 for c in choices] == [not whole] * 2
+        assert_close(y, expected("adaptive_avg_pool", x, (2, 4)), 9)
+        assert_close(dx, expected("adaptive_avg_pool_backward", y, x.shape), 9)
+
+
 # Channels of a channels-last image of float32, and how many are one access.
 VECTORS = {8: 4, 6: 2, 5: 1, 3: 1}
 

@@ -93,6 +93,9 @@ class PoolConfig:
         Length of the axis of lanes.
     piece : int
         Results of a row that are made at once.
+    group : int
+        Planes of one vector, where groups of them take the place of the second axis of planes: so
+        that all results of a group are made before those of the next.
     """
 
     rows: bool
@@ -107,6 +110,7 @@ class PoolConfig:
     units: int
     tile: int
     piece: int = 0
+    group: int = 0
 
     @property
     def blocks(self) -> int:
@@ -191,6 +195,10 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
     strides = [lane_stride(s, lanes) for s in problem.strides]
     step = _common_step(problem, strides) if lanes else UNIT_STEP
     depth, height, width = problem.spatial
+    group = 0
+    if not device.is_gpu and step == ANY_STEP and planes[1] == 1 and count % vector == 0:
+        group = vector
+        planes, count = (planes[0], count // vector), vector
     rows = prod(planes) * depth * height
     vectors = -(-count // vector)
     return PoolConfig(
@@ -205,6 +213,7 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
         streaming=_streams(problem, step, device),
         units=rows * width * vectors if device.is_gpu else rows,
         tile=_GPU_THREADS if device.is_gpu else _rows_of_a_block(width * count),
+        group=group,
     )
 
 

@@ -254,7 +254,7 @@ def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, 
     for axis in launch.axes:
         _pack_axis(packer, axis, launch.adaptive)
     for operand in launch.operands:
-        _pack_strides(packer, operand, chosen.lanes)
+        _pack_strides(packer, operand, chosen)
     kernels = [axis.kernel for axis in launch.axes]
     if launch.backward:
         packer.add_index(*kernels[1:])
@@ -272,13 +272,19 @@ def _pack_axis(packer: Packer, axis: Axis, adaptive: bool) -> None:
         packer.add_divisor(max(divisor, 1))
 
 
-def _pack_strides(packer: Packer, operand: Operand | None, lanes: str) -> None:
+def _pack_strides(packer: Packer, operand: Operand | None, chosen: PoolConfig) -> None:
     if operand is None:
         packer.add_index(*(0,) * 6)
         return
     batch, channels, *space = operand.strides
-    planes = {"": (batch, channels), "channels": (batch, 0), "batch": (0, channels)}
-    packer.add_index(*planes.get(lanes, (0, 0)), *space, config.lane_stride(operand.strides, lanes))
+    lane = config.lane_stride(operand.strides, chosen.lanes)
+    first, second = {
+        "": (batch, channels),
+        "channels": (batch, 0),
+        "batch": (0, channels),
+        "planes": (0, 0),
+    }[chosen.lanes]
+    packer.add_index(first, second if chosen.group == 0 else chosen.group * lane, *space, lane)
 
 
 def _pack_labels(packer: Packer, launch: Launch) -> None:
