@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -58,7 +59,8 @@ class OwnLibrary:
 
         elif problem.options:
             call = functools.partial(op.function, **problem.options)
-        return Functions(call, call if op.outputs == 1 else None)
+        takes_out = op.outputs == 1 and "out" in inspect.signature(op.function).parameters
+        return Functions(call, call if takes_out else None)
 
 
 class ArrayLibrary(OwnLibrary):
