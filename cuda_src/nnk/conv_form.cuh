@@ -151,11 +151,11 @@ struct ConvForm {
         const T* channel = byte_offset(from, (first_k / taps) * g.channel_stride);
         for (int k = 0; k < depth; ++k) {
           const T* const base = byte_offset(channel, tap_offsets.load(tap));
-          const uint32* const wanted = combined.data + tap * groups_of_panel;
+          const int wanted = tap * groups_of_panel;
           NNK_UNROLL
           for (int i = 0; i < groups_of_panel; ++i)
-            packed.store_vec(to + k * N + i * G,
-                             converted<ConjugateImage>(load_group(base, i, wanted[i])));
+            packed.store_vec(to + k * N + i * G, converted<ConjugateImage>(load_group(
+                                                     base, i, combined.load(wanted + i))));
           if (++tap == taps) {
             tap = 0;
             channel = byte_offset(channel, g.channel_stride);

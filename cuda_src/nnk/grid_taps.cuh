@@ -16,7 +16,7 @@ constexpr NNK_FN int axis_taps(int mode) { return 1 << mode; }
 constexpr NNK_FN int all_taps(int mode, int rank) { return 1 << (mode * rank); }
 
 // A place along an axis, and its derivative by the number of the grid.
-template <class S> struct Place { S at, slope; };
+template <class S> struct GridPlace { S at, slope; };
 
 // Of numbers below 2^30.
 template <class S> NNK_FN int floor_int(S x) {
@@ -25,13 +25,13 @@ template <class S> NNK_FN int floor_int(S x) {
 }
 
 // g = -1 and 1 are the centres of the first and the last element (align), or their outer edges.
-template <class S> NNK_FN Place<S> place_of(S g, int size, bool align) {
+template <class S> NNK_FN GridPlace<S> place_of(S g, int size, bool align) {
   if (align) return {(g + S(1)) * (S(0.5) * S(size - 1)), S(0.5) * S(size - 1)};
   return {((g + S(1)) * S(size) - S(1)) * S(0.5), S(0.5) * S(size)};
 }
 
 // Between the first and the last element; there the derivative is 0. NaN becomes the first.
-template <class S> NNK_FN Place<S> clipped(Place<S> p, int size) {
+template <class S> NNK_FN GridPlace<S> clipped(GridPlace<S> p, int size) {
   const S top = S(size - 1);
   if (!(p.at > S(0))) return {S(0), S(0)};
   if (p.at >= top) return {top, S(0)};
@@ -39,7 +39,7 @@ template <class S> NNK_FN Place<S> clipped(Place<S> p, int size) {
 }
 
 // Mirrored at the centres of the outer elements (align) or at their edges, as often as needed.
-template <class S> NNK_FN Place<S> reflected(Place<S> p, int size, bool align) {
+template <class S> NNK_FN GridPlace<S> reflected(GridPlace<S> p, int size, bool align) {
   const S low = align ? S(0) : S(-0.5), span = align ? S(size - 1) : S(size);
   S from = p.at - low, sign = S(1);
   if (from < S(0)) {
@@ -58,7 +58,7 @@ template <class S> NNK_FN Place<S> reflected(Place<S> p, int size, bool align) {
     rest = span - rest;
     sign = -sign;
   }
-  return clipped(Place<S>{rest + low, p.slope * sign}, size);
+  return clipped(GridPlace<S>{rest + low, p.slope * sign}, size);
 }
 
 // An element outside, by the rule for what is there; -1 for none.
@@ -99,7 +99,7 @@ template <class S> NNK_FN void cubic_taps(S t, S slope, S (&weight)[4], S (&deri
 template <int Mode, int Outside, class S>
 NNK_FN AxisTaps<Mode, S> taps_at(S g, int size, bool align) {
   AxisTaps<Mode, S> taps;
-  Place<S> p = place_of(g, size, align);
+  GridPlace<S> p = place_of(g, size, align);
   if constexpr (Mode != grid_cubic) {
     if constexpr (Outside == outside_border) p = clipped(p, size);
     if constexpr (Outside == outside_reflection) p = reflected(p, size, align);
