@@ -131,6 +131,7 @@ def windows() -> list[Problem]:
             # Columns have no channels apart from taps.
             if op != "fold" or layout == "contiguous"
         ]
+    return found
 
 
 # Channels and side of the image, outputs, kernel and stride: all that differ in ResNet-50, with the
