@@ -31,7 +31,7 @@ struct Launch {
 
 constexpr int max_threads = 255;
 constexpr int64_t kept_bytes = 64;  // of a thread, before its scratch memory: see Group::kept
-constexpr int spin_rounds = 2000;  // some 20 microseconds of pause instructions
+constexpr int spin_rounds = 2000;   // some 20 microseconds of pause instructions
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
