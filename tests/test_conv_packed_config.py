@@ -1,0 +1,110 @@
+"""How convolutions on a CPU are configured: every branch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nnkernels.config import conv as config
+from nnkernels.config.conv import COLUMNS, ROWS, TERMS, ConvProblem
+from nnkernels.config.device import Device
+from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST, MatmulProblem
+
+AVX512 = Device("cpu", "host", 1, 2, 512 * 1024, 64, 32 << 20)
+SSE2 = replace(AVX512, vector_bytes=16)
+
+# 64 outputs of 576 terms at 3136 pixels; weights lie by rows, dy by rows of pixels.
+PRODUCT = MatmulProblem(
+    m=64,
+    n=3136,
+    k=576,
+    strides_a=(2304, 4),
+    strides_b=(0, 0),
+    itemsizes=(4, 4, 4),
+    compute_itemsize=4,
+    is_complex=False,
+    reach=1 << 20,
+    strides_c=(12544, 4),
+    same_a=True,
+)
+PROBLEM = ConvProblem(PRODUCT, COLUMNS, False, False, (1, 3, 3))
+
+
+def chosen(device=AVX512, **changes):
+    own = {key: changes.pop(key) for key in tuple(changes) if hasattr(PRODUCT, key)}
+    problem = replace(PROBLEM, product=replace(PRODUCT, **own), **changes)
+    return config.configure(problem, device)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "scattered", "gathered", "read_a", "in_place"),
+    [
+        (COLUMNS, False, False, True, True),
+        (COLUMNS, False, True, False, True),  # weights are packed
+        (COLUMNS, True, False, True, False),  # results are scattered
+        (ROWS, False, False, False, True),  # the image is A
+        (ROWS, True, True, False, False),
+        (TERMS, False, False, True, True),
+        (TERMS, True, False, False, True),  # A is scattered, C is not
+    ],
+)
+def test_what_is_packed(pixels, scattered, gathered, read_a, in_place):
+    found = chosen(pixels=pixels, scattered=scattered, gathered=gathered)
+    assert (found.packed.read_a, found.packed.in_place) == (read_a, in_place)
+    assert (found.pixels, found.scattered, found.gathered) == (pixels, scattered, gathered)
+
+
+def test_what_is_gathered_is_packed_by_rows():
+    """Whatever the strides of the array are: A as rows of terms, B as rows of columns."""
+    turned = {"strides_a": (4, 2304), "strides_b": (4, 2304)}
+    assert chosen(**turned).packed.fast_a == ROWS_FAST
+    for pixels, gathered in ((ROWS, False), (COLUMNS, True)):
+        packed = chosen(pixels=pixels, gathered=gathered, **turned).packed
+        assert packed.fast_a == COLUMNS_FAST
+        assert packed.unit_a
+    assert chosen(pixels=ROWS, **turned).packed.fast_b == ROWS_FAST
+    for pixels, gathered in ((ROWS, True), (COLUMNS, False), (TERMS, False)):
+        packed = chosen(pixels=pixels, gathered=gathered, **turned).packed
+        assert packed.fast_b == COLUMNS_FAST
+        assert packed.unit_b
+
+
+def test_few_rows_have_slices_as_many_rows_have():
+    """A slice of the image is packed for them, which takes longer than to read a matrix."""
+    assert chosen(m=8).packed.tile_k == chosen(m=512).packed.tile_k
+
+
+def test_one_way_to_multiply():
+    """Words of several terms are for plain matrices."""
+    device = replace(AVX512, features=frozenset({"avx512_vnni", "avx512_bf16"}))
+    assert chosen(device, dot="int8", itemsizes=(1, 1, 4)).packed.micro == "fused"
+
+
+def test_complex_numbers_have_a_small_tile():
+    found = chosen(is_complex=True, compute_itemsize=8, itemsizes=(8, 8, 8))
+    assert (found.packed.micro_m, found.packed.vector, found.lanes) == (2, 4, 1)
+    assert found.packed.tile_m % 2 == found.packed.rows_at_once % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "itemsize", "n", "lanes"),
+    [(AVX512, 4, 3136, 16), (AVX512, 8, 3136, 8), (SSE2, 4, 3136, 4), (AVX512, 4, 9, 16)],
+)
+def test_lanes(device, itemsize, n, lanes):
+    found = chosen(device, compute_itemsize=itemsize, n=n)
+    assert found.lanes == lanes
+    assert found.packed.vector % lanes == 0
+
+
+def test_scratch_memory_holds_what_is_known_of_pixels():
+    """For runs an offset, lanes and a number each, for masks a word for every tap and group."""
+    for pixels, most in ((COLUMNS, "tile_n"), (TERMS, "tile_k")):
+        found = chosen(pixels=pixels)
+        product = found.packed.shared_elements(576) * 4
+        more = found.shared_bytes(576, (1, 3, 3), 4) - product
+        count = getattr(found.packed, most)
+        assert more >= 2 * count * 12 + 7 * -(-count // 16) * 4 + 9 * (8 + 16)
+        assert found.shared_bytes(576, (1, 30, 30), 4) - product > 900 * (8 + 16)
+        wide = replace(found, packed=replace(found.packed, index="q"))
+        assert wide.shared_bytes(576, (1, 3, 3), 4) - product >= more + 8 * count
