@@ -39,9 +39,10 @@ def problem(pixels, channels_fast, scattered, itemsize=4, compute=4, **changes):
             m=m, n=n, k=k, itemsizes=(itemsize,) * 3, compute_itemsize=compute, is_complex=False,
             **of_product,
         ),
-        pixels=pixels, channels_fast=channels_fast, scattered=scattered, kernel=(1, 3, 3),
+        pixels=pixels, channels_fast=channels_fast, scattered=scattered,
         **{
-            "channels": CHANNELS, "image_alignment": 16, "pixels_alignment": 16,
+            "kernel": (1, 3, 3), "channels": CHANNELS,
+            "image_alignment": 16, "pixels_alignment": 16,
             "run": 1 if channels_fast else SIDE * SIDE,
         } | changes,
     )  # fmt: skip
@@ -112,10 +113,12 @@ def test_tiles_and_splits_are_those_of_the_product(pixels):
 def test_shared_memory_has_room_for_places():
     device = PROFILES["sm_80"]
     for given, words in (
-        ((COLUMNS, False, True), 4), ((ROWS, True, True), 4),
-        ((TERMS, False, False), 4), ((TERMS, False, True), 5),
+        ((COLUMNS, False, True, 9), 2), ((ROWS, True, True, 9), 2),
+        ((COLUMNS, False, True, 30), 2), ((COLUMNS, False, True, 31), 4),
+        ((TERMS, False, False, 9), 4), ((TERMS, False, True, 9), 5),
     ):  # fmt: skip
-        c = conv_simt.configure(problem(*given), device)
+        *operands, taps = given
+        c = conv_simt.configure(problem(*operands, kernel=(0, 1, taps)), device)
         tables = 2 * c.product.tile_k * words * 4
         assert c.shared_bytes(100, 4) == c.product.shared_elements(100) * 4 + tables
         long = replace(c, product=replace(c.product, index="q"))

@@ -128,6 +128,25 @@ def test_each_regime_runs(regime, simulator, chosen, monkeypatch):
     simulator.machine.plans.clear()
 
 
+def test_windows_of_many_taps(simulator, chosen):
+    # 32 taps along all axes, of which the one that is missing has one; and 33.
+    generator = np.random.default_rng(94)
+
+    def body():
+        for taps, last in ((30, False), (31, False), (30, True), (31, True)):
+            x = laid(generator, (2, 2, 17, 3), "float32", last)
+            w = make_numbers(generator, (3, 2, taps, 1), "float32")
+            options = {"padding": ((16, 14), (0, 0)), "flip": last}
+            with simulator.context(taps):
+                y = nnk.conv(x, w, **options)
+            if not simulator.recording:
+                assert_right(FORWARD, [x, w, None], options, y, 2 * taps)
+
+    simulator.precompiled(body)
+    found = [c.masked for c in chosen if isinstance(c, ConvSimtConfig)]
+    assert found == [True, False] * 4
+
+
 def test_many_small_groups_share_a_block(simulator, chosen, monkeypatch):
     small_device(monkeypatch, simulator, 1)
     generator = np.random.default_rng(96)

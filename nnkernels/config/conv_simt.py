@@ -24,17 +24,20 @@ class ConvSimtConfig:
         What pixels are to it: ``COLUMNS``, ``ROWS`` or ``TERMS``.
     channels_fast, scattered : bool
         See ``ConvProblem``.
+    masked : bool
+        Whether a word has a bit for every tap along every axis.
     """
 
     product: SimtConfig
     pixels: str
     channels_fast: bool
     scattered: bool
+    masked: bool = False
 
     def shared_bytes(self, k: int, compute_itemsize: int) -> int:
         """Shared memory of a block: slices, and for every team what it knows of their terms."""
         product = self.product
-        words = 5 if self.scattered and self.pixels == TERMS else 4
+        words = 2 if self.masked else 5 if self.scattered and self.pixels == TERMS else 4
         index = 4 if product.index == "i" else 8
         tables = 2 * product.tile_k * words * index * product.teams
         return product.shared_elements(k) * compute_itemsize + tables
@@ -46,6 +49,10 @@ class ConvSimtConfig:
             product=self.product.for_workspace(n, itemsize, index),
             scattered=self.scattered and self.pixels == TERMS,
         )
+
+
+# Taps along all axes that a word has bits for: `most_masked` of conv_tile_copy.cuh.
+_MOST_MASKED = 32
 
 
 def configure(problem: ConvProblem, device: Device) -> ConvSimtConfig:
@@ -61,7 +68,10 @@ def configure(problem: ConvProblem, device: Device) -> ConvSimtConfig:
         chosen = replace(chosen, fast_a=fast, vector_a=vector)
     if problem.scattered and problem.pixels != TERMS:
         chosen = replace(chosen, unit_c=_stores_groups(problem, chosen))
-    return ConvSimtConfig(chosen, problem.pixels, problem.channels_fast, problem.scattered)
+    # The mask of a pixel is found once; where pixels are terms, they are others in every slice.
+    taps = sum(max(n, 1) for n in problem.kernel)
+    masked = problem.pixels != TERMS and taps <= _MOST_MASKED
+    return ConvSimtConfig(chosen, problem.pixels, problem.channels_fast, problem.scattered, masked)
 
 
 def _without_windows(problem: ConvProblem) -> MatmulProblem:

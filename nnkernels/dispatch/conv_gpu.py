@@ -47,7 +47,8 @@ def _prepare(
     """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
     product = matmul_instance(call, len(call.batch()[0]), chosen.product)
     flags = ", ".join(
-        "true" if flag else "false" for flag in (chosen.channels_fast, chosen.scattered)
+        "true" if flag else "false"
+        for flag in (chosen.channels_fast, chosen.scattered, chosen.masked)
     )
     form = f"ConvTiles<{chosen.pixels}, {flags}>"
     instance = Instance(

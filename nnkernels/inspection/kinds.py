@@ -89,7 +89,7 @@ def _form(form: str) -> str:
     """Of a product over windows: what pixels are to it."""
     if not form.startswith("ConvTiles"):
         return ""
-    pixels, channels_fast, scattered = template_arguments(form)[1]
+    pixels, channels_fast, scattered, _ = template_arguments(form)[1]
     more = ", channels adjacent" * (channels_fast == "true") + ", scattered" * (scattered == "true")
     return f", {pixels.replace('_', ' ')}{more}"
 
