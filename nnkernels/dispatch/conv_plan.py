@@ -9,13 +9,23 @@ from typing import Any
 
 from nnkernels.config import elementwise as elementwise_config
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS
+from nnkernels.config.conv_direct import is_direct
 from nnkernels.config.elementwise import ElementwiseProblem
 from nnkernels.dispatch import elementwise_plan
-from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order, merge
+from nnkernels.dispatch.axes import (
+    Shape,
+    Strides,
+    contiguous_strides,
+    largest_power_of_two,
+    memory_order,
+    merge,
+)
+from nnkernels.dispatch.conv_direct import prepare_direct
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows, prepare_windows
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
-from nnkernels.dispatch.elementwise import Functor
+from nnkernels.dispatch.elementwise import Functor, alignment_of
+from nnkernels.dispatch.machines import for_array
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue, Types, types_of
 from nnkernels.dispatch.packing import pointer_struct
 from nnkernels.dispatch.results import Allocation
@@ -102,6 +112,13 @@ class Operands:
         """Bytes from element to element of the bias."""
         bias = self.arrays[2] if len(self.arrays) > 2 else None
         return None if bias is None else bias.strides[0]
+
+    def alignment(self, machine: Any) -> int:
+        """A power of two that divides all addresses; on a CPU, where none matters, 1."""
+        if not machine.device.is_gpu:
+            return 1
+        arrays = [array for array in self.arrays if array is not None]
+        return alignment_of(*(for_array(array)[1](array) for array in arrays))
 
 
 def _whole(a: Any, b: Any) -> str | None:
@@ -244,8 +261,24 @@ def _add(
     offset : int
         Bytes to the first pixel of the result.
     """
-    channels_fast = _channels_fast(operands.arrays[numbers[1]], product.channels)
     slot = (numbers[0], weights.offset)
+    added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
+    if is_direct(product.channels, product.rows, product.terms):
+        alignment = operands.alignment(machine)
+        alignments = alignment, largest_power_of_two(16, offset)
+        tail, start = prepare_direct(
+            product,
+            weights,
+            types,
+            conjugate[0],
+            epilogue,
+            operands.bias_stride,
+            alignments,
+            machine,
+        )
+        plan.add(start, (*added, slot, (numbers[1], 0), (plan.result_number, offset)), tail)
+        return
+    channels_fast = _channels_fast(operands.arrays[numbers[1]], product.channels)
     step = weights.step(channels_fast)
     strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
     gathers = step is None and not machine.device.is_gpu
@@ -264,7 +297,6 @@ def _add(
     )
     tail, start = prepare_windows(prepared, machine)
     pair = (slot, (numbers[1], 0))
-    added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
     pair = pair[::-1] if prepared.mirrored else pair
     plan.add(start, (*added, *pair, (plan.result_number, offset)), tail)
 

@@ -1,0 +1,206 @@
+"""Which convolutions have a direct kernel, and how its threads share them out.
+
+See ``cuda_src/nnk/conv_direct.cuh`` and ``cuda_src/nnk/conv_direct_weight.cuh``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from nnkernels.config.device import Device
+from nnkernels.config.matmul_problem import index_kind
+
+# With more channels in a group, or rows of results, tiles of a matrix product fill.
+MOST_CHANNELS = 4
+MOST_ROWS = 8
+# Weights of so many terms, of several groups, fit into the shared memory of a block.
+MOST_TERMS = 1024
+
+# Vectors of pixels that a thread has in registers.
+_REGISTERS = {True: 4, False: 8}  # on a GPU, on a CPU
+# On a CPU, results of a block at least, and its weights at most.
+_RESULTS_OF_BLOCK = 16384
+_WEIGHT_BYTES = {True: 16 * 1024, False: 32 * 1024}
+
+
+def is_direct(channels: int, rows: int, terms: int) -> bool:
+    """Whether a convolution with so many channels and rows in a group has a direct kernel."""
+    return channels <= MOST_CHANNELS and rows <= MOST_ROWS and terms <= MOST_TERMS
+
+
+@dataclass(frozen=True)
+class DirectProblem:
+    """Windows over an image whose spatial axes are in order of memory; strides in bytes.
+
+    Attributes
+    ----------
+    images, groups, channels, rows : int
+        ``channels`` of the image in a group, ``rows`` of the array of pixels.
+    pixels, kernel : tuple of int
+        Windows and taps along the spatial axes.
+    last_step : int
+        Elements from window to window along the last one.
+    image_steps, pixel_steps : pair of int
+        From window to window along the last axis, and from group to group: in the image, and in
+        the array of pixels.
+    itemsizes : pair of int
+        Of the image and the array of pixels.
+    compute_itemsize : int
+        Of the sums.
+    is_complex : bool
+        Whether these are complex.
+    alignments : pair of int
+        Powers of two, at most 16, that divide the addresses of image and array of pixels, and
+        their strides but that from group to group. On a CPU, where nothing depends on them, 1.
+    reach : int
+        The largest byte offset or element count that an index must hold.
+    """
+
+    images: int
+    groups: int
+    channels: int
+    rows: int
+    pixels: tuple[int, int, int]
+    kernel: tuple[int, int, int]
+    last_step: int
+    image_steps: tuple[int, int]
+    pixel_steps: tuple[int, int]
+    itemsizes: tuple[int, int]
+    compute_itemsize: int
+    is_complex: bool
+    alignments: tuple[int, int]
+    reach: int
+
+    @property
+    def terms(self) -> int:
+        """Channels times taps."""
+        return self.channels * prod(self.kernel)
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """What the lanes of a vector are.
+
+    Attributes
+    ----------
+    along_groups : bool
+        Whether they are groups, rather than pixels along the last axis.
+    vector : int
+        How many there are.
+    unit_image, unit_pixels : bool
+        Whether they are adjacent in the image, and in the array of pixels.
+    """
+
+    along_groups: bool
+    vector: int
+    unit_image: bool
+    unit_pixels: bool
+
+
+@dataclass(frozen=True)
+class DirectConfig:
+    """``ConvDirect`` of ``cuda_src/nnk/conv_direct.cuh``.
+
+    Attributes
+    ----------
+    lanes : Lanes
+        Of a vector.
+    registers : int
+        Vectors of a thread.
+    threads : int
+        Of a block.
+    slab : int
+        Vectors of groups of a block; 1 where lanes are pixels.
+    items_of_block : int
+        How often a thread has its registers full, times the threads.
+    index : str
+        Kind of index, ``"i"`` or ``"q"``.
+    """
+
+    lanes: Lanes
+    registers: int
+    threads: int
+    slab: int
+    items_of_block: int
+    index: str
+
+    def tiles(self, problem: DirectProblem) -> tuple[int, int, int, int]:
+        """Items of a slab along lanes, registers, the axis before them, and the first one."""
+        lanes, p = self.lanes, problem.pixels
+        if lanes.along_groups:
+            return self.slab, -(-p[2] // self.registers), p[1], p[0]
+        return -(-p[2] // lanes.vector), -(-p[1] // self.registers), 1, p[0]
+
+    def slabs(self, problem: DirectProblem) -> int:
+        """How many slabs there are for each row of a group."""
+        width = self.slab * self.lanes.vector if self.lanes.along_groups else 1
+        return -(-problem.groups // width)
+
+    def shared_bytes(self, problem: DirectProblem) -> int:
+        """Of weights, and the bias."""
+        width = self.slab * self.lanes.vector if self.lanes.along_groups else 1
+        return (problem.terms + 1) * width * problem.compute_itemsize
+
+
+def configure(problem: DirectProblem, device: Device) -> DirectConfig:
+    """How a convolution or its gradient by the image is made."""
+    lanes = lanes_of(problem, device)
+    axis = 2 if lanes.along_groups else 1
+    registers = _REGISTERS[device.is_gpu] if problem.pixels[axis] > 1 else 1
+    slab = 1
+    if lanes.along_groups:
+        weights = (problem.terms + 1) * lanes.vector * problem.compute_itemsize
+        slab = max(min(_WEIGHT_BYTES[device.is_gpu] // weights, -(-problem.groups // lanes.vector)), 1)
+    chosen = DirectConfig(lanes, registers, 1, slab, 1, index_kind(problem.reach))
+    items = problem.images * prod(chosen.tiles(problem))
+    threads, items_of_block = 1, max(_RESULTS_OF_BLOCK // (registers * lanes.vector), 8 * slab)
+    if device.is_gpu:
+        threads = 64 if items <= 64 else 128
+        many = chosen.slabs(problem) * problem.rows * items >= 16 * device.processors * threads
+        items_of_block = threads * (2 if many else 1)
+    return DirectConfig(lanes, registers, threads, slab, items_of_block, chosen.index)
+
+
+# ---- lanes --------------------------------------------------------------------------------------
+
+
+def lanes_of(problem: DirectProblem, device: Device) -> Lanes:
+    """What the lanes of vectors are: neighbours in memory, and many."""
+    length = problem.pixels[2], problem.groups
+    cost = [
+        _cost(length[i], problem.image_steps[i], problem.itemsizes[0], device) for i in range(2)
+    ]
+    along_groups = cost[1] < cost[0]
+    steps = [pair[along_groups] for pair in (problem.image_steps, problem.pixel_steps)]
+    unit = [s == size for s, size in zip(steps, problem.itemsizes, strict=True)]
+    if not device.is_gpu:
+        vector = 1 if problem.is_complex else device.vector_bytes // problem.compute_itemsize
+        while vector > 4 and vector // 2 >= length[along_groups]:
+            vector //= 2
+    else:
+        # Neighbouring pixels are seen by neighbouring threads: windows are not aligned.
+        vector = _aligned_vector(problem) if along_groups and all(unit) else 1
+    return Lanes(along_groups, vector, unit[0], unit[1])
+
+
+def _cost(length: int, step: int, itemsize: int, device: Device) -> float:
+    """Time for a lane, with that of a full vector of adjacent lanes as 1."""
+    lanes = device.warp if device.is_gpu else 16
+    slow = {itemsize: 1, 2 * itemsize: 2}.get(abs(step), 6)
+    return slow * -(-length // lanes) * lanes / length
+
+
+def _aligned_vector(problem: DirectProblem) -> int:
+    """Groups of one access of 16 bytes, or as many as alignment allows."""
+    vector = min(16 // problem.itemsizes[0], 8)
+    sizes = problem.itemsizes
+    while vector > 1 and (
+        vector > problem.groups
+        or any(
+            alignment < min(16, vector * size)
+            for alignment, size in zip(problem.alignments, sizes, strict=True)
+        )
+    ):
+        vector //= 2
+    return vector

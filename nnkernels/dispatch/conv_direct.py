@@ -1,0 +1,190 @@
+"""Convolutions with few channels in a group: from a product over windows to a direct kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config import conv_direct as config
+from nnkernels.config.conv_direct import DirectConfig, DirectProblem
+from nnkernels.dispatch.axes import largest_power_of_two
+from nnkernels.dispatch.conv_geometry import Strides3, Weights, WindowProduct
+from nnkernels.dispatch.matmul_call import Epilogue, Types
+from nnkernels.dispatch.packing import Packer
+
+
+def in_memory_order(product: WindowProduct, weights: Weights) -> tuple[WindowProduct, Weights]:
+    """The same with the spatial axes in order of the image's memory: neighbours come last."""
+    order = sorted(
+        range(3), key=lambda i: (product.axes[i].pixels > 1, -abs(product.image.spatial[i]))
+    )
+
+    def of(three: Any) -> Any:
+        return tuple(three[i] for i in order)
+
+    def strides(array: Strides3) -> Strides3:
+        return replace(array, spatial=of(array.spatial))
+
+    moved = replace(
+        product,
+        axes=of(product.axes),
+        image=strides(product.image),
+        pixels=strides(product.pixels),
+    )
+    return moved, replace(weights, taps=of(weights.taps), tap_strides=of(weights.tap_strides))
+
+
+def direct_problem(
+    product: WindowProduct,
+    weights: Weights,
+    itemsizes: tuple[int, int],
+    types: Types,
+    alignments: tuple[int, int],
+) -> DirectProblem:
+    """What a configuration may know.
+
+    Parameters
+    ----------
+    itemsizes : pair of int
+        Of the image and the array of pixels.
+    alignments : pair of int
+        Of their addresses.
+    """
+    image, pixels, last = product.image, product.pixels, product.axes[-1]
+    axes = product.axes
+    a, b, c = (axis.pixels for axis in axes)
+    sizes = (weights.groups, weights.rows, weights.channels, *weights.taps)
+    reach = sum(n * abs(s) for n, s in zip(sizes, weight_strides(weights), strict=True))
+    return DirectProblem(
+        images=product.images,
+        groups=product.groups,
+        channels=product.channels,
+        rows=product.rows,
+        pixels=(a, b, c),
+        kernel=product.taps,
+        last_step=last.step,
+        image_steps=(last.step * image.spatial[2], image.group),
+        pixel_steps=(pixels.spatial[2], pixels.group),
+        itemsizes=itemsizes,
+        compute_itemsize=types.accumulator[2],
+        is_complex=types.c.kind == "c",
+        alignments=(
+            largest_power_of_two(alignments[0], image.batch, image.channel, *image.spatial),
+            largest_power_of_two(alignments[1], pixels.batch, pixels.channel, *pixels.spatial),
+        ),
+        reach=max(product.reach, reach, product.groups * product.rows * product.pixel_count),
+    )
+
+
+def weight_strides(weights: Weights) -> tuple[int, ...]:
+    """Strides of groups, rows, channels and taps."""
+    return (
+        weights.group_stride,
+        weights.row_stride,
+        weights.channel_stride,
+        *weights.tap_strides,
+    )
+
+
+def pack_geometry(packer: Packer, product: WindowProduct, weights: Weights) -> None:
+    """``DirectGeometry`` of ``cuda_src/nnk/conv_direct_geometry.cuh``."""
+    packer.align(16)
+    packer.add_index(product.images, product.groups, product.channels, product.rows)
+    for name in ("pixels", "step", "tap", "start", "size", "taps"):
+        packer.add_index(*(getattr(axis, name) for axis in product.axes))
+    for array in (product.image, product.pixels):
+        packer.add_index(array.batch, array.group, array.channel, *array.spatial)
+    packer.add_index(*weight_strides(weights))
+    packer.add_divisor(product.axes[-1].step)
+
+
+def prepare_direct(
+    product: WindowProduct,
+    weights: Weights,
+    types: Types,
+    conjugate: bool,
+    epilogue: Epilogue,
+    bias_stride: int | None,
+    alignments: tuple[int, int],
+    machine: Any,
+) -> tuple[bytes, Any]:
+    """Choose how a convolution with few channels in a group is made, and prepare its launch.
+
+    Parameters
+    ----------
+    types : Types
+        A are weights, B is the image.
+    conjugate : bool
+        Whether weights are taken so.
+    alignments : pair of int
+        Of the addresses of image and result.
+
+    Returns
+    -------
+    tail : bytes
+        Arguments after the pointers: those of bias, weights, image and result.
+    start : callable
+        Starts the launch.
+    """
+    assert epilogue.alpha == epilogue.beta == 1, "sums begin with the bias"
+    product, weights = in_memory_order(product, weights)
+    sizes = types.b.itemsize, types.c.itemsize
+    problem = direct_problem(product, weights, sizes, types, alignments)
+    chosen = config.configure(problem, machine.device)
+    tiles = chosen.tiles(problem)
+    items = problem.images * prod(tiles)
+    blocks = -(-items // chosen.items_of_block)
+    packer = Packer(3 if bias_stride is None else 4, chosen.index)
+    packer.add_index(items)
+    packer.add("i", chosen.items_of_block, chosen.slab)
+    packer.add_divisors((blocks, product.rows, *tiles[:2], *tiles[:1:-1]))
+    packer.add_index(bias_stride or 0)
+    packer.align(16)
+    packer.add_scalars(types.activated[1], epilogue.parameters or (0,))
+    pack_geometry(packer, product, weights)
+    instance = _instance(chosen, types, conjugate, epilogue)
+    # Work, in bytes that would take as long: see `matmul_launch.prepare_with`.
+    traffic = product.groups * product.rows * product.pixel_count * max(problem.terms, 4)
+    start = machine.prepare(
+        instance,
+        blocks * chosen.slabs(problem) * product.rows,
+        chosen.shared_bytes(problem),
+        traffic,
+    )
+    return packer.finish(), start
+
+
+def _instance(
+    chosen: DirectConfig, types: Types, conjugate: bool, epilogue: Epilogue
+) -> Instance:
+    functor, lanes = epilogue.activation, chosen.lanes
+    name, headers = ("Identity", ()) if functor is None else (functor.name, (functor.header,))
+    storage = ", ".join(
+        (
+            types.b.storage,
+            types.a.storage,
+            types.storage_c,
+            "void" if types.d is None else types.d.storage,
+            types.accumulator[0],
+            types.activated[0],
+        )
+    )
+    numbers = f"{lanes.vector}, {chosen.registers}, {chosen.threads}"
+    flags = (lanes.unit_image, lanes.unit_pixels, conjugate and types.c.kind == "c")
+    kernel = (
+        f"ConvDirect<{storage}, {name}, {index_type(chosen.index)}, {flag(lanes.along_groups)}, "
+        f"{numbers}, {', '.join(map(flag, flags))}>"
+    )
+    return Instance("conv_direct", kernel, chosen.threads, headers)
+
+
+def index_type(index: str) -> str:
+    """The C++ type of a kind of index."""
+    return "int32" if index == "i" else "int64"
+
+
+def flag(value: bool) -> str:
+    """A C++ truth value."""
+    return "true" if value else "false"
