@@ -17,16 +17,18 @@ namespace nnk {
 // TX, TW, TY, TD: element types of image, weights, result and bias (void for none)
 // S: type of the sums; TR: type in which they are activated
 // R: pixels of a thread along the axis before the last one, or (AlongGroups) along the last one
+// Step: from one to the next of them, 1 or 2, if taps along that axis see neighbours; else 0
 // UnitX, UnitY: lanes are adjacent in the image and the result (on a GPU, and aligned)
 // Conjugate: weights are taken so
 template <class TX, class TW, class TY, class TD, class S, class TR, class Activation, class Index,
-          bool AlongGroups, int N, int R, int Threads, bool UnitX, bool UnitY, bool Conjugate>
+          bool AlongGroups, int N, int R, int Step, int Threads, bool UnitX, bool UnitY,
+          bool Conjugate>
 struct ConvDirect {
   using V = Vec<S, N>;
   using Geometry = DirectGeometry<Index>;
   static constexpr bool has_bias = Addend<TD>::operands > 0;
   static constexpr int parameters = Activation::parameters > 0 ? Activation::parameters : 1;
-  static constexpr int axis = AlongGroups ? 2 : 1;  // of the R pixels
+  static constexpr int axis = AlongGroups ? 2 : 1;   // of the R pixels
   static constexpr int width = AlongGroups ? N : 1;  // weights that are read at once
 
   struct Args : Addend<TD>::Operands {
@@ -59,10 +61,7 @@ struct ConvDirect {
 
   template <class G>
   NNK_FN ConvDirect(const G& group, const Args& a)
-      : args(a),
-        g(a.geometry),
-        stride(a.vectors * width),
-        terms(g.channels * g.taps()) {
+      : args(a), g(a.geometry), stride(a.vectors * width), terms(g.channels * g.taps()) {
     weights = group.template dynamic_shared<S>(0, int(terms + 1) * stride);
     const Index block = Index(group.block());
     const Index slab = args.blocks_of_slab.divide(block);
@@ -93,8 +92,7 @@ struct ConvDirect {
     const int across = args.vectors < Threads ? args.vectors : Threads;
     const int teams = Threads / across, team = rank / across;
     if (team >= teams) return;
-    const TW* const from =
-        byte_offset(args.weights, first_group * g.weight[0] + row * g.weight[1]);
+    const TW* const from = byte_offset(args.weights, first_group * g.weight[0] + row * g.weight[1]);
     auto tap = DirectTap<Index>::of(g, Index(team));
     for (Index k = team; k < terms; k += teams) {
       fetch_line(byte_offset(from, tap.in_weights(g)), g.weight[0], int(k), rank - team * across,
@@ -175,63 +173,104 @@ struct ConvDirect {
 
     const Index group = first_group + lane;
     const TX* const image = byte_offset(args.image, item.image * g.image[0] + group * g.image[1]);
-    const Index at0 = g.position(0, u0), at1 = g.position(1, u1), at2 = g.position(2, u2);
-    int term = 0;
-    for (Index c = 0; c < g.channels; ++c) {
-      for (Index t0 = 0; t0 < g.kernel[0]; ++t0) {
-        const Index p0 = at0 + t0 * g.tap[0];
-        if (!g.is_inside(0, p0)) {
-          term += int(g.kernel[1] * g.kernel[2]);
-          continue;
-        }
-        for (Index t1 = 0; t1 < g.kernel[1]; ++t1) {
-          const Index p1 = at1 + t1 * g.tap[1];
-          if (AlongGroups && !g.is_inside(1, p1)) {
-            term += int(g.kernel[2]);
-            continue;
-          }
-          const TX* from = byte_offset(image, c * g.image[2] + p0 * g.image[3] + p1 * g.image[4] +
-                                                  at2 * g.image[5]);
-          Index p2 = at2;
-          for (Index t2 = 0; t2 < g.kernel[2]; ++t2) {
-            const LaneRange lanes =
-                AlongGroups ? LaneRange{0, count} : lanes_inside<N>(g, p2, count);
-            add(sums, weight(term, lane), from, AlongGroups ? p2 : p1, pixels, lanes);
-            p2 += g.tap[2];
-            from = byte_offset(from, g.tap[2] * g.image[5]);
-            ++term;
-          }
-        }
-      }
-    }
-    TY* const to = byte_offset(args.result, item.image * g.other[0] + group * g.other[1] +
-                                                row * g.other[2] + u0 * g.other[3] +
-                                                u1 * g.other[4] + u2 * g.other[5]);
+    add_windows(sums, image, g.position(0, u0), g.position(1, u1), g.position(2, u2), lane, count);
+    TY* const to =
+        byte_offset(args.result, item.image * g.other[0] + group * g.other[1] + row * g.other[2] +
+                                     u0 * g.other[3] + u1 * g.other[4] + u2 * g.other[5]);
     NNK_UNROLL
     for (int i = 0; i < R; ++i)
       if (i < pixels) store(byte_offset(to, i * g.other[3 + axis]), sums[i], count);
   }
   static NNK_FN int clipped(Index n) { return n < N ? int(n) : N; }
 
-  // A tap of R pixels, the first of which sees the element `at` of their axis.
-  NNK_FN void add(V (&sums)[R], const V& weight, const TX* from, Index at, int pixels,
-                  LaneRange lanes) const {
-    const Index step = g.step[axis], next = step * g.image[3 + axis];
-    const Index lane_step = AlongGroups ? g.image[1] : g.step[2] * g.image[5];
-    const bool full = pixels == R && at >= 0 && at + (R - 1) * step < g.size[axis];
-    if (full && lanes.template is_all<N>()) {
+  // All channels and taps. at0, at1, at2: what tap 0 of the first pixel sees
+  NNK_FN void add_windows(V (&sums)[R], const TX* image, Index at0, Index at1, Index at2, int lane,
+                          int count) const {
+    constexpr int other = 3 - axis;
+    // From tap to tap along the axis of the R pixels, and along the other one.
+    const int term_step = AlongGroups ? 1 : int(g.kernel[2]);
+    const int next_term = AlongGroups ? int(g.kernel[2]) : 1;
+    const int plane = int(g.kernel[1] * g.kernel[2]);
+    int term = 0;
+    for (Index c = 0; c < g.channels; ++c) {
+      Index p0 = at0;
+      for (Index t0 = 0; t0 < g.kernel[0]; ++t0, p0 += g.tap[0], term += plane) {
+        if (!g.is_inside(0, p0)) continue;
+        const TX* from = byte_offset(
+            image, c * g.image[2] + p0 * g.image[3] + at1 * g.image[4] + at2 * g.image[5]);
+        Index p = AlongGroups ? at1 : at2;
+        int row_term = term;
+        for (Index t = 0; t < g.kernel[other]; ++t) {
+          LaneRange lanes{0, count};
+          if constexpr (!AlongGroups) lanes = lanes_inside<N>(g, p, count);
+          if (AlongGroups ? g.is_inside(1, p) : !lanes.is_empty())
+            add_taps(sums, from, AlongGroups ? at2 : at1, row_term, term_step, lane, lanes);
+          p += g.tap[other];
+          from = byte_offset(from, g.tap[other] * g.image[3 + other]);
+          row_term += next_term;
+        }
+      }
+    }
+  }
+
+  // The taps along the axis of the R pixels, from `term` on; the first of these sees element `at`.
+  NNK_FN void add_taps(V (&sums)[R], const TX* from, Index at, int term, int term_step, int lane,
+                       LaneRange lanes) const {
+    const int taps = int(g.kernel[axis]);
+    const Index next = g.tap[axis] * g.image[3 + axis];
+    int t = 0;
+    if constexpr (Step > 0) {
+      for (; t + together <= taps; t += together) {
+        add_together(sums, from, at, term, term_step, lane, lanes);
+        at += together;
+        from = byte_offset(from, together * next);
+        term += together * term_step;
+      }
+    }
+    for (; t < taps; ++t) {
+      const V w = weight(term, lane);
       NNK_UNROLL
-      for (int i = 0; i < R; ++i)
-        sums[i] =
-            fma(weight, load_all<S, N, UnitX>(byte_offset(from, i * next), lane_step), sums[i]);
+      for (int i = 0; i < R; ++i) {
+        const Index seen = i * g.step[axis];
+        if (g.is_inside(axis, at + seen))
+          sums[i] = fma(w, load(byte_offset(from, seen * g.image[3 + axis]), lanes), sums[i]);
+      }
+      at += g.tap[axis];
+      from = byte_offset(from, next);
+      term += term_step;
+    }
+  }
+
+  // Three taps, which see neighbours: what is loaded is seen by several of them.
+  static constexpr int together = 3;
+  NNK_FN void add_together(V (&sums)[R], const TX* from, Index at, int term, int term_step,
+                           int lane, LaneRange lanes) const {
+    constexpr int seen = (R - 1) * Step + together;
+    const Index next = g.image[3 + axis];
+    V w[together];
+    NNK_UNROLL
+    for (int t = 0; t < together; ++t) w[t] = weight(term + t * term_step, lane);
+    if (at >= 0 && at + seen <= g.size[axis] && lanes.template is_all<N>()) {
+      NNK_UNROLL
+      for (int j = 0; j < seen; ++j)
+        add_seen(sums, w, j, load_all<S, N, UnitX>(byte_offset(from, j * next), lane_step()));
     } else {
       NNK_UNROLL
-      for (int i = 0; i < R; ++i)
-        if (full || (i < pixels && g.is_inside(axis, at + i * step)))
-          sums[i] = fma(weight,
-                        load_some<S, N, UnitX>(byte_offset(from, i * next), lane_step, lanes),
-                        sums[i]);
+      for (int j = 0; j < seen; ++j)
+        if (g.is_inside(axis, at + j))
+          add_seen(sums, w, j, load(byte_offset(from, j * next), lanes));
     }
+  }
+  static NNK_FN void add_seen(V (&sums)[R], const V (&w)[together], int j, const V& x) {
+    NNK_UNROLL
+    for (int t = 0; t < together; ++t) {
+      const int i = (j - t) / (Step > 0 ? Step : 1);
+      if (j >= t && i * Step == j - t && i < R) sums[i] = fma(w[t], x, sums[i]);
+    }
+  }
+  NNK_FN Index lane_step() const { return AlongGroups ? g.image[1] : g.step[2] * g.image[5]; }
+  NNK_FN V load(const TX* from, LaneRange lanes) const {
+    return load_some<S, N, UnitX>(from, lane_step(), lanes);
   }
   NNK_FN void store(TY* to, const V& sum, int count) const {
     const auto y = convert<TY>(Activation::apply(args.parameter, convert<TR>(sum)));

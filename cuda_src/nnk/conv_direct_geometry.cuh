@@ -1,10 +1,10 @@
 // What the direct kernels of convolutions with few channels in a group share: conv_direct.cuh and
 // conv_direct_weight.cuh.
 //
-// Pixels, taps and windows are those of conv_windows.cuh. The host has put the spatial axes in order
-// of memory: neighbours along the last one are nearest. The lanes of a vector are neighbours in
-// memory: pixels along the last spatial axis, or (AlongGroups, where the channels of the image are
-// adjacent) groups.
+// Pixels, taps and windows are those of conv_windows.cuh. The host has put the spatial axes in
+// order of memory: neighbours along the last one are nearest. The lanes of a vector are neighbours
+// in memory: pixels along the last spatial axis, or (AlongGroups, where the channels of the image
+// are adjacent) groups.
 #pragma once
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"

@@ -5,7 +5,7 @@ See ``cuda_src/nnk/conv_direct.cuh`` and ``cuda_src/nnk/conv_direct_weight.cuh``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from nnkernels.config.device import Device
@@ -19,6 +19,8 @@ MOST_TERMS = 1024
 
 # Vectors of pixels that a thread has in registers.
 _REGISTERS = {True: 4, False: 8}  # on a GPU, on a CPU
+# Taps that are taken together: see ``cuda_src/nnk/conv_direct.cuh``.
+TOGETHER = 3
 # On a CPU, results of a block at least, and its weights at most.
 _RESULTS_OF_BLOCK = 16384
 _WEIGHT_BYTES = {True: 16 * 1024, False: 32 * 1024}
@@ -39,8 +41,8 @@ class DirectProblem:
         ``channels`` of the image in a group, ``rows`` of the array of pixels.
     pixels, kernel : tuple of int
         Windows and taps along the spatial axes.
-    last_step : int
-        Elements from window to window along the last one.
+    steps, taps : tuple of int
+        Elements from window to window, and from tap to tap.
     image_steps, pixel_steps : pair of int
         From window to window along the last axis, and from group to group: in the image, and in
         the array of pixels.
@@ -63,7 +65,8 @@ class DirectProblem:
     rows: int
     pixels: tuple[int, int, int]
     kernel: tuple[int, int, int]
-    last_step: int
+    steps: tuple[int, int, int]
+    taps: tuple[int, int, int]
     image_steps: tuple[int, int]
     pixel_steps: tuple[int, int]
     itemsizes: tuple[int, int]
@@ -108,6 +111,8 @@ class DirectConfig:
         Of a vector.
     registers : int
         Vectors of a thread.
+    step : int
+        Elements from one of them to the next, where taps see neighbours; else 0.
     threads : int
         Of a block.
     slab : int
@@ -120,6 +125,7 @@ class DirectConfig:
 
     lanes: Lanes
     registers: int
+    step: int
     threads: int
     slab: int
     items_of_block: int
@@ -148,18 +154,22 @@ def configure(problem: DirectProblem, device: Device) -> DirectConfig:
     lanes = lanes_of(problem, device)
     axis = 2 if lanes.along_groups else 1
     registers = _REGISTERS[device.is_gpu] if problem.pixels[axis] > 1 else 1
-    slab = 1
+    slab, step = 1, problem.steps[axis]
+    if step > 2 or problem.taps[axis] != 1 or problem.kernel[axis] < TOGETHER:
+        step = 0
     if lanes.along_groups:
         weights = (problem.terms + 1) * lanes.vector * problem.compute_itemsize
-        slab = max(min(_WEIGHT_BYTES[device.is_gpu] // weights, -(-problem.groups // lanes.vector)), 1)
-    chosen = DirectConfig(lanes, registers, 1, slab, 1, index_kind(problem.reach))
+        slab = max(
+            min(_WEIGHT_BYTES[device.is_gpu] // weights, -(-problem.groups // lanes.vector)), 1
+        )
+    chosen = DirectConfig(lanes, registers, step, 1, slab, 1, index_kind(problem.reach))
     items = problem.images * prod(chosen.tiles(problem))
-    threads, items_of_block = 1, max(_RESULTS_OF_BLOCK // (registers * lanes.vector), 8 * slab)
+    threads, items_of_block = 1, max(_RESULTS_OF_BLOCK // (registers * lanes.vector), 16 * slab)
     if device.is_gpu:
         threads = 64 if items <= 64 else 128
         many = chosen.slabs(problem) * problem.rows * items >= 16 * device.processors * threads
         items_of_block = threads * (2 if many else 1)
-    return DirectConfig(lanes, registers, threads, slab, items_of_block, chosen.index)
+    return replace(chosen, threads=threads, items_of_block=items_of_block)
 
 
 # ---- lanes --------------------------------------------------------------------------------------

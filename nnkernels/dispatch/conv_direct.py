@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -16,24 +17,45 @@ from nnkernels.dispatch.packing import Packer
 
 
 def in_memory_order(product: WindowProduct, weights: Weights) -> tuple[WindowProduct, Weights]:
-    """The same with the spatial axes in order of the image's memory: neighbours come last."""
+    """The same product with the spatial axes in order of the image's memory: neighbours come last.
+
+    Taps see elements in their order: those of a flipped convolution are taken from the last one.
+    """
     order = sorted(
         range(3), key=lambda i: (product.axes[i].pixels > 1, -abs(product.image.spatial[i]))
     )
-
-    def of(three: Any) -> Any:
-        return tuple(three[i] for i in order)
+    axes, taps, offset = [], [], weights.offset
+    for i in order:
+        axis, stride = product.axes[i], weights.tap_strides[i]
+        if axis.tap < 0 and axis.taps:
+            last = axis.taps - 1
+            axis = replace(axis, tap=-axis.tap, start=axis.start + last * axis.tap)
+            offset, stride = offset + last * stride, -stride
+        axes.append(axis)
+        taps.append((axis.taps, stride))
 
     def strides(array: Strides3) -> Strides3:
-        return replace(array, spatial=of(array.spatial))
+        return replace(array, spatial=_three(array.spatial[i] for i in order))
 
-    moved = replace(
-        product,
-        axes=of(product.axes),
-        image=strides(product.image),
-        pixels=strides(product.pixels),
+    return (
+        replace(
+            product,
+            axes=_three(axes),
+            image=strides(product.image),
+            pixels=strides(product.pixels),
+        ),
+        replace(
+            weights,
+            offset=offset,
+            taps=_three(count for count, _ in taps),
+            tap_strides=_three(stride for _, stride in taps),
+        ),
     )
-    return moved, replace(weights, taps=of(weights.taps), tap_strides=of(weights.tap_strides))
+
+
+def _three(values: Iterable[Any]) -> tuple[Any, Any, Any]:
+    a, b, c = values
+    return a, b, c
 
 
 def direct_problem(
@@ -64,7 +86,8 @@ def direct_problem(
         rows=product.rows,
         pixels=(a, b, c),
         kernel=product.taps,
-        last_step=last.step,
+        steps=_three(axis.step for axis in axes),
+        taps=_three(axis.tap for axis in axes),
         image_steps=(last.step * image.spatial[2], image.group),
         pixel_steps=(pixels.spatial[2], pixels.group),
         itemsizes=itemsizes,
@@ -114,6 +137,8 @@ def prepare_direct(
 
     Parameters
     ----------
+    product, weights
+        In order of memory.
     types : Types
         A are weights, B is the image.
     conjugate : bool
@@ -129,7 +154,6 @@ def prepare_direct(
         Starts the launch.
     """
     assert epilogue.alpha == epilogue.beta == 1, "sums begin with the bias"
-    product, weights = in_memory_order(product, weights)
     sizes = types.b.itemsize, types.c.itemsize
     problem = direct_problem(product, weights, sizes, types, alignments)
     chosen = config.configure(problem, machine.device)
@@ -156,9 +180,7 @@ def prepare_direct(
     return packer.finish(), start
 
 
-def _instance(
-    chosen: DirectConfig, types: Types, conjugate: bool, epilogue: Epilogue
-) -> Instance:
+def _instance(chosen: DirectConfig, types: Types, conjugate: bool, epilogue: Epilogue) -> Instance:
     functor, lanes = epilogue.activation, chosen.lanes
     name, headers = ("Identity", ()) if functor is None else (functor.name, (functor.header,))
     storage = ", ".join(
@@ -171,7 +193,7 @@ def _instance(
             types.activated[0],
         )
     )
-    numbers = f"{lanes.vector}, {chosen.registers}, {chosen.threads}"
+    numbers = f"{lanes.vector}, {chosen.registers}, {chosen.step}, {chosen.threads}"
     flags = (lanes.unit_image, lanes.unit_pixels, conjugate and types.c.kind == "c")
     kernel = (
         f"ConvDirect<{storage}, {name}, {index_type(chosen.index)}, {flag(lanes.along_groups)}, "

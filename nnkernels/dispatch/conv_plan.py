@@ -20,7 +20,7 @@ from nnkernels.dispatch.axes import (
     memory_order,
     merge,
 )
-from nnkernels.dispatch.conv_direct import prepare_direct
+from nnkernels.dispatch.conv_direct import in_memory_order, prepare_direct
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows, prepare_windows
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
@@ -261,9 +261,9 @@ def _add(
     offset : int
         Bytes to the first pixel of the result.
     """
-    slot = (numbers[0], weights.offset)
     added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
     if is_direct(product.channels, product.rows, product.terms):
+        product, weights = in_memory_order(product, weights)
         alignment = operands.alignment(machine)
         alignments = alignment, largest_power_of_two(16, offset)
         tail, start = prepare_direct(
@@ -276,8 +276,10 @@ def _add(
             alignments,
             machine,
         )
-        plan.add(start, (*added, slot, (numbers[1], 0), (plan.result_number, offset)), tail)
+        pair = (numbers[0], weights.offset), (numbers[1], 0)
+        plan.add(start, (*added, *pair, (plan.result_number, offset)), tail)
         return
+    slot = (numbers[0], weights.offset)
     channels_fast = _channels_fast(operands.arrays[numbers[1]], product.channels)
     step = weights.step(channels_fast)
     strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
