@@ -265,7 +265,7 @@ struct ConvDirect {
     NNK_UNROLL
     for (int t = 0; t < together; ++t) {
       const int i = (j - t) / (Step > 0 ? Step : 1);
-      if (j >= t && i * Step == j - t && i < R) sums[i] = fma(w[t], x, sums[i]);
+      if (j >= t && i * Step == j - t && i < R) sums[i] = fma_in_register(w[t], x, sums[i]);
     }
   }
   NNK_FN Index lane_step() const { return AlongGroups ? g.image[1] : g.step[2] * g.image[5]; }

@@ -100,4 +100,12 @@ NNK_FN Vec<S, N> load_some(const T* from, Index step, LaneRange lanes) {
                                        Vec<T, N>::splat(T())));
 }
 
+// a b + c with all of them in registers: where b was loaded once for several of these, a compiler
+// may take it from memory for each (GCC does, and loads from two cache lines are slow).
+template <class S, int N>
+NNK_FN Vec<S, N> fma_in_register(const Vec<S, N>& a, const Vec<S, N>& b, const Vec<S, N>& c) {
+  if constexpr (is_floating<S>) return fma_always(a, b, c);
+  else return fma(a, b, c);
+}
+
 }  // namespace nnk

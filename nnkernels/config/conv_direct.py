@@ -214,3 +214,106 @@ def _aligned_vector(problem: DirectProblem) -> int:
     ):
         vector //= 2
     return vector
+
+
+# ---- the gradient by the weights ------------------------------------------------------------------
+
+# Taps of a tile along either of the last two axes.
+_SIDE = 3
+# Of a CPU: with fewer blocks, pixels are split, into ranges of at least so many vectors; and at
+# most so many, because a long sum rounds badly. No number of threads is looked at.
+_LEAST_BLOCKS = 16
+_VECTORS_OF_SPLIT = 256, 16384
+# Of a GPU.
+_WEIGHT_THREADS = 128
+_MOST_SPLITS = 256
+
+
+@dataclass(frozen=True)
+class DirectWeightConfig:
+    """``ConvDirectWeight`` of ``cuda_src/nnk/conv_direct_weight.cuh``.
+
+    Attributes
+    ----------
+    lanes : Lanes
+        Of a vector.
+    threads : int
+        Of a block.
+    slab : int
+        Vectors of groups of a block; 1 where lanes are pixels.
+    tile : pair of int
+        Taps of a block along the last two axes.
+    segment : int
+        Pixels along the last axis of an item.
+    splits : int
+        Into how many ranges items are split.
+    items_of_split : int
+        How many items are a range.
+    index : str
+        Kind of index, ``"i"`` or ``"q"``.
+    """
+
+    lanes: Lanes
+    threads: int
+    slab: int
+    tile: tuple[int, int]
+    segment: int
+    splits: int
+    items_of_split: int
+    index: str
+
+    def slabs(self, problem: DirectProblem) -> int:
+        """How many slabs of groups there are."""
+        width = self.slab * self.lanes.vector if self.lanes.along_groups else 1
+        return -(-problem.groups // width)
+
+    def tiles(self, problem: DirectProblem) -> tuple[int, int]:
+        """How many tiles of taps there are along the last two axes."""
+        first, second = (
+            -(-n // side) for n, side in zip(problem.kernel[1:], self.tile, strict=True)
+        )
+        return first, second
+
+    def items(self, problem: DirectProblem) -> int:
+        """Segments of all images."""
+        a, b, c = problem.pixels
+        return problem.images * a * b * -(-c // self.segment)
+
+    def blocks(self, problem: DirectProblem) -> int:
+        """How many there are."""
+        tiles = prod(self.tiles(problem)) * problem.kernel[0]
+        return self.slabs(problem) * problem.rows * problem.channels * tiles * self.splits
+
+    def shared_bytes(self, problem: DirectProblem) -> int:
+        """In which threads of a GPU exchange sums of groups."""
+        many = self.lanes.along_groups and self.threads > 1
+        return self.threads * self.lanes.vector * problem.compute_itemsize if many else 0
+
+
+def configure_weight(problem: DirectProblem, device: Device) -> DirectWeightConfig:
+    """How the gradient by the weights is made."""
+    lanes = lanes_of(problem, device)
+    first, second = (-(-n // -(-n // _SIDE)) for n in problem.kernel[1:])
+    slab, threads = 1, _WEIGHT_THREADS if device.is_gpu else 1
+    if device.is_gpu and lanes.along_groups:
+        slab = min(-(-problem.groups // lanes.vector), 32)
+    if lanes.along_groups:
+        segment = 4 if device.is_gpu else 64
+    else:
+        segment = 1 if device.is_gpu else 16 * lanes.vector
+    chosen = DirectWeightConfig(
+        lanes, threads, slab, (first, second), segment, 1, 1, index_kind(problem.reach)
+    )
+    items = max(chosen.items(problem), 1)
+    pixels = items * min(segment, max(problem.pixels[2], 1))
+    vectors = pixels if lanes.along_groups else -(-pixels // lanes.vector)
+    blocks = chosen.blocks(problem)
+    if device.is_gpu:
+        teams = threads // slab
+        splits = min(-(-4 * device.processors // blocks), vectors // (16 * teams), _MOST_SPLITS)
+    else:
+        least, most = _VECTORS_OF_SPLIT
+        splits = min(-(-_LEAST_BLOCKS // blocks), vectors // least)
+        splits = max(splits, -(-vectors // most))
+    items_of_split = -(-items // max(splits, 1))
+    return replace(chosen, splits=-(-items // items_of_split), items_of_split=items_of_split)

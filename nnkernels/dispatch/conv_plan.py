@@ -21,6 +21,7 @@ from nnkernels.dispatch.axes import (
     merge,
 )
 from nnkernels.dispatch.conv_direct import in_memory_order, prepare_direct
+from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_weight
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows, prepare_windows
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
@@ -205,6 +206,13 @@ def backward_weight(
     strides = contiguous_strides(shape, dtype.itemsize, order)
     weights = weights_of(strides, shape, groups, flip=False)
     product = windows((x.shape, x.strides), dy.strides, axes, weights, flip)
+    if is_direct(product.channels, product.rows, product.terms):
+        alignment = operands.alignment(machine)
+        direct = prepare_direct_weight(
+            product, weights, channels_fast, types, conjugate, alignment, machine
+        )
+        _add_direct_weight(plan, direct)
+        return plan
     step = weights.step(channels_fast)
     assert step is not None, "the result is dense, in this order"
     prepared = Windows(
@@ -219,6 +227,16 @@ def backward_weight(
     tail, start = prepare_windows(prepared, machine)
     plan.add(start, ((0, 0), (1, 0), (plan.result_number, 0)), tail)
     return plan
+
+
+def _add_direct_weight(plan: ConvPlan, direct: DirectWeight) -> None:
+    """Add the launches of a gradient by weights of few channels in a group."""
+    sums, splits = plan.result_number, direct.splits
+    if splits is not None:
+        sums = plan.workspace(splits.workspace.shape[0], splits.workspace.dtype)
+    plan.add(direct.start, ((0, 0), (1, 0), (sums, direct.offset)), direct.tail)
+    if splits is not None:
+        plan.add(splits.finish, ((sums, 0), (plan.result_number, 0)), splits.tail)
 
 
 # ---- parts --------------------------------------------------------------------------------------
