@@ -229,11 +229,13 @@ struct ConvDirect {
     }
     for (; t < taps; ++t) {
       const V w = weight(term, lane);
+      const TX* p = from;
+      Index seen = at;
       NNK_UNROLL
       for (int i = 0; i < R; ++i) {
-        const Index seen = i * g.step[axis];
-        if (g.is_inside(axis, at + seen))
-          sums[i] = fma(w, load(byte_offset(from, seen * g.image[3 + axis]), lanes), sums[i]);
+        if (g.is_inside(axis, seen)) sums[i] = fma(w, load(p, lanes), sums[i]);
+        seen += g.step[axis];
+        p = stepped(p, g.step[axis] * g.image[3 + axis]);
       }
       at += g.tap[axis];
       from = byte_offset(from, next);
@@ -250,15 +252,19 @@ struct ConvDirect {
     V w[together];
     NNK_UNROLL
     for (int t = 0; t < together; ++t) w[t] = weight(term + t * term_step, lane);
-    if (at >= 0 && at + seen <= g.size[axis] && lanes.template is_all<N>()) {
+    const bool all = at >= 0 && at + seen <= g.size[axis] && lanes.template is_all<N>();
+    if (all) {
       NNK_UNROLL
-      for (int j = 0; j < seen; ++j)
-        add_seen(sums, w, j, load_all<S, N, UnitX>(byte_offset(from, j * next), lane_step()));
+      for (int j = 0; j < seen; ++j) {
+        add_seen(sums, w, j, load_all<S, N, UnitX>(from, lane_step()));
+        from = stepped(from, next);
+      }
     } else {
       NNK_UNROLL
-      for (int j = 0; j < seen; ++j)
-        if (g.is_inside(axis, at + j))
-          add_seen(sums, w, j, load(byte_offset(from, j * next), lanes));
+      for (int j = 0; j < seen; ++j) {
+        if (g.is_inside(axis, at + j)) add_seen(sums, w, j, load(from, lanes));
+        from = stepped(from, next);
+      }
     }
   }
   static NNK_FN void add_seen(V (&sums)[R], const V (&w)[together], int j, const V& x) {

@@ -100,6 +100,14 @@ NNK_FN Vec<S, N> load_some(const T* from, Index step, LaneRange lanes) {
                                        Vec<T, N>::splat(T())));
 }
 
+// The next address of several, from the one before: a compiler that computes each from the first
+// one keeps them all in registers, of which there are not so many, from loop to loop.
+template <class T, class Index> NNK_FN T* stepped(T* p, Index bytes) {
+  p = byte_offset(p, bytes);
+  if constexpr (lanes_are_simd) asm("" : "+r"(p));
+  return p;
+}
+
 // a b + c with all of them in registers: where b was loaded once for several of these, a compiler
 // may take it from memory for each (GCC does, and loads from two cache lines are slow).
 template <class S, int N>
