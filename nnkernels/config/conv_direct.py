@@ -17,8 +17,9 @@ MOST_ROWS = 8
 # Weights of so many terms, of several groups, fit into the shared memory of a block.
 MOST_TERMS = 1024
 
-# Vectors of pixels that a thread has in registers.
-_REGISTERS = {True: 4, False: 8}  # on a GPU, on a CPU
+# Vectors of pixels that a thread has in registers: on a GPU; on a CPU with 32 registers of 64 bytes,
+# and others. (Images have lengths of 7, 14, 28, ... more often than others.)
+_GPU_REGISTERS, _WIDE_REGISTERS, _REGISTERS = 4, 14, 7
 # Taps that are taken together: see ``cuda_src/nnk/conv_direct.cuh``.
 TOGETHER = 3
 # On a CPU, results of a block at least, and its weights at most.
@@ -153,7 +154,7 @@ def configure(problem: DirectProblem, device: Device) -> DirectConfig:
     """How a convolution or its gradient by the image is made."""
     lanes = lanes_of(problem, device)
     axis = 2 if lanes.along_groups else 1
-    registers = _REGISTERS[device.is_gpu] if problem.pixels[axis] > 1 else 1
+    registers = 1 if problem.pixels[axis] == 1 else _registers(lanes, device)
     slab, step = 1, problem.steps[axis]
     if step > 2 or problem.taps[axis] != 1 or problem.kernel[axis] < TOGETHER:
         step = 0
@@ -170,6 +171,13 @@ def configure(problem: DirectProblem, device: Device) -> DirectConfig:
         many = chosen.slabs(problem) * problem.rows * items >= 16 * device.processors * threads
         items_of_block = threads * (2 if many else 1)
     return replace(chosen, threads=threads, items_of_block=items_of_block)
+
+
+def _registers(lanes: Lanes, device: Device) -> int:
+    """Vectors of a thread."""
+    if device.is_gpu:
+        return _GPU_REGISTERS
+    return _WIDE_REGISTERS if device.vector_bytes == 64 and lanes.unit_image else _REGISTERS
 
 
 # ---- lanes --------------------------------------------------------------------------------------
