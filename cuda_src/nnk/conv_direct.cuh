@@ -93,7 +93,8 @@ struct ConvDirect {
     const int teams = Threads / across, team = rank / across;
     if (team >= teams) return;
     const TW* const from = byte_offset(args.weights, first_group * g.weight[0] + row * g.weight[1]);
-    auto tap = DirectTap<Index>::of(g, Index(team));
+    DirectTap<Index> tap{};
+    if (Index(team) < terms) tap = DirectTap<Index>::of(g, team);  // there may be no taps
     for (Index k = team; k < terms; k += teams) {
       fetch_line(byte_offset(from, tap.in_weights(g)), g.weight[0], int(k), rank - team * across,
                  across);

@@ -12,24 +12,25 @@
 namespace nnk {
 
 // TY, TX, TC: element types of gradients, image and result, which is S where it is to be added up
+// Sliding: pixels of a run, and taps along it, are neighbours
 // UnitX, UnitY: lanes are adjacent in the image and the gradients (on a GPU, and aligned)
 template <class TY, class TX, class TC, class S, class Index, bool AlongGroups, int N, int Threads,
-          bool UnitX, bool UnitY, bool ConjugateY, bool ConjugateX>
+          bool Sliding, bool UnitX, bool UnitY, bool ConjugateY, bool ConjugateX>
 struct ConvDirectWeight {
   using V = Vec<S, N>;
   using Geometry = DirectGeometry<Index>;
   static constexpr int side = 3;
+  static constexpr int along = AlongGroups ? 2 : 1, other = 3 - along;  // axes of runs, and across
 
   struct Args {
     const TY* gradients;
     const TX* image;
     TC* result;
-    // Items are segments of pixels along the last axis, in order of images and axes.
     Index items, items_of_split;
-    Index split_stride;  // of the result, in bytes
-    int32 segment;
-    int32 vectors;  // of N groups, of a block; else 1
-    Divisor<Index> segments, before[2];
+    Index split_stride;       // of the result, in bytes
+    int32 run;                // pixels of an item, at most
+    int32 vectors;            // of N groups, of a block; else 1
+    Divisor<Index> parts[3];  // items along every axis; they are in order of images and axes
     // Blocks are in order of slabs of groups, rows, channels, taps of the first axis, tiles of the
     // others, and splits.
     Divisor<Index> splits, tiles[2], taps, channels, rows;
@@ -95,78 +96,112 @@ struct ConvDirectWeight {
     const Index end = first + (left < args.items_of_split ? left : args.items_of_split);
     for (Index item = first + team; item < end; item += teams) {
       Index i = item;
-      const Index u2 = remainder(i, args.segments) * args.segment;
-      const Index u1 = remainder(i, args.before[1]);
-      const Index u0 = remainder(i, args.before[0]);
+      const Index u2 = remainder(i, args.parts[2]) * (AlongGroups ? args.run : N);
+      const Index u1 = remainder(i, args.parts[1]) * (AlongGroups ? 1 : args.run);
+      const Index u0 = remainder(i, args.parts[0]);
       const Index p0 = g.position(0, u0) + tap[0] * g.tap[0];
-      if (g.is_inside(0, p0)) add_segment(sums, i, u0, u1, u2, p0);
+      if (g.is_inside(0, p0)) add_item(sums, i, u0, u1, u2, p0);
     }
   }
-  NNK_FN void add_segment(V (&sums)[side][side], Index n, Index u0, Index u1, Index u2,
-                          Index p0) const {
-    const Index end = g.pixels[2] - u2 < args.segment ? g.pixels[2] : u2 + args.segment;
+  NNK_FN void add_item(V (&sums)[side][side], Index n, Index u0, Index u1, Index u2,
+                       Index p0) const {
     const Index p1 = g.position(1, u1) + tap[1] * g.tap[1];
-    bool inside[side], all = taps[0] == side && taps[1] == side && count == N;
+    const Index p2 = g.position(2, u2) + tap[2] * g.tap[2];
+    const int lanes = AlongGroups ? count : g.pixels[2] - u2 < N ? int(g.pixels[2] - u2) : N;
+    // What taps of the tile along the other axis see is the same for the whole run.
+    LaneRange seen[side];
+    bool all = taps[other - 1] == side && lanes == N;
     NNK_UNROLL
-    for (int a = 0; a < side; ++a) {
-      inside[a] = a < taps[0] && g.is_inside(1, p1 + a * g.tap[1]);
-      all = all && inside[a];
+    for (int o = 0; o < side; ++o) {
+      const Index p = (AlongGroups ? p1 : p2) + o * g.tap[other];
+      if constexpr (AlongGroups) seen[o] = {0, g.is_inside(other, p) ? lanes : 0};
+      else seen[o] = lanes_inside<N>(g, p, lanes);
+      if (o >= taps[other - 1]) seen[o] = {0, 0};
+      all = all && seen[o].template is_all<N>();
     }
-    Index p2 = g.position(2, u2) + tap[2] * g.tap[2];
+    const Index left = g.pixels[along] - (AlongGroups ? u2 : u1);
+    const Run run{left < args.run ? int(left) : args.run, AlongGroups ? p2 : p1, {0, lanes}};
     const TX* x =
         byte_offset(image, n * g.image[0] + p0 * g.image[3] + p1 * g.image[4] + p2 * g.image[5]);
     const TY* y = byte_offset(gradients,
                               n * g.other[0] + u0 * g.other[3] + u1 * g.other[4] + u2 * g.other[5]);
-    constexpr int pixels = AlongGroups ? 1 : N;
-    // Elements of the image from the first one that the tile sees to the last one.
-    const Index seen = (pixels - 1) * g.step[2] + (side - 1) * g.tap[2];
-    for (; u2 < end; u2 += pixels) {
-      const int lanes = AlongGroups ? count : end - u2 < N ? int(end - u2) : N;
-      if (all && lanes == N && p2 >= 0 && p2 + seen < g.size[2])
-        add_all(sums, load_all<S, N, UnitY>(y, lane_step(g.other, 1)), x);
-      else
-        add_some(sums, load_some<S, N, UnitY>(y, lane_step(g.other, 1), {0, lanes}), x, inside, p2,
-                 lanes);
-      p2 += pixels * g.step[2];
-      x = byte_offset(x, pixels * g.step[2] * g.image[5]);
-      y = byte_offset(y, pixels * g.other[5]);
-    }
+    if (all) add_run<false>(sums, x, y, run, seen);
+    else add_run<true>(sums, x, y, run, seen);
   }
-  // From lane to lane of an array with such strides.
-  NNK_FN Index lane_step(const Index (&stride)[6], Index step) const {
-    return AlongGroups ? stride[1] : step * stride[5];
+
+  // Pixels one after the other along an axis: how many, what the first tap of the tile sees of the
+  // first one, and their lanes.
+  struct Run {
+    int pixels;
+    Index at;
+    LaneRange lanes;
+  };
+  template <bool Masked>
+  NNK_FN void add_run(V (&sums)[side][side], const TX* x, const TY* y, const Run& run,
+                      const LaneRange (&seen)[side]) const {
+    if constexpr (Sliding) slide<Masked>(sums, x, y, run, seen);
+    else walk<Masked>(sums, x, y, run, seen);
   }
-  NNK_FN void add_all(V (&sums)[side][side], const V& y, const TX* x) const {
-    const V dy = ConjugateY ? conj(y) : y;
+  // Neighbouring taps see neighbours: each element of the image is read once, and is the one that
+  // tap t of the pixel t before the last one sees.
+  template <bool Masked>
+  NNK_FN void slide(V (&sums)[side][side], const TX* x, const TY* y, const Run& run,
+                    const LaneRange (&seen)[side]) const {
+    V dy[side];
     NNK_UNROLL
-    for (int a = 0; a < side; ++a) {
+    for (int t = 0; t < side; ++t) dy[t] = V::splat(S());
+    const int elements = run.pixels + taps[along - 1] - 1;
+    for (int q = 0; q < elements; ++q) {
       NNK_UNROLL
-      for (int b = 0; b < side; ++b)
-        add(sums[a][b], dy, load_all<S, N, UnitX>(at_tap(x, a, b), lane_step(g.image, g.step[2])));
+      for (int t = side - 1; t > 0; --t) dy[t] = dy[t - 1];
+      if (q < run.pixels) dy[0] = load_gradient<Masked>(y, run.lanes);
+      if (g.is_inside(along, run.at + q)) {
+        const bool whole = q >= side - 1 && q < run.pixels;
+        NNK_UNROLL
+        for (int o = 0; o < side; ++o) {
+          if (Masked && seen[o].is_empty()) continue;
+          const V v = load_image<Masked>(byte_offset(x, o * other_step()), seen[o]);
+          NNK_UNROLL
+          for (int t = 0; t < side; ++t)
+            if (whole || (q >= t && q - t < run.pixels))
+              sums[t][o] = fma_in_register(dy[t], v, sums[t][o]);
+        }
+      }
+      x = byte_offset(x, g.image[3 + along]);
+      y = byte_offset(y, g.other[3 + along]);
     }
   }
-  NNK_FN void add_some(V (&sums)[side][side], const V& y, const TX* x, const bool (&inside)[side],
-                       Index p2, int lanes) const {
-    const V dy = ConjugateY ? conj(y) : y;
-    NNK_UNROLL
-    for (int b = 0; b < side; ++b) {
-      if (b >= taps[1]) break;
-      const Index p = p2 + b * g.tap[2];
-      LaneRange seen{0, lanes};
-      if constexpr (!AlongGroups) seen = lanes_inside<N>(g, p, lanes);
-      if (AlongGroups ? !g.is_inside(2, p) : seen.is_empty()) continue;
+  template <bool Masked>
+  NNK_FN void walk(V (&sums)[side][side], const TX* x, const TY* y, const Run& run,
+                   const LaneRange (&seen)[side]) const {
+    Index at = run.at;
+    for (int q = 0; q < run.pixels; ++q) {
+      const V dy = load_gradient<Masked>(y, run.lanes);
       NNK_UNROLL
-      for (int a = 0; a < side; ++a)
-        if (inside[a])
-          add(sums[a][b], dy,
-              load_some<S, N, UnitX>(at_tap(x, a, b), lane_step(g.image, g.step[2]), seen));
+      for (int t = 0; t < side; ++t) {
+        if (t >= taps[along - 1] || !g.is_inside(along, at + t * g.tap[along])) continue;
+        const TX* const from = byte_offset(x, t * (g.tap[along] * g.image[3 + along]));
+        NNK_UNROLL
+        for (int o = 0; o < side; ++o)
+          if (!Masked || !seen[o].is_empty())
+            sums[t][o] = fma(dy, load_image<Masked>(byte_offset(from, o * other_step()), seen[o]),
+                             sums[t][o]);
+      }
+      at += g.step[along];
+      x = byte_offset(x, g.step[along] * g.image[3 + along]);
+      y = byte_offset(y, g.other[3 + along]);
     }
   }
-  NNK_FN const TX* at_tap(const TX* x, int a, int b) const {
-    return byte_offset(x, a * (g.tap[1] * g.image[4]) + b * (g.tap[2] * g.image[5]));
+  NNK_FN Index other_step() const { return g.tap[other] * g.image[3 + other]; }
+  template <bool Masked> NNK_FN V load_gradient(const TY* y, LaneRange lanes) const {
+    const Index step = AlongGroups ? g.other[1] : g.other[5];
+    const V dy = Masked ? load_some<S, N, UnitY>(y, step, lanes) : load_all<S, N, UnitY>(y, step);
+    return ConjugateY ? conj(dy) : dy;
   }
-  static NNK_FN void add(V& sum, const V& dy, const V& x) {
-    sum = fma(dy, ConjugateX ? conj(x) : x, sum);
+  template <bool Masked> NNK_FN V load_image(const TX* x, LaneRange lanes) const {
+    const Index step = AlongGroups ? g.image[1] : g.step[2] * g.image[5];
+    const V v = Masked ? load_some<S, N, UnitX>(x, step, lanes) : load_all<S, N, UnitX>(x, step);
+    return ConjugateX ? conj(v) : v;
   }
 
   // ---- the sums of all threads ----------------------------------------------------------------
@@ -177,11 +212,12 @@ struct ConvDirectWeight {
                                                 tap[0] * g.weight[3] + tap[1] * g.weight[4] +
                                                 tap[2] * g.weight[5]);
     NNK_UNROLL
-    for (int a = 0; a < side; ++a) {
+    for (int t = 0; t < side; ++t) {
       NNK_UNROLL
-      for (int b = 0; b < side; ++b)
-        if (a < taps[0] && b < taps[1])
-          finish(group, sums[a][b], byte_offset(to, a * g.weight[4] + b * g.weight[5]));
+      for (int o = 0; o < side; ++o)
+        if (t < taps[along - 1] && o < taps[other - 1])
+          finish(group, sums[t][o],
+                 byte_offset(to, t * g.weight[3 + along] + o * g.weight[3 + other]));
     }
   }
   // Every thread comes here.

@@ -11,14 +11,15 @@ from math import prod
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import index_kind
 
-# With more channels in a group, or rows of results, tiles of a matrix product fill.
-MOST_CHANNELS = 4
-MOST_ROWS = 8
+# With more channels in a group or rows of results, or pairs of both, tiles of a matrix product
+# fill.
+MOST_CHANNELS = 8
+MOST_PAIRS = 16
 # Weights of so many terms, of several groups, fit into the shared memory of a block.
 MOST_TERMS = 1024
 
-# Vectors of pixels that a thread has in registers: on a GPU; on a CPU with 32 registers of 64 bytes,
-# and others. (Images have lengths of 7, 14, 28, ... more often than others.)
+# Vectors of pixels that a thread has in registers: on a GPU; on a CPU with 32 registers of 64
+# bytes, and others. (Images have lengths of 7, 14, 28, ... more often than others.)
 _GPU_REGISTERS, _WIDE_REGISTERS, _REGISTERS = 4, 14, 7
 # Taps that are taken together: see ``cuda_src/nnk/conv_direct.cuh``.
 TOGETHER = 3
@@ -29,7 +30,8 @@ _WEIGHT_BYTES = {True: 16 * 1024, False: 32 * 1024}
 
 def is_direct(channels: int, rows: int, terms: int) -> bool:
     """Whether a convolution with so many channels and rows in a group has a direct kernel."""
-    return channels <= MOST_CHANNELS and rows <= MOST_ROWS and terms <= MOST_TERMS
+    few = max(channels, rows) <= MOST_CHANNELS and channels * rows <= MOST_PAIRS
+    return few and terms <= MOST_TERMS
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,8 @@ def lanes_of(problem: DirectProblem, device: Device) -> Lanes:
 
 def _cost(length: int, step: int, itemsize: int, device: Device) -> float:
     """Time for a lane, with that of a full vector of adjacent lanes as 1."""
-    lanes = device.warp if device.is_gpu else 16
+    # Threads of a GPU are neighbours along all axes: those of a warp may be in several rows.
+    lanes = 4 if device.is_gpu else 16
     slow = {itemsize: 1, 2 * itemsize: 2}.get(abs(step), 6)
     return slow * -(-length // lanes) * lanes / length
 
@@ -224,7 +227,7 @@ def _aligned_vector(problem: DirectProblem) -> int:
     return vector
 
 
-# ---- the gradient by the weights ------------------------------------------------------------------
+# ---- the gradient by the weights ---------------------------------------------------------------
 
 # Taps of a tile along either of the last two axes.
 _SIDE = 3
@@ -232,6 +235,8 @@ _SIDE = 3
 # most so many, because a long sum rounds badly. No number of threads is looked at.
 _LEAST_BLOCKS = 16
 _VECTORS_OF_SPLIT = 256, 16384
+# Pixels of an item: on a GPU, on a CPU.
+_LONGEST_RUN = {True: 8, False: 64}
 # Of a GPU.
 _WEIGHT_THREADS = 128
 _MOST_SPLITS = 256
@@ -251,8 +256,11 @@ class DirectWeightConfig:
         Vectors of groups of a block; 1 where lanes are pixels.
     tile : pair of int
         Taps of a block along the last two axes.
-    segment : int
-        Pixels along the last axis of an item.
+    sliding : bool
+        Whether pixels of a run, and taps along it, are neighbours.
+    run : int
+        Pixels of an item at most: along the last axis where lanes are groups, else along the one
+        before it.
     splits : int
         Into how many ranges items are split.
     items_of_split : int
@@ -265,7 +273,8 @@ class DirectWeightConfig:
     threads: int
     slab: int
     tile: tuple[int, int]
-    segment: int
+    sliding: bool
+    run: int
     splits: int
     items_of_split: int
     index: str
@@ -282,10 +291,12 @@ class DirectWeightConfig:
         )
         return first, second
 
-    def items(self, problem: DirectProblem) -> int:
-        """Segments of all images."""
+    def parts(self, problem: DirectProblem) -> tuple[int, int, int]:
+        """Items of an image along its axes."""
         a, b, c = problem.pixels
-        return problem.images * a * b * -(-c // self.segment)
+        if self.lanes.along_groups:
+            return a, b, -(-c // self.run)
+        return a, -(-b // self.run), -(-c // self.lanes.vector)
 
     def blocks(self, problem: DirectProblem) -> int:
         """How many there are."""
@@ -305,17 +316,15 @@ def configure_weight(problem: DirectProblem, device: Device) -> DirectWeightConf
     slab, threads = 1, _WEIGHT_THREADS if device.is_gpu else 1
     if device.is_gpu and lanes.along_groups:
         slab = min(-(-problem.groups // lanes.vector), 32)
-    if lanes.along_groups:
-        segment = 4 if device.is_gpu else 64
-    else:
-        segment = 1 if device.is_gpu else 16 * lanes.vector
+    axis = 2 if lanes.along_groups else 1
+    length, longest = max(problem.pixels[axis], 1), _LONGEST_RUN[device.is_gpu]
+    run = -(-length // -(-length // longest))
+    sliding = problem.steps[axis] == problem.taps[axis] == 1
     chosen = DirectWeightConfig(
-        lanes, threads, slab, (first, second), segment, 1, 1, index_kind(problem.reach)
+        lanes, threads, slab, (first, second), sliding, run, 1, 1, index_kind(problem.reach)
     )
-    items = max(chosen.items(problem), 1)
-    pixels = items * min(segment, max(problem.pixels[2], 1))
-    vectors = pixels if lanes.along_groups else -(-pixels // lanes.vector)
-    blocks = chosen.blocks(problem)
+    items = max(problem.images * prod(chosen.parts(problem)), 1)
+    blocks, vectors = chosen.blocks(problem), items * run
     if device.is_gpu:
         teams = threads // slab
         splits = min(-(-4 * device.processors // blocks), vectors // (16 * teams), _MOST_SPLITS)

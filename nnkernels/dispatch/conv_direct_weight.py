@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_direct as config
 from nnkernels.config.conv_direct import DirectProblem, DirectWeightConfig
+from nnkernels.config.matmul_problem import index_kind
 from nnkernels.dispatch.axes import Strides
 from nnkernels.dispatch.conv_direct import (
     direct_problem,
@@ -86,7 +88,7 @@ def prepare_direct_weight(
         to = _scaled(to, types.c.itemsize, before)
         prepared = dense // before * types.c.itemsize
         reach = max(problem.reach, chosen.splits * prepared)
-        chosen = replace(chosen, index=config.index_kind(reach))
+        chosen = replace(chosen, index=index_kind(reach))
     tail = _pack(ordered, to, problem, chosen, prepared)
     instance = _instance(chosen, types, conjugate)
     # Work, in bytes that would take as long: see `matmul_launch.prepare_with`.
@@ -104,11 +106,11 @@ def _pack(
 ) -> bytes:
     """``ConvDirectWeight::Args``."""
     packer = Packer(3, chosen.index)
-    packer.add_index(chosen.items(problem), chosen.items_of_split, split_stride)
-    packer.add("i", chosen.segment, chosen.slab)
-    segments = -(-problem.pixels[2] // chosen.segment)
+    parts = chosen.parts(problem)
+    packer.add_index(problem.images * prod(parts), chosen.items_of_split, split_stride)
+    packer.add("i", chosen.run, chosen.slab)
     # Without pixels there are no items.
-    packer.add_divisors(max(n, 1) for n in (segments, *problem.pixels[:2]))
+    packer.add_divisors(max(n, 1) for n in parts)
     tiles = chosen.tiles(problem)
     packer.add_divisors((chosen.splits, *tiles, problem.kernel[0], product.channels, product.rows))
     packer.add_index(*chosen.tile)
@@ -162,7 +164,7 @@ def _instance(chosen: DirectWeightConfig, types: Types, conjugate: tuple[bool, b
     lanes, is_complex = chosen.lanes, types.c.kind == "c"
     storage = ", ".join((types.a.storage, types.b.storage, types.storage_c, types.accumulator[0]))
     conjugates = (conjugate[0] and is_complex, conjugate[1] and is_complex)
-    flags = ", ".join(map(flag, (lanes.unit_image, lanes.unit_pixels, *conjugates)))
+    flags = ", ".join(map(flag, (chosen.sliding, lanes.unit_image, lanes.unit_pixels, *conjugates)))
     kernel = (
         f"ConvDirectWeight<{storage}, {index_type(chosen.index)}, {flag(lanes.along_groups)}, "
         f"{lanes.vector}, {chosen.threads}, {flags}>"
