@@ -205,7 +205,7 @@ def test_vectors():
     assert config.configure(PLANES, gpu).lanes.vector == 1
     assert config.configure(CHANNELS_LAST, gpu).lanes.vector == 4
     assert config.configure(replace(CHANNELS_LAST, alignments=(8, 16)), gpu).lanes.vector == 2
-    assert config.configure(replace(CHANNELS_LAST, groups=3), gpu).lanes.vector == 2
+    assert config.configure(replace(CHANNELS_LAST, groups=6), gpu).lanes.vector == 2
     halves = replace(CHANNELS_LAST, itemsizes=(2, 2), image_steps=(64, 2), pixel_steps=(64, 2))
     assert config.configure(halves, gpu).lanes.vector == 8
     scattered = replace(CHANNELS_LAST, pixel_steps=(128, 8))
@@ -237,6 +237,14 @@ def test_slabs_and_blocks():
     assert chosen.items_of_block == chosen.threads
     chosen = config.configure(replace(PLANES, images=4096), gpu)
     assert chosen.items_of_block == 2 * chosen.threads
+
+
+def test_large_results_go_past_the_caches():
+    assert not config.configure(PLANES, CPU).streaming
+    large = replace(PLANES, images=512)
+    assert config.configure(large, CPU).streaming
+    assert not config.configure(large, PROFILES["sm_90"]).streaming
+    assert not config.configure(replace(large, pixel_steps=(8, 1568)), CPU).streaming
 
 
 def test_splits():

@@ -20,12 +20,14 @@ namespace nnk {
 // Step: from one to the next of them, 1 or 2, if taps along that axis see neighbours; else 0
 // UnitX, UnitY: lanes are adjacent in the image and the result (on a GPU, and aligned)
 // Conjugate: weights are taken so
+// Streaming: results go past the caches
 template <class TX, class TW, class TY, class TD, class S, class TR, class Activation, class Index,
           bool AlongGroups, int N, int R, int Step, int Threads, bool UnitX, bool UnitY,
-          bool Conjugate>
+          bool Conjugate, bool Streaming>
 struct ConvDirect {
   using V = Vec<S, N>;
   using Geometry = DirectGeometry<Index>;
+  static constexpr int register_budget = 128;
   static constexpr bool has_bias = Addend<TD>::operands > 0;
   static constexpr int parameters = Activation::parameters > 0 ? Activation::parameters : 1;
   static constexpr int axis = AlongGroups ? 2 : 1;   // of the R pixels
@@ -277,13 +279,14 @@ struct ConvDirect {
   }
   NNK_FN Index lane_step() const { return AlongGroups ? g.image[1] : g.step[2] * g.image[5]; }
   NNK_FN V load(const TX* from, LaneRange lanes) const {
-    return load_some<S, N, UnitX>(from, lane_step(), lanes);
+    return load_some<S, N, UnitX, whole_vectors<AlongGroups>>(from, lane_step(), lanes);
   }
   NNK_FN void store(TY* to, const V& sum, int count) const {
     const auto y = convert<TY>(Activation::apply(args.parameter, convert<TR>(sum)));
     const Index step = AlongGroups ? g.other[1] : g.other[5];
-    if (count == N) {
-      if constexpr (UnitY || N == 1) nnk::store(to, y);
+    if (count == N || whole_vectors<AlongGroups>) {
+      if constexpr (UnitY && Streaming) nnk::store_streaming(to, y);
+      else if constexpr (UnitY || N == 1) nnk::store(to, y);
       else nnk::store_strided(to, step, y, N);
     } else if constexpr (UnitY) {
       nnk::store_partial(to, y, count);

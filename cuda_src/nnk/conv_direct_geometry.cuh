@@ -88,14 +88,19 @@ NNK_FN LaneRange lanes_inside(const DirectGeometry<Index>& g, Index at, int coun
   return lanes;
 }
 
+// Whether vectors of groups are whole: the host chooses them so for the threads of a GPU, for which
+// each lane that may be missing is a branch.
+template <bool AlongGroups> constexpr bool whole_vectors = AlongGroups && !lanes_are_simd;
+
 // Lanes `step` bytes apart, zeros for those that are not there. Unit: they are adjacent
 template <class S, int N, bool Unit, class T, class Index>
 NNK_FN Vec<S, N> load_all(const T* from, Index step) {
   if constexpr (Unit || N == 1) return convert<S>(nnk::load<N>(from));
   else return convert<S>(nnk::load_strided<N>(from, step, N, T()));
 }
-template <class S, int N, bool Unit, class T, class Index>
+template <class S, int N, bool Unit, bool Whole = false, class T, class Index>
 NNK_FN Vec<S, N> load_some(const T* from, Index step, LaneRange lanes) {
+  if constexpr (Whole) return load_all<S, N, Unit>(from, step);
   return convert<S>(nnk::load_lanes<N>(from, Unit ? int64(sizeof(T)) : int64(step), lanes.bits(),
                                        Vec<T, N>::splat(T())));
 }
@@ -103,9 +108,7 @@ NNK_FN Vec<S, N> load_some(const T* from, Index step, LaneRange lanes) {
 // The next address of several, from the one before: a compiler that computes each from the first
 // one keeps them all in registers, of which there are not so many, from loop to loop.
 template <class T, class Index> NNK_FN T* stepped(T* p, Index bytes) {
-  p = byte_offset(p, bytes);
-  if constexpr (lanes_are_simd) asm("" : "+r"(p));
-  return p;
+  return opaque(byte_offset(p, bytes));
 }
 
 // a b + c with all of them in registers: where b was loaded once for several of these, a compiler

@@ -19,6 +19,7 @@ template <class TY, class TX, class TC, class S, class Index, bool AlongGroups, 
 struct ConvDirectWeight {
   using V = Vec<S, N>;
   using Geometry = DirectGeometry<Index>;
+  static constexpr int register_budget = 128;
   static constexpr int side = 3;
   static constexpr int along = AlongGroups ? 2 : 1, other = 3 - along;  // axes of runs, and across
 
@@ -195,12 +196,14 @@ struct ConvDirectWeight {
   NNK_FN Index other_step() const { return g.tap[other] * g.image[3 + other]; }
   template <bool Masked> NNK_FN V load_gradient(const TY* y, LaneRange lanes) const {
     const Index step = AlongGroups ? g.other[1] : g.other[5];
-    const V dy = Masked ? load_some<S, N, UnitY>(y, step, lanes) : load_all<S, N, UnitY>(y, step);
+    const V dy = Masked ? load_some<S, N, UnitY, whole_vectors<AlongGroups>>(y, step, lanes)
+                        : load_all<S, N, UnitY>(y, step);
     return ConjugateY ? conj(dy) : dy;
   }
   template <bool Masked> NNK_FN V load_image(const TX* x, LaneRange lanes) const {
     const Index step = AlongGroups ? g.image[1] : g.step[2] * g.image[5];
-    const V v = Masked ? load_some<S, N, UnitX>(x, step, lanes) : load_all<S, N, UnitX>(x, step);
+    const V v = Masked ? load_some<S, N, UnitX, whole_vectors<AlongGroups>>(x, step, lanes)
+                       : load_all<S, N, UnitX>(x, step);
     return ConjugateX ? conj(v) : v;
   }
 

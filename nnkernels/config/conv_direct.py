@@ -124,6 +124,8 @@ class DirectConfig:
         How often a thread has its registers full, times the threads.
     index : str
         Kind of index, ``"i"`` or ``"q"``.
+    streaming : bool
+        Whether results go past the caches.
     """
 
     lanes: Lanes
@@ -133,6 +135,7 @@ class DirectConfig:
     slab: int
     items_of_block: int
     index: str
+    streaming: bool = False
 
     def tiles(self, problem: DirectProblem) -> tuple[int, int, int, int]:
         """Items of a slab along lanes, registers, the axis before them, and the first one."""
@@ -172,7 +175,15 @@ def configure(problem: DirectProblem, device: Device) -> DirectConfig:
         threads = 64 if items <= 64 else 128
         many = chosen.slabs(problem) * problem.rows * items >= 16 * device.processors * threads
         items_of_block = threads * (2 if many else 1)
-    return replace(chosen, threads=threads, items_of_block=items_of_block)
+    results = problem.images * problem.groups * problem.rows * prod(problem.pixels)
+    return replace(
+        chosen,
+        threads=threads,
+        items_of_block=items_of_block,
+        streaming=not device.is_gpu
+        and lanes.unit_pixels
+        and results * problem.itemsizes[1] >= device.cache_bytes,
+    )
 
 
 def _registers(lanes: Lanes, device: Device) -> int:
@@ -213,11 +224,11 @@ def _cost(length: int, step: int, itemsize: int, device: Device) -> float:
 
 
 def _aligned_vector(problem: DirectProblem) -> int:
-    """Groups of one access of 16 bytes, or as many as alignment allows."""
+    """Groups of one access of 16 bytes, or as many as alignment allows; vectors are whole."""
     vector = min(16 // problem.itemsizes[0], 8)
     sizes = problem.itemsizes
     while vector > 1 and (
-        vector > problem.groups
+        problem.groups % vector
         or any(
             alignment < min(16, vector * size)
             for alignment, size in zip(problem.alignments, sizes, strict=True)

@@ -77,6 +77,7 @@ def direct_problem(
     image, pixels, last = product.image, product.pixels, product.axes[-1]
     axes = product.axes
     a, b, c = (axis.pixels for axis in axes)
+    sizes_of_image = _three(axis.size for axis in axes)
     sizes = (weights.groups, weights.rows, weights.channels, *weights.taps)
     reach = sum(n * abs(s) for n, s in zip(sizes, weight_strides(weights), strict=True))
     return DirectProblem(
@@ -94,11 +95,27 @@ def direct_problem(
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
         alignments=(
-            largest_power_of_two(alignments[0], image.batch, image.channel, *image.spatial),
-            largest_power_of_two(alignments[1], pixels.batch, pixels.channel, *pixels.spatial),
+            _alignment(
+                alignments[0],
+                image,
+                product.images,
+                product.channels,
+                _three(axis.size for axis in axes),
+            ),
+            _alignment(alignments[1], pixels, product.images, product.rows, (a, b, c)),
         ),
         reach=max(product.reach, reach, product.groups * product.rows * product.pixel_count),
     )
+
+
+def _alignment(
+    address: int, array: Strides3, images: int, channels: int, spatial: tuple[int, int, int]
+) -> int:
+    """The largest power of two that divides an address and all steps but those between groups."""
+    lengths = (images, channels, *spatial)
+    strides = (array.batch, array.channel, *array.spatial)
+    steps = (s for s, n in zip(strides, lengths, strict=True) if n > 1)
+    return largest_power_of_two(address, *steps)
 
 
 def weight_strides(weights: Weights) -> tuple[int, ...]:
@@ -194,7 +211,12 @@ def _instance(chosen: DirectConfig, types: Types, conjugate: bool, epilogue: Epi
         )
     )
     numbers = f"{lanes.vector}, {chosen.registers}, {chosen.step}, {chosen.threads}"
-    flags = (lanes.unit_image, lanes.unit_pixels, conjugate and types.c.kind == "c")
+    flags = (
+        lanes.unit_image,
+        lanes.unit_pixels,
+        conjugate and types.c.kind == "c",
+        chosen.streaming,
+    )
     kernel = (
         f"ConvDirect<{storage}, {name}, {index_type(chosen.index)}, {flag(lanes.along_groups)}, "
         f"{numbers}, {', '.join(map(flag, flags))}>"
