@@ -29,32 +29,25 @@ template <class Index> struct DirectGeometry {
 
 // A tap of the weights of a row of a group, in order of channels and then taps.
 template <class Index> struct DirectTap {
-  Index channel, at[3];
+  Index channel, first, middle, last;  // along the spatial axes
 
   static NNK_FN DirectTap of(const DirectGeometry<Index>& g, Index k) {
-    DirectTap tap;
-    NNK_UNROLL
-    for (int axis = 2; axis >= 0; --axis) {
-      const Index next = k / g.kernel[axis];
-      tap.at[axis] = k - next * g.kernel[axis];
-      k = next;
-    }
-    tap.channel = k;
-    return tap;
+    const Index lines = k / g.kernel[2], planes = lines / g.kernel[1],
+                channel = planes / g.kernel[0];
+    return {channel, planes - channel * g.kernel[0], lines - planes * g.kernel[1],
+            k - lines * g.kernel[2]};
   }
   NNK_FN void advance(const DirectGeometry<Index>& g) {
-    NNK_UNROLL
-    for (int axis = 2; axis >= 0; --axis) {
-      if (++at[axis] < g.kernel[axis]) return;
-      at[axis] = 0;
-    }
+    if (++last < g.kernel[2]) return;
+    last = 0;
+    if (++middle < g.kernel[1]) return;
+    middle = 0;
+    if (++first < g.kernel[0]) return;
+    first = 0;
     ++channel;
   }
   NNK_FN Index in_weights(const DirectGeometry<Index>& g) const {
-    Index offset = channel * g.weight[2];
-    NNK_UNROLL
-    for (int axis = 0; axis < 3; ++axis) offset += at[axis] * g.weight[3 + axis];
-    return offset;
+    return channel * g.weight[2] + first * g.weight[3] + middle * g.weight[4] + last * g.weight[5];
   }
 };
 

@@ -77,7 +77,6 @@ def direct_problem(
     image, pixels, last = product.image, product.pixels, product.axes[-1]
     axes = product.axes
     a, b, c = (axis.pixels for axis in axes)
-    sizes_of_image = _three(axis.size for axis in axes)
     sizes = (weights.groups, weights.rows, weights.channels, *weights.taps)
     reach = sum(n * abs(s) for n, s in zip(sizes, weight_strides(weights), strict=True))
     return DirectProblem(
