@@ -52,8 +52,14 @@ def test_nothing_spills_and_channels_are_read_together(arch):
     for choice in found:
         row = report(choice, arch, compiled[choice.launch.instance.symbol])
         resources, what = row.resources, (row.kernel, row.resources)
-        assert resources.spill_bytes == 0, what
-        assert resources.local_bytes == 0, what
+        if arch.startswith("gfx"):
+            # Strides are scalars, of which some wait in lanes of vector registers. For those lanes
+            # the compiler stores 12 bytes of private memory, which nothing reads.
+            assert not set(resources.mix) & {"buffer_load_dword", "scratch_load_dword"}, what
+            assert resources.local_bytes <= 12, what
+        else:
+            assert resources.spill_bytes == 0, what
+            assert resources.local_bytes == 0, what
         assert row.blocks_per_processor >= 2, what
         assert row.shared <= PROFILES[arch].shared_limit, what
         if choice.problem.aligned:
