@@ -104,6 +104,12 @@ NNK_FN void copy_async_if(bool wanted, const Shared<T>& to, int i, const T* from
 NNK_FN void copy_async_commit(Site = NNK_HERE) {}
 template <int Pending> NNK_FN void copy_async_wait(Site = NNK_HERE) {}
 
+// ---- an address of which the compiler does not know where it comes from ---------------------
+template <class T> NNK_FN T* opaque(T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 // ---- caches: brings the line of any address to level 1 or 2 --------------------------------
 constexpr int cache_line = 64;
 template <int Level = 2> NNK_FN void prefetch(const void* p) {

@@ -354,6 +354,10 @@ template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) 
 constexpr int cache_line = 64;
 template <int Level = 2> NNK_FN void prefetch(const void*) {}
 
+// ---- addresses that a compiler must not compute otherwise: see platform/cpu.cuh --------------
+
+template <class T> NNK_FN T* opaque(T* p) { return p; }
+
 // ---- transposition --------------------------------------------------------------------
 
 // Side of the squares of a Vec<T, N> that are transposed at once.

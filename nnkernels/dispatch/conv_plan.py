@@ -9,6 +9,7 @@ from typing import Any
 
 from nnkernels.config import elementwise as elementwise_config
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS
+from nnkernels.config.conv_direct import is_direct
 from nnkernels.config.elementwise import ElementwiseProblem
 from nnkernels.dispatch import elementwise_plan, machines
 from nnkernels.dispatch.axes import (
@@ -19,6 +20,8 @@ from nnkernels.dispatch.axes import (
     memory_order,
     merge,
 )
+from nnkernels.dispatch.conv_direct import in_memory_order, prepare_direct
+from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_weight
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_launches import add_launches
@@ -118,6 +121,11 @@ class Operands:
         bias = self.arrays[2] if len(self.arrays) > 2 else None
         return None if bias is None else bias.strides[0]
 
+    def common_alignment(self, machine: Any) -> int:
+        """The largest power of two up to 16 that divides all addresses; on a CPU 1."""
+        given = (i for i, array in enumerate(self.arrays) if array is not None)
+        return min(self.alignment(i, machine) for i in given)
+
 
 def _whole(a: Any, b: Any) -> str | None:
     """dtype of the result where both operands are integers of few bits."""
@@ -203,6 +211,13 @@ def backward_weight(
     strides = contiguous_strides(shape, dtype.itemsize, order)
     weights = weights_of(strides, shape, groups, flip=False)
     product = windows((x.shape, x.strides), dy.strides, axes, weights, flip)
+    if is_direct(product.channels, product.rows, product.terms):
+        alignment = operands.common_alignment(machine)
+        direct = prepare_direct_weight(
+            product, weights, channels_fast, types, conjugate, alignment, machine
+        )
+        _add_direct_weight(plan, direct)
+        return plan
     step = weights.step(channels_fast)
     assert step is not None, "the result is dense, in this order"
     prepared = Windows(
@@ -217,6 +232,16 @@ def backward_weight(
     )
     add_launches(plan, prepared, (0, 0), (1, 0), (), (plan.result_number, 0), machine)
     return plan
+
+
+def _add_direct_weight(plan: ConvPlan, direct: DirectWeight) -> None:
+    """Add the launches of a gradient by weights of few channels in a group."""
+    sums, splits = plan.result_number, direct.splits
+    if splits is not None:
+        sums = plan.workspace(splits.workspace.shape[0], splits.workspace.dtype)
+    plan.add(direct.start, ((0, 0), (1, 0), (sums, direct.offset)), direct.tail)
+    if splits is not None:
+        plan.add(splits.finish, ((sums, 0), (plan.result_number, 0)), splits.tail)
 
 
 # ---- parts --------------------------------------------------------------------------------------
@@ -259,8 +284,26 @@ def _add(
     offset : int
         Bytes to the first pixel of the result.
     """
-    channels_fast = _channels_fast(operands.arrays[numbers[1]], product.channels)
+    added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
+    if is_direct(product.channels, product.rows, product.terms):
+        product, weights = in_memory_order(product, weights)
+        alignment = operands.common_alignment(machine)
+        alignments = alignment, largest_power_of_two(16, offset)
+        tail, start = prepare_direct(
+            product,
+            weights,
+            types,
+            conjugate[0],
+            epilogue,
+            operands.bias_stride,
+            alignments,
+            machine,
+        )
+        pair = (numbers[0], weights.offset), (numbers[1], 0)
+        plan.add(start, (*added, *pair, (plan.result_number, offset)), tail)
+        return
     slot = (numbers[0], weights.offset)
+    channels_fast = _channels_fast(operands.arrays[numbers[1]], product.channels)
     step = weights.step(channels_fast)
     strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
     gathers = step is None and not machine.device.is_gpu
@@ -282,7 +325,6 @@ def _add(
             largest_power_of_two(16, offset),
         ),
     )
-    added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
     result = (plan.result_number, offset)
     add_launches(plan, prepared, slot, (numbers[1], 0), added, result, machine)
 
