@@ -12,8 +12,6 @@
 
 namespace nnk {
 
-enum : int { pixels_are_columns, pixels_are_rows, pixels_are_terms };
-
 // Scattered: the array with an element for each pixel (the result; of pixels that are terms, A) has
 // no single step from pixel to pixel
 // ConjugateA, ConjugateImage: whether A, if it is pixels as terms, and the image are taken so

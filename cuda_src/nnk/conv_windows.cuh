@@ -12,6 +12,9 @@
 
 namespace nnk {
 
+// What pixels are to a product over windows: columns or rows of the result, or terms of the sums.
+enum : int { pixels_are_columns, pixels_are_rows, pixels_are_terms };
+
 // What the host packs. Strides in bytes.
 template <class Index> struct WindowGeometry {
   Index pixels[4];  // images, and windows along each spatial axis

@@ -33,6 +33,10 @@ class ConvProblem:
         Whether the array of pixels has no single step from pixel to pixel.
     kernel : tuple of int
         Taps along the spatial axes.
+    channels : int
+        Of the image in a group.
+    image_steps, pixel_steps : tuple of int
+        Strides in bytes of the image, and of the array of pixels: of channels, and all others.
     """
 
     product: MatmulProblem
@@ -40,6 +44,9 @@ class ConvProblem:
     channels_fast: bool
     scattered: bool
     kernel: tuple[int, int, int]
+    channels: int = 1
+    image_steps: tuple[int, ...] = ()
+    pixel_steps: tuple[int, ...] = ()
 
     @property
     def packs_a(self) -> bool:

@@ -16,10 +16,11 @@ from nnkernels.config.conv import (
     ConvProblem,
 )
 from nnkernels.dispatch.axes import Strides
-from nnkernels.dispatch.conv_geometry import WindowProduct
+from nnkernels.dispatch.conv_geometry import Strides3, WindowProduct
+from nnkernels.dispatch.conv_tensor_launch import prepare_tensor
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
 from nnkernels.dispatch.matmul_instances import matmul_instance
-from nnkernels.dispatch.matmul_launch import matmul_problem, prepare_with
+from nnkernels.dispatch.matmul_launch import Prepared, matmul_problem, prepare_with
 from nnkernels.dispatch.matmul_product import Product
 from nnkernels.dispatch.packing import Packer
 
@@ -46,6 +47,8 @@ class Windows:
         What is done with the sums.
     bias_stride : int or None
         Bytes from element to element of a vector with one element for each row of each group.
+    alignments : tuple of int
+        Of the addresses of A, B and the result.
     """
 
     product: WindowProduct
@@ -56,6 +59,7 @@ class Windows:
     conjugate: tuple[bool, bool]
     epilogue: Epilogue
     bias_stride: int | None = None
+    alignments: tuple[int, int, int] = (1, 1, 1)
 
     @property
     def mirrored(self) -> bool:
@@ -96,10 +100,11 @@ class Windows:
             if self.bias_stride is not None:
                 d = (self.bias_stride * rows, 0, self.bias_stride, 0)
             product = Product(batch, rows, columns, terms, (group, 0, row, term), b, pixels, d)
-        conjugate = self.conjugate
+        conjugate, alignments = self.conjugate, self.alignments
         if self.mirrored:
             product, types, conjugate = product.mirrored(), types.mirrored(), conjugate[::-1]
-        return Call(product, types, conjugate, self.epilogue, (1, 1, 1), in_place=False)
+            alignments = (alignments[1], alignments[0], alignments[2])
+        return Call(product, types, conjugate, self.epilogue, alignments, in_place=False)
 
     def problem(self, call: Call) -> ConvProblem:
         """What a configuration may know."""
@@ -111,6 +116,9 @@ class Windows:
             channels_fast=self.channels_fast,
             scattered=self.seen.pixel_step is None,
             kernel=p.taps,
+            channels=p.channels,
+            image_steps=_steps(p.image),
+            pixel_steps=_steps(p.pixels),
         )
 
     @property
@@ -121,23 +129,26 @@ class Windows:
 
     def pack(self, packer: Packer) -> None:
         """``WindowGeometry`` of ``cuda_src/nnk/conv_windows.cuh``."""
-        p = self.seen
-        axes = p.axes
         packer.align(16)
-        packer.add_index(p.images, *(axis.pixels for axis in axes))
+        self.pack_geometry(packer, self.seen)
+
+    def pack_geometry(self, packer: Packer, p: WindowProduct) -> None:
+        """That of some product."""
+        axes = p.axes
+        # Without terms nothing is gathered, but where their first one lies is asked.
+        packer.add_index(*(max(n, 1) for n in (p.images, *(axis.pixels for axis in axes))))
         for numbers in (
             [axis.step for axis in axes],
             [axis.tap for axis in axes],
             [axis.start for axis in axes],
             [axis.size for axis in axes],
-            # Without taps there are no terms: nothing is gathered.
             [max(axis.taps, 1) for axis in axes],
         ):
             packer.add_index(*numbers)
-        packer.add_index(p.channels, p.image.batch, *p.image.spatial, p.image.channel)
+        packer.add_index(max(p.channels, 1), p.image.batch, *p.image.spatial, p.image.channel)
         packer.add_index(p.pixels.batch, *p.pixels.spatial)
         packer.add_index(self._adjacent_taps())
-        packer.add_divisors(axis.pixels for axis in axes)
+        packer.add_divisors(max(axis.pixels, 1) for axis in axes)
 
     def _adjacent_taps(self) -> int:
         """Taps along the last axis whose channels follow each other in memory: all, or one."""
@@ -146,7 +157,11 @@ class Windows:
         return max(last.taps, 1) if self.channels_fast and follow else 1
 
 
-def prepare_windows(windows: Windows, machine: Any) -> tuple[bytes, Any]:
+def _steps(strides: Strides3) -> tuple[int, ...]:
+    return (strides.channel, strides.batch, strides.group, *strides.spatial)
+
+
+def prepare_windows(windows: Windows, machine: Any) -> Prepared:
     """Choose the kernel of a product over windows, and prepare its launch.
 
     Returns
@@ -155,14 +170,21 @@ def prepare_windows(windows: Windows, machine: Any) -> tuple[bytes, Any]:
         Arguments after the pointers: those of what is added, A, B, and the result.
     start : callable
         Starts the launch.
+    splits : Splits or None
+        A second launch.
     """
     call = windows.call()
     problem = windows.problem(call)
+    if machine.device.is_gpu:
+        prepared = prepare_tensor(windows, call, problem, machine)
+        assert prepared is not None
+        return prepared
     chosen = config.configure(problem, machine.device)
     instance = _instance(call, chosen, windows)
     terms = call.product.k
     shared = chosen.shared_bytes(terms, problem.kernel, call.types.accumulator[2])
-    return prepare_with(call, chosen.packed, terms, machine, instance, shared, windows.pack)
+    first = prepare_with(call, chosen.packed, terms, machine, instance, shared, windows.pack)
+    return (*first, None)
 
 
 def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instance:

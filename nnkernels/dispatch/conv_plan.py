@@ -11,12 +11,21 @@ from nnkernels.config import elementwise as elementwise_config
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS
 from nnkernels.config.elementwise import ElementwiseProblem
 from nnkernels.dispatch import elementwise_plan
-from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order, merge
+from nnkernels.dispatch.axes import (
+    Shape,
+    Strides,
+    contiguous_strides,
+    largest_power_of_two,
+    memory_order,
+    merge,
+)
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows, prepare_windows
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
-from nnkernels.dispatch.elementwise import Functor
+from nnkernels.dispatch.elementwise import Functor, alignment_of
+from nnkernels.dispatch.machines import for_array
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue, Types, types_of
+from nnkernels.dispatch.matmul_launch import Prepared
 from nnkernels.dispatch.packing import pointer_struct
 from nnkernels.dispatch.results import Allocation
 from nnkernels.dispatch.windows import Axis
@@ -61,6 +70,20 @@ class ConvPlan:
         """Add a launch with these pointers."""
         self.launches.append((start, pointer_struct(len(slots)).pack, slots, tail))
 
+    def add_product(
+        self, prepared: Prepared, added: tuple[Slot, ...], pair: tuple[Slot, ...], offset: int
+    ) -> None:
+        """Add the launches of a product: with what is added, two operands, and the result."""
+        tail, start, splits = prepared
+        result = (self.result_number, offset)
+        if splits is None:
+            self.add(start, (*added, *pair, result), tail)
+            return
+        self.workspaces.append(splits.workspace)
+        sums = (self.operands + len(self.workspaces), 0)
+        self.add(start, (*pair, sums), tail)
+        self.add(splits.finish, (*added, sums, result), splits.tail)
+
     def workspace(self, elements: int, dtype: Any) -> int:
         """Add a workspace; the number of its pointer."""
         self.workspaces.append(Allocation((elements,), dtype, (0,)))
@@ -91,6 +114,12 @@ class Operands:
         names = (self.names[first], self.names[second], self.names[-1])
         bias = self.arrays[2] if len(self.arrays) > 2 else None
         return types_of(a, b, bias, names, self.out_dtype or _whole(a, b), epilogue)
+
+    def alignment(self, number: int) -> int:
+        """The power of two, at most 16, of which the addresses of all operands are multiples."""
+        arrays = [array for array in self.arrays if array is not None]
+        _, address = for_array(arrays[0])
+        return alignment_of(*(address(array) for array in arrays))
 
     @property
     def given(self) -> int:
@@ -197,9 +226,9 @@ def backward_weight(
         types,
         conjugate,
         PLAIN,
+        alignments=(operands.alignment(0), operands.alignment(1), 16),
     )
-    tail, start = prepare_windows(prepared, machine)
-    plan.add(start, ((0, 0), (1, 0), (plan.result_number, 0)), tail)
+    plan.add_product(prepare_windows(prepared, machine), (), ((0, 0), (1, 0)), 0)
     return plan
 
 
@@ -258,12 +287,18 @@ def _add(
         conjugate,
         epilogue,
         operands.bias_stride,
+        (
+            largest_power_of_two(
+                operands.alignment(numbers[0]) if step is not None else 16, slot[1]
+            ),
+            operands.alignment(numbers[1]),
+            largest_power_of_two(16, offset),
+        ),
     )
-    tail, start = prepare_windows(prepared, machine)
     pair = (slot, (numbers[1], 0))
     added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
     pair = pair[::-1] if prepared.mirrored else pair
-    plan.add(start, (*added, *pair, (plan.result_number, offset)), tail)
+    plan.add_product(prepare_windows(prepared, machine), added, pair, offset)
 
 
 def _in_order(
