@@ -1,6 +1,7 @@
 // What convolutions are to the matrix product on matrix cores (matmul_tensor.cuh): which operand is
 // gathered, and where results lie.
 #pragma once
+#include "nnk/conv_tensor_gather.cuh"
 #include "nnk/conv_tensor_operand.cuh"
 #include "nnk/conv_windows.cuh"
 #include "nnk/types.cuh"
@@ -8,7 +9,7 @@
 
 namespace nnk {
 
-// Pixels: what they are to the product; ChannelsFast, FewTaps: see conv_tensor_operand.cuh
+// Pixels: what they are to the product; ChannelsFast, FewTaps: see conv_tensor_gather.cuh
 // Scattered: the array of pixels (the result, or where pixels are terms A) has no single step from
 // pixel to pixel
 template <int Pixels, bool ChannelsFast, bool FewTaps, bool Scattered> struct ConvTensorForm {
@@ -24,12 +25,21 @@ template <int Pixels, bool ChannelsFast, bool FewTaps, bool Scattered> struct Co
     alignas(16) Windows windows;
   };
 
+  // Operands of which the base class says how they come to shared memory: by chunks, or not.
+  template <class Base> static constexpr bool single = Base::way >= single_terms;
   template <class Base, class Index>
-  using Image = conditional<terms, WindowPixels<Base, Index, ChannelsFast, false>,
-                            WindowTaps<Base, Index, ChannelsFast, FewTaps>>;
+  using Image =
+      conditional<terms,
+                  conditional<single<Base>, GatheredPixels<Base, Index, ChannelsFast, false>,
+                              WindowPixels<Base, Index, false>>,
+                  conditional<single<Base>, GatheredTaps<Base, Index, ChannelsFast, FewTaps>,
+                              WindowTaps<Base, Index, FewTaps>>>;
+  template <class Base, class Index>
+  using Scatter = conditional<single<Base>, GatheredPixels<Base, Index, true, true>,
+                              WindowPixels<Base, Index, true>>;
   template <class Base, class Index>
   using A = conditional<Pixels == pixels_are_rows, Image<Base, Index>,
-                        conditional<gathers_pixels, WindowPixels<Base, Index, true, true>, Base>>;
+                        conditional<gathers_pixels, Scatter<Base, Index>, Base>>;
   template <class Base, class Index>
   using B = conditional<Pixels == pixels_are_rows, Base, Image<Base, Index>>;
 

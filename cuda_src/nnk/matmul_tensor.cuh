@@ -128,6 +128,7 @@ struct MatmulTensor {
   template <class G>
   static NNK_FN void accumulate(G& group, A& a, B& b, Index slices, int missing, Sums& sums) {
     const auto memory = group.template dynamic_shared<Element>(0, Stages * stage);
+    if constexpr (A::table_words + B::table_words > 0) write_tables(group, a, b);
     fill(memory, a, b, missing, slices);
     if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
     group.barrier();
@@ -145,6 +146,17 @@ struct MatmulTensor {
         if (--left == 0) return;
       }
     }
+  }
+
+  // After the stages: what operands look up.
+  template <class G> static NNK_FN void write_tables(G& group, A& a, B& b) {
+    constexpr int first = Stages * stage * int(sizeof(Element));
+    constexpr int second = first + A::table_words * int(sizeof(Index));
+    if constexpr (A::table_words > 0)
+      a.write_tables(group.template dynamic_shared<Index>(first, A::table_words));
+    if constexpr (B::table_words > 0)
+      b.write_tables(group.template dynamic_shared<Index>(second, B::table_words));
+    group.barrier();
   }
 
   // The slice in the stage that begins at `now`; the next one is `then`. `left`: slices not yet

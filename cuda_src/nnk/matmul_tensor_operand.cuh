@@ -28,7 +28,9 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   static constexpr int chunk = 16 / int(sizeof(T));
   static constexpr bool asynchronous = Way == async_terms || Way == async_rows;
   static constexpr bool turned = Way == async_rows;
-  static constexpr bool gathers = false;  // as an operand that is seen through windows does
+  // Those that are seen through windows (conv_tensor_operand.cuh) gather, and may need a table.
+  static constexpr bool gathers = false;
+  static constexpr int table_words = 0;
   static constexpr int way = Way, rows_of_tile = Rows, terms_of_tile = TileK;
   using Value = T;
   static constexpr int elements = Rows * TileK, threads = Threads;

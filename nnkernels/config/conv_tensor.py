@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from nnkernels.config import matmul_tensor
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS, ConvProblem
 from nnkernels.config.device import Device
+from nnkernels.config.matmul_problem import MatmulProblem, index_kind
 from nnkernels.config.matmul_tensor import (
     ASYNC_ROWS,
     ASYNC_TERMS,
@@ -20,6 +21,8 @@ from nnkernels.config.matmul_tensor import (
 
 # Taps for which a word has a bit each.
 _FEW_TAPS = 32
+# Of tables, in bytes: of 128 rows and 128 columns, or of 128 terms of a byte.
+_MOST_OF_TABLES = 12 << 10
 # Of the sums of an atom, at least one in so many along each side is wanted: else ordinary
 # arithmetic makes fewer.
 _LEAST_SHARE = 4
@@ -43,6 +46,28 @@ class ConvTensorConfig:
     few_taps: bool
     scattered: bool
 
+    def for_workspace(self, product: MatmulProblem, index: str) -> ConvTensorConfig:
+        """The same, for sums of a split in a dense workspace."""
+        tensor, tables = self.tensor, self.table_bytes // self.tensor.atom.sum_itemsize
+        tensor = tensor.for_workspace(product.n, product.compute_itemsize, index)
+        changed = replace(self, tensor=tensor)
+        tables = changed.table_bytes // tensor.atom.sum_itemsize - tables
+        return replace(changed, tensor=replace(tensor, shared=tensor.shared + tables))
+
+    @property
+    def table_bytes(self) -> int:
+        """Shared memory for what is looked up: ``cuda_src/nnk/conv_tensor_gather.cuh``."""
+        tensor, index = self.tensor, 4 if self.tensor.index == "i" else 8
+        words = 0
+        if self.pixels == TERMS:
+            if tensor.way_b == SINGLE_TERMS:
+                words += 4 * tensor.tile_n
+            if self.scattered and tensor.way_a == SINGLE_TERMS:
+                words += tensor.tile_m
+        elif (tensor.way_a if self.pixels == ROWS else tensor.way_b) == SINGLE_ROWS:
+            words = 3 * tensor.tile_k * (2 if self.few_taps else 4)
+        return words * index
+
 
 def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     """The tiles for a problem on a GPU, or None if ordinary arithmetic is to make it."""
@@ -50,25 +75,30 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     atom = matmul_tensor.atom_of(product, device)
     if atom is None or min(product.m, product.n) * _LEAST_SHARE < atom.m:
         return None
+    taps = problem.kernel[0] * problem.kernel[1] * problem.kernel[2]
+    few_taps = problem.pixels == TERMS or taps <= _FEW_TAPS
+    ways = _ways(problem, atom)
     chosen = matmul_tensor.tiled(
         product,
-        device,
+        replace(device, shared_limit=device.shared_limit - _MOST_OF_TABLES),
         atom,
-        _ways(problem, atom),
+        ways,
         _wide_c(problem),
         # A second launch has a result with one step between its columns.
         may_split=problem.pixels == TERMS or not problem.scattered,
+        most_n=256 if few_taps and index_kind(product.reach) == "i" else 128,
     )
     if chosen is None:
         return None
-    taps = problem.kernel[0] * problem.kernel[1] * problem.kernel[2]
-    return ConvTensorConfig(
+    config = ConvTensorConfig(
         tensor=chosen,
         pixels=problem.pixels,
         channels_fast=problem.channels_fast,
-        few_taps=problem.pixels == TERMS or taps <= _FEW_TAPS,
+        few_taps=few_taps,
         scattered=problem.scattered,
     )
+    tables = config.table_bytes // atom.sum_itemsize
+    return replace(config, tensor=replace(chosen, shared=chosen.shared + tables))
 
 
 def _ways(problem: ConvProblem, atom: Atom) -> tuple[int, int]:
@@ -115,10 +145,3 @@ def _wide_c(problem: ConvProblem) -> bool:
         return False
     size = product.itemsizes[2]
     return _has_chunks(problem.pixel_steps, product.n, size, product.alignments[2])
-
-
-def for_workspace(chosen: ConvTensorConfig, problem: ConvProblem, index: str) -> ConvTensorConfig:
-    """The same, for sums of a split in a dense workspace."""
-    product = problem.product
-    tensor = chosen.tensor.for_workspace(product.n, product.compute_itemsize, index)
-    return replace(chosen, tensor=tensor)

@@ -228,6 +228,7 @@ def tiled(
     ways: tuple[int, int],
     wide_c: bool,
     may_split: bool = True,
+    most_n: int = 256,
 ) -> TensorConfig | None:
     """The tiles for a problem whose operands come to shared memory in some ways.
 
@@ -239,6 +240,8 @@ def tiled(
         Whether C is written in accesses of 16 bytes.
     may_split : bool
         Whether the sums may be split among blocks.
+    most_n : int
+        Columns of a tile, at most.
     """
     if max(problem.m, problem.n) < atom.m:  # less than a quarter of one step
         return None
@@ -247,6 +250,7 @@ def tiled(
         for number, tile in enumerate(_tiles(problem, device, atom))
         for splits in (_splits(problem, atom, tile) if may_split else (1,))
     )
+    tile = replace(tile, n=min(tile.n, most_n))
     return _config(problem, atom, _for_operands(atom, tile, ways), splits, ways, wide_c)
 
 

@@ -43,7 +43,7 @@ def prepare_tensor(
         terms = terms_of_split(product.k, chosen.tensor.splits, chosen.tensor.tile_k)
         ranges = -(-product.k // terms)
         reach = max(problem.product.reach, workspace_bytes(call, ranges))
-        chosen = config.for_workspace(chosen, problem, index_kind(reach))
+        chosen = chosen.for_workspace(problem.product, index_kind(reach))
         part = call.part(ranges, terms)
         splits = prepare_splits(call, ranges, machine)
 
