@@ -13,15 +13,18 @@
 namespace nnk {
 
 // Scattered: the array with an element for each pixel (the result; of pixels that are terms, A) has
-// no single step from pixel to pixel
-// ConjugateA, ConjugateImage: whether A, if it is pixels as terms, and the image are taken so
-template <int Pixels, bool ChannelsFast, bool Scattered, bool ConjugateA, bool ConjugateImage>
+// no single step from pixel to pixel; GatherWeights: weights have none from term to term
+// ConjugateA, ConjugateImage: whether A, or weights where pixels are rows, and the image are so
+template <int Pixels, bool ChannelsFast, bool Scattered, bool GatherWeights, bool ConjugateA,
+          bool ConjugateImage>
 struct ConvForm {
+  static constexpr bool gathers_a = GatherWeights && Pixels == pixels_are_columns,
+                        gathers_b = GatherWeights && Pixels == pixels_are_rows;
   static_assert(Pixels != pixels_are_columns || !ChannelsFast, "rows of pixels copy channels");
   static_assert(Pixels != pixels_are_rows || ChannelsFast, "columns of pixels are loaded together");
   static constexpr bool packs_a =
-      Pixels == pixels_are_rows || (Pixels == pixels_are_terms && Scattered);
-  static constexpr bool packs_b = Pixels != pixels_are_rows;
+      Pixels == pixels_are_rows || (Pixels == pixels_are_terms && Scattered) || gathers_a;
+  static constexpr bool packs_b = Pixels != pixels_are_rows || gathers_b;
   static constexpr bool scatters = Scattered && Pixels != pixels_are_terms;
   // Pixels are looked up for every slice of terms, or once for the columns of a block.
   static constexpr bool looks_up_terms = Pixels == pixels_are_terms;
@@ -45,8 +48,9 @@ struct ConvForm {
     const Geometry& g;
     PixelRuns<Index, G> image, other;
     WindowMasks<Index, G> masks;
-    Shared<Index> tap_offsets;  // bytes from the place of tap 0 to that of every tap
-    Shared<uint32> combined;    // for every tap, what the groups of a panel see
+    Shared<Index> tap_offsets;     // bytes from the place of tap 0 to that of every tap
+    Shared<uint32> combined;       // for every tap, what the groups of a panel see
+    Shared<Index> weight_offsets;  // bytes to the weight of every tap
 
     // `at`: bytes of scratch memory that are taken. most: pixels that are looked up at once
     template <class Group, class A>
@@ -60,10 +64,13 @@ struct ConvForm {
       tap_offsets = group.template dynamic_shared<Index>(at, taps);
       combined = group.template dynamic_shared<uint32>(at + taps * int(sizeof(Index)),
                                                        taps * groups_of_panel);
+      at += taps * int(sizeof(Index) + 4 * groups_of_panel);
+      weight_offsets = group.template dynamic_shared<Index>(at, taps);
       if constexpr (Pixels == pixels_are_columns) {
         auto tap = Taps::of(g, 0);
         for (int t = 0; t < taps; ++t) {
           tap_offsets.store(t, tap.offset(g));
+          if constexpr (gathers_a) weight_offsets.store(t, tap.in_weights(g));
           tap.next_tap(g);
         }
       }
@@ -83,9 +90,14 @@ struct ConvForm {
 
     // Panels of N columns, each as [term][column], `panel` words apart.
     template <class T>
-    NNK_FN void pack_b(const T* from, const Shared<S>& packed, int panel, Index first_n,
-                       int columns, Index first_k, int depth) const {
-      if constexpr (Pixels == pixels_are_columns) {
+    NNK_FN void pack_b(const View<const T, 2, Index>& b, const Shared<S>& packed, int panel,
+                       Index first_n, int columns, Index first_k, int depth) const {
+      const T* const from = b.data;
+      if constexpr (gathers_b) {
+        for (int j = 0; j < columns; j += N)
+          pack_weights(byte_offset(from, (first_n + j) * b.stride[0]), b.stride[0], packed,
+                       j * panel, columns - j, first_k, depth);
+      } else if constexpr (Pixels == pixels_are_columns) {
         for (int j = 0; j < columns; j += N)
           pack_pixels(from, packed, j * panel, j, columns, first_k, depth);
       } else if constexpr (ChannelsFast) {
@@ -99,6 +111,24 @@ struct ConvForm {
       } else {
         for (int j = 0; j < columns; j += G)
           pack_taps(from, packed, j / N * N * panel + j % N, first_n + j, columns - j, depth);
+      }
+    }
+    // Columns are rows of weights, `step` bytes apart.
+    template <class T>
+    NNK_FN void pack_weights(const T* from, Index step, const Shared<S>& packed, int to,
+                             int columns, Index first_k, int depth) const {
+      auto tap = Taps::of(g, first_k);
+      for (int k = 0; k < depth; ++k) {
+        const T* const base = byte_offset(from, tap.in_weights(g));
+        NNK_UNROLL
+        for (int i = 0; i < N; i += G) {
+          const int left = columns - i;
+          const uint32 wanted = left >= G ? ~0u >> (32 - G) : left > 0 ? (1u << left) - 1 : 0u;
+          const auto x = load_lanes<G>(byte_offset(base, Index(i) * step), int64(step), wanted,
+                                       Vec<T, G>::splat(T()));
+          packed.store_vec(to + k * N + i, converted<ConjugateA>(x));
+        }
+        tap.advance(g);
       }
     }
     // Columns are pixels, from `first` on, terms are taps.
@@ -191,12 +221,47 @@ struct ConvForm {
                        [&](int k, const auto& x, int) { packed.store_vec(i * row + k, x); });
           pixel.advance(g);
         }
+      } else if constexpr (gathers_a) {
+        gather_weights(byte_offset(a.data, first_m * a.stride[0]), a.stride[0], packed, row, rows,
+                       first_k, depth);
       } else {
         for (int i = 0; i < rows; ++i)
           for (int k = 0; k < depth; k += G)
             packed.store_vec(i * row + k,
                              converted<ConjugateA>(other.template load<T>(
                                  byte_offset(a.data, (first_m + i) * a.stride[0]), k / G, ~0u)));
+      }
+    }
+    // Rows of weights, `step` bytes apart: of one channel after the other, since those of several
+    // rows are near each other.
+    template <class T>
+    NNK_FN void gather_weights(const T* from, Index step, const Shared<S>& packed, int row,
+                               int rows, Index first_k, int depth) const {
+      const int taps = g.spatial_taps();
+      bool adjacent = true;
+      for (int t = 0; t < taps; ++t)
+        adjacent = adjacent && weight_offsets.load(t) == Index(t * int(sizeof(T)));
+      const Index channel = first_k / taps;
+      int first = int(first_k - channel * taps);
+      from = byte_offset(from, channel * g.weight_channel);
+      for (int k = 0; k < depth;) {
+        const int count = taps - first < depth - k ? taps - first : depth - k;
+        for (int i = 0; i < rows; ++i) {
+          const T* const base = byte_offset(from, Index(i) * step);
+          if (adjacent) {
+            for (int t = 0; t < count; t += piece)
+              packed.store_vec(i * row + k + t,
+                               converted<ConjugateA>(nnk::load_partial<piece>(
+                                   base + first + t, count - t < piece ? count - t : piece, T())));
+          } else {
+            for (int t = 0; t < count; ++t)
+              packed.store_vec(i * row + k + t, converted<ConjugateA>(nnk::load<1>(byte_offset(
+                                                    base, weight_offsets.load(first + t)))));
+          }
+        }
+        k += count;
+        first = 0;
+        from = byte_offset(from, g.weight_channel);
       }
     }
     // Elements at once. What is written past the last one is written again, or not looked at.

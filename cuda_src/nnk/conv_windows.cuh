@@ -23,6 +23,7 @@ template <class Index> struct WindowGeometry {
   Index stride[4];  // of the image: images and spatial axes
   Index channel_stride;
   Index other[4];  // of the array that has an element for each pixel: the result, or the gradient
+  Index weight_channel, weight_tap[3];  // of weights that have no single step from term to term
   Index adjacent;  // taps along the last axis whose channels follow each other in memory: all, or 1
   Divisor<Index> divisor[3];  // windows along each spatial axis
 
@@ -108,6 +109,11 @@ template <class Index, bool TapsFirst> struct Tap {
       at[axis] = 0;
     }
     return true;
+  }
+  // Bytes to its weight.
+  NNK_FN Index in_weights(const WindowGeometry<Index>& g) const {
+    return channel * g.weight_channel + Index(at[0]) * g.weight_tap[0] +
+           Index(at[1]) * g.weight_tap[1] + Index(at[2]) * g.weight_tap[2];
   }
   // Bytes from what tap 0 and channel 0 see.
   NNK_FN Index offset(const WindowGeometry<Index>& g) const {

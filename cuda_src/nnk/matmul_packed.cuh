@@ -150,7 +150,7 @@ struct MatmulPacked {
     const int words = words_in(depth);
     if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
     if constexpr (Form::packs_b) {
-      block.form.pack_b(block.b.data, block.packed_b, panel_b, block.first_n, block.columns,
+      block.form.pack_b(block.b, block.packed_b, panel_b, block.first_n, block.columns,
                         first_k, depth);
     } else if constexpr (FastB == columns_fast || !UnitB) {
       for (int w = 0; w < words; ++w) {

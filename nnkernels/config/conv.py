@@ -33,10 +33,16 @@ class ConvProblem:
         Whether the array of pixels has no single step from pixel to pixel.
     kernel : tuple of int
         Taps along the spatial axes.
+    gathered : bool
+        Whether weights have no single step from term to term.
     channels : int
-        Of the image in a group.
-    image_steps, pixel_steps : tuple of int
-        Strides in bytes of the image, and of the array of pixels: of channels, and all others.
+        Of a group of the image.
+    image_alignment, pixels_alignment : int
+        For a GPU: powers of two, at most 16, of which the address of the image, or of the array of
+        pixels, and its strides are multiples; but for that of adjacent channels, and that of the
+        rows of the array of pixels, and the step within a run of it.
+    run : int
+        Of the array of pixels, how many adjacent ones follow each other everywhere.
     """
 
     product: MatmulProblem
@@ -44,14 +50,22 @@ class ConvProblem:
     channels_fast: bool
     scattered: bool
     kernel: tuple[int, int, int]
+    gathered: bool = False
     channels: int = 1
-    image_steps: tuple[int, ...] = ()
-    pixel_steps: tuple[int, ...] = ()
+    image_alignment: int = 1
+    pixels_alignment: int = 1
+    run: int = 1
 
     @property
     def packs_a(self) -> bool:
-        """Whether A is gathered: the image, or the array of pixels."""
-        return self.pixels == ROWS or (self.pixels == TERMS and self.scattered)
+        """Whether A is gathered: the image, the array of pixels, or weights."""
+        scattered = self.pixels == TERMS and self.scattered
+        return self.pixels == ROWS or scattered or (self.pixels == COLUMNS and self.gathered)
+
+    @property
+    def packs_b(self) -> bool:
+        """Whether B is gathered: the image, or weights."""
+        return self.pixels != ROWS or self.gathered
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,7 @@ class ConvPackedConfig:
     pixels: str
     channels_fast: bool
     scattered: bool
+    gathered: bool
     lanes: int
 
     def shared_bytes(self, k: int, kernel: tuple[int, int, int], compute_itemsize: int) -> int:
@@ -79,7 +94,7 @@ class ConvPackedConfig:
         index = 4 if packed.index == "i" else 8
         runs = 2 * (most * (index + 8) + 8)
         masks = sum(kernel) * -(-most // self.lanes) * 4
-        taps = prod(kernel) * (index + packed.vector // self.lanes * 4)
+        taps = prod(kernel) * (2 * index + packed.vector // self.lanes * 4)
         return packed.shared_elements(k) * compute_itemsize + runs + masks + taps
 
 
@@ -94,7 +109,7 @@ def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
     product = problem.product
     if problem.packs_a:  # rows of adjacent terms
         product = replace(product, strides_a=(product.reach, a), same_a=False)
-    if problem.pixels != ROWS:  # adjacent columns
+    if problem.packs_b:  # adjacent columns
         product = replace(product, strides_b=(product.reach, b))
     product = replace(
         product,
@@ -117,5 +132,6 @@ def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
         pixels=problem.pixels,
         channels_fast=problem.channels_fast,
         scattered=problem.scattered,
+        gathered=problem.gathered,
         lanes=1 if product.is_complex else lanes,
     )

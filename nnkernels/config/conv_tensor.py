@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from nnkernels.config import matmul_tensor
-from nnkernels.config.conv import COLUMNS, ROWS, TERMS, ConvProblem
+from nnkernels.config.conv import ROWS, TERMS, ConvProblem
 from nnkernels.config.device import Device
-from nnkernels.config.matmul_problem import MatmulProblem, index_kind
+from nnkernels.config.matmul_problem import index_kind
 from nnkernels.config.matmul_tensor import (
     ASYNC_ROWS,
     ASYNC_TERMS,
@@ -21,52 +22,67 @@ from nnkernels.config.matmul_tensor import (
 
 # Taps for which a word has a bit each.
 _FEW_TAPS = 32
-# Of tables, in bytes: of 128 rows and 128 columns, or of 128 terms of a byte.
-_MOST_OF_TABLES = 12 << 10
-# Of the sums of an atom, at least one in so many along each side is wanted: else ordinary
-# arithmetic makes fewer.
+# Of the sums of an atom, one in so many along each side is wanted at least: ordinary arithmetic
+# makes fewer.
 _LEAST_SHARE = 4
+# Bytes of tables at most: of 128 terms of a byte.
+_TABLE_BYTES = 12 << 10
+# Columns of a tile whose registers leave none for 64-bit offsets, or for three coordinates of each
+# pixel: instances spilled.
+_MANY_COLUMNS = 256
 
 
 @dataclass(frozen=True)
 class ConvTensorConfig:
-    """The product, and what its form gathers: ``cuda_src/nnk/conv_tensor_form.cuh``.
+    """Template arguments of one instance: see ``cuda_src/nnk/conv_tensor_form.cuh``.
 
     Attributes
     ----------
-    tensor : TensorConfig
+    product : TensorConfig
         Tiles, and how operands come to shared memory: also those that are gathered.
+    pixels : str
+        What pixels are to the product: ``COLUMNS``, ``ROWS`` or ``TERMS``.
     few_taps : bool
         Whether the taps that a pixel sees are bits of a word.
+    channels_fast, scattered : bool
+        See ``ConvProblem``.
     """
 
-    tensor: TensorConfig
+    product: TensorConfig
     pixels: str
     channels_fast: bool
     few_taps: bool
     scattered: bool
 
-    def for_workspace(self, product: MatmulProblem, index: str) -> ConvTensorConfig:
-        """The same, for sums of a split in a dense workspace."""
-        tensor, tables = self.tensor, self.table_bytes // self.tensor.atom.sum_itemsize
-        tensor = tensor.for_workspace(product.n, product.compute_itemsize, index)
-        changed = replace(self, tensor=tensor)
-        tables = changed.table_bytes // tensor.atom.sum_itemsize - tables
-        return replace(changed, tensor=replace(tensor, shared=tensor.shared + tables))
+    @property
+    def flags(self) -> tuple[bool, ...]:
+        """Of the form."""
+        return self.channels_fast, self.few_taps, self.scattered
+
+    def shared_bytes(self, k: int, compute_itemsize: int) -> int:
+        """Shared memory of a block: that of the product, and tables of what is gathered."""
+        return self.product.shared_elements(k) * compute_itemsize + self._table_bytes
 
     @property
-    def table_bytes(self) -> int:
-        """Shared memory for what is looked up: ``cuda_src/nnk/conv_tensor_gather.cuh``."""
-        tensor, index = self.tensor, 4 if self.tensor.index == "i" else 8
-        words = 0
+    def _table_bytes(self) -> int:
+        """See ``table_words`` in ``cuda_src/nnk/conv_tensor_gather.cuh``."""
+        product, index = self.product, 4 if self.product.index == "i" else 8
         if self.pixels == TERMS:
-            if tensor.way_b == SINGLE_TERMS:
-                words += 4 * tensor.tile_n
-            if self.scattered and tensor.way_a == SINGLE_TERMS:
-                words += tensor.tile_m
-        elif (tensor.way_a if self.pixels == ROWS else tensor.way_b) == SINGLE_ROWS:
-            words = 3 * tensor.tile_k * (2 if self.few_taps else 4)
-        return words * index
+            words = 4 * product.tile_n if product.way_b == SINGLE_TERMS else 0
+            words += product.tile_m if self.scattered and product.way_a == SINGLE_TERMS else 0
+            return words * index
+        image = product.way_a if self.pixels == ROWS else product.way_b
+        return (
+            3 * product.tile_k * (2 if self.few_taps else 4) * index if image == SINGLE_ROWS else 0
+        )
+
+    def for_workspace(self, n: int, itemsize: int, index: str) -> ConvTensorConfig:
+        """The same for the first launch of a split product, whose result is dense."""
+        return replace(
+            self,
+            product=self.product.for_workspace(n, itemsize, index),
+            scattered=self.scattered and self.pixels == TERMS,
+        )
 
 
 def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
@@ -75,65 +91,52 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     atom = matmul_tensor.atom_of(product, device)
     if atom is None or min(product.m, product.n) * _LEAST_SHARE < atom.m:
         return None
-    taps = problem.kernel[0] * problem.kernel[1] * problem.kernel[2]
-    few_taps = problem.pixels == TERMS or taps <= _FEW_TAPS
-    ways = _ways(problem, atom)
+    few_taps = problem.pixels == TERMS or prod(problem.kernel) <= _FEW_TAPS
+    short = few_taps and index_kind(product.reach) == "i"
     chosen = matmul_tensor.tiled(
         product,
-        replace(device, shared_limit=device.shared_limit - _MOST_OF_TABLES),
+        replace(device, shared_limit=device.shared_limit - _TABLE_BYTES),
         atom,
-        ways,
+        _ways(problem, atom),
         _wide_c(problem),
-        # A second launch has a result with one step between its columns.
-        may_split=problem.pixels == TERMS or not problem.scattered,
-        most_n=256 if few_taps and index_kind(product.reach) == "i" else 128,
+        most_n=_MANY_COLUMNS if short else _MANY_COLUMNS // 2,
     )
     if chosen is None:
         return None
-    config = ConvTensorConfig(
-        tensor=chosen,
-        pixels=problem.pixels,
-        channels_fast=problem.channels_fast,
-        few_taps=few_taps,
-        scattered=problem.scattered,
+    return ConvTensorConfig(
+        chosen, problem.pixels, problem.channels_fast, few_taps, problem.scattered
     )
-    tables = config.table_bytes // atom.sum_itemsize
-    return replace(config, tensor=replace(chosen, shared=chosen.shared + tables))
 
 
 def _ways(problem: ConvProblem, atom: Atom) -> tuple[int, int]:
     """How the operands come to shared memory."""
-    product, plain = problem.product, matmul_tensor.ways_of_matrices(problem.product, atom)
-    size = product.itemsizes[0]
+    plain_a, plain_b = matmul_tensor.ways_of_matrices(problem.product, atom)
+    size = problem.product.itemsizes[0]
+    chunks = problem.channels_fast and problem.image_alignment >= 16
+    chunks = chunks and problem.channels * size % 16 == 0
     if problem.pixels == TERMS:
-        image = _way_of_pixels(
-            problem.image_steps, problem.channels, size, product.alignments[1], atom
-        )
-        if not problem.scattered:
-            return plain[0], image
-        steps = problem.pixel_steps
-        return _way_of_pixels(steps, product.m, size, product.alignments[0], atom), image
-    number = 0 if problem.pixels == ROWS else 1
-    if _has_chunks(problem.image_steps, problem.channels, size, product.alignments[number]):
+        if problem.scattered:
+            plain_a = _way_of_pixels(_pixels_have_chunks(problem, problem.product.m, size), atom)
+        return plain_a, _way_of_pixels(chunks, atom)
+    image = SINGLE_ROWS
+    if chunks:
         image = ASYNC_TERMS if atom.asynchronous else VECTOR_TERMS
-    else:
-        image = SINGLE_ROWS
-    return (image, plain[1]) if problem.pixels == ROWS else (plain[0], image)
+    return (image, plain_b) if problem.pixels == ROWS else (plain_a, image)
 
 
-def _way_of_pixels(
-    steps: tuple[int, ...], channels: int, size: int, alignment: int, atom: Atom
-) -> int:
+def _way_of_pixels(chunks: bool, atom: Atom) -> int:
     """How an operand comes whose terms are pixels."""
-    if not _has_chunks(steps, channels, size, alignment):
+    if not chunks:
         return SINGLE_TERMS
     return ASYNC_ROWS if atom.asynchronous and atom.transposes else VECTOR_ROWS
 
 
-def _has_chunks(steps: tuple[int, ...], channels: int, size: int, alignment: int) -> bool:
-    """Whether channels lie in whole chunks of 16 bytes; `steps`: that of channels, and others."""
-    aligned = alignment >= 16 and channels * size % 16 == 0
-    return aligned and steps[0] == size and all(step % 16 == 0 for step in steps[1:])
+def _pixels_have_chunks(problem: ConvProblem, rows: int, size: int) -> bool:
+    """Whether the array of pixels has adjacent rows, in whole chunks of 16 bytes."""
+    product = problem.product
+    step = product.strides_a[0] if problem.pixels == TERMS else product.strides_c[1]
+    aligned = problem.pixels_alignment >= 16 and rows * size % 16 == 0
+    return aligned and step == size and problem.run == 1
 
 
 def _wide_c(problem: ConvProblem) -> bool:
@@ -141,7 +144,4 @@ def _wide_c(problem: ConvProblem) -> bool:
     product = problem.product
     if problem.pixels == TERMS or not problem.scattered:
         return matmul_tensor.is_wide(product)
-    if problem.pixels == COLUMNS:
-        return False
-    size = product.itemsizes[2]
-    return _has_chunks(problem.pixel_steps, product.n, size, product.alignments[2])
+    return problem.pixels == ROWS and _pixels_have_chunks(problem, product.n, product.itemsizes[2])

@@ -227,7 +227,6 @@ def tiled(
     atom: Atom,
     ways: tuple[int, int],
     wide_c: bool,
-    may_split: bool = True,
     most_n: int = 256,
 ) -> TensorConfig | None:
     """The tiles for a problem whose operands come to shared memory in some ways.
@@ -238,8 +237,6 @@ def tiled(
         Of A and B.
     wide_c : bool
         Whether C is written in accesses of 16 bytes.
-    may_split : bool
-        Whether the sums may be split among blocks.
     most_n : int
         Columns of a tile, at most.
     """
@@ -248,7 +245,7 @@ def tiled(
     _, _, splits, tile = min(
         (_cycles(problem, device, atom, tile, splits), number, splits, tile)
         for number, tile in enumerate(_tiles(problem, device, atom))
-        for splits in (_splits(problem, atom, tile) if may_split else (1,))
+        for splits in _splits(problem, atom, tile)
     )
     tile = replace(tile, n=min(tile.n, most_n))
     return _config(problem, atom, _for_operands(atom, tile, ways), splits, ways, wide_c)

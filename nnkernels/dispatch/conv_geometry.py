@@ -270,9 +270,18 @@ class Phase:
 
 
 def phases(
-    dx: tuple[Shape, Strides], dy: Strides, axes: Sequence[Axis], weights: Weights
+    dx: tuple[Shape, Strides],
+    dy: Strides,
+    axes: Sequence[Axis],
+    weights: Weights,
+    forward: bool,
 ) -> list[Phase]:
     """The gradient by the image, a product for each phase of the strides.
+
+    Parameters
+    ----------
+    forward : bool
+        Whether taps are in the order of the weights' memory. Else what they see is in order.
 
     No zero is multiplied but those of the padding: element i sees tap t of window o where
     ``o stride = i + low - t dilation``, so that for one remainder of i by the stride these are
@@ -283,15 +292,13 @@ def phases(
     own = Strides3.of(strides, weights.channels)
     found = []
     for remainders in every(*(range(min(a.stride, a.size)) for a in axes)):
-        parts = [_phase(a, f) for a, f in zip(axes, remainders, strict=True)]
+        parts = [_phase(a, f, forward) for a, f in zip(axes, remainders, strict=True)]
         window_axes = _axes([part[0] for part in parts])
         first = (0,) * (SPATIAL - rank) + tuple(part[1] for part in parts)
         every_tap = (1,) * (SPATIAL - rank) + tuple(part[2] for part in parts)
         taps = tuple(axis.taps for axis in window_axes)
-        # The taps are taken from the last one on, so that what they see goes forward.
         offset = weights.offset + sum(
-            (t + n * (count - 1)) * s
-            for t, n, count, s in zip(first, every_tap, taps, weights.tap_strides, strict=True)
+            t * s for t, s in zip(first, weights.tap_strides, strict=True)
         )
         seen = Weights(
             groups=weights.groups,
@@ -303,7 +310,7 @@ def phases(
             row_stride=weights.channel_stride,
             channel_stride=weights.row_stride,
             tap_strides=_three(
-                [-n * s for n, s in zip(every_tap, weights.tap_strides, strict=True)], 0
+                [n * s for n, s in zip(every_tap, weights.tap_strides, strict=True)], 0
             ),
         )
         steps = (1,) * (SPATIAL - rank) + tuple(a.stride for a in axes)
@@ -331,7 +338,7 @@ def phases(
     return found
 
 
-def _phase(axis: Axis, remainder: int) -> tuple[WindowAxis, int, int]:
+def _phase(axis: Axis, remainder: int, forward: bool) -> tuple[WindowAxis, int, int]:
     """Windows along an axis of a phase, its first tap, and from tap to tap."""
     common = gcd(axis.stride, axis.dilation)
     every_tap, back = axis.stride // common, axis.dilation // common
@@ -342,5 +349,10 @@ def _phase(axis: Axis, remainder: int) -> tuple[WindowAxis, int, int]:
     # t dilation = position modulo the stride.
     first = next(t for t in range(every_tap) if (position - t * axis.dilation) % axis.stride == 0)
     taps = max(-(-(axis.kernel - first) // every_tap), 0)
-    last = (position - first * axis.dilation) // axis.stride - back * max(taps - 1, 0)
-    return WindowAxis(pixels, taps, 1, back, last, axis.out), first, every_tap
+    # Later taps see elements before those of earlier ones.
+    start = (position - first * axis.dilation) // axis.stride
+    if forward or taps == 0:
+        return WindowAxis(pixels, taps, 1, -back, start, axis.out), first, every_tap
+    start -= back * (taps - 1)
+    first += every_tap * (taps - 1)
+    return WindowAxis(pixels, taps, 1, back, start, axis.out), first, -every_tap

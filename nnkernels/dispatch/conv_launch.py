@@ -15,9 +15,9 @@ from nnkernels.config.conv import (
     ConvPackedConfig,
     ConvProblem,
 )
-from nnkernels.dispatch.axes import Strides
-from nnkernels.dispatch.conv_geometry import Strides3, WindowProduct
-from nnkernels.dispatch.conv_tensor_launch import prepare_tensor
+from nnkernels.dispatch import conv_gpu
+from nnkernels.dispatch.axes import Strides, largest_power_of_two, merge
+from nnkernels.dispatch.conv_geometry import Weights, WindowProduct
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
 from nnkernels.dispatch.matmul_instances import matmul_instance
 from nnkernels.dispatch.matmul_launch import Prepared, matmul_problem, prepare_with
@@ -47,8 +47,11 @@ class Windows:
         What is done with the sums.
     bias_stride : int or None
         Bytes from element to element of a vector with one element for each row of each group.
+    gathered : Weights or None
+        Weights that have no single step from term to term, and are packed where they lie.
     alignments : tuple of int
-        Of the addresses of A, B and the result.
+        Powers of two, up to 16, that the addresses of A, B and the result are multiples of. (On a
+        CPU, on which kernels do not depend on them, all 1.)
     """
 
     product: WindowProduct
@@ -59,6 +62,7 @@ class Windows:
     conjugate: tuple[bool, bool]
     epilogue: Epilogue
     bias_stride: int | None = None
+    gathered: Weights | None = None
     alignments: tuple[int, int, int] = (1, 1, 1)
 
     @property
@@ -100,6 +104,10 @@ class Windows:
             if self.bias_stride is not None:
                 d = (self.bias_stride * rows, 0, self.bias_stride, 0)
             product = Product(batch, rows, columns, terms, (group, 0, row, term), b, pixels, d)
+        return self.call_of(product, types)
+
+    def call_of(self, product: Product, types: Types) -> Call:
+        """The call of a product of weights and pixels, mirrored if the image comes first."""
         conjugate, alignments = self.conjugate, self.alignments
         if self.mirrored:
             product, types, conjugate = product.mirrored(), types.mirrored(), conjugate[::-1]
@@ -116,10 +124,30 @@ class Windows:
             channels_fast=self.channels_fast,
             scattered=self.seen.pixel_step is None,
             kernel=p.taps,
+            gathered=self.gathered is not None,
             channels=p.channels,
-            image_steps=_steps(p.image),
-            pixel_steps=_steps(p.pixels),
+            **self._alignments(),
         )
+
+    def _alignments(self) -> dict[str, int]:
+        """What a GPU may know about vectors of channels and of pixels."""
+        p, (a, image, result) = self.product, self.alignments
+        axes = [s for s, axis in zip(p.image.spatial, p.axes, strict=True) if axis.size > 1]
+        # An axis of one element has no step.
+        group, batch = int(p.groups > 1), int(p.images > 1)
+        image = largest_power_of_two(image, group * p.image.group, batch * p.image.batch, *axes)
+        shape = (p.images, *(axis.pixels for axis in p.axes))
+        merged, (steps,) = merge(shape, [(p.pixels.batch, *p.pixels.spatial)])
+        itemsize = (self.types.a if self.pixels == TERMS else self.types.c).itemsize
+        runs = steps[-1] == itemsize
+        pixels = a if self.pixels == TERMS else result
+        steps = steps[:-1] if runs else steps
+        pixels = largest_power_of_two(pixels, group * p.pixels.group, *steps)
+        return {
+            "image_alignment": image,
+            "pixels_alignment": pixels,
+            "run": merged[-1] if runs else 1,
+        }
 
     @property
     def _sizes(self) -> tuple[int, int, int]:
@@ -133,9 +161,9 @@ class Windows:
         self.pack_geometry(packer, self.seen)
 
     def pack_geometry(self, packer: Packer, p: WindowProduct) -> None:
-        """That of some product."""
+        """That of the product, or of another one."""
         axes = p.axes
-        # Without terms nothing is gathered, but where their first one lies is asked.
+        # Without terms nothing is gathered, but where the first one would lie may be asked.
         packer.add_index(*(max(n, 1) for n in (p.images, *(axis.pixels for axis in axes))))
         for numbers in (
             [axis.step for axis in axes],
@@ -147,6 +175,8 @@ class Windows:
             packer.add_index(*numbers)
         packer.add_index(max(p.channels, 1), p.image.batch, *p.image.spatial, p.image.channel)
         packer.add_index(p.pixels.batch, *p.pixels.spatial)
+        found = self.gathered
+        packer.add_index(*(found.channel_stride, *found.tap_strides) if found else (0,) * 4)
         packer.add_index(self._adjacent_taps())
         packer.add_divisors(max(axis.pixels, 1) for axis in axes)
 
@@ -157,28 +187,15 @@ class Windows:
         return max(last.taps, 1) if self.channels_fast and follow else 1
 
 
-def _steps(strides: Strides3) -> tuple[int, ...]:
-    return (strides.channel, strides.batch, strides.group, *strides.spatial)
-
-
 def prepare_windows(windows: Windows, machine: Any) -> Prepared:
-    """Choose the kernel of a product over windows, and prepare its launch.
+    """Choose the kernel of a product over windows, and prepare its launches.
 
-    Returns
-    -------
-    tail : bytes
-        Arguments after the pointers: those of what is added, A, B, and the result.
-    start : callable
-        Starts the launch.
-    splits : Splits or None
-        A second launch.
+    The arguments after the pointers are those of what is added, A, B, and the result.
     """
+    if machine.device.is_gpu:
+        return conv_gpu.prepare_windows(windows, machine)
     call = windows.call()
     problem = windows.problem(call)
-    if machine.device.is_gpu:
-        prepared = prepare_tensor(windows, call, problem, machine)
-        assert prepared is not None
-        return prepared
     chosen = config.configure(problem, machine.device)
     instance = _instance(call, chosen, windows)
     terms = call.product.k
@@ -189,9 +206,11 @@ def prepare_windows(windows: Windows, machine: Any) -> Prepared:
 
 def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instance:
     product = matmul_instance(call, len(call.batch()[0]), chosen.packed)
+    # Where pixels are rows, weights are B, and the first flag is theirs all the same.
     conjugate = windows.conjugate if call.types.c.kind == "c" else (False, False)
     flags = ", ".join(
-        "true" if flag else "false" for flag in (chosen.channels_fast, chosen.scattered, *conjugate)
+        "true" if flag else "false"
+        for flag in (chosen.channels_fast, chosen.scattered, chosen.gathered, *conjugate)
     )
     form = f"ConvForm<{chosen.pixels}, {flags}>"
     return Instance(

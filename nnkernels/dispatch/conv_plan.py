@@ -10,7 +10,7 @@ from typing import Any
 from nnkernels.config import elementwise as elementwise_config
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS
 from nnkernels.config.elementwise import ElementwiseProblem
-from nnkernels.dispatch import elementwise_plan
+from nnkernels.dispatch import elementwise_plan, machines
 from nnkernels.dispatch.axes import (
     Shape,
     Strides,
@@ -20,12 +20,11 @@ from nnkernels.dispatch.axes import (
     merge,
 )
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
-from nnkernels.dispatch.conv_launch import Windows, prepare_windows
+from nnkernels.dispatch.conv_launch import Windows
+from nnkernels.dispatch.conv_launches import add_launches
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
 from nnkernels.dispatch.elementwise import Functor, alignment_of
-from nnkernels.dispatch.machines import for_array
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue, Types, types_of
-from nnkernels.dispatch.matmul_launch import Prepared
 from nnkernels.dispatch.packing import pointer_struct
 from nnkernels.dispatch.results import Allocation
 from nnkernels.dispatch.windows import Axis
@@ -70,20 +69,6 @@ class ConvPlan:
         """Add a launch with these pointers."""
         self.launches.append((start, pointer_struct(len(slots)).pack, slots, tail))
 
-    def add_product(
-        self, prepared: Prepared, added: tuple[Slot, ...], pair: tuple[Slot, ...], offset: int
-    ) -> None:
-        """Add the launches of a product: with what is added, two operands, and the result."""
-        tail, start, splits = prepared
-        result = (self.result_number, offset)
-        if splits is None:
-            self.add(start, (*added, *pair, result), tail)
-            return
-        self.workspaces.append(splits.workspace)
-        sums = (self.operands + len(self.workspaces), 0)
-        self.add(start, (*pair, sums), tail)
-        self.add(splits.finish, (*added, sums, result), splits.tail)
-
     def workspace(self, elements: int, dtype: Any) -> int:
         """Add a workspace; the number of its pointer."""
         self.workspaces.append(Allocation((elements,), dtype, (0,)))
@@ -115,11 +100,12 @@ class Operands:
         bias = self.arrays[2] if len(self.arrays) > 2 else None
         return types_of(a, b, bias, names, self.out_dtype or _whole(a, b), epilogue)
 
-    def alignment(self, number: int) -> int:
-        """The power of two, at most 16, of which the addresses of all operands are multiples."""
-        arrays = [array for array in self.arrays if array is not None]
-        _, address = for_array(arrays[0])
-        return alignment_of(*(address(array) for array in arrays))
+    def alignment(self, number: int, machine: Any, offset: int = 0) -> int:
+        """Of the address of an operand and some bytes: a power of two up to 16; on a CPU 1."""
+        if not machine.device.is_gpu:
+            return 1
+        array = self.arrays[number]
+        return alignment_of(machines.for_array(array)[1](array) + offset)
 
     @property
     def given(self) -> int:
@@ -178,7 +164,8 @@ def backward_data(
     if prod(shape) == 0:
         return plan
     weights = weights_of(weight.strides, weight.shape, groups, flip)
-    for phase in phases((shape, strides), dy.strides, axes, weights):
+    forward = not _channels_fast(dy, weights.rows)
+    for phase in phases((shape, strides), dy.strides, axes, weights, forward):
         _add(
             plan,
             operands,
@@ -226,9 +213,9 @@ def backward_weight(
         types,
         conjugate,
         PLAIN,
-        alignments=(operands.alignment(0), operands.alignment(1), 16),
+        alignments=(operands.alignment(0, machine), operands.alignment(1, machine), 16),
     )
-    plan.add_product(prepare_windows(prepared, machine), (), ((0, 0), (1, 0)), 0)
+    add_launches(plan, prepared, (0, 0), (1, 0), (), (plan.result_number, 0), machine)
     return plan
 
 
@@ -276,7 +263,8 @@ def _add(
     slot = (numbers[0], weights.offset)
     step = weights.step(channels_fast)
     strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
-    if step is None:
+    gathers = step is None and not machine.device.is_gpu
+    if step is None and not gathers:
         slot, strides = _in_order(plan, weights, slot, types.a, channels_fast, machine)
     prepared = Windows(
         product,
@@ -287,18 +275,16 @@ def _add(
         conjugate,
         epilogue,
         operands.bias_stride,
-        (
-            largest_power_of_two(
-                operands.alignment(numbers[0]) if step is not None else 16, slot[1]
-            ),
-            operands.alignment(numbers[1]),
+        weights if gathers else None,
+        alignments=(
+            16 if step is None else operands.alignment(numbers[0], machine, weights.offset),
+            operands.alignment(numbers[1], machine),
             largest_power_of_two(16, offset),
         ),
     )
-    pair = (slot, (numbers[1], 0))
     added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
-    pair = pair[::-1] if prepared.mirrored else pair
-    plan.add_product(prepare_windows(prepared, machine), added, pair, offset)
+    result = (plan.result_number, offset)
+    add_launches(plan, prepared, slot, (numbers[1], 0), added, result, machine)
 
 
 def _in_order(
