@@ -27,9 +27,6 @@ _FEW_TAPS = 32
 _LEAST_SHARE = 4
 # Bytes of tables at most: of 128 terms of a byte.
 _TABLE_BYTES = 12 << 10
-# Columns of a tile whose registers leave none for 64-bit offsets, or for three coordinates of each
-# pixel: instances spilled.
-_MANY_COLUMNS = 256
 
 
 @dataclass(frozen=True)
@@ -92,14 +89,14 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     if atom is None or min(product.m, product.n) * _LEAST_SHARE < atom.m:
         return None
     few_taps = problem.pixels == TERMS or prod(problem.kernel) <= _FEW_TAPS
-    short = few_taps and index_kind(product.reach) == "i"
     chosen = matmul_tensor.tiled(
         product,
         replace(device, shared_limit=device.shared_limit - _TABLE_BYTES),
         atom,
         _ways(problem, atom),
         _wide_c(problem),
-        most_n=_MANY_COLUMNS if short else _MANY_COLUMNS // 2,
+        # Offsets of 64 bits, or three coordinates of each pixel.
+        many_places=not few_taps or index_kind(product.reach) == "q",
     )
     if chosen is None:
         return None

@@ -227,7 +227,7 @@ def tiled(
     atom: Atom,
     ways: tuple[int, int],
     wide_c: bool,
-    most_n: int = 256,
+    many_places: bool = False,
 ) -> TensorConfig | None:
     """The tiles for a problem whose operands come to shared memory in some ways.
 
@@ -237,8 +237,8 @@ def tiled(
         Of A and B.
     wide_c : bool
         Whether C is written in accesses of 16 bytes.
-    most_n : int
-        Columns of a tile, at most.
+    many_places : bool
+        Whether copies need more registers than an address each.
     """
     if max(problem.m, problem.n) < atom.m:  # less than a quarter of one step
         return None
@@ -247,8 +247,8 @@ def tiled(
         for number, tile in enumerate(_tiles(problem, device, atom))
         for splits in _splits(problem, atom, tile)
     )
-    tile = replace(tile, n=min(tile.n, most_n))
-    return _config(problem, atom, _for_operands(atom, tile, ways), splits, ways, wide_c)
+    tile = _for_operands(atom, tile, ways, many_places)
+    return _config(problem, atom, tile, splits, ways, wide_c)
 
 
 def tiles_of(atom: Atom, device: Device) -> list[Tile]:
@@ -273,10 +273,10 @@ def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
     return [tile for tile in tiles if made(tile) <= _MOST_MADE * least]
 
 
-def _for_operands(atom: Atom, tile: Tile, ways: tuple[int, int]) -> Tile:
+def _for_operands(atom: Atom, tile: Tile, ways: tuple[int, int], many_places: bool) -> Tile:
     """The tile, or one that suits operands that come through registers; of as many terms."""
     copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way in ways]
-    if not atom.asynchronous or all(copied):
+    if not atom.asynchronous or (all(copied) and not many_places):
         return tile
     # Twice as many threads, each with half as many sums, have registers for what they load.
     tile = replace(tile, n=min(tile.n, 128), stages=tile.stages if any(copied) else 2)
