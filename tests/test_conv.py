@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from comparing import assert_same_bits, wide
 from convolving import (
     BY_DATA,
     BY_WEIGHT,
     FORWARD,
-    TRANSPOSE,
-    Geometry,
     assert_right,
     geometries,
     operands,
@@ -18,8 +14,7 @@ from convolving import (
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import is_dense, keeps_order
-from strategies import examples, make_numbers
-from threads import same_on_any_threads
+from strategies import examples
 
 import nnkernels as nnk
 
