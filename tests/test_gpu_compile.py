@@ -302,7 +302,7 @@ def test_the_main_loop_of_a_convolution_does_not_divide(arch):
             # Places among taps take additions; more of them in three coordinates, or in 64 bits, or
             # where pixels are terms, and those of every copy advance.
             others = loop.total() - loop["HMMA"] - loop["LDSM"] - loop["LDGSTS"]
-            most = {"chunks": 1, "chunks of a gradient": 1, "chunks of pixels": 3}.get(name, 2)
+            most = {"chunks": 1, "chunks of a gradient": 1, "chunks of pixels": 3}.get(name, 2.5)
             assert others <= most * loop["HMMA"], what
 
 

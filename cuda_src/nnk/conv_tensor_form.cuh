@@ -9,10 +9,11 @@
 
 namespace nnk {
 
-// Pixels: what they are to the product; ChannelsFast, FewTaps: see conv_tensor_gather.cuh
+// Pixels: what they are to the product; ChannelsFast, FewTaps, Vector: see conv_tensor_gather.cuh
 // Scattered: the array of pixels (the result, or where pixels are terms A) has no single step from
 // pixel to pixel
-template <int Pixels, bool ChannelsFast, bool FewTaps, bool Scattered> struct ConvTensorForm {
+template <int Pixels, bool ChannelsFast, bool FewTaps, bool Scattered, int Vector>
+struct ConvTensorForm {
   static constexpr bool terms = Pixels == pixels_are_terms;
   static constexpr bool scatters_rows = Scattered && Pixels == pixels_are_rows;
   static constexpr bool scatters_columns = Scattered && Pixels == pixels_are_columns;
@@ -28,12 +29,12 @@ template <int Pixels, bool ChannelsFast, bool FewTaps, bool Scattered> struct Co
   // Operands of which the base class says how they come to shared memory: by chunks, or not.
   template <class Base> static constexpr bool single = Base::way >= single_terms;
   template <class Base, class Index>
-  using Image =
-      conditional<terms,
-                  conditional<single<Base>, GatheredPixels<Base, Index, ChannelsFast, false>,
-                              WindowPixels<Base, Index, false>>,
-                  conditional<single<Base>, GatheredTaps<Base, Index, ChannelsFast, FewTaps>,
-                              WindowTaps<Base, Index, FewTaps>>>;
+  using Image = conditional<
+      terms,
+      conditional<single<Base>, GatheredPixels<Base, Index, ChannelsFast, false>,
+                  WindowPixels<Base, Index, false>>,
+      conditional<single<Base>, GatheredTaps<Base, Index, ChannelsFast, FewTaps, Vector>,
+                  WindowTaps<Base, Index, FewTaps>>>;
   template <class Base, class Index>
   using Scatter = conditional<single<Base>, GatheredPixels<Base, Index, true, true>,
                               WindowPixels<Base, Index, true>>;

@@ -31,11 +31,13 @@ NNK_FN Vec<Index, N> from_table(const Shared<Index>& table, int at, Site site) {
 // ---- rows are pixels, terms are taps ------------------------------------------------------------
 
 // Base: TensorOperand of way single_rows
+// Vector: channels of a tap that are read at once
 //
 // The table has the terms of a slice: bytes from the place of tap 0, and the tap. There are three
 // of them in turn. Every load but the first one writes that of the next slice, to where the last
 // but one was read from: between the two is a barrier.
-template <class Base, class Index, bool ChannelsFast, bool FewTaps> struct GatheredTaps : Base {
+template <class Base, class Index, bool ChannelsFast, bool FewTaps, int Vector>
+struct GatheredTaps : Base {
   using T = typename Base::Value;
   using Geometry = WindowGeometry<Index>;
   using Seen = SeenTaps<Index, FewTaps>;
@@ -46,9 +48,10 @@ template <class Base, class Index, bool ChannelsFast, bool FewTaps> struct Gathe
   static constexpr int words = FewTaps ? 2 : 4;  // of a term
   static constexpr int table_words = 3 * terms * words;
   static constexpr int share = (terms + threads - 1) / threads;
-  // Terms of an access of 16 bytes.
-  static constexpr int together =
-      words * int(sizeof(Index)) < 16 ? 16 / (words * int(sizeof(Index))) : 1;
+  static_assert(Vector == 1 || ChannelsFast, "neighbouring terms are neighbours in memory");
+  // Terms of one access to the table: those of 16 bytes.
+  static constexpr int entry = words * int(sizeof(Index));
+  static constexpr int together = Vector == 1 && entry < 16 ? 16 / entry : 1;
 
   const Geometry* geometry;
   const char* image;
@@ -100,13 +103,16 @@ template <class Base, class Index, bool ChannelsFast, bool FewTaps> struct Gathe
       if (!this->is_there(i)) continue;
       auto x = Vec<T, chunk>::splat(T());
       NNK_UNROLL
-      for (int e = 0; e < chunk; e += together) {
-        const auto entry =
+      for (int e = 0; e < chunk; e += together * Vector) {
+        const auto entries =
             from_table<together * words>(table, (now + this->term_of(i) + e) * words, site);
         NNK_UNROLL
         for (int j = 0; j < together; ++j) {
-          if (seen(*geometry, tap_of(entry, j * words)))
-            x.set(e + j, *reinterpret_cast<const T*>(image + int64(entry[j * words])));
+          if (!seen(*geometry, tap_of(entries, j * words))) continue;
+          const auto y =
+              nnk::load<Vector>(reinterpret_cast<const T*>(image + int64(entries[j * words])));
+          NNK_UNROLL
+          for (int v = 0; v < Vector; ++v) x.set(e + j + v, y[v]);
         }
       }
       this->waiting[i] = bit_cast<Registers<4>>(x);
@@ -143,9 +149,10 @@ template <class Base, class Index, bool ChannelsFast, bool FewTaps> struct Gathe
       for (int axis = 0; axis < 3; ++axis) table.store(at * words + 1 + axis, tap.position[axis]);
     }
   }
-  template <int N> static NNK_FN typename Seen::Tap tap_of(const Vec<Index, N>& entry, int first) {
-    if constexpr (FewTaps) return {uint32(entry[first + 1])};
-    else return {{entry[first + 1], entry[first + 2], entry[first + 3]}};
+  template <int N>
+  static NNK_FN typename Seen::Tap tap_of(const Vec<Index, N>& entries, int first) {
+    if constexpr (FewTaps) return {uint32(entries[first + 1])};
+    else return {{entries[first + 1], entries[first + 2], entries[first + 3]}};
   }
 };
 

@@ -32,9 +32,11 @@ class ConvSimtConfig:
     scattered: bool
 
     @property
-    def flags(self) -> tuple[bool, ...]:
-        """Of the form."""
-        return self.channels_fast, self.scattered
+    def form(self) -> str:
+        """C++ type of the form."""
+        flags = (self.channels_fast, self.scattered)
+        texts = [self.pixels, *("true" if flag else "false" for flag in flags)]
+        return f"ConvTiles<{', '.join(texts)}>"
 
     def shared_bytes(self, k: int, compute_itemsize: int) -> int:
         """Shared memory of a block: slices, and for every team what it knows of their terms."""

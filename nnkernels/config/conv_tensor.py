@@ -19,6 +19,7 @@ from nnkernels.config.matmul_tensor import (
     Atom,
     TensorConfig,
 )
+from nnkernels.dispatch.axes import largest_power_of_two
 
 # Taps for which a word has a bit each.
 _FEW_TAPS = 32
@@ -43,6 +44,8 @@ class ConvTensorConfig:
         Whether the taps that a pixel sees are bits of a word.
     channels_fast, scattered : bool
         See ``ConvProblem``.
+    vector : int
+        Channels of a tap that are read at once, where these are no chunks of 16 bytes.
     """
 
     product: TensorConfig
@@ -50,11 +53,14 @@ class ConvTensorConfig:
     channels_fast: bool
     few_taps: bool
     scattered: bool
+    vector: int = 1
 
     @property
-    def flags(self) -> tuple[bool, ...]:
-        """Of the form."""
-        return self.channels_fast, self.few_taps, self.scattered
+    def form(self) -> str:
+        """C++ type of the form."""
+        flags = (self.channels_fast, self.few_taps, self.scattered)
+        texts = [self.pixels, *("true" if flag else "false" for flag in flags), str(self.vector)]
+        return f"ConvTensorForm<{', '.join(texts)}>"
 
     def shared_bytes(self, k: int, compute_itemsize: int) -> int:
         """Shared memory of a block: that of the product, and tables of what is gathered."""
@@ -100,9 +106,23 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     )
     if chosen is None:
         return None
+    image = chosen.way_a if problem.pixels == ROWS else chosen.way_b
     return ConvTensorConfig(
-        chosen, problem.pixels, problem.channels_fast, few_taps, problem.scattered
+        chosen,
+        problem.pixels,
+        problem.channels_fast,
+        few_taps,
+        problem.scattered,
+        _vector(problem) if image == SINGLE_ROWS else 1,
     )
+
+
+def _vector(problem: ConvProblem) -> int:
+    """Channels that are read at once: those of 8 bytes at most."""
+    if not problem.channels_fast:
+        return 1
+    wanted = min(problem.image_alignment, 8) // problem.product.itemsizes[0]
+    return largest_power_of_two(max(wanted, 1), problem.channels)
 
 
 def _ways(problem: ConvProblem, atom: Atom) -> tuple[int, int]:

@@ -57,11 +57,9 @@ def _prepare(
     """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
     product = matmul_instance(call, len(call.batch()[0]), chosen.product)
     tensor = isinstance(chosen, ConvTensorConfig)
-    flags = ", ".join("true" if flag else "false" for flag in chosen.flags)
-    form = f"{'ConvTensorForm' if tensor else 'ConvTiles'}<{chosen.pixels}, {flags}>"
     instance = Instance(
         product.header,
-        f"{product.kernel[:-1]}, {form}>",
+        f"{product.kernel[:-1]}, {chosen.form}>",
         product.threads,
         (*product.more_headers, "conv_tensor_form" if tensor else "conv_tile_copy"),
     )
