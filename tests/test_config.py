@@ -341,16 +341,25 @@ PACKED = MatmulProblem(500, 500, 500, (2000, 4), (2000, 4), (4, 4, 4), 4, False,
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        # Two threads: blocks for both, cut across the longer side.
-        ({}, {"tile_m": 504, "tile_n": 256, "rows_at_once": 48, "read_a": False}),
-        ({"same_a": True}, {"tile_m": 504, "tile_n": 256, "read_a": True}),
-        ({"same_a": True, "strides_a": (4, 2000)}, {"rows_at_once": 96, "read_a": False}),
+        # Two threads: blocks for both, cut across the longer side, and then, where a slice is all
+        # of a sum, into up to 15 along the rows.
+        ({}, {"tile_m": 72, "tile_n": 256, "rows_at_once": 48, "read_a": False}),
+        ({"same_a": True}, {"tile_m": 72, "tile_n": 256, "read_a": True}),
+        ({"same_a": True, "m": 64, "n": 64, "k": 320}, {"tile_m": 18, "tile_n": 64}),
+        ({"same_a": True, "strides_a": (4, 2000)}, {"rows_at_once": 72, "read_a": False}),
+        ({"strides_a": (4, 2000), "m": 3000}, {"rows_at_once": 96, "tile_m": 432}),
+        # Longer sums: where A is read in place, longer slices of fewer columns.
+        ({"same_a": True, "k": 1000}, {"tile_m": 168, "tile_n": 128, "tile_k": 1024}),
+        ({"same_a": True, "k": 2000}, {"tile_m": 504, "tile_n": 128, "tile_k": 1024}),
+        ({"k": 2000}, {"tile_m": 504, "tile_n": 256, "tile_k": 512}),
         ({"same_a": True, "strides_a": (4000, 8)}, {"rows_at_once": 48, "read_a": False}),
-        ({"m": 400, "n": 200}, {"tile_m": 204, "tile_n": 256}),
-        ({"m": 100, "n": 250}, {"tile_m": 102, "tile_n": 128}),
-        ({"m": 3000}, {"tile_m": 3000, "tile_n": 256}),
+        ({"m": 400, "n": 200}, {"tile_m": 30, "tile_n": 256}),
+        ({"m": 100, "n": 250}, {"tile_m": 18, "tile_n": 128}),
+        ({"m": 3000}, {"tile_m": 432, "tile_n": 256}),
+        ({"m": 3000, "k": 600}, {"tile_m": 3000, "tile_n": 256}),
         # Three blocks would not be shared evenly; many are evenly enough.
-        ({"n": 600}, {"tile_m": 252, "tile_n": 256}),
+        ({"n": 600}, {"tile_m": 102, "tile_n": 256}),
+        ({"n": 600, "k": 600}, {"tile_m": 252, "tile_n": 256}),
         ({"m": 60, "n": 4200}, {"tile_m": 60, "tile_n": 512, "tile_k": 128}),
         ({"m": 60, "n": 4200, "strides_b": (4, 8)}, {"tile_n": 256, "tile_k": 512}),
         ({"batches": 7, "n": 200}, {"tile_m": 252, "tile_n": 256}),

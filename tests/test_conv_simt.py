@@ -61,7 +61,7 @@ REGIMES = {
         (2, 64, 5, 7), (60, 64, 2, 3), {"padding": 1}, False, "float32", 40,
         (COLUMNS, True, 4, 1, False, "split"),
         (COLUMNS, True, 4, 1, False, "split"),
-        (TERMS, True, 1, 1, True, "whole"),
+        (TERMS, True, 2, 1, True, "whole"),
     ),
     "large images": (
         (2, 2, 24, 26), (4, 2, 3, 3), {"padding": 1, "dilation": (1, 2)}, False, "float64", 40,
@@ -126,6 +126,25 @@ def test_each_regime_runs(regime, simulator, chosen, monkeypatch):
     pixels = dy.size // w_shape[0]
     assert_right(BY_WEIGHT, [dy, x], options | {"weight_shape": w_shape}, results[2], pixels)
     simulator.machine.plans.clear()
+
+
+def test_windows_of_many_taps(simulator, chosen):
+    # 32 taps along all axes, of which the one that is missing has one; and 33.
+    generator = np.random.default_rng(94)
+
+    def body():
+        for taps, last in ((30, False), (31, False), (30, True), (31, True)):
+            x = laid(generator, (2, 2, 17, 3), "float32", last)
+            w = make_numbers(generator, (3, 2, taps, 1), "float32")
+            options = {"padding": ((16, 14), (0, 0)), "flip": last}
+            with simulator.context(taps):
+                y = nnk.conv(x, w, **options)
+            if not simulator.recording:
+                assert_right(FORWARD, [x, w, None], options, y, 2 * taps)
+
+    simulator.precompiled(body)
+    found = [c.masked for c in chosen if isinstance(c, ConvSimtConfig)]
+    assert found == [True, False] * 4
 
 
 def test_many_small_groups_share_a_block(simulator, chosen, monkeypatch):

@@ -148,18 +148,26 @@ def expected_accesses(kernel: str) -> tuple[Counter[int], Counter[int]]:
         if writes:
             stores[width] = depth
     elif name == "NormForward":
-        vector, depth, stage = (int(arguments[i]) for i in (10, 15, 16))
-        width, added = vector * SIZES[arguments[1]], arguments[5] == "true"
+        vector, depth, stage = (int(arguments[i]) for i in (11, 16, 17))
+        width, added = vector * SIZES[arguments[1]], arguments[6] == "true"
         # The sum with a residual is written by the launch that reads both.
         first, last = stage != FINISH_ROW, stage != PART_OF_ROW
         loads[width] = depth * (1 + (added and first))
-        if last or added:
-            stores[width] = depth * (last + (added and first))
+        if last:
+            stores[vector * SIZES[arguments[2]]] = depth
+        if added:
+            stores[width] += depth * first
     elif name == "NormBackward":
-        vector, depth, stage = (int(arguments[i]) for i in (7, 12, 13))
-        loads[vector * SIZES[arguments[1]]] = depth * 2
+        vector, depth, stage = (int(arguments[i]) for i in (8, 13, 14))
+        for storage in arguments[1:3]:
+            loads[vector * SIZES[storage]] += depth
         if stage != PART_OF_ROW:
             stores[vector * SIZES[arguments[1]]] = depth
+    elif name == "GroupNormBackward":
+        # x and dy, in a loop, of rows that are read again in two.
+        width, stage = int(arguments[6]) * SIZES[arguments[0]], int(arguments[11])
+        loads[width] = 2
+        stores[width] = int(stage != PART_OF_ROW)
     elif name in ("GemvAlong", "GemvAcross"):
         # The matrix: for each of the columns, or rows, that are taken at once; four at least.
         loads[min(int(arguments[6]) * SIZES[arguments[1]], 16)] = 4
@@ -195,6 +203,41 @@ def test_the_main_loop_of_a_large_product_multiplies(arch):
             # Both tiles as vectors of 16 bytes: 4 reads for 64 sums of a term.
             assert loop["LDS"] * 16 <= loop["FFMA"]
             assert loop["BAR"] == 1
+
+
+# What a division by a number that is not known before is made of.
+DIVIDES = ("MUFU", "I2F", "F2I", "CALL", "v_rcp_iflag_f32", "v_rcp_iflag_f32_e32", "s_swappc_b64")
+# In vectors of 16 bytes along channels; else element by element, of which each is looked up, its
+# place compared with the border, and its address added up.
+LEAST_CONVOLVING = {True: 0.74, False: 0.63}
+
+
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
+@gpu_compilers.needs_nvdisasm
+@pytest.mark.usefixtures("ordinary_products")
+def test_the_main_loop_of_a_convolution_on_matrix_cores_does_not_divide(arch):
+    def wanted(dtype, problem):
+        return problem.label.startswith("large")
+
+    chosen = []
+    for name in ("conv", "conv_backward_data", "conv_backward_weight"):
+        chosen += choices(registry.find(name), (ORDINARY[arch],), arch, wanted)
+    kernels = {choice.launch.instance.symbol: choice for choice in chosen}
+    found = [r for r in reports(list(kernels.values()), arch) if "ConvTiles" in r.kernel]
+    assert {row.kernel.partition("ConvTiles<")[2].split(",")[0] for row in found} == {
+        "pixels_are_columns", "pixels_are_rows", "pixels_are_terms"
+    }  # fmt: skip
+    for row in found:
+        loop, what = row.resources.loop, (row.op, row.problem, row.kind, row.resources)
+        assert not faults_of(row), what
+        assert not set(loop) & set(DIVIDES), what
+        assert not set(loop) & {"LDL", "STL", "scratch_load_dword", "scratch_store_dword"}, what
+        channels_last = row.problem.endswith("channels last")
+        assert multiply_adds(loop) >= LEAST_CONVOLVING[channels_last] * loop.total(), what
+        if not arch.startswith("gfx") and channels_last:
+            # Both operands in vectors of 16 bytes, before the loop and in it.
+            assert loop["BAR"] == 1, what
+            assert row.resources.loads[16] == 2 * loop["LDG"], what
 
 
 # Whatever else is in the loop of a matrix core counts, and computes addresses of copies: of each,

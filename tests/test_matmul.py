@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -225,6 +226,16 @@ def test_any_number_of_threads_gives_the_same_bits():
     x1 = make_numbers(generator, (3, 150, 70), "float32")
     x2 = make_numbers(generator, (70, 200), "float32")
     assert_right(same_on_any_threads(lambda: nnk.matmul(x1, x2)), x1, x2)
+
+
+def test_what_is_packed_serves_one_product_only():
+    # Several blocks use the same packed columns of the same matrix: not those of the next columns,
+    # matrix or call.
+    generator = np.random.default_rng(35)
+    for _ in range(3):
+        x1 = make_numbers(generator, (2, 100, 90), "float32")
+        x2 = make_numbers(generator, (2, 90, 700), "float32")
+        assert_right(same_on_any_threads(partial(nnk.matmul, x1, x2)), x1, x2)
 
 
 def test_a_slice_of_a_batch_gives_the_same_bits(backend):

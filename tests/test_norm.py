@@ -440,11 +440,9 @@ def test_pytorch_agrees(cpu):
 
 def test_an_empty_array_may_be_at_address_0():
     """As CuPy's are."""
-    norm = norm_dispatch.norm_with(
-        "layer_kind", norm_dispatch.along_axes, -1, None, 1e-5, 0.0, None, ()
-    )
+    norm = norm_dispatch.norm_with("layer_kind", norm_dispatch.along_axes, -1, None, 1e-5, 0.0)
     x, machine = np.empty((0, 4), np.float32), machines.for_numpy()
     results = norm_dispatch._run_out(
-        norm, (x, None, None, None), ["x"], machine, lambda array: 0, np.empty_like(x)
+        norm, (x, None, None, None), machine, lambda array: 0, np.empty_like(x)
     )
     assert results[0].shape == (0, 4)

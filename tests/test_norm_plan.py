@@ -11,7 +11,7 @@ import nnkernels as nnk
 from nnkernels.inspection.kinds import template_arguments
 from nnkernels.reference import norm as reference
 
-LAYOUT, STEPS, VECTOR, STAGE = 8, 9, 10, 16
+LAYOUT, STEPS, VECTOR, STAGE = 9, 10, 11, 17
 
 
 def kernels_of(machine, call):

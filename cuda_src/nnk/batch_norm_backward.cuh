@@ -123,31 +123,15 @@ struct BatchNormBackward {
   }
 
   template <class G> static NNK_FN void finish(const G& group, const Args& args) {
-    constexpr int warps = Threads / warp_width;
-    const int64 channel = group.block() * warps + group.rank() / warp_width;
-    if (channel >= int64(args.channels)) return;  // whole warps
-    const int lane = group.rank() % warp_width, parts = int(args.parts);
-    const PairMoments<S>* saved = args.workspace + channel * args.parts;
-    const S length = S(args.geometry.length);
-    const Index whole = args.part_groups * (Layout == along ? N : 1);
-    const auto elements = [&](int p) {
-      const Index left = args.geometry.length - Index(p) * whole;
-      return S(left < whole ? left : whole);
-    };
-    PairMoments<S> m;
-    m.mean = sum_parts<S>(lane, parts, [&](int p) { return elements(p) * saved[p].mean; }) / length;
-    m.other =
-        sum_parts<S>(lane, parts, [&](int p) { return elements(p) * saved[p].other; }) / length;
-    const auto off = [&](int p) { return (saved[p].mean - m.mean) + saved[p].low; };
-    const S sum = sum_parts<S>(lane, parts, [&](int p) { return elements(p) * off(p); });
-    const S squares = sum_parts<S>(
-        lane, parts, [&](int p) { return saved[p].m2 + elements(p) * off(p) * off(p); });
-    m.co = sum_parts<S>(lane, parts, [&](int p) {
-      return saved[p].co + elements(p) * off(p) * (saved[p].other - m.other);
-    });
-    m.low = sum / length;
-    m.m2 = max(squares - m.low * sum, S(0));
-    if (lane == 0) write_channel(args, Index(channel), m);
+    using Part = PairMoments<S>;
+    const ChannelParts<Part, S, Index> parts(group, args, Layout == along ? N : 1);
+    if (parts.channel >= int64(args.channels)) return;  // whole warps
+    Part m;
+    parts.fold(m);
+    m.other = parts.sum([&](const Part& p, S n) { return n * p.other; }) / S(parts.length);
+    m.co = parts.sum(
+        [&](const Part& p, S n) { return p.co + n * parts.off(p, m) * (p.other - m.other); });
+    if (parts.lane == 0) write_channel(args, Index(parts.channel), m);
   }
 };
 

@@ -32,6 +32,30 @@ template <class Index> struct Place {
   }
 };
 
+// The same for windows of few taps, which takes fewer instructions: at[0] has a bit for every tap
+// along every axis, of a pixel those through which it sees an element.
+constexpr int most_masked = 32;  // taps along all axes
+template <class Index>
+NNK_FN Place<Index> masked(const WindowGeometry<Index>& g, const Pixel<Index>& pixel) {
+  uint32 mask = 0, bit = 1;
+  NNK_UNROLL
+  for (int axis = 0; axis < 3; ++axis) {
+    Index at = pixel.position(g, axis);
+    for (int t = 0; t < int(g.kernel[axis]); ++t) {
+      if (0 <= at && at < g.size[axis]) mask |= bit;
+      at += g.tap[axis];
+      bit <<= 1;
+    }
+  }
+  return {pixel.in_image(g), {Index(mask), 0, 0}};
+}
+template <class Index, bool TapsFirst>
+NNK_FN Place<Index> masked(const WindowGeometry<Index>& g, const Tap<Index, TapsFirst>& tap) {
+  const int second = int(g.kernel[0]), third = second + int(g.kernel[1]);
+  const uint32 mask = 1u << tap.at[0] | 1u << (second + tap.at[1]) | 1u << (third + tap.at[2]);
+  return {tap.offset(g), {Index(mask), 0, 0}};
+}
+
 // Indices that go on by the terms of a slice.
 template <class Index> NNK_FN bool add_digit(Index& digit, Index more, bool carry, Index radix) {
   digit += more + Index(carry);
@@ -58,16 +82,15 @@ NNK_FN void advance(const WindowGeometry<Index>& g, Tap<Index, TapsFirst>& tap,
   if constexpr (!TapsFirst) tap.channel += by.channel + Index(carry);
 }
 
-// The copies of one thread; see TileCopy. `Windows`: whether elements are those of an image, some
-// of which are zeros of the padding; else a table has the offsets of terms alone.
-template <class T, class S, class Index, class Layout, bool Conjugate, bool Windows>
+// The copies of one thread; see TileCopy. Words: of a term in the table: 4 of a place, 2 of an
+// offset and a mask, 1 of an offset where there is no padding.
+template <class T, class S, class Index, class Layout, bool Conjugate, int Words>
 struct GatherCopy {
   static_assert(Layout::regular, "a thread has few outer indices");
   static constexpr int count = Layout::pieces_of_thread, N = Layout::size;
   static constexpr int outers = Layout::outers, groups = count / outers;
   static_assert(count % outers == 0, "as many terms of each of them");
   static constexpr bool whole = count * Layout::threads == Layout::pieces;
-  static constexpr int words = Windows ? 4 : 1;  // of a term in the table
 
   const WindowGeometry<Index>& g;
   const T* from;
@@ -105,17 +128,17 @@ struct GatherCopy {
     NNK_UNROLL
     for (int group = 0; group < groups; ++group) {
       const int next = group * Layout::next_term;
-      const auto place = here ? table.template load_vec<words>(at + (term + next) * words)
-                              : Vec<Index, words>::splat(Index());
+      const auto place = here ? table.template load_vec<Words>(at + (term + next) * Words)
+                              : Vec<Index, Words>::splat(Index());
       NNK_UNROLL
       for (int o = 0; o < outers; ++o) {
         const int p = group * outers + o;
         held[p] = Vec<T, N>::splat(T());
-        if (here && next < left && is_inside(place, outer[o]))
+        if (here & (next < left) & is_inside(place, outer[o]))
           held[p] = nnk::load<N>(byte_offset(from, outer[o].offset + place[0]));
       }
     }
-    at = Layout::terms * words - at;
+    at = Layout::terms * Words - at;
     left -= Layout::terms;
   }
   NNK_FN void store(const Shared<S>& memory, int to) const {
@@ -126,12 +149,14 @@ struct GatherCopy {
 
  private:
   template <class V> NNK_FN bool is_inside(const V& place, const Place<Index>& own) const {
-    if constexpr (!Windows) return true;
     using Unsigned = conditional<sizeof(Index) == 4, uint32, uint64>;  // below 0 is far above
-    bool inside = true;
-    NNK_UNROLL
-    for (int axis = 0; axis < 3; ++axis)
-      inside = inside && Unsigned(own.at[axis] + place[1 + axis]) < Unsigned(g.size[axis]);
+    bool inside = true;  // without branches: all are one predicate of the load
+    if constexpr (Words == 2) inside = (uint32(place[1]) & ~uint32(own.at[0])) == 0;
+    if constexpr (Words == 4) {
+      NNK_UNROLL
+      for (int axis = 0; axis < 3; ++axis)
+        inside &= Unsigned(own.at[axis] + place[1 + axis]) < Unsigned(g.size[axis]);
+    }
     return inside;
   }
 };
@@ -139,7 +164,10 @@ struct GatherCopy {
 // The form of a product over windows.
 // Scattered: the array with an element for each pixel (the result; of pixels that are terms, A) has
 // no single step from pixel to pixel, and strides_c or strides_a have 0 in its place
-template <int Pixels, bool TapsFirst, bool Scattered> struct ConvTiles {
+// Masked: whether windows have at most `most_masked` taps along all axes together
+template <int Pixels, bool TapsFirst, bool Scattered, bool Masked> struct ConvTiles {
+  static_assert(!Masked || Pixels != pixels_are_terms, "masks of pixels are found once");
+  static constexpr int words = Masked ? 2 : 4;
   static constexpr bool of_terms = Pixels == pixels_are_terms;
   static constexpr bool scatters_columns = Scattered && Pixels == pixels_are_columns;
   static constexpr bool scatters_rows = Scattered && Pixels == pixels_are_rows;
@@ -155,7 +183,7 @@ template <int Pixels, bool TapsFirst, bool Scattered> struct ConvTiles {
     static constexpr bool has_other = of_terms && Scattered;
     using Walker = conditional<of_terms, Pixel<Index>, Tap<Index, TapsFirst>>;
     using Outer = conditional<of_terms, Tap<Index, TapsFirst>, Pixel<Index>>;
-    static constexpr int bytes = 2 * Terms * (has_other ? 5 : 4) * int(sizeof(Index));
+    static constexpr int bytes = 2 * Terms * (words + int(has_other)) * int(sizeof(Index));
 
     const WindowGeometry<Index>& g;
     Shared<Index> image, other;  // places, and offsets in the array of pixels
@@ -166,8 +194,8 @@ template <int Pixels, bool TapsFirst, bool Scattered> struct ConvTiles {
     template <class Group, class A>
     NNK_FN Tables(const Group& group, const A& args, int at, int rank)
         : g(args.windows),
-          image(group.template dynamic_shared<Index>(at, 2 * Terms * 4)),
-          other(group.template dynamic_shared<Index>(at + 8 * Terms * int(sizeof(Index)),
+          image(group.template dynamic_shared<Index>(at, 2 * Terms * words)),
+          other(group.template dynamic_shared<Index>(at + 2 * Terms * words * int(sizeof(Index)),
                                                      has_other ? 2 * Terms : 0)),
           thread(rank),
           slice(0) {}
@@ -178,7 +206,7 @@ template <int Pixels, bool TapsFirst, bool Scattered> struct ConvTiles {
         return gather<S, Layout, Conjugate>(from, first, args.m, terms);
       } else if constexpr (has_other) {
         const Index step = args.stride_a[0];
-        return GatherCopy<T, S, Index, Layout, Conjugate, false>(
+        return GatherCopy<T, S, Index, Layout, Conjugate, 1>(
             g, from, other, thread, first, args.m, terms,
             [step](Index row) { return Place<Index>{row * step, {0, 0, 0}}; });
       } else {
@@ -206,11 +234,11 @@ template <int Pixels, bool TapsFirst, bool Scattered> struct ConvTiles {
     // That of the next slice.
     NNK_FN void look_up() {
       if (thread < Terms) {
-        const auto place = Place<Index>::of(g, walker);
-        Vec<Index, 4> words = Vec<Index, 4>::splat(place.offset);
+        const auto place = place_of(g, walker);
+        auto word = Vec<Index, words>::splat(place.offset);
         NNK_UNROLL
-        for (int axis = 0; axis < 3; ++axis) words.set(1 + axis, place.at[axis]);
-        image.store_vec((slice * Terms + thread) * 4, words);
+        for (int i = 1; i < words; ++i) word.set(i, place.at[i - 1]);
+        image.store_vec((slice * Terms + thread) * words, word);
         if constexpr (has_other) other.store(slice * Terms + thread, walker.in_other(g));
         advance(g, walker, by);
       }
@@ -254,9 +282,14 @@ template <int Pixels, bool TapsFirst, bool Scattered> struct ConvTiles {
     template <class S, class Layout, bool Conjugate, class T>
     NNK_FN auto gather(const T* from, Index first, Index end, Index terms) const {
       const WindowGeometry<Index>& geometry = g;
-      return GatherCopy<T, S, Index, Layout, Conjugate, true>(
+      return GatherCopy<T, S, Index, Layout, Conjugate, words>(
           g, from, image, thread, first, end, terms,
-          [&geometry](Index i) { return Place<Index>::of(geometry, Outer::of(geometry, i)); });
+          [&geometry](Index i) { return place_of(geometry, Outer::of(geometry, i)); });
+    }
+    template <class X>
+    static NNK_FN Place<Index> place_of(const WindowGeometry<Index>& g, const X& pixel_or_tap) {
+      if constexpr (Masked) return masked(g, pixel_or_tap);
+      else return Place<Index>::of(g, pixel_or_tap);
     }
   };
 };

@@ -71,13 +71,17 @@ template <class Index> struct TilePlace {
   Index batch, split, first_m, first_n;
   int rows, columns;
 
-  template <class Args> static NNK_FN TilePlace of(const Args& args, int64 block) {
+  // down: blocks that follow each other have columns in common, else rows.
+  template <class Args>
+  static NNK_FN TilePlace of(const Args& args, int64 block, bool down = false) {
     const TileGrid& grid = args.grid;
     const int64 tiles = grid.tiles_m * grid.tiles_n;
     const int64 batch = block / tiles, tile = block - batch * tiles;
-    const int64 row = tile / grid.tiles_n;
+    const int64 line = tile / (down ? grid.tiles_m : grid.tiles_n);
+    const int64 in_line = tile - line * (down ? grid.tiles_m : grid.tiles_n);
+    const int64 row = down ? in_line : line;
     const Index first_m = Index(row) * grid.tile_m;
-    const Index first_n = Index(tile - row * grid.tiles_n) * grid.tile_n;
+    const Index first_n = Index(down ? line : in_line) * grid.tile_n;
     return {Index(batch),
             Index(block / grid.blocks_of_split),
             first_m,

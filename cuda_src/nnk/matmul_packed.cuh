@@ -52,6 +52,12 @@ struct MatmulPacked {
   static constexpr bool direct = InPlace && is_same<Epilogue, PlainEpilogue>;
   static_assert(!(ReadA && Form::packs_a) && !(InPlace && Form::scatters));
 
+  // Whether the first rows of a block are multiplied by B where it lies, which is packed meanwhile:
+  // its stores cost next to nothing beside the multiply-adds. (Panels that are not whole are packed
+  // before.)
+  static constexpr bool packs_along =
+      FastB == columns_fast && UnitB && word_terms == 1 && !Form::packs_b;
+
   using Args =
       typename Form::template Args<ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>,
                                    Index>;
@@ -74,7 +80,8 @@ struct MatmulPacked {
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const TileGrid& grid = args.grid;
-    const auto place = TilePlace<Index>::of(args, group.block());
+    // A slice that all blocks share stays packed from one to the next below it.
+    const auto place = TilePlace<Index>::of(args, group.block(), args.terms <= slice);
     const Index terms = terms_of_split(args, place.split);
     Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, place.batch, offset);
@@ -99,14 +106,18 @@ struct MatmulPacked {
         FormOf(group, args, (elements + waiting) * int(sizeof(S)),
                Form::looks_up_terms ? slice : grid.tile_n)};
     if constexpr (!Form::looks_up_terms) block.form.find(block.first_n, block.columns);
+    const int64 columns_before = place.batch * grid.tiles_n + place.first_n / grid.tile_n;
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, slice);
-      pack_b(block, first_k, depth);
+      const int64 needed = 1 + first_k / slice + (args.terms / slice + 1) * columns_before;
+      const bool packs = group.kept() != needed;
+      group.kept() = needed;
+      if (!packs_along && packs) pack_b(block, 0, block.columns, first_k, depth);
       for (int i = 0; i < block.rows; i += grid.rows_at_once) {
         const int rows = extent(block.rows - i, grid.rows_at_once);
         if constexpr (!ReadA) pack_a(block, i, rows, first_k, depth);
-        multiply_rows(block, i, rows, first_k, depth);
+        multiply_rows(block, i, rows, first_k, depth, packs_along && packs && i == 0);
       }
       first_k += slice;
     } while (first_k < terms);
@@ -145,8 +156,8 @@ struct MatmulPacked {
   static constexpr int pack_vector = row_pad;
   static NNK_FN int words_in(int depth) { return (depth + word_terms - 1) / word_terms; }
 
-  // Panels of N columns, each as [word][column].
-  static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
+  // Panels of N columns, each as [word][column], of the columns from first_j on.
+  static NNK_FN void pack_b(const Block& block, int first_j, int end_j, Index first_k, int depth) {
     const int words = words_in(depth);
     if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
     if constexpr (Form::packs_b) {
@@ -155,18 +166,18 @@ struct MatmulPacked {
     } else if constexpr (FastB == columns_fast || !UnitB) {
       for (int w = 0; w < words; ++w) {
         if constexpr (UnitB) fetch_rows_of_b(block, first_k, depth, (w + rows_ahead) * word_terms);
-        for (int j = 0; j < block.columns; j += N)
+        for (int j = first_j; j < end_j; j += N)
           block.packed_b.store_vec(
               j * panel_b + w * N,
               WordsB::template across<N, UnitB>(block.b, block.first_n + j, block.columns - j,
                                                 first_k + w * word_terms, depth - w * word_terms));
       }
     } else {
-      for (int j = 0; j < block.columns; j += square)
+      for (int j = first_j; j < end_j; j += square)
         for (int w = 0; w < words; w += square) pack_transposed(block, first_k, depth, j, w);
     }
     if constexpr (Micro::corrects)
-      for (int j = 0; j < block.columns; j += N) correct(block, j * panel_b, words);
+      for (int j = first_j; j < end_j; j += N) correct(block, j * panel_b, words);
   }
   // Of the terms of a word, from the term k of the slice on: a row of a block is too short for a
   // processor to look ahead by itself.
@@ -235,7 +246,7 @@ struct MatmulPacked {
   }
 
   static NNK_FN void multiply_rows(const Block& block, int first_i, int rows, Index first_k,
-                                   int depth) {
+                                   int depth, bool first_packs) {
     const bool first = first_k == 0, last = first_k + depth >= block.a.shape[1];
     Rows a = rows_from(block, first_i, 0, rows, first_k);
     // The rows of a micro-tile stay in the nearest cache while all of B passes.
@@ -246,24 +257,54 @@ struct MatmulPacked {
           more ? rows_from(block, first_i, i + MicroM, rows - i - MicroM, first_k) : a;
       for (int j = 0; j < block.columns; j += N) {
         const Tile tile{first_i + i, j, left, block.columns - j < N ? block.columns - j : N};
-        const bool fetches = ReadA && more && j == 0;
+        bool fetches = ReadA && more && j == 0;
+        Rows coming = next;
+        if constexpr (packs_along && a_by_rows)
+          if (!fetches && !last && first_i + i > 0)
+            fetches = next_of_b(block, first_i + i, j, first_k + depth, words_in(depth), coming);
+        bool packs = first_packs && i == 0;
+        if (packs && (left < MicroM || tile.columns < N)) {
+          pack_b(block, j, j + tile.columns, first_k, depth);
+          packs = false;
+        }
         if constexpr (direct) {
           if (left == MicroM && tile.columns == N && block.c.stride[1] == Index(sizeof(TC))) {
-            multiply_in_c(block, tile, a, next, fetches, words_in(depth), first);
+            const int words = words_in(depth);
+            if (packs) multiply_in_c<packs_along>(block, tile, a, coming, fetches, words, first_k);
+            else multiply_in_c<false>(block, tile, a, coming, fetches, words, first_k);
             continue;
           }
         }
         const int words = words_in(depth);
         const bool low = left <= half_m, narrow = tile.columns <= half_n;
         if (!first) resume(block, tile);
-        if (low && narrow) multiply<half_m, half_n>(block, j, a, next, fetches, words, first);
-        else if (low) multiply<half_m, N>(block, j, a, next, fetches, words, first);
-        else if (narrow) multiply<MicroM, half_n>(block, j, a, next, fetches, words, first);
-        else multiply<MicroM, N>(block, j, a, next, fetches, words, first);
+        if (packs) multiply<MicroM, N, packs_along>(block, j, a, coming, fetches, words, first_k);
+        else if (low && narrow)
+          multiply<half_m, half_n>(block, j, a, coming, fetches, words, first_k);
+        else if (low) multiply<half_m, N>(block, j, a, coming, fetches, words, first_k);
+        else if (narrow) multiply<MicroM, half_n>(block, j, a, coming, fetches, words, first_k);
+        else multiply<MicroM, N>(block, j, a, coming, fetches, words, first_k);
         finish(block, tile, last);
       }
       a = next;
     }
+  }
+
+  // What of the next slice of B, from the term k on, comes into the caches along with a micro-tile:
+  // a run as long as its rows of A, of as many rows. False if there is nothing left, or if such a
+  // run is longer than a row of the block.
+  static NNK_FN bool next_of_b(const Block& block, int i, int j, Index k, int words, Rows& rows) {
+    const int run = words * int(sizeof(Word)), bytes = block.columns * int(sizeof(TB));
+    if (run == 0 || run > bytes) return false;
+    const int tile = (i / MicroM - 1) * ((block.columns + N - 1) / N) + j / N;
+    const int runs = (bytes + run - 1) / run;
+    const Index first = k + tile / runs * MicroM;
+    if (first + MicroM > block.b.shape[1]) return false;
+    NNK_UNROLL
+    for (int r = 0; r < rows_apart; ++r)
+      rows.row[r] = reinterpret_cast<const Word*>(
+          byte_offset(block.b.at(NNK_HERE, block.first_n, first + r), Index(tile % runs * run)));
+    return true;
   }
 
   // Where a micro-tile lies in its block, and what there is of it.
@@ -273,50 +314,76 @@ struct MatmulPacked {
   // writes them: written from registers, every row would be code of its own, four times, and
   // compile for seconds. A function of its own: among constants of what is around it, g++ 12 kept
   // two of the four registers of B in memory, which cost a third of the speed.
-  template <int Count, int Columns>
+  template <int Count, int Columns, bool Packs = false>
   static NNK_APART void multiply(const Block& block, int j, const Rows& a, const Rows& next,
-                                 bool fetches, int words, bool first) {
+                                 bool fetches, int words, Index first_k) {
     Vec<S, Columns> sum[Count];
     NNK_UNROLL
     for (int r = 0; r < Count; ++r)
-      sum[r] = first ? Vec<S, Columns>::splat(S()) : block.micro.template load_vec<Columns>(r * N);
-    sum_products<Count, Columns>(block, j, a, next, fetches, words, sum);
+      sum[r] = first_k == 0 ? Vec<S, Columns>::splat(S())
+                            : block.micro.template load_vec<Columns>(r * N);
+    sum_products<Count, Columns, Packs>(block, j, a, next, fetches, words, first_k, sum);
     NNK_UNROLL
     for (int r = 0; r < Count; ++r) block.micro.store_vec(r * N, sum[r]);
   }
   // `fetches`: along with it, the next rows of A come into the caches. The processor itself looks
   // ahead late, since each row is a short run in memory.
-  template <int Count, int Columns>
-  static NNK_FN void sum_products(const Block& block, int j, const Rows& a, const Rows& next,
-                                  bool fetches, int words, Vec<S, Columns> (&sum)[Count]) {
+  // Packs: B is read where it lies, from the term first_k on, and packed.
+  template <int Count, int Columns, bool Packs>
+  static NNK_FN void sum_products(const Block& block, int j, const Rows& rows, const Rows& next,
+                                  bool fetches, int words, Index first_k,
+                                  Vec<S, Columns> (&sum)[Count]) {
     if constexpr (Micro::corrects) {
       const auto correction = block.packed_b.template load_vec<Columns>(j * panel_b + TileK * N);
       NNK_UNROLL
       for (int r = 0; r < Count; ++r) sum[r] = sum[r] + correction;
     }
+    const Rows a = rows;  // a copy, which stores to packed B cannot change
+    // A pointer that moves on: of indices, g++ 12 kept one for each turn, some in memory.
+    Word* b = block.packed_b.data + j * panel_b;
+    Source source{nullptr, block.b.stride[1]};
+    if constexpr (Packs) source.at = block.b.at(NNK_HERE, block.first_n + j, first_k);
     int k = 0;
-    for (; k + piece <= words; k += piece) {
+    for (; k + piece <= words; k += piece, b += piece * N) {
       if (fetches) {
         NNK_UNROLL
         for (int r = 0; r < rows_apart; ++r) prefetch(next.row[r] + k);
       }
       NNK_UNROLL
-      for (int t = 0; t < piece; ++t) add_products(block, j, a, k + t, sum);
+      for (int t = 0; t < piece; ++t) add_products<Packs>(source, b + t * N, a, k + t, sum);
     }
     NNK_NO_UNROLL
-    for (; k < words; ++k) add_products(block, j, a, k, sum);
+    for (; k < words; ++k, b += N) add_products<Packs>(source, b, a, k, sum);
   }
-  template <int Count, int Columns>
-  static NNK_FN void add_products(const Block& block, int j, const Rows& a, int k,
+  // A row of B where it lies, and how many bytes lie between rows.
+  struct Source {
+    const TB* at;
+    Index step;
+  };
+  template <bool Packs, int Count, int Columns>
+  static NNK_FN void add_products(Source& source, Word* packed, const Rows& a, int k,
                                   Vec<S, Columns> (&sum)[Count]) {
-    const auto b = block.packed_b.template load_vec<Columns>(j * panel_b + k * N);
+    Vec<Word, Columns> b;
+    if constexpr (Packs) {
+      const TB* const ahead = byte_offset(source.at, int64(rows_ahead) * source.step);
+      NNK_UNROLL
+      for (int byte = 0; byte < N * int(sizeof(TB)); byte += cache_line)
+        prefetch<1>(byte_offset(ahead, Index(byte)));
+      b = WordsB::template from<Columns>(source.at);
+      nnk::store(packed, b);
+      source.at = byte_offset(source.at, source.step);
+    } else {
+      b = nnk::load<Columns>(packed);
+    }
     NNK_UNROLL
     for (int r = 0; r < Count; ++r) sum[r] = Micro::multiply_add(a.at(r, k), b, sum[r]);
   }
 
   // The same for a whole micro-tile whose sums are C's elements.
+  template <bool Packs>
   static NNK_APART void multiply_in_c(const Block& block, const Tile& tile, const Rows& a,
-                                      const Rows& next, bool fetches, int words, bool first) {
+                                      const Rows& next, bool fetches, int words, Index first_k) {
+    const bool first = first_k == 0;
     TC* const c = block.c.at(NNK_HERE, block.first_m + tile.i, block.first_n + tile.j);
     Vec<S, N> sum[MicroM];
     NNK_UNROLL
@@ -328,7 +395,7 @@ struct MatmulPacked {
       for (int byte = 0; byte < N * int(sizeof(TC)); byte += cache_line)
         prefetch(row + N * (first ? 0 : 1) + byte / int(sizeof(TC)));
     }
-    sum_products<MicroM, N>(block, tile.j, a, next, fetches, words, sum);
+    sum_products<MicroM, N, Packs>(block, tile.j, a, next, fetches, words, first_k, sum);
     NNK_UNROLL
     for (int r = 0; r < MicroM; ++r) nnk::store(byte_offset(c, r * block.c.stride[0]), sum[r]);
   }

@@ -82,6 +82,11 @@ template <class T, class S, bool Conjugate> struct Converted {
         x.at(NNK_HERE, line, term), Index(lines), x.stride[0]};
     return loaded<S, Conjugate, N>(lines_at_term, 0, lines);
   }
+  // The words of N elements from one on.
+  template <int N> static NNK_FN Vec<S, N> from(const T* first) {
+    const Vec<S, N> x = convert<S>(nnk::load<N>(first));
+    return Conjugate ? conj(x) : x;
+  }
 };
 
 // Fused multiply-adds.
@@ -93,7 +98,9 @@ template <class TA, class TB, class S, bool ConjugateA, bool ConjugateB> struct 
   static constexpr bool corrects = false;
   template <int N>
   static NNK_FN Vec<S, N> multiply_add(Word a, const Vec<Word, N>& b, const Vec<S, N>& sum) {
-    return fma(Vec<Word, N>::splat(a), b, sum);
+    // One instruction: around expressions, g++ 12 copied registers and kept sums in memory.
+    if constexpr (is_floating<S>) return fma_always(Vec<Word, N>::splat(a), b, sum);
+    else return fma(Vec<Word, N>::splat(a), b, sum);
   }
 };
 

@@ -25,16 +25,16 @@ enum : int {
   parameter_sums = 3,  // dweight and dbias
 };
 
-// T  type of x, dy, added and dx;  W  type of the weight;  operands of the geometry: x, dy, weight,
-// added, dx. Weighted, Added: whether there is a weight, and something to add to dx.
-template <int Kind, class T, class W, class S, class Geometry, int Layout, class Steps, int N,
-          int Columns, int Threads, int Team, int Keep, int Depth, int Stage, bool Streaming,
+// T  type of x, added and dx;  D  type of dy;  W  type of the weight;  operands of the geometry: x,
+// dy, weight, added, dx. Weighted, Added: whether there is a weight, and something to add to dx.
+template <int Kind, class T, class D, class W, class S, class Geometry, int Layout, class Steps,
+          int N, int Columns, int Threads, int Team, int Keep, int Depth, int Stage, bool Streaming,
           bool Weighted, bool Added, int Sums>
 struct NormBackward {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
-  using Args = NormBackwardArgs<T, W, S, Geometry>;
+  using Args = NormBackwardArgs<T, D, W, S, Geometry>;
   using Row = NormBackwardRow<Kind, Args, Rows, Weighted, Keep == keep_shared>;
   using Pair = typename Row::Pair;
   using Stats = typename Row::Stats;
@@ -102,7 +102,7 @@ struct NormBackward {
       constexpr Index close = 8192 / sizeof(T);
       const auto& step = args.geometry.inner_stride;
       const T* x = byte_offset(args.x, Index(ahead.base[0][0] + g * N * step[0][0]));
-      const T* dy = byte_offset(args.dy, Index(ahead.base[0][1] + g * N * step[1][0]));
+      const D* dy = byte_offset(args.dy, Index(ahead.base[0][1] + g * N * step[1][0]));
       if (args.geometry.length <= close) {
         prefetch<1>(x);
         prefetch<1>(dy);

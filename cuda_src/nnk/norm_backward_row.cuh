@@ -23,10 +23,10 @@ template <class S> struct SumNormRow {
   }
 };
 
-template <class T, class W, class S, class Geometry> struct NormBackwardArgs {
+template <class T, class D, class W, class S, class Geometry> struct NormBackwardArgs {
   using Index = typename Geometry::index_type;
   const T* x;
-  const T* dy;
+  const D* dy;
   const W* weight;
   const T* added;
   T* dx;

@@ -13,10 +13,12 @@ namespace nnk {
 
 enum : int { of_elements = 0, of_partials = 1 };
 
-// T  type of x and dy, or of the partial sums;  W, B  types of dweight and dbias. Operands of the
-// geometry: x or partial sums, dy, values of a row, dweight, dbias. Biased: whether there is dbias.
-template <int Kind, int Source, class T, class W, class B, class S, class Geometry, int Layout,
-          class Steps, int N, int Columns, int Threads, int Team, int Stage, bool Biased>
+// T, D  types of x and dy, or of the partial sums;  W, B  types of dweight and dbias. Operands of
+// the geometry: x or partial sums, dy, values of a row, dweight, dbias. Biased: whether there is
+// dbias.
+template <int Kind, int Source, class T, class D, class W, class B, class S, class Geometry,
+          int Layout, class Steps, int N, int Columns, int Threads, int Team, int Stage,
+          bool Biased>
 struct NormSums {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
@@ -26,7 +28,7 @@ struct NormSums {
 
   struct Args {
     const T* x;       // of_partials: sums for dweight
-    const T* dy;      // and for dbias
+    const D* dy;      // and for dbias
     const S* values;  // rstd, mean, low; each `stride` elements after the one before it
     W* dweight;
     B* dbias;

@@ -59,7 +59,7 @@ template <class Rows> struct PairStats {
     for (; g < last; g += Rows::team) {
       const V one = first_lanes(V::splat(S(1)), !is_along || g < whole ? N : rows.count_of_row(g));
       const V sum = count + one;
-      const V share = one / max(sum, V::splat(S(1)));
+      const V share = one / (N > 1 ? max(sum, V::splat(S(1))) : sum);
       NNK_UNROLL
       for (int c = 0; c < columns; ++c) add_one(lanes[c], load(g, c, false), count, one, share);
       count = sum;
@@ -109,10 +109,12 @@ template <class Rows> struct PairStats {
   // One more pair for the lanes that have one (`one` is 1 there, and share 1 / (count + 1)).
   static NNK_FN void add_one(Lanes& l, const Pair& p, const V& count, const V& one,
                              const V& share) {
-    l.pivot = where(count == S(0), p.x, l.pivot);
+    // A single lane has its number always; masks of one lane would be bytes in memory on gfx90a.
+    if constexpr (N > 1) l.pivot = where(count == S(0), p.x, l.pivot);
+    else if (count[0] == S(0)) l.pivot = p.x;
     V off = (p.x - l.pivot) - l.mean;
     V other_off = p.dy - l.other;
-    if constexpr (is_along) {
+    if constexpr (is_along && N > 1) {
       // Lanes without a number were loaded as 0, from which a mean may be far away.
       off = where(one == S(0), V::splat(S(0)), off);
       other_off = where(one == S(0), V::splat(S(0)), other_off);

@@ -119,6 +119,17 @@ struct RowTeam {
     }
   }
 
+  // Along, a row at a time: a row of this thread by its number, if it is there.
+  NNK_FN RowTeam(const Group<Threads>& g, const Geometry& geo, int64 row, bool there)
+      : group(g), geometry(geo) {
+    static_assert(Layout == along && Columns == 1, "a row at a time");
+    member = Team == Threads ? g.rank() : g.rank() % Team;
+    present = there;
+    result_row = there ? Index(row) : Index(geo.rows - 1);
+    decode(result_row, 0, base[0]);
+    groups = (geo.length + N - 1) / N;
+  }
+
   // The number of lanes of group g, column c that exist.
   NNK_FN int count(Index g, int c) const {
     if constexpr (Layout == along) {
@@ -185,18 +196,14 @@ struct RowTeam {
       at.store_partial(Index(first), convert<T>(v), n);
     }
   }
-  // Has the processor fetch group g of the rows that this thread most likely takes next, or Ahead
-  // times later: while one row is written, nothing else reads.
-  template <int O, int Ahead = 1, class T>
-  NNK_FN void prefetch_next(const T* data, Index g, int c) const {
-    if constexpr (lanes_are_simd && Layout == along && int_at<O, Steps> == unit_step) {
-      const void* next =
-          byte_offset(place<O>(data, g, c).data,
-                      geometry.outer_stride[O][Geometry::outer_rank - 1] * (Ahead * Columns));
-      // To level 1, of 32 KiB or more, if there is room beside the row that is written.
-      if (geometry.length <= Index(8192 / sizeof(T))) prefetch<1>(next);
-      else prefetch<2>(next);
-    }
+  // Has the processor fetch group g of the row `ahead` rows further on, which this thread most
+  // likely takes soon: while one row is written, nothing else reads. To level 2, since what is on
+  // its way to level 1 holds up stores past the caches.
+  template <int O, class T>
+  NNK_FN void prefetch_next(const T* data, Index g, int c, Index ahead) const {
+    if constexpr (lanes_are_simd && Layout == along && int_at<O, Steps> == unit_step)
+      prefetch<2>(byte_offset(place<O>(data, g, c).data,
+                              geometry.outer_stride[O][Geometry::outer_rank - 1] * ahead));
   }
   // The value of each row itself, for an operand with one element for a row: lane i of column c
   // goes to row c * N + i; along has a single lane.
@@ -369,7 +376,10 @@ struct RowTeam {
   template <int O, class T> NNK_FN auto place(T* data, Index g, int c) const {
     constexpr int step_kind = int_at<O, Steps>;
     if constexpr (Layout == along) {
-      const Index step = geometry.inner_stride[O][Geometry::inner_rank - 1];
+      // Known steps leave one product for all operands.
+      constexpr bool unit = step_kind == unit_step;
+      const Index step =
+          unit ? Index(sizeof(T)) : geometry.inner_stride[O][Geometry::inner_rank - 1];
       Index offset;
       if constexpr (Geometry::inner_rank == 1) offset = g * N * step;
       else offset = inner_offset<O>(g * N);

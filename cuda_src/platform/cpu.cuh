@@ -74,6 +74,9 @@ template <int Threads> struct Group {
   template <class T> NNK_FN Shared<T> dynamic_shared(int offset, int /*count*/) const {
     return {reinterpret_cast<T*>(static_cast<char*>(scratch) + offset)};
   }
+  // A number, 0 at first, that stays with the dynamic shared memory from one block to the next of
+  // this launch on this thread: which of several things is in there.
+  NNK_FN int64& kept() const { return static_cast<int64*>(scratch)[-8]; }
 };
 
 // ---- the warp: one lane -----------------------------------------------------------------

@@ -30,6 +30,7 @@ struct Launch {
 };
 
 constexpr int max_threads = 255;
+constexpr int64_t kept_bytes = 64;  // of a thread, before its scratch memory: see Group::kept
 constexpr int spin_rounds = 2000;  // some 20 microseconds of pause instructions
 
 inline void pause_cpu() {
@@ -68,7 +69,11 @@ struct Scratch {
   void* data = nullptr;
   int64_t bytes = 0;
   ~Scratch() { free(data); }
-  void* get(int64_t wanted) {
+  // For a launch: `launch_bytes`, after a line for what blocks keep for those that follow on the
+  // same thread, which begins as zeros.
+  void* get(int64_t launch_bytes) {
+    if (launch_bytes == 0) return nullptr;
+    const int64_t wanted = launch_bytes + kept_bytes;
     if (wanted > bytes) {
       free(data);
       data = nullptr;
@@ -76,7 +81,8 @@ struct Scratch {
       if (posix_memalign(&data, 64, size_t(wanted)) != 0) return data = nullptr;
       bytes = wanted;
     }
-    return data;
+    memset(data, 0, size_t(kept_bytes));
+    return static_cast<char*>(data) + kept_bytes;
   }
 };
 thread_local Scratch scratch;

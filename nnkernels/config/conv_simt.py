@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from nnkernels.config import matmul_simt
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS, ConvProblem
 from nnkernels.config.device import Device
-from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST
+from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST, MatmulProblem
 from nnkernels.config.matmul_simt import SimtConfig, side
 from nnkernels.dispatch.axes import largest_power_of_two
 
@@ -24,24 +24,27 @@ class ConvSimtConfig:
         What pixels are to it: ``COLUMNS``, ``ROWS`` or ``TERMS``.
     channels_fast, scattered : bool
         See ``ConvProblem``.
+    masked : bool
+        Whether a word has a bit for every tap along every axis.
     """
 
     product: SimtConfig
     pixels: str
     channels_fast: bool
     scattered: bool
+    masked: bool = False
 
     @property
     def form(self) -> str:
         """C++ type of the form."""
-        flags = (self.channels_fast, self.scattered)
+        flags = (self.channels_fast, self.scattered, self.masked)
         texts = [self.pixels, *("true" if flag else "false" for flag in flags)]
         return f"ConvTiles<{', '.join(texts)}>"
 
     def shared_bytes(self, k: int, compute_itemsize: int) -> int:
         """Shared memory of a block: slices, and for every team what it knows of their terms."""
         product = self.product
-        words = 5 if self.scattered and self.pixels == TERMS else 4
+        words = 2 if self.masked else 5 if self.scattered and self.pixels == TERMS else 4
         index = 4 if product.index == "i" else 8
         tables = 2 * product.tile_k * words * index * product.teams
         return product.shared_elements(k) * compute_itemsize + tables
@@ -55,59 +58,63 @@ class ConvSimtConfig:
         )
 
 
+# Taps along all axes that a word has bits for: `most_masked` of conv_tile_copy.cuh.
+_MOST_MASKED = 32
+
+
 def configure(problem: ConvProblem, device: Device) -> ConvSimtConfig:
     """The kernel for a problem on a GPU: the tiles and splits of the product without windows."""
-    product = problem.product
-    # What is gathered has no strides: it takes a tile with registers for its places.
-    strides_a = (0, 0) if problem.packs_a else product.strides_a
-    strides_b = (0, 0) if problem.pixels != ROWS else product.strides_b
-    chosen = matmul_simt.configure(
-        replace(product, strides_a=strides_a, strides_b=strides_b), device
-    )
+    chosen = matmul_simt.configure(_without_windows(problem), device)
+    fast, vector = _image(problem)
     if problem.pixels == ROWS:
-        fast, vector = _image(problem, chosen.tile_k)
         chosen = replace(chosen, fast_a=fast, vector_a=vector)
     else:
-        fast, vector = _image(problem, chosen.tile_k)
         chosen = replace(chosen, fast_b=fast, vector_b=vector)
     if problem.packs_a and problem.pixels == TERMS:
         fast, vector = _scattered(problem)
         chosen = replace(chosen, fast_a=fast, vector_a=vector)
     if problem.scattered and problem.pixels != TERMS:
         chosen = replace(chosen, unit_c=_stores_groups(problem, chosen))
-    return ConvSimtConfig(chosen, problem.pixels, problem.channels_fast, problem.scattered)
+    # The mask of a pixel is found once; where pixels are terms, they are others in every slice.
+    taps = sum(max(n, 1) for n in problem.kernel)
+    masked = problem.pixels != TERMS and taps <= _MOST_MASKED
+    return ConvSimtConfig(chosen, problem.pixels, problem.channels_fast, problem.scattered, masked)
 
 
-def _image(problem: ConvProblem, tile_k: int) -> tuple[int, int]:
+def _without_windows(problem: ConvProblem) -> MatmulProblem:
+    """The product of matrices that has the tiles of a product over windows.
+
+    What is gathered has no adjacent neighbours, so that the largest tile, whose threads have no
+    registers for its places, is not taken. (On sm_80 it spilled 64 bytes.)
+    """
+    product = problem.product
+    strides_a = (0, 0) if problem.packs_a else product.strides_a
+    strides_b = (0, 0) if problem.pixels != ROWS else product.strides_b
+    return replace(product, strides_a=strides_a, strides_b=strides_b)
+
+
+def _image(problem: ConvProblem) -> tuple[int, int]:
     """Along which axis the operand of windows is read, and how many channels at once."""
+    if problem.pixels == COLUMNS:  # neighbouring threads read neighbouring pixels
+        return COLUMNS_FAST, 1
+    if not problem.channels_fast:  # pixels that are terms
+        return ROWS_FAST, 1
     itemsize = problem.product.itemsizes[0 if problem.pixels == ROWS else 1]
-    compute = problem.product.compute_itemsize
-    # Written to rows of the tile apart, 32 bytes of terms; else as one vector: see matmul_simt.
-    most = 32 // compute if problem.pixels == ROWS else 16 // compute
-    vector = largest_power_of_two(
-        max(1, min(16, problem.image_alignment) // itemsize), problem.channels
-    )
-    vector = max(1, min(vector, most))
-    match problem.pixels:
-        case "pixels_are_columns":  # neighbouring threads read neighbouring pixels
-            return COLUMNS_FAST, 1
-        case "pixels_are_rows":  # neighbouring channels
-            return COLUMNS_FAST, vector
-    # Columns are channels, if these are adjacent; else pixels are.
-    return (COLUMNS_FAST, vector) if problem.channels_fast else (ROWS_FAST, 1)
+    # Of terms 32 bytes in shared memory, of columns 16: see matmul_simt.
+    most = (32 if problem.pixels == ROWS else 16) // problem.product.compute_itemsize
+    most = max(1, min(most, problem.image_alignment // itemsize))
+    return COLUMNS_FAST, largest_power_of_two(most, problem.channels)
 
 
 def _scattered(problem: ConvProblem) -> tuple[int, int]:
     """The same for the array of pixels, where these are terms."""
     product, itemsize = problem.product, problem.product.itemsizes[0]
-    widest, compute = 16 // itemsize, product.compute_itemsize
-    aligned = max(1, problem.pixels_alignment // itemsize)
-    if product.strides_a[0] == itemsize and problem.run == 1:
-        return ROWS_FAST, largest_power_of_two(
-            min(widest, aligned, max(1, 16 // compute)), product.m
-        )
-    whole_rows = product.strides_a[0] % (aligned * itemsize) == 0
-    most = min(widest, aligned, 32 // compute) if whole_rows else 1
+    compute, (row, _) = product.compute_itemsize, product.strides_a
+    if row == itemsize and problem.run == 1:
+        most = max(1, min(problem.pixels_alignment // itemsize, 16 // compute))
+        return ROWS_FAST, largest_power_of_two(most, product.m)
+    alignment = largest_power_of_two(problem.pixels_alignment, row)
+    most = max(1, min(alignment // itemsize, 32 // compute))
     return COLUMNS_FAST, largest_power_of_two(most, problem.run)
 
 

@@ -10,6 +10,7 @@ from nnkernels.config.rows import (
     ALONG,
     KEEP_NONE,
     KEEP_REGISTERS,
+    KEEP_SHARED,
     RowsConfig,
     RowsProblem,
 )
@@ -29,6 +30,16 @@ _GPU_PART = 8192
 _GPU_PART_THREADS = 256
 # Registers of a multiprocessor that hold blocks of 128 registers a thread.
 _GPU_RESIDENT_THREADS = 512
+
+# Groups of channels (cuda_src/nnk/group_norm_backward.cuh): elements of a channel from which on it
+# is worth a team of its own, threads of a block, and numbers that are kept of a channel.
+_SHORTEST_CHANNEL = 16
+_GPU_GROUP_THREADS = 256
+CHANNEL_NUMBERS = 6
+# Shared memory that reductions have beside them.
+_REDUCTION_BYTES = 4096
+# Groups from which on a CPU gives each to one thread.
+_CPU_GROUPS = 8
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,51 @@ def of_partials(problem: RowsProblem, device: Device) -> RowsConfig:
     """The kernel that adds up partial sums, which are neighbours in memory: in one piece."""
     chosen = rows.across(problem, device)
     return replace(chosen, parts=1, part_groups=problem.length)
+
+
+def of_groups(
+    problem: RowsProblem, channels: int, device: Device
+) -> tuple[RowsConfig, bool] | None:
+    """The kernel for groups of so many channels, which are the rows, and whether a block has one.
+
+    Otherwise a block has a channel. None if channels do not lie by themselves, or are too short or
+    too few to be the work of a block or a team.
+    """
+    chosen = rows.configure(replace(problem, tiles=0), device)
+    if chosen.layout != ALONG or chosen.parts > 1 or problem.length < _SHORTEST_CHANNEL:
+        return None
+    groups = problem.rows // channels
+    few = groups < (device.processors // 2 if device.is_gpu else _CPU_GROUPS)
+    room = (device.shared_limit - _REDUCTION_BYTES) // problem.compute_itemsize
+    moments = _round_up(CHANNEL_NUMBERS * channels, 16)
+    whole = moments <= room and (not few or channels == 1)
+    chosen = replace(chosen, parts=channels, part_groups=-(-problem.length // chosen.vector))
+    if device.is_gpu:
+        threads, team = _group_team(chosen.part_groups, channels if whole else 1, device)
+        chosen = replace(chosen, threads=threads, team=team)
+    if not whole:
+        return chosen, False
+    kept = moments + 2 * channels * chosen.part_groups * chosen.vector
+    if device.is_gpu and kept <= room:
+        return replace(chosen, keep=KEEP_SHARED, kept=kept), True
+    return replace(chosen, kept=moments), True
+
+
+def _group_team(groups: int, channels: int, device: Device) -> tuple[int, int]:
+    """Threads of a block and of a channel, which has so many groups of elements."""
+    team = device.warp
+    while team > 8 and team // 2 >= groups:
+        team //= 2
+    beside = rows.next_power_of_two(channels)
+    if team * beside >= _GPU_GROUP_THREADS // 2:
+        return min(team * beside, _GPU_GROUP_THREADS), team
+    # Too few channels to fill a block with teams of a warp: one after the other.
+    threads = min(max(rows.next_power_of_two(groups), device.warp), _GPU_GROUP_THREADS)
+    return threads, threads
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _rows(problem: RowsProblem, device: Device) -> RowsConfig:

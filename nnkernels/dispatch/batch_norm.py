@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch import batch_norm_plan as plans
-from nnkernels.dispatch import machines
+from nnkernels.dispatch import batch_norm_plan, machines
 from nnkernels.dispatch.batch_norm_plan import NAMES, Activated
 from nnkernels.dispatch.channel_plan import ChannelPlan
-from nnkernels.dispatch.elementwise import alignment_of, remember
+from nnkernels.dispatch.elementwise import alignment_of, are_numpy, described, remember
 from nnkernels.interop.libraries import adopt_all, library_of
 
 
@@ -28,14 +27,14 @@ def train(
 
     `wide`: y keeps the computing type (float32 for float16 and bfloat16).
     """
-    return _call(plans.training, NAMES, arrays, axis, (eps, momentum, wide), activation)
+    return _call(batch_norm_plan.training, NAMES, arrays, axis, (eps, momentum, wide), activation)
 
 
 def infer(
     arrays: Sequence[Any], axis: int, eps: float, activation: Activated, wide: bool = False
 ) -> Any:
     """y, from x, weight, bias and the running statistics."""
-    return _call(plans.inference, NAMES, arrays, axis, (eps, wide), activation)[0]
+    return _call(batch_norm_plan.inference, NAMES, arrays, axis, (eps, wide), activation)[0]
 
 
 def backward(arrays: Sequence[Any], axis: int, eps: float, training: bool) -> tuple[Any, ...]:
@@ -43,7 +42,9 @@ def backward(arrays: Sequence[Any], axis: int, eps: float, training: bool) -> tu
 
     dy may be of the computing type.
     """
-    make = plans.training_backward if training else plans.inference_backward
+    make = batch_norm_plan.training_backward
+    if not training:
+        make = batch_norm_plan.inference_backward
     return _call(make, ("dy", *NAMES), arrays, axis, (eps,), None)
 
 
@@ -58,30 +59,28 @@ def _call(
     options: tuple[float, ...],
     activation: Activated,
 ) -> tuple[Any, ...]:
-    given = [
-        (a, n) for a, n in zip(arrays, names, strict=True) if a is not None or n in ("dy", "x")
-    ]
     library = like = None
-    views: list[Any] = list(arrays)
-    if not all(type(a) is np.ndarray for a, _ in given):
+    if not are_numpy(arrays, needed=1 + (names[0] == "dy")):
+        given = [
+            (a, n) for a, n in zip(arrays, names, strict=True) if a is not None or n in ("dy", "x")
+        ]
         for array, name in given:
             library_of(array, name)  # not even a Python number
         adopted, library, like = adopt_all([a for a, _ in given], [n for _, n in given])
         found = iter(adopted)
-        views = [None if a is None else next(found) for a in arrays]
-    machine, address = machines.for_array(views[0])
-    addresses = [0 if v is None else address(v) for v in views]
-    described = tuple(None if v is None else (v.shape, v.strides, v.dtype) for v in views)
-    key: Any = (make, axis, options, activation, described)
+        arrays = [None if a is None else next(found) for a in arrays]
+    machine, address = machines.for_array(arrays[0])
+    known, addresses = described(arrays, address)
+    key: Any = (make, axis, options, activation, known)
     alignment = alignment_of(*addresses)
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
         key = (*key, alignment)
-    plan = machine.plans.get(key)
+    plans = machine.plans
+    plan = plans.get(key)
     if plan is None:
-        _check_unaligned(machine, views, names)
-        known = machine.plans
-        plan = make(views, axis, options, activation, machine, alignment)
-        remember(known, key, plan)
+        _check_unaligned(machine, arrays, names)
+        plan = make(arrays, axis, options, activation, machine, alignment)
+        remember(plans, key, plan)
     results = _launch(plan, machine, address, addresses)
     if library is None:
         return results
@@ -102,15 +101,15 @@ def _launch(plan: ChannelPlan, machine: Any, address: Any, addresses: list[int])
     rows = workspace = None
     if plan.coefficients is not None:
         rows = plan.coefficients.make(machine)
-        start = address(rows)
-        pointers += [start + row * plan.row_bytes for row in range(plan.coefficients.shape[0])]
+        first = address(rows)
+        pointers += [first + row * plan.row_bytes for row in range(plan.coefficients.shape[0])]
     if plan.workspace is not None:
         workspace = plan.workspace.make(machine)
         pointers.append(address(workspace))
     else:
         pointers.append(0)
-    for run, pack, numbers, tail in plan.launches:
-        run(pack(*[pointers[number] for number in numbers]) + tail)
+    for start, take, pack, tail in plan.launches:
+        start(pack(*take(pointers)) + tail)
     return results
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from operator import itemgetter
 from typing import Any
 
 from nnkernels.compile.instance import Instance
@@ -37,7 +38,8 @@ class ChannelPlan:
     results : tuple of Allocation or None
         None for a result that is not wanted.
     launches : list
-        For each what starts it, what packs its pointers, their numbers, and its other arguments.
+        For each what starts it, what takes its pointers from a list of all and what packs them, and
+        its other arguments.
     coefficients, workspace : Allocation or None
         What lies between launches.
     row_bytes : int
@@ -47,7 +49,7 @@ class ChannelPlan:
     """
 
     results: tuple[Allocation | None, ...]
-    launches: list[tuple[Any, Any, tuple[int, ...], bytes]] = field(default_factory=list)
+    launches: list[tuple[Any, Any, Any, bytes]] = field(default_factory=list)
     coefficients: Allocation | None = None
     workspace: Allocation | None = None
     row_bytes: int = 0
@@ -55,7 +57,7 @@ class ChannelPlan:
 
     def add(self, start: Any, numbers: tuple[int, ...], tail: bytes) -> None:
         """Add a launch with the pointers of these numbers."""
-        self.launches.append((start, pointer_struct(len(numbers)).pack, numbers, tail))
+        self.launches.append((start, itemgetter(*numbers), pointer_struct(len(numbers)).pack, tail))
 
 
 class Channels:

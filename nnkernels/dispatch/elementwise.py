@@ -185,10 +185,10 @@ def _apply_out(
     n = len(views)
     for i, view in enumerate(views):
         known = [addresses[i], *addresses[n:]], [reaches[i], *reaches[n:]]
-        check_memory(view, names[i], arrays, functor.names, True, *known)
+        check_memory(view, names[i], arrays, functor.names, len(arrays), *known)
         if n > 1:  # nor may it overlap another result
             known = addresses[i:n], reaches[i:n]
-            check_memory(view, names[i], views[i + 1 :], names[i + 1 :], False, *known)
+            check_memory(view, names[i], views[i + 1 :], names[i + 1 :], 0, *known)
     if plan.start is not None:
         plan.start(plan.pack(*addresses) + plan.tail)
     return out
@@ -210,6 +210,28 @@ def alignment_of(*addresses: int) -> int:
     for address in addresses:
         bits |= address
     return bits & -bits
+
+
+def are_numpy(arrays: Sequence[Any], needed: int = 1) -> bool:
+    """Whether all arrays are NumPy's. All but the first ``needed``, one or two, may be None."""
+    for a in arrays:
+        if type(a) is not np.ndarray and a is not None:
+            return False
+    return arrays[0] is not None and arrays[needed - 1] is not None
+
+
+def described(arrays: Sequence[Any], address: Any) -> tuple[tuple[Any, ...], list[int]]:
+    """What a plan depends on of arrays, of which some may be None, and their addresses (or 0)."""
+    found: list[Any] = []
+    addresses = []
+    for a in arrays:
+        if a is None:
+            found.append(None)
+            addresses.append(0)
+        else:
+            found += (a.shape, a.strides, a.dtype)
+            addresses.append(address(a))
+    return tuple(found), addresses
 
 
 # ---- helpers of the public functions ------------------------------------------------------------

@@ -140,10 +140,10 @@ def multiply(
     else:
         result = view
         addresses, reaches = [address(view), address(a), address(b)], plan.reaches
-        check_memory(view, "out", (a, b), names, False, addresses, reaches)
+        check_memory(view, "out", (a, b), names, 0, addresses, reaches)
         if addend is not None:
             addresses, reaches = [addresses[0], address(addend)], [reaches[0], reaches[3]]
-            check_memory(view, "out", (addend,), names[2:], True, addresses, reaches)
+            check_memory(view, "out", (addend,), names[2:], 1, addresses, reaches)
     if plan.start is not None:
         first, second = (b, a) if plan.mirrored else (a, b)
         pointers = (address(first), address(second))

@@ -11,8 +11,9 @@ import numpy as np
 
 from nnkernels.dispatch import machines, norm_plan
 from nnkernels.dispatch.axes import Shape
-from nnkernels.dispatch.elementwise import alignment_of, remember
+from nnkernels.dispatch.elementwise import alignment_of, are_numpy, described, remember
 from nnkernels.dispatch.norm_axes import NormAxes, channel_groups, check_operands, trailing_axes
+from nnkernels.dispatch.norm_plan import NAMES
 from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
 from nnkernels.interop.libraries import adopt_all
 
@@ -40,6 +41,8 @@ class Norm:
         What is applied to the result.
     parameters : tuple of numbers
         Its scalars.
+    wide : bool
+        Whether the result keeps the computing type, float32 for float16 and bfloat16.
     """
 
     kind: str
@@ -50,6 +53,7 @@ class Norm:
     offset: float = 0.0
     activation: Functor | None = None
     parameters: tuple[complex, ...] = ()
+    wide: bool = False
 
 
 @lru_cache(maxsize=4096)
@@ -60,11 +64,12 @@ def norm_with(
     groups: int | None,
     eps: float,
     offset: float,
-    activation: Functor | None,
-    parameters: tuple[complex, ...],
+    activation: Functor | None = None,
+    parameters: tuple[complex, ...] = (),
+    wide: bool = False,
 ) -> Norm:
     """The norm with some options, always the same object: the key of its plans."""
-    return Norm(kind, axes_of, axis, groups, eps, offset, activation, parameters)
+    return Norm(kind, axes_of, axis, groups, eps, offset, activation, parameters, wide)
 
 
 def along_axes(shape: Shape, axis: Any, groups: int | None) -> NormAxes:
@@ -85,36 +90,30 @@ def apply(
     array, or tuple of two arrays
         Of the library, shape, dtype and memory order of x; with a residual also the sum.
     """
-    operands = (x, residual, weight, bias)
-    given = tuple(a for a in operands if a is not None)
-    for array in given:
-        if type(array) is not np.ndarray:
-            break
-    else:
+    operands: Sequence[Any] = (x, residual, weight, bias)
+    if are_numpy(operands) and (out is None or type(out) is np.ndarray):
+        machine, address = machines.for_numpy(), machines.numpy_address
         if out is None:
-            results = _run(norm, operands, machines.for_numpy(), machines.numpy_address)
-            return results if residual is not None else results[0]
-    names = [n for n, a in zip(norm_plan.NAMES, operands, strict=True) if a is not None]
-    views, library, like = adopt_all(given, names)
+            results = _run(norm, operands, machine, address)
+        else:
+            results = _run_out(norm, operands, machine, address, out)
+        return results if residual is not None else results[0]
+    given = [(a, n) for a, n in zip(operands, NAMES, strict=True) if a is not None or n == "x"]
+    views, library, like = adopt_all([a for a, _ in given], [n for _, n in given])
     adopted = iter(views)
-    found = tuple(None if a is None else next(adopted) for a in operands)
-    machine, address = machines.for_array(views[0])
+    operands = tuple(None if a is None else next(adopted) for a in operands)
+    machine, address = machines.for_array(operands[0])
     if out is not None:
         view = adopt_out(out, "out", library, like)
-        results = _run_out(norm, found, names, machine, address, view)
+        results = _run_out(norm, operands, machine, address, view)
         return out if residual is None else (out, library.restore(results[1], like))
-    results = _run(norm, found, machine, address)
-    restored = tuple(library.restore(r, like) for r in results)
-    return restored if residual is not None else restored[0]
-
-
-def _described(operands: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(None if a is None else (a.shape, a.strides, a.dtype) for a in operands)
+    results = tuple(library.restore(r, like) for r in _run(norm, operands, machine, address))
+    return results if residual is not None else results[0]
 
 
 def _run(norm: Norm, operands: Sequence[Any], machine: Any, address: Any) -> tuple[Any, ...]:
-    addresses = [0 if a is None else address(a) for a in operands]
-    key: Any = (norm, _described(operands))
+    known, addresses = described(operands, address)
+    key: Any = (norm, known)
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
         key = (key, alignment_of(*addresses))
     plans = machine.plans
@@ -145,45 +144,36 @@ def axes_of(norm: Norm, operands: Sequence[Any]) -> NormAxes:
 
 
 def _run_out(
-    norm: Norm, operands: Sequence[Any], names: Sequence[str], machine: Any, address: Any, out: Any
+    norm: Norm, operands: Sequence[Any], machine: Any, address: Any, out: Any
 ) -> tuple[Any, ...]:
-    addresses = [0 if a is None else address(a) for a in operands]
-    alignment = alignment_of(address(out), *addresses)
-    key = (norm, alignment, _described((*operands, out)))
+    known, places = described((out, *operands), address)
+    alignment = 1
+    if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
+        alignment = alignment_of(*places)
+    key = (_run_out, norm, alignment, known)
     plans = machine.plans
     plan = plans.get(key)
-    given = [a for a in operands if a is not None]
     if plan is None:
         axes = axes_of(norm, operands)
         check_out(out, "out", operands[0].shape, operands[0].dtype)
         machines.require_aligned(machine, (out,), ("out",))
         plan = norm_plan.make_plan(norm, axes, operands, machine, alignment, out)
-        plan.reaches = [reach(a) for a in (out, *given)]
+        plan.reaches = [(0, 0) if a is None else reach(a) for a in (out, *operands)]
         remember(plans, key, plan)
-    # By what is given, not by its address: that of an empty array may be 0.
-    there = (place for place, a in zip(addresses, operands, strict=True) if a is not None)
-    places = [address(out), *there]
-    # It may be x or the residual; what is shared by rows would be read after it was written.
-    for array, name, place, far in zip(given, names, places[1:], plan.reaches[1:], strict=True):
-        in_place = name in ("x", "residual")
-        check_memory(
-            out, "out", (array,), (name,), in_place, (places[0], place), (plan.reaches[0], far)
-        )
-    return _launch(plan, machine, address, addresses, out)
+    # It may be x or the residual; what is shared by rows would be read after it was written. An
+    # operand that is not given, of no bytes at address 0, lies apart from everything.
+    check_memory(out, "out", operands, NAMES, 2, places, plan.reaches)
+    return _launch(plan, machine, address, places[1:], out)
 
 
 def _launch(
     plan: norm_plan.NormPlan, machine: Any, address: Any, addresses: Sequence[int], y: Any
 ) -> tuple[Any, ...]:
-    x, residual, weight, bias = addresses
     total = plan.allocation.make(machine) if plan.has_sum else None
     if plan.steps:
         workspace = None if plan.workspace is None else plan.workspace.make(machine)
         pointers = plan.pack(
-            x,
-            residual,
-            weight,
-            bias,
+            *addresses,
             0 if total is None else address(total),
             address(y),
             0 if workspace is None else address(workspace),

@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nnkernels.dispatch import machines, norm_backward_plan
-from nnkernels.dispatch.axes import Shape
-from nnkernels.dispatch.elementwise import alignment_of, remember
+from nnkernels.dispatch.elementwise import alignment_of, are_numpy, described, remember
+from nnkernels.dispatch.norm import Norm
 from nnkernels.dispatch.norm_axes import NormAxes, check_operands
 from nnkernels.interop.libraries import adopt_all
 
 
-@dataclass(frozen=True)
-class NormGradient:
-    """The gradients of a norm with its options.
-
-    Attributes
-    ----------
-    kind : {"layer_kind", "rms_kind"}
-        The variant of ``cuda_src/nnk/norm_backward.cuh``.
-    axes_of : callable
-        Gives the :class:`NormAxes` of a shape, ``axis`` and ``groups``.
-    axis : int, tuple of int or None
-        As the user gave it, for a key.
-    groups : int or None
-        Of a group norm; None for an instance norm.
-    eps, offset : float
-        Added to the variance, and to the weight.
-    """
-
-    kind: str
-    axes_of: Callable[[Shape, Any, int | None], NormAxes]
-    axis: Any
-    groups: int | None
-    eps: float
-    offset: float = 0.0
-
-
-def apply(norm: NormGradient, arrays: Sequence[Any]) -> tuple[Any, ...]:
+def apply(norm: Norm, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Gradients of a norm.
 
     Parameters
     ----------
-    norm : NormGradient
-        Which.
+    norm : Norm
+        Which; its activation plays no part.
     arrays : sequence
         dy, x, weight, bias, dresidual; the last three may be None.
 
@@ -57,12 +30,14 @@ def apply(norm: NormGradient, arrays: Sequence[Any]) -> tuple[Any, ...]:
     tuple
         dx, dweight, dbias; None where there is no such array.
     """
+    if are_numpy(arrays, needed=2):
+        return _run(norm, arrays, machines.for_numpy(), machines.numpy_address)
     there = [(a, n) for a, n in zip(arrays, _NAMES, strict=True) if a is not None or n in _NEEDED]
-    names = tuple(n for _, n in there)
-    if all(type(a) is np.ndarray for a, _ in there):
-        return _run(norm, {n: a for a, n in there})
-    views, library, like = adopt_all([a for a, _ in there], names)
-    found = _run(norm, dict(zip(names, views, strict=True)))
+    views, library, like = adopt_all([a for a, _ in there], [n for _, n in there])
+    adopted = iter(views)
+    arrays = [None if a is None else next(adopted) for a in arrays]
+    machine, address = machines.for_array(arrays[0])
+    found = _run(norm, arrays, machine, address)
     return tuple(None if a is None else library.restore(a, like) for a in found)
 
 
@@ -70,20 +45,19 @@ _NAMES = ("dy", "x", "weight", "bias", "dresidual")
 _NEEDED = ("dy", "x")
 
 
-def _run(norm: NormGradient, arrays: dict[str, Any]) -> tuple[Any, ...]:
-    machine, address = machines.for_array(arrays["x"])
-    addresses = {name: address(a) for name, a in arrays.items()}
-    described = tuple((n, a.shape, a.strides, a.dtype) for n, a in arrays.items())
+def _run(norm: Norm, arrays: Sequence[Any], machine: Any, address: Any) -> tuple[Any, ...]:
+    known, pointers = described(arrays, address)
     alignment = 1
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
-        alignment = alignment_of(*addresses.values())
-    key = (norm, described, alignment)
+        alignment = alignment_of(*pointers)
+    key = (_run, norm, known, alignment)
     plans = machine.plans
     plan = plans.get(key)
     if plan is None:
-        axes = _axes_of(norm, arrays)
-        machines.require_aligned(machine, arrays.values(), arrays)
-        plan = norm_backward_plan.make_plan(norm, axes, arrays, machine, alignment)
+        named = {n: a for n, a in zip(_NAMES, arrays, strict=True) if a is not None}
+        axes = _axes_of(norm, named)
+        machines.require_aligned(machine, named.values(), named)
+        plan = norm_backward_plan.make_plan(norm, axes, named, machine, alignment)
         remember(plans, key, plan)
     results = [None if a is None else a.make(machine) for a in plan.results]
     if plan.zeros:
@@ -91,16 +65,17 @@ def _run(norm: NormGradient, arrays: dict[str, Any]) -> tuple[Any, ...]:
             if result is not None:
                 with nullcontext() if isinstance(result, np.ndarray) else result.device:
                     result[...] = 0
-    pointers = [addresses.get(n, 0) for n in ("x", "dy", "weight", "dresidual")]
-    pointers += [0 if r is None else address(r) for r in results]
+        return tuple(results)
     workspaces = [w.make(machine) for w in plan.workspaces]
-    pointers += [address(w) for w in workspaces]
+    for made in (*results, *workspaces):
+        pointers.append(0 if made is None else address(made))
+    pointers.append(0)  # of what a step does not have
     for step in plan.steps:
         step.launch(pointers)
     return tuple(results)
 
 
-def _axes_of(norm: NormGradient, arrays: dict[str, Any]) -> NormAxes:
+def _axes_of(norm: Norm, arrays: dict[str, Any]) -> NormAxes:
     """The axes of a call, for which its operands are checked."""
     x = arrays["x"]
     axes = norm.axes_of(x.shape, norm.axis, norm.groups)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from nnkernels.compile.instance import Instance
@@ -30,10 +31,10 @@ from nnkernels.dispatch.rows_plan import (
 )
 
 if TYPE_CHECKING:
-    from nnkernels.dispatch.norm_backward import NormGradient
+    from nnkernels.dispatch.norm import Norm
 
-# Places of the pointers of a call.
-X, DY, WEIGHT, ADDED, DX, DWEIGHT, DBIAS, WORK = range(8)
+# Places of the pointers of a call: its arrays, results and workspaces, and 0 at the end.
+DY, X, WEIGHT, _, ADDED, DX, DWEIGHT, DBIAS, WORK = range(9)
 _NOTHING = -1
 
 
@@ -49,17 +50,26 @@ class Step:
         The arguments after the pointers.
     pointers : tuple of (int, int)
         Place of each pointer, and bytes that are added to it.
+    take, more, pack
+        What gives these places of a list, the bytes to add, and what makes bytes of the sums.
     """
 
     start: Any
     tail: bytes
     pointers: tuple[tuple[int, int], ...]
+    take: Any = field(init=False)
+    more: tuple[int, ...] = field(init=False)
+    pack: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        places, more = zip(*self.pointers, strict=True)
+        object.__setattr__(self, "take", itemgetter(*places))
+        object.__setattr__(self, "more", more)
+        object.__setattr__(self, "pack", pointer_struct(len(places)).pack)
 
     def launch(self, addresses: Sequence[int]) -> None:
         """Run with the addresses of a call."""
-        pack = pointer_struct(len(self.pointers)).pack
-        given = (0 if place < 0 else addresses[place] + more for place, more in self.pointers)
-        self.start(pack(*given) + self.tail)
+        self.start(self.pack(*map(add, self.take(addresses), self.more)) + self.tail)
 
 
 @dataclass
@@ -90,7 +100,7 @@ class Plan:
 
 
 def make_plan(
-    norm: NormGradient, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignment: int
+    norm: Norm, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignment: int
 ) -> Plan:
     """The plan of a call whose arrays have been checked."""
     return _Maker(norm.kind, axes, arrays, machine, alignment).make(norm.eps, norm.offset)
@@ -103,6 +113,7 @@ class _Maker:
         self.kind, self.axes, self.machine, self.alignment = kind, axes, machine, alignment
         x = arrays["x"]
         self.found: Element = ELEMENTS[x.dtype.name]
+        self.dy: Element = ELEMENTS[arrays["dy"].dtype.name]
         self.arrays = arrays
         self.shape = axes.split_shape(x.shape)
         x_order = memory_order(x.shape, x.strides)
@@ -149,7 +160,9 @@ class _Maker:
         if 0 in self.shape:
             plan.zeros = True
             return plan
-        problem = self._problem()
+        if self._add_groups(plan, eps):
+            return plan
+        problem = self._problem(self.axes.reduced)
         chosen = config.configure(problem, self.machine.device)
         sums = _NOTHING
         width = -(-problem.rows.length // chosen.rows.vector) * chosen.rows.vector
@@ -168,11 +181,11 @@ class _Maker:
 
     # ---- the rows ----------------------------------------------------------------------------
 
-    def _problem(self) -> NormBackwardProblem:
+    def _problem(self, reduced: tuple[int, ...]) -> NormBackwardProblem:
         nothing = (0,) * len(self.shape)
         names = ("x", "dy", "weight", "dresidual", "dx")
         strides = [self.strides.get(name, nothing) for name in names]
-        geometry = geometry_of(self.shape, strides, self.axes.reduced, self.order)
+        geometry = geometry_of(self.shape, strides, reduced, self.order)
         item = self.found.itemsize
         weight_item = self.arrays["weight"].dtype.itemsize if "weight" in self.arrays else item
         added = ELEMENTWISE if "dresidual" in self.arrays else PARAMETER
@@ -181,7 +194,7 @@ class _Maker:
             inner=geometry.inner,
             outer_strides=geometry.outer_strides,
             inner_strides=geometry.inner_strides,
-            itemsizes=(item, item, weight_item, item, item),
+            itemsizes=(item, self.dy.itemsize, weight_item, item, item),
             compute_itemsize=self.found.compute_itemsize,
             tiles=2,
             keeps_exp=False,
@@ -191,8 +204,7 @@ class _Maker:
         )
         with_bias = "bias" in self.arrays
         row, parameters = (
-            {a for a in axes if self.shape[a] > 1}
-            for axes in (self.axes.reduced, self.axes.parameters)
+            {a for a in axes if self.shape[a] > 1} for axes in (reduced, self.axes.parameters)
         )
         return NormBackwardProblem(
             rows,
@@ -220,7 +232,8 @@ class _Maker:
         if rows.parts > 1:
             parts = plan.workspace(problem.rows.rows * rows.parts * 5, found.compute_name)
         places = (X, DY, WEIGHT, ADDED, DX, sums, parts)
-        traffic = problem.rows.rows * problem.rows.length * found.itemsize * 3
+        moved = 2 * found.itemsize + self.dy.itemsize
+        traffic = problem.rows.rows * problem.rows.length * moved
         stages = [WHOLE_ROW] if rows.parts == 1 else [PART_OF_ROW, FINISH_ROW]
         for stage in stages:
             grid = chosen.blocks if stage == WHOLE_ROW else chosen.tiles * rows.parts
@@ -240,11 +253,66 @@ class _Maker:
         sums = chosen.sums if stage != PART_OF_ROW else NO_SUMS
         flags = (rows.streaming, "weight" in self.arrays, "dresidual" in self.arrays)
         text = (
-            f"NormBackward<{self.kind}, {found.storage}, {weight.storage}, {found.compute}, "
-            f"{row_arguments(problem, rows)}, {rows.keep}, {rows.depth}, {stage}, "
+            f"NormBackward<{self.kind}, {found.storage}, {self.dy.storage}, {weight.storage}, "
+            f"{found.compute}, {row_arguments(problem, rows)}, {rows.keep}, {rows.depth}, {stage}, "
             f"{', '.join(map(_cxx_bool, flags))}, {sums}>"
         )
         return Instance("norm_backward", text, rows.threads)
+
+    # ---- groups of channels -------------------------------------------------------------------
+
+    def _add_groups(self, plan: Plan, eps: float) -> bool:
+        """Launches that read x and dy once for everything, if the layout lets them."""
+        channel = self.axes.channel
+        if channel is None:
+            return False
+        # Rows are channels, numbered by batch element, group and channel of the group.
+        reduced = tuple(a for a in self.axes.reduced if a != channel + 1)
+        order = [a for a in self.order if a not in reduced and self.shape[a] > 1]
+        if order != sorted(order):
+            return False
+        problem = self._problem(reduced)
+        rows, outputs = problem.rows, problem.parameters
+        channels = self.shape[channel + 1]
+        found = config.of_groups(rows, channels, self.machine.device)
+        if found is None:
+            return False
+        chosen, whole = found
+        compute, sums, workspace = self.found.compute_name, _NOTHING, _NOTHING
+        if outputs:
+            sums = plan.workspace(outputs * rows.rows, compute)
+        if not whole:
+            workspace = plan.workspace(rows.rows * config.CHANNEL_NUMBERS, compute)
+        packer = Packer(7, chosen.index)
+        packer.add_scalars(compute, (eps,))
+        add_rows(packer, rows, chosen, 1, 1)
+        tail = packer.finish()
+        places = tuple((p, 0) for p in (X, DY, WEIGHT, ADDED, DX, sums, workspace))
+        traffic = rows.rows * rows.length * (2 * self.found.itemsize + self.dy.itemsize)
+        grid = rows.rows // channels if whole else rows.rows
+        shared = chosen.kept * self.found.compute_itemsize
+        for stage in [WHOLE_ROW] if whole else [PART_OF_ROW, FINISH_ROW]:
+            instance = self._groups_instance(rows, chosen, stage, outputs)
+            start = self.machine.prepare(instance, grid, shared, traffic)
+            plan.steps.append(Step(start, tail, places))
+        if outputs:
+            count = rows.rows // self.parameters
+            self._add_partials(plan, sums, count, outputs, self.parameters, by_output=True)
+        return True
+
+    def _groups_instance(
+        self, rows: RowsProblem, chosen: RowsConfig, stage: int, outputs: int
+    ) -> Instance:
+        found = self.found
+        weight = ELEMENTS[self.arrays["weight"].dtype.name] if "weight" in self.arrays else found
+        flags = (chosen.streaming, "weight" in self.arrays, "dresidual" in self.arrays)
+        text = (
+            f"GroupNormBackward<{found.storage}, {self.dy.storage}, {weight.storage}, "
+            f"{found.compute}, "
+            f"{row_arguments(rows, chosen)}, {chosen.keep}, {stage}, "
+            f"{', '.join(map(_cxx_bool, flags))}, {outputs}>"
+        )
+        return Instance("group_norm_backward", text, chosen.threads)
 
     # ---- the parameters -----------------------------------------------------------------------
 
@@ -262,7 +330,7 @@ class _Maker:
         )
         strides = [self.strides["x"], self.strides["dy"], number, dweight, dbias]
         geometry = geometry_of(self.shape, strides, others, (*outer_axes, *others))
-        problem = self._sums_problem(geometry, found.itemsize)
+        problem = self._sums_problem(geometry, found.itemsize, self.dy.itemsize)
         chosen = rows_config.configure(problem, self.machine.device)
         outputs = rows.parameters
         pointers = [(X, 0), (DY, 0), (values, 0), (DWEIGHT, 0), (DBIAS, 0)]
@@ -282,15 +350,23 @@ class _Maker:
         if chosen.parts > 1:
             self._add_partials(plan, partial, chosen.parts, outputs, self.parameters)
 
-    def _add_partials(self, plan: Plan, partial: int, count: int, outputs: int, width: int) -> None:
-        """The launch that adds up partial sums, [count][outputs][width]."""
+    def _add_partials(
+        self,
+        plan: Plan,
+        partial: int,
+        count: int,
+        outputs: int,
+        width: int,
+        by_output: bool = False,
+    ) -> None:
+        """The launch that adds up partial sums: [count][outputs][width], or by output first."""
         size = self.found.compute_itemsize
         results = [
             (0,) if r is None or self.parameters == 1 else (r.dtype.itemsize,)
             for r in self.results[1:]
         ]
         step = (size if self.parameters > 1 else 0,)
-        between = (outputs * width * size if count > 1 else 0,)
+        between = ((1 if by_output else outputs) * width * size if count > 1 else 0,)
         geometry = Geometry(
             (1,),
             (self.parameters,),
@@ -299,8 +375,8 @@ class _Maker:
             (between, between, (0,), (0,), (0,)),
         )
         # Where the sums for dbias begin, after those for dweight.
-        bias = (outputs - 1) * width * size
-        problem = replace(self._sums_problem(geometry, size), alignment=alignment_of(bias))
+        bias = (outputs - 1) * width * size * (count if by_output else 1)
+        problem = replace(self._sums_problem(geometry, size, size), alignment=alignment_of(bias))
         chosen = config.of_partials(problem, self.machine.device)
         pointers = [(partial, 0), (partial, bias), (_NOTHING, 0)]
         self._add_sums_step(
@@ -326,7 +402,7 @@ class _Maker:
             step *= self.shape[a]
         return tuple(found)
 
-    def _sums_problem(self, geometry: Geometry, itemsize: int) -> RowsProblem:
+    def _sums_problem(self, geometry: Geometry, itemsize: int, other_itemsize: int) -> RowsProblem:
         found = self.found
         sizes = [
             found.compute_itemsize if r is None else r.dtype.itemsize for r in self.results[1:]
@@ -336,7 +412,7 @@ class _Maker:
             inner=geometry.inner,
             outer_strides=geometry.outer_strides,
             inner_strides=geometry.inner_strides,
-            itemsizes=(itemsize, itemsize, found.compute_itemsize, *sizes),
+            itemsizes=(itemsize, other_itemsize, found.compute_itemsize, *sizes),
             compute_itemsize=found.compute_itemsize,
             tiles=0,
             keeps_exp=False,
@@ -358,7 +434,9 @@ class _Maker:
         biased: bool,
     ) -> None:
         found = self.found
-        types = [found.storage if source == "of_elements" else found.compute]
+        types = [found.compute] * 2
+        if source == "of_elements":
+            types = [found.storage, self.dy.storage]
         for result in self.results[1:]:
             types.append(found.compute if result is None else ELEMENTS[result.dtype.name].storage)
         text = (
@@ -370,7 +448,7 @@ class _Maker:
         tiles, *beside = grid_of(problem, chosen)
         add_rows(packer, problem, chosen, *beside)
         tail = packer.finish()
-        traffic = problem.rows * problem.length * found.itemsize * 2
+        traffic = problem.rows * problem.length * (problem.itemsizes[0] + problem.itemsizes[1])
         start = self.machine.prepare(
             Instance("norm_sums", text, chosen.threads), tiles * chosen.parts, 0, traffic
         )

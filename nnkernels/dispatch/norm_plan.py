@@ -60,14 +60,15 @@ def make_plan(
     machines.require_aligned(machine, [a for a, _ in given], [n for _, n in given])
     x, residual, *_ = operands
     order = memory_order(x.shape, x.strides)
-    plan = NormPlan(Allocation(x.shape, x.dtype, order), residual is not None)
+    written = written_by(norm, x)
+    plan = NormPlan(Allocation(x.shape, numpy_dtype(written.name), order), residual is not None)
     if 0 in x.shape:
         return plan
-    dense = contiguous_strides(x.shape, x.dtype.itemsize, order)
-    y_strides = dense if out is None else out.strides
-    problem, siblings = _problem(axes, operands, dense, y_strides, alignment), 1
+    dense = contiguous_strides(x.shape, written.itemsize, order)
+    results = (written, dense, dense if out is None else out.strides)
+    problem, siblings = _problem(axes, operands, results, alignment), 1
     apart = channels_apart(axes, x.shape, problem) if machine.device.machine == "cpu" else None
-    separate = None if apart is None else _problem(apart, operands, dense, y_strides, alignment)
+    separate = None if apart is None else _problem(apart, operands, results, alignment)
     # Rows are numbered in the order of channels, if these are the last of the outer axes.
     if separate is not None and separate.outer[-1] == x.shape[axes.channel]:
         problem = separate
@@ -79,29 +80,36 @@ def make_plan(
     return plan
 
 
+def written_by(norm: Norm, x: Any) -> Element:
+    """The element type of the result of a norm of x."""
+    found = ELEMENTS[x.dtype.name]
+    return ELEMENTS[found.compute_name] if norm.wide else found
+
+
 def _problem(
     axes: NormAxes,
     operands: Sequence[Any],
-    sum_strides: tuple[int, ...],
-    y_strides: tuple[int, ...],
+    results: tuple[Element, Strides, Strides],
     alignment: int,
 ) -> RowsProblem:
+    """Results: their element type, and the strides of the sum with a residual and of y."""
     x, residual, weight, bias = operands
     shape = axes.split_shape(x.shape)
     found = ELEMENTS[x.dtype.name]
     # (strides, size of an element, role), in the order of the kernel's geometry.
+    written, sum_strides, y_strides = results
     like_x = [x.strides] if residual is None else [x.strides, residual.strides]
-    written = [y_strides] if residual is None else [sum_strides, y_strides]
+    new = [y_strides] if residual is None else [sum_strides, y_strides]
 
-    def elements(strides: list[tuple[int, ...]]) -> list[Any]:
-        return [(axes.split_strides(x.shape, s), found.itemsize, ELEMENTWISE) for s in strides]
+    def elements(strides: Sequence[Strides], of: Element) -> list[Any]:
+        return [(axes.split_strides(x.shape, s), of.itemsize, ELEMENTWISE) for s in strides]
 
     parameters = [
         (axes.parameter_strides(a.strides, len(shape)), a.dtype.itemsize, PARAMETER)
         for a in (weight, bias)
         if a is not None
     ]
-    described = [*elements(like_x), *parameters, *elements(written)]
+    described = [*elements(like_x, found), *parameters, *elements(new, written)]
     strides = [s for s, _, _ in described]
     geometry = geometry_of(shape, strides, axes.reduced, memory_order(shape, strides[0]))
     roles = tuple(role for _, _, role in described)
@@ -183,8 +191,8 @@ def _add_steps(
     packer.add_scalars(found.compute_name, (norm.eps, norm.offset))
     packer.add_scalars(found.compute_name, norm.parameters or (0,))
     tail = packer.finish()
-    arrays = len(problem.operands(ELEMENTWISE))
-    traffic = problem.rows * problem.length * found.itemsize * arrays
+    moved = sum(problem.itemsizes[o] for o in problem.operands(ELEMENTWISE))
+    traffic = problem.rows * problem.length * moved
     whole = chosen.parts == 1 and siblings == 1
     stages = [WHOLE_ROW] if whole else [PART_OF_ROW, FINISH_ROW]
     if not whole:
@@ -207,13 +215,14 @@ def make_instance(
     stage: int,
 ) -> Instance:
     """The template instance of a norm."""
-    _, residual, weight, bias = operands
+    x, residual, weight, bias = operands
     parameters = ", ".join(
         "void" if a is None else ELEMENTS[a.dtype.name].storage for a in (weight, bias)
     )
     functor = norm.activation
     text = (
-        f"NormForward<{norm.kind}, {found.storage}, {found.compute}, {parameters}, "
+        f"NormForward<{norm.kind}, {found.storage}, {written_by(norm, x).storage}, "
+        f"{found.compute}, {parameters}, "
         f"{'true' if residual is not None else 'false'}, "
         f"{'Identity' if functor is None else functor.name}, "
         f"{row_arguments(problem, chosen)}, {chosen.keep}, {chosen.depth}, {stage}, "

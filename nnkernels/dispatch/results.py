@@ -78,7 +78,7 @@ def check_memory(
     name: str,
     inputs: Sequence[Any],
     input_names: Sequence[str],
-    in_place: bool,
+    in_place: int,
     addresses: Sequence[int],
     reaches: Sequence[tuple[int, int]],
 ) -> None:
@@ -86,8 +86,8 @@ def check_memory(
 
     Parameters
     ----------
-    in_place : bool
-        Whether ``out`` may be one of the inputs: the same memory, shape and strides.
+    in_place : int
+        How many inputs, from the first on, ``out`` may be: of the same memory, shape and strides.
     addresses, reaches : sequence
         Of ``out`` and then of the inputs: address, and its lowest and highest byte from there.
 
@@ -102,10 +102,12 @@ def check_memory(
         raise DTypeError(f"{name} is read-only; give an array that can be written")
     low, high = addresses[0] + reaches[0][0], addresses[0] + reaches[0][1]
     for i, array in enumerate(inputs, 1):
-        if not (addresses[i] + reaches[i][0] < high and low < addresses[i] + reaches[i][1]):
+        first, end = reaches[i]
+        if addresses[i] + first >= high or low >= addresses[i] + end:
             continue
-        if not (in_place and is_same(out, array)) and overlap(out, array):
-            allowed = "be it, of the same shape and strides, or " if in_place else ""
+        may_be_it = i <= in_place
+        if not (may_be_it and is_same(out, array)) and overlap(out, array):
+            allowed = "be it, of the same shape and strides, or " if may_be_it else ""
             raise ShapeError(
                 f"{name} shares memory with {input_names[i - 1]}; it must {allowed}lie apart "
                 f"from it. Their shapes are {out.shape} and {array.shape}"

@@ -141,7 +141,7 @@ def _apply_out(
         plan = rows_plan.make_plan(kernel, arrays, axis, keepdims, machine, alignment, view)
         plan.reaches = [reach(a) for a in (view, *arrays)]
         remember(plans, key, plan)
-    in_place = not kernel.per_row
+    in_place = 0 if kernel.per_row else len(arrays)
     check_memory(view, "out", arrays, kernel.names, in_place, addresses, plan.reaches)
     addresses = addresses[1:]
     _launch(plan, machine, address, addresses, view)

@@ -10,9 +10,10 @@ _ROW_TEMPLATES = {
     "SoftmaxForward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
     "SoftmaxBackward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
     "RowSum": {"layout": 4, "n": 6, "threads": 8, "team": 9, "stage": 10},
-    "NormForward": {"layout": 8, "n": 10, "threads": 12, "team": 13, "keep": 14, "stage": 16},
-    "NormBackward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 13},
-    "NormSums": {"layout": 7, "n": 9, "threads": 11, "team": 12, "stage": 13},
+    "NormForward": {"layout": 9, "n": 11, "threads": 13, "team": 14, "keep": 15, "stage": 17},
+    "NormBackward": {"layout": 6, "n": 8, "threads": 10, "team": 11, "keep": 12, "stage": 14},
+    "GroupNormBackward": {"layout": 5, "n": 7, "threads": 9, "team": 10, "keep": 11, "stage": 12},
+    "NormSums": {"layout": 8, "n": 10, "threads": 12, "team": 13, "stage": 14},
 }
 _KEEP = {
     rows.KEEP_NONE: "row read again",
@@ -78,7 +79,7 @@ def _form(form: str) -> str:
     """Of a product over windows: what pixels are to it."""
     if not form.startswith("ConvTiles"):
         return ""
-    pixels, channels_fast, scattered = template_arguments(form)[1]
+    pixels, channels_fast, scattered, _ = template_arguments(form)[1]
     more = ", channels adjacent" * (channels_fast == "true") + ", scattered" * (scattered == "true")
     return f", {pixels.replace('_', ' ')}{more}"
 

@@ -206,15 +206,19 @@ def _norm(op: Op) -> Iterator[Problem]:
         yield Problem("without parameters", True, _first(op, (_ROWS, 1024)), {}, contiguous)
         return
     options = dict(op.examples[0].options)
+
+    def operands(*image: int) -> tuple[Shape, ...]:
+        return tuple(image if len(s) == 4 else image[1:2] for s in op.examples[0].shapes)
+
     for image in ((32, 256, 28, 28), (32, 64, 56, 56), (2, 16, 512, 512), (64, 512, 7, 7)):
-        shapes = tuple(image if len(s) == 4 else image[1:2] for s in op.examples[0].shapes)
+        shapes = operands(*image)
         size = "x".join(map(str, image))
         yield Problem(size, image[-1] % 4 == 0, shapes, options, contiguous)
         yield Problem(f"{size}, channels last", False, shapes, options, channels_last)
     yield Problem("misaligned", False, shapes, options, misaligned)
     yield Problem("strided", False, shapes, options, strided)
     if op.name.startswith("batch_norm"):
-        inference = {**options, "training": False}
+        inference, shapes = {**options, "training": False}, operands(32, 256, 28, 28)
         yield Problem("inference", True, shapes, inference, contiguous)
         yield Problem("inference, channels last", True, shapes, inference, channels_last)
     else:
@@ -269,11 +273,11 @@ def _gemv(op: Op) -> Iterator[Problem]:
 
 # Images, channels, outputs, side and kernel; stride 1, as many windows as elements.
 _CONVOLUTIONS = {
-    "large": (32, 64, 128, 56, 3),
     "few pixels": (2, 256, 256, 14, 3),
     "few channels": (16, 4, 64, 112, 7),
     "few outputs": (16, 32, 16, 56, 3),
     "1 x 1": (8, 64, 256, 28, 1),
+    "large": (32, 64, 128, 56, 3),
 }
 
 

@@ -156,6 +156,35 @@ _CHANNEL_PARAMETERS = """\
 weight, bias : array, optional
     Of shape (channels,), and of the dtype of ``x`` or float32."""
 
+_NORM_COTANGENT = """\
+dy : array
+    The cotangent: the gradient of the loss with respect to the result of the norm, of its shape
+    and dtype and any strides.
+x : array
+    What was normalised: the operand of the norm, or with a ``residual`` the sum of both."""
+
+_NORM_CHANNELS = """\
+weight, bias : array, optional
+    The parameters, one number for each channel. Of ``bias`` only the shape and dtype are used,
+    unless there is an activation.
+axis : int, default 1
+    The axis of the channels."""
+
+_NORM_DRESIDUAL = """\
+activation : str or function, optional
+    As in the norm. What is before it is then computed once more, and not rounded.
+dresidual : array, optional
+    Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of the
+    sum."""
+
+_NORM_GRADIENTS = """\
+Returns
+-------
+dx : array
+    Of the shape, dtype and memory order of ``x``.
+dweight, dbias : array or None
+    Of the shapes and dtypes of ``weight`` and ``bias``; None without these."""
+
 _NORM_OPTIONS = """\
 residual : array, optional
     Of the shape and dtype of ``x``. The sum ``x + residual`` is normalised then, and returned too.
@@ -243,6 +272,10 @@ def _pieces(name: str) -> dict[str, str]:
         "{weight and bias of channels}": _CHANNEL_PARAMETERS,
         "{residual and activation}": _NORM_OPTIONS,
         "{out of a norm}": _NORM_OUT,
+        "{cotangent and operand of a norm}": _NORM_COTANGENT,
+        "{parameters of channels}": _NORM_CHANNELS,
+        "{activation and cotangent of a sum}": _NORM_DRESIDUAL,
+        "{gradients of a norm}": _NORM_GRADIENTS,
         "{raises of norms}": _NORM_RAISES,
         "{notes of norms}": _NORM_NOTES,
         "{examples}": _EXAMPLES,

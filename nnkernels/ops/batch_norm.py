@@ -96,8 +96,9 @@ def batch_norm(
     """
     arrays = (x, weight, bias, running_mean, running_var)
     eps = _eps(eps)
-    momentum = _options.finite("momentum", momentum)
-    finish = _activated(resolve(activation, "activation"))
+    if type(momentum) is not float or not 0.0 <= momentum <= 1.0:
+        momentum = _options.finite("momentum", momentum)
+    finish = None if activation is None else _activated(resolve(activation, "activation"))
     if _options.flag("training", training):
         return dispatch.train(arrays, axis, eps, momentum, finish)
     return dispatch.infer(arrays, axis, eps, finish)

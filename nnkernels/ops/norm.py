@@ -10,7 +10,7 @@ from nnkernels._typing import Array
 from nnkernels.dispatch import norm as dispatch
 from nnkernels.dispatch.axes import checked_axis
 from nnkernels.ops import _options
-from nnkernels.ops._activation import ActivationLike, resolve
+from nnkernels.ops._activation import Activation, ActivationLike, resolve
 from nnkernels.ops._public import public
 
 Axis = int | tuple[int, ...] | None
@@ -165,7 +165,7 @@ def group_norm(
     >>> nnk.group_norm(x, 2, eps=0).tolist()
     [[-1.0, 1.0, -1.0, 1.0]]
     """
-    groups = _count("num_groups", num_groups)
+    groups = count("num_groups", num_groups)
     return _apply(
         "layer_kind", dispatch.over_groups, x, weight, bias, axis, groups, eps, 0.0, residual,
         activation, out,
@@ -236,21 +236,34 @@ def _apply(
     activation: ActivationLike,
     out: Any,
 ) -> Any:
+    found = None if activation is None else resolve(activation, "activation")
+    norm = with_options(kind, axes_of, axis, groups, eps, offset, found)
+    return dispatch.apply(norm, x, weight, bias, residual, out)
+
+
+def with_options(
+    kind: str,
+    axes_of: Any,
+    axis: Any,
+    groups: int | None,
+    eps: Any,
+    offset: float,
+    activation: Activation | None = None,
+    wide: bool = False,
+) -> dispatch.Norm:
+    """The norm of a call, whose axis and eps are checked here: see :class:`dispatch.Norm`."""
     if type(axis) is not int:
         axis = _index("axis", axis) if axes_of is dispatch.over_groups else checked_axis(axis)
     if type(eps) is not float or not 0.0 <= eps < 1.0:
         eps = _options.not_negative("eps", eps)
-    functor = None
-    parameters: tuple[complex, ...] = ()
-    if activation is not None:
-        found = resolve(activation, "activation")
-        assert found is not None
-        functor, parameters = found.functor, found.parameters
-    options = dispatch.norm_with(kind, axes_of, axis, groups, eps, offset, functor, parameters)
-    return dispatch.apply(options, x, weight, bias, residual, out)
+    if activation is None:
+        return dispatch.norm_with(kind, axes_of, axis, groups, eps, offset, wide=wide)
+    functor, scalars = activation.functor, activation.parameters
+    return dispatch.norm_with(kind, axes_of, axis, groups, eps, offset, functor, scalars, wide)
 
 
-def _count(name: str, value: object) -> int:
+def count(name: str, value: object) -> int:
+    """A number of groups: 1 or more."""
     number = _index(name, value)
     if number < 1:
         raise ValueError(f"{name} must be at least 1, not {number}")

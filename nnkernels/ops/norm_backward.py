@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from nnkernels._typing import Array
+from nnkernels.dispatch import norm as forward
 from nnkernels.dispatch import norm_backward as dispatch
-from nnkernels.dispatch.axes import checked_axis
-from nnkernels.dispatch.norm import along_axes
-from nnkernels.dispatch.norm_axes import channel_groups
+from nnkernels.dispatch.norm import along_axes, over_groups
 from nnkernels.ops import _options
 from nnkernels.ops import norm as norms
-from nnkernels.ops._activation import ActivationLike, differentiable, resolve
+from nnkernels.ops._activation import ActivationLike, resolve
 from nnkernels.ops._public import public
 
 Axis = int | tuple[int, ...] | None
@@ -35,11 +34,7 @@ def layer_norm_backward(
 
     Parameters
     ----------
-    dy : array
-        The cotangent: the gradient of the loss with respect to the result of `layer_norm`, of its
-        shape and dtype and any strides.
-    x : array
-        What was normalised: the operand of `layer_norm`, or with a ``residual`` the sum of both.
+    {cotangent and operand of a norm}
     weight, bias : array, optional
         The parameters. Of ``bias`` only the shape and dtype are used, unless there is an
         activation.
@@ -47,18 +42,9 @@ def layer_norm_backward(
         As in `layer_norm`.
     eps : float, default 1e-5
         As in `layer_norm`.
-    activation : str or function, optional
-        As in `layer_norm`. What is before it is then computed once more.
-    dresidual : array, optional
-        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
-        the sum.
+    {activation and cotangent of a sum}
 
-    Returns
-    -------
-    dx : array
-        Of the shape, dtype and memory order of ``x``.
-    dweight, dbias : array or None
-        Of the shapes and dtypes of ``weight`` and ``bias``; None without these.
+    {gradients of a norm}
 
     {raises of norms}
 
@@ -79,16 +65,9 @@ def layer_norm_backward(
     >>> dweight.round(4).tolist(), dbias.tolist()
     ([-1.2247, 0.0, 0.0], [1.0, 0.0, 0.0])
     """
-    eps = _options.not_negative("eps", eps)
-    found = resolve(activation, "activation")
-    if found is not None:
-        dy = _before(
-            lambda inside: norms.layer_norm(x, weight, bias, axis=axis, eps=eps, activation=inside),
-            found,
-            dy,
-        )
-    norm = dispatch.NormGradient("layer_kind", along_axes, checked_axis(axis), None, eps)
-    return dispatch.apply(norm, (dy, x, weight, bias, dresidual))
+    return _apply(
+        "layer_kind", along_axes, (dy, x, weight, bias, dresidual), axis, None, eps, 0.0, activation
+    )
 
 
 @public
@@ -109,11 +88,7 @@ def rms_norm_backward(
 
     Parameters
     ----------
-    dy : array
-        The cotangent: the gradient of the loss with respect to the result of `rms_norm`, of its
-        shape and dtype and any strides.
-    x : array
-        What was normalised: the operand of `rms_norm`, or with a ``residual`` the sum of both.
+    {cotangent and operand of a norm}
     weight : array, optional
         The parameter.
     axis : int, tuple of int or None, default -1
@@ -122,11 +97,7 @@ def rms_norm_backward(
         As in `rms_norm`.
     offset : float, default 0.0
         As in `rms_norm`.
-    activation : str or function, optional
-        As in `rms_norm`. What is before it is then computed once more.
-    dresidual : array, optional
-        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
-        the sum.
+    {activation and cotangent of a sum}
 
     Returns
     -------
@@ -152,19 +123,10 @@ def rms_norm_backward(
     >>> dx.round(4).tolist(), dweight.round(4).tolist()
     ([[0.181, -0.1358]], [0.8485, 0.0])
     """
-    eps = _options.not_negative("eps", eps)
-    offset = _options.finite("offset", offset)
-    found = resolve(activation, "activation")
-    if found is not None:
-        dy = _before(
-            lambda inside: norms.rms_norm(
-                x, weight, axis=axis, eps=eps, offset=offset, activation=inside
-            ),
-            found,
-            dy,
-        )
-    norm = dispatch.NormGradient("rms_kind", along_axes, checked_axis(axis), None, eps, offset)
-    return dispatch.apply(norm, (dy, x, weight, None, dresidual))[:2]
+    if type(offset) is not float or not -1.0 <= offset <= 1.0:
+        offset = _options.finite("offset", offset)
+    arrays = (dy, x, weight, None, dresidual)
+    return _apply("rms_kind", along_axes, arrays, axis, None, eps, offset, activation)[:2]
 
 
 @public
@@ -185,32 +147,15 @@ def group_norm_backward(
 
     Parameters
     ----------
-    dy : array
-        The cotangent: the gradient of the loss with respect to the result of `group_norm`, of its
-        shape and dtype and any strides.
-    x : array
-        What was normalised: the operand of `group_norm`, or with a ``residual`` the sum of both.
+    {cotangent and operand of a norm}
     num_groups : int
         As in `group_norm`.
-    weight, bias : array, optional
-        The parameters, one number for each channel. Of ``bias`` only the shape and dtype are used,
-        unless there is an activation.
-    axis : int, default 1
-        The axis of the channels.
+    {parameters of channels}
     eps : float, default 1e-5
         As in `group_norm`.
-    activation : str or function, optional
-        As in `group_norm`. What is before it is then computed once more.
-    dresidual : array, optional
-        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
-        the sum.
+    {activation and cotangent of a sum}
 
-    Returns
-    -------
-    dx : array
-        Of the shape, dtype and memory order of ``x``.
-    dweight, dbias : array or None
-        Of the shapes and dtypes of ``weight`` and ``bias``; None without these.
+    {gradients of a norm}
 
     {raises of norms}
 
@@ -229,7 +174,8 @@ def group_norm_backward(
     >>> dweight.tolist(), dbias.tolist()
     ([-1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])
     """
-    return _grouped("group_norm", dy, x, num_groups, weight, bias, axis, eps, activation, dresidual)
+    groups, arrays = norms.count("num_groups", num_groups), (dy, x, weight, bias, dresidual)
+    return _apply("layer_kind", over_groups, arrays, axis, groups, eps, 0.0, activation)
 
 
 @public
@@ -249,30 +195,13 @@ def instance_norm_backward(
 
     Parameters
     ----------
-    dy : array
-        The cotangent: the gradient of the loss with respect to the result of `instance_norm`, of
-        its shape and dtype and any strides.
-    x : array
-        What was normalised: the operand of `instance_norm`, or with a ``residual`` the sum of both.
-    weight, bias : array, optional
-        The parameters, one number for each channel. Of ``bias`` only the shape and dtype are used,
-        unless there is an activation.
-    axis : int, default 1
-        The axis of the channels.
+    {cotangent and operand of a norm}
+    {parameters of channels}
     eps : float, default 1e-5
         As in `instance_norm`.
-    activation : str or function, optional
-        As in `instance_norm`. What is before it is then computed once more.
-    dresidual : array, optional
-        Of the shape and dtype of ``x``: is added to ``dx``. With a ``residual``, the cotangent of
-        the sum.
+    {activation and cotangent of a sum}
 
-    Returns
-    -------
-    dx : array
-        Of the shape, dtype and memory order of ``x``.
-    dweight, dbias : array or None
-        Of the shapes and dtypes of ``weight`` and ``bias``; None without these.
+    {gradients of a norm}
 
     {raises of norms}
 
@@ -290,40 +219,30 @@ def instance_norm_backward(
     >>> dweight.tolist(), dbias.tolist()
     ([-1.0, 2.0], [1.0, 2.0])
     """
-    return _grouped("instance_norm", dy, x, None, weight, bias, axis, eps, activation, dresidual)
+    arrays = (dy, x, weight, bias, dresidual)
+    return _apply("layer_kind", over_groups, arrays, axis, None, eps, 0.0, activation)
 
 
 # ---- helpers --------------------------------------------------------------------------------
 
 
-def _grouped(
-    name: str,
-    dy: Any,
-    x: Any,
-    groups: Any,
-    weight: Any,
-    bias: Any,
+def _apply(
+    kind: str,
+    axes_of: Any,
+    arrays: tuple[Any, ...],
     axis: Any,
+    groups: int | None,
     eps: Any,
-    activation: Any,
-    dresidual: Any,
+    offset: float,
+    activation: ActivationLike,
 ) -> tuple[Any, ...]:
-    eps = _options.not_negative("eps", eps)
-    if name == "group_norm":
-        groups = norms._count("num_groups", groups)
-    found = resolve(activation, "activation")
-    if found is not None:
-        before = (x,) if name == "instance_norm" else (x, groups)
-        forward = getattr(norms, name)
-        dy = _before(
-            lambda inside: forward(*before, weight, bias, axis=axis, eps=eps, activation=inside),
-            found,
-            dy,
-        )
-    norm = dispatch.NormGradient("layer_kind", channel_groups, checked_axis(axis), groups, eps)
-    return dispatch.apply(norm, (dy, x, weight, bias, dresidual))
-
-
-def _before(norm: Any, activation: Any, dy: Any) -> Any:
-    """The cotangent of what is before the activation."""
-    return differentiable(norm, activation)[1](dy)
+    options = (kind, axes_of, axis, groups, eps, offset)
+    if activation is not None:
+        found = resolve(activation, "activation")
+        assert found is not None
+        dy, x, weight, bias, _ = arrays
+        # Neither what goes into the activation, or comes out of it, nor its cotangent is rounded.
+        inside = norms.with_options(*options, found if found.takes_result else None, wide=True)
+        dy = found.backward(dy, forward.apply(inside, x, weight, bias))
+        arrays = (dy, *arrays[1:])
+    return dispatch.apply(norms.with_options(*options), arrays)

@@ -100,6 +100,7 @@ OPS: tuple[Op, ...] = (
         ),
         gradient=_conv,
         flops=_flops,
+        adjoint=("conv_backward_data", "conv_backward_weight"),
     ),
     Op(
         name="conv_transpose",
@@ -114,6 +115,7 @@ OPS: tuple[Op, ...] = (
         ),
         gradient=_conv_transpose,
         flops=_transpose_flops,
+        adjoint=("conv", "conv_backward_weight"),
     ),
     Op(
         name="conv_backward_data",
@@ -128,6 +130,7 @@ OPS: tuple[Op, ...] = (
         ),
         flops=_data_flops,
         number=("x_shape", 2),
+        gradient_of="conv",
     ),
     Op(
         name="conv_backward_weight",
@@ -144,5 +147,6 @@ OPS: tuple[Op, ...] = (
         ),
         flops=_weight_flops,
         number=("weight_shape", 2),
+        gradient_of="conv",
     ),
 )
