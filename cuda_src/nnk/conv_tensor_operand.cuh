@@ -17,7 +17,7 @@ template <class Index, bool Few> struct SeenTaps;
 template <class Index> struct SeenTaps<Index, true> {
   uint32 seen;
 
-  NNK_FN SeenTaps() = default;
+  SeenTaps() = default;
   NNK_FN SeenTaps(const WindowGeometry<Index>& g, const Pixel<Index>& pixel) {
     using Unsigned = conditional<sizeof(Index) == 4, uint32, uint64>;
     uint32 along[3];
@@ -47,7 +47,7 @@ template <class Index> struct SeenTaps<Index, true> {
 template <class Index> struct SeenTaps<Index, false> {
   Index position[3];  // of tap 0
 
-  NNK_FN SeenTaps() = default;
+  SeenTaps() = default;
   NNK_FN SeenTaps(const WindowGeometry<Index>& g, const Pixel<Index>& pixel) {
     NNK_UNROLL
     for (int axis = 0; axis < 3; ++axis) position[axis] = pixel.position(g, axis);
