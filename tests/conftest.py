@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from nnkernels.compile.instance import Instance
 from nnkernels.config import (
     conv_simt,
+    conv_tensor,
     elementwise,
     gemv,
     matmul,
@@ -125,11 +126,13 @@ def _forget_plans(config):
 def chosen(monkeypatch, pytestconfig):
     """The configurations that calls choose; plans of earlier calls do not count."""
     found = []
-    for module in (conv_simt, elementwise, gemv, matmul, rows):
+    for module in (conv_simt, conv_tensor, elementwise, gemv, matmul, rows):
 
         def configure(problem, device, original=module.configure):
-            found.append(original(problem, device))
-            return found[-1]
+            choice = original(problem, device)
+            if choice is not None:
+                found.append(choice)
+            return choice
 
         monkeypatch.setattr(module, "configure", configure)
     _forget_plans(pytestconfig)
@@ -154,7 +157,8 @@ def kernels(monkeypatch, pytestconfig):
 @pytest.fixture
 def ordinary_products(monkeypatch, pytestconfig):
     """Products in slices by ordinary arithmetic, also where there is a kernel of another kind."""
-    monkeypatch.setattr(matmul_tensor, "configure", lambda problem, device: None)
+    for module in (conv_tensor, matmul_tensor):
+        monkeypatch.setattr(module, "configure", lambda problem, device: None)
     monkeypatch.setattr(matmul_tiles, "is_possible", lambda problem, device: False)
     monkeypatch.setattr(matmul_small, "is_small", lambda problem: False)
     _forget_plans(pytestconfig)

@@ -49,12 +49,17 @@ _DEFAULTS = (("stride", 1), ("padding", 0), ("dilation", 1))
 
 
 @st.composite
-def geometries(draw, ranks=(1, 2, 2, 3)):
+def geometries(
+    draw,
+    ranks=(1, 2, 2, 3),
+    all_channels=(1, 1, 2, 3, 5, 8, 17),
+    all_outputs=(1, 2, 3, 7, 13, 20),
+):
     """Any rank, stride, dilation, groups and padding, larger than the window included."""
     rank = draw(st.sampled_from(ranks))
     groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
-    channels = draw(st.sampled_from([1, 1, 2, 3, 5, 8, 17]))
-    outputs = draw(st.sampled_from([1, 2, 3, 7, 13, 20]))
+    channels = draw(st.sampled_from(all_channels))
+    outputs = draw(st.sampled_from(all_outputs))
     images = draw(st.sampled_from([0, 1, 1, 2, 3]))
     most = {1: 70, 2: 13, 3: 6}[rank]
     kernel = [draw(st.integers(1, 4 if rank < 3 else 3)) for _ in range(rank)]

@@ -12,17 +12,27 @@ import zlib
 from collections import Counter
 
 import gpu_compilers
+import numpy as np
 import pytest
 
+import nnkernels as nnk
 from nnkernels import registry
+from nnkernels.compile.instance import source_text
 from nnkernels.config.device import PROFILES
 from nnkernels.config.elementwise import UNIT_STEP
 from nnkernels.dispatch.dtypes import ELEMENTS
 from nnkernels.dispatch.rows_plan import FINISH_ROW, PART_OF_ROW
+from nnkernels.inspection import amd, nvidia
 from nnkernels.inspection.inspect import Choice, choices, compile_all, report
 from nnkernels.inspection.kinds import template_arguments
 from nnkernels.inspection.loops import multiply_adds
-from nnkernels.inspection.problems import Problem
+from nnkernels.inspection.problems import (
+    Problem,
+    channels_last,
+    contiguous,
+    images_far_apart,
+)
+from nnkernels.inspection.record import launches
 from nnkernels.inspection.result import Report
 
 ARCHS = ("sm_80", "sm_90", "sm_120", "gfx90a")
@@ -205,7 +215,7 @@ LEAST_CONVOLVING = {True: 0.74, False: 0.63}
 @pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
 @gpu_compilers.needs_nvdisasm
 @pytest.mark.usefixtures("ordinary_products")
-def test_the_main_loop_of_a_convolution_does_not_divide(arch):
+def test_the_main_loop_of_a_convolution_on_matrix_cores_does_not_divide(arch):
     def wanted(dtype, problem):
         return problem.label.startswith("large")
 
@@ -273,6 +283,70 @@ def test_the_main_loop_of_a_matrix_core_only_feeds_it(arch):
             assert loop["HMMA"] == 4 * loop["LDSM"], what
             assert loop["HMMA"] == 64 * loop["BAR"], what
             assert loop.total() <= 1.8 * loop["HMMA"], what
+
+
+# What divides: a whole number has no instruction for that.
+DIVIDES = ("MUFU", "I2F", "F2I", "I2FP", "CALL", "v_rcp_iflag_f32", "v_rcp_f32", "v_cvt_f32_u32")
+
+
+def convolutions():
+    """Calls of convolutions of float16 images that have channels last, and other ones."""
+    x, w, y = (
+        channels_last(shape, np.dtype(np.float16))
+        for shape in ((32, 256, 56, 56), (256, 256, 3, 3), (32, 256, 28, 28))
+    )
+    first, first_y = (contiguous(a.shape, a.dtype) for a in (x, y))
+    many, strided = channels_last((256, 256, 6, 6), w.dtype), {"padding": 1, "stride": 2}
+    far = np.moveaxis(images_far_apart((2, 56, 56, 256), x.dtype), -1, 1)
+    return {
+        "chunks": (nnk.conv, (x, w), {"padding": 1}),
+        "chunks of many taps": (nnk.conv, (x, many), {"padding": 1}),
+        "chunks far apart": (nnk.conv, (far, w), {"padding": 1}),
+        "chunks of a gradient": (nnk.conv_backward_data, (y, w, x.shape), strided),
+        "chunks of pixels": (nnk.conv_backward_weight, (y, x, w.shape), strided),
+        "pixels": (nnk.conv, (first, w), {"padding": 1}),
+        "pixels as terms": (nnk.conv_backward_weight, (first_y, first, w.shape), strided),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arch", [gpu_compilers.parameter(arch) for arch in ("sm_80", "sm_90", "gfx90a")]
+)
+@gpu_compilers.needs_nvdisasm
+def test_the_main_loop_of_a_convolution_does_not_divide(arch):
+    device = PROFILES[arch]
+    found = {}
+    for name, (function, arrays, options) in convolutions().items():
+        if arch != "sm_80" and name not in ("chunks", "chunks of pixels"):
+            continue
+        for launch in launches(function, arrays, options, device):
+            if launch.instance.kernel.startswith("MatmulTensor"):
+                found.setdefault(launch.instance.symbol, (name, launch))
+    instances = tuple(launch.instance for _, launch in found.values())
+    compiler = nvidia if device.machine == "cuda" else amd
+    compiled = compiler.resources(source_text(instances, device.machine), arch)
+    assert {name for name, _ in found.values()} >= {"chunks", "chunks of pixels"}
+    for symbol, (name, launch) in found.items():
+        resources, loop = compiled[symbol], compiled[symbol].loop
+        what = (name, launch.instance.kernel, resources.registers, loop)
+        assert resources.spill_bytes == resources.local_bytes == 0, what
+        assert not set(loop) & set(DIVIDES), what
+        if device.machine == "hip":
+            assert sum(n for i, n in loop.items() if i.startswith("v_mfma")) >= 4, what
+            continue
+        assert loop["HMMA"] >= 32 * loop["BAR"], what
+        assert loop["HMMA"] >= 2 * loop["LDSM"], what
+        if name.startswith("chunks"):
+            arguments = template_arguments(launch.instance.kernel)[1]
+            m, n, terms = (int(a) for a in arguments[7:10])
+            copies = (m + n) * terms * 2 // 16 // launch.instance.threads
+            assert loop["LDGSTS"] == copies * loop["BAR"], what  # of 16 bytes each
+            assert not set(loop) & {"LDG", "STS"}, what
+            # Places among taps take additions; more of them in three coordinates, or in 64 bits, or
+            # where pixels are terms, and those of every copy advance.
+            others = loop.total() - loop["HMMA"] - loop["LDSM"] - loop["LDGSTS"]
+            most = {"chunks": 1, "chunks of a gradient": 1, "chunks of pixels": 3}.get(name, 2.5)
+            assert others <= most * loop["HMMA"], what
 
 
 @pytest.mark.parametrize("arch", ARCHS)

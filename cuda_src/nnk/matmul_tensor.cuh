@@ -22,12 +22,21 @@
 
 namespace nnk {
 
+// A product of plain matrices: no operand is gathered, and C is a matrix.
+struct TensorForm {
+  static constexpr bool scatters_rows = false, scatters_columns = false;
+  template <class Product, class Index> using Args = Product;
+  template <class Base, class Index> using A = Base;
+  template <class Base, class Index> using B = Base;
+};
+
 // TA, TB, TC: element types; S: type of the sums for the epilogue, of the bits of Atom::Sum
 // WayA, WayB: see matmul_tensor_operand.cuh
 // WideC: whether every row of C is whole 16-byte accesses
+// Form: what else the operands and C may be: see TensorForm, and conv_tensor_form.cuh
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, class Atom, int TileM,
           int TileN, int TileK, int WarpM, int WarpN, int Stages, int WayA, int WayB, bool WideC,
-          class Epilogue>
+          class Epilogue, class Form = TensorForm>
 struct MatmulTensor {
   using Element = typename Atom::Element;
   using Sum = typename Atom::Sum;
@@ -38,8 +47,10 @@ struct MatmulTensor {
   static constexpr int parts_m = WarpM / Atom::m, parts_n = WarpN / Atom::n;
   static constexpr int steps = TileK / Atom::k;
   static_assert(steps >= 2 && steps % 2 == 0, "two sets of fragments take turns within a slice");
-  using A = TensorOperand<Element, Index, TileM, TileK, threads, WayA>;
-  using B = TensorOperand<Element, Index, TileN, TileK, threads, WayB>;
+  using A =
+      typename Form::template A<TensorOperand<Element, Index, TileM, TileK, threads, WayA>, Index>;
+  using B =
+      typename Form::template B<TensorOperand<Element, Index, TileN, TileK, threads, WayB>, Index>;
   static constexpr int stage = A::elements + B::elements;
   static constexpr bool any_asynchronous = A::asynchronous || B::asynchronous;
   static_assert(Stages >= 2, "one slice is read while another one is written");
@@ -47,14 +58,16 @@ struct MatmulTensor {
   // spills: three blocks of 128 threads, or two with 64 x 64 sums of a warp, or one of 256.
   static constexpr int register_budget = WarpM * WarpN <= 64 * 32 ? 168 : 255;
 
-  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>;
+  using Product = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>;
+  using Args = typename Form::template Args<Product, Index>;
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const int batch = args.grid.tiles.divide(int32(group.block()));
     int row, column;
     args.grid.place(int32(group.block()) - batch * args.grid.tiles.divisor, row, column);
     const Place place{Index(row) * TileM, Index(column) * TileN};
-    const Index terms = terms_of_split(args, Index(args.grid.batches_of_split.divide(batch)));
+    const Index split = Index(args.grid.batches_of_split.divide(batch));
+    const Index terms = terms_of_split(args, split);
     Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
     const View<TC, 2, Index> c = args.matrix_c(offset);
@@ -63,15 +76,20 @@ struct MatmulTensor {
     const int missing = int(slices * TileK - terms);
     A a;
     B b;
-    a.begin(unsigned(group.rank()), byte_offset(args.a, offset[0]), place.m, args.m, terms,
-            args.stride_a[0], args.stride_a[1], missing);
-    b.begin(unsigned(group.rank()), byte_offset(args.b, offset[1]), place.n, args.n, terms,
-            args.stride_b[1], args.stride_b[0], missing);
+    const unsigned rank = unsigned(group.rank());
+    const TA* const from_a = byte_offset(args.a, offset[0]);
+    const TB* const from_b = byte_offset(args.b, offset[1]);
+    if constexpr (A::gathers)
+      a.begin(Form::geometry_a(args), rank, from_a, place.m, args.m, split * args.terms, missing);
+    else a.begin(rank, from_a, place.m, args.m, terms, args.stride_a[0], args.stride_a[1], missing);
+    if constexpr (B::gathers)
+      b.begin(Form::geometry_b(args), rank, from_b, place.n, args.n, split * args.terms, missing);
+    else b.begin(rank, from_b, place.n, args.n, terms, args.stride_b[1], args.stride_b[0], missing);
     Sums sums;
     clear(sums);
     if (slices > 0) accumulate(group, a, b, slices, missing, sums);
-    if constexpr (WideC) write_wide(group, epilogue, c, place, sums);
-    else write(group, epilogue, c, place, sums);
+    if constexpr (WideC) write_wide(group, args, epilogue, c, place, sums);
+    else write(group, args, epilogue, c, place, sums);
   }
 
  private:
@@ -110,6 +128,7 @@ struct MatmulTensor {
   template <class G>
   static NNK_FN void accumulate(G& group, A& a, B& b, Index slices, int missing, Sums& sums) {
     const auto memory = group.template dynamic_shared<Element>(0, Stages * stage);
+    if constexpr (A::table_words + B::table_words > 0) write_tables(group, a, b);
     fill(memory, a, b, missing, slices);
     if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
     group.barrier();
@@ -127,6 +146,17 @@ struct MatmulTensor {
         if (--left == 0) return;
       }
     }
+  }
+
+  // After the stages: what operands look up.
+  template <class G> static NNK_FN void write_tables(G& group, A& a, B& b) {
+    constexpr int first = Stages * stage * int(sizeof(Element));
+    constexpr int second = first + A::table_words * int(sizeof(Index));
+    if constexpr (A::table_words > 0)
+      a.write_tables(group.template dynamic_shared<Index>(first, A::table_words));
+    if constexpr (B::table_words > 0)
+      b.write_tables(group.template dynamic_shared<Index>(second, B::table_words));
+    group.barrier();
   }
 
   // The slice in the stage that begins at `now`; the next one is `then`. `left`: slices not yet
@@ -228,7 +258,8 @@ struct MatmulTensor {
 
   // Straight from registers: as many adjacent columns at once as a lane has.
   template <class G>
-  static NNK_FN void write(G& group, const typename Epilogue::template Of<Index>& epilogue,
+  static NNK_FN void write(G& group, const Args& args,
+                           const typename Epilogue::template Of<Index>& epilogue,
                            const View<TC, 2, Index>& c, const Place& place, const Sums& sums) {
     constexpr int together = Atom::together;
     const Warp warp(unsigned(group.rank()));
@@ -238,6 +269,7 @@ struct MatmulTensor {
       for (int e = 0; e < Atom::sums; e += together) {
         const Index row = place.m + warp.m + i * Atom::m + Atom::row_of(warp.lane, e);
         if (row >= c.shape[0]) continue;
+        const Line<TC, Index> line = row_of(args, c, row);
         NNK_UNROLL
         for (int j = 0; j < parts_n; ++j) {
           const Index column = place.n + warp.n + j * Atom::n + Atom::column_of(warp.lane, e);
@@ -245,10 +277,30 @@ struct MatmulTensor {
           if (left <= 0) continue;
           const int count = left < together ? int(left) : together;
           const auto y = epilogue(gathered<together>(sums.part[i][j], e), row, column, count);
-          const Line<TC, Index> line{c.at(NNK_HERE, row, column), left, c.stride[1]};
-          line.store_partial(Index(0), convert<TC>(y), count);
+          store(args, line, column, convert<TC>(y), count);
         }
       }
+    }
+  }
+  // A row of C; what its step is where columns are scattered does not count.
+  static NNK_FN Line<TC, Index> row_of(const Args& args, const View<TC, 2, Index>& c, Index row) {
+    if constexpr (Form::scatters_rows)
+      return {byte_offset(c.data, Form::pixel(args, row)), c.shape[1], c.stride[1]};
+    else return {c.at(NNK_HERE, row, 0), c.shape[1], c.stride[1]};
+  }
+  // The first `count` columns of y, from `column` on.
+  template <int N>
+  static NNK_FN void store(const Args& args, const Line<TC, Index>& line, Index column,
+                           const Vec<TC, N>& y, int count) {
+    if constexpr (Form::scatters_columns) {
+      NNK_UNROLL
+      for (int e = 0; e < N; ++e) {
+        if (e >= count) break;
+        check_access(column + e, 1, line.length, NNK_HERE);
+        *byte_offset(line.data, Form::pixel(args, column + e)) = y[e];
+      }
+    } else {
+      line.store_partial(column, y, count);
     }
   }
   template <int N> static NNK_FN Vec<S, N> gathered(const typename Atom::C& part, int first) {
@@ -271,7 +323,8 @@ struct MatmulTensor {
   }
 
   template <class G>
-  static NNK_FN void write_wide(G& group, const typename Epilogue::template Of<Index>& epilogue,
+  static NNK_FN void write_wide(G& group, const Args& args,
+                                const typename Epilogue::template Of<Index>& epilogue,
                                 const View<TC, 2, Index>& c, const Place& place, const Sums& sums) {
     constexpr int size = Atom::m * WarpN, wides = WarpN / wide;
     const auto memory = group.template dynamic_shared<Sum>(0, warps * size);
@@ -287,9 +340,9 @@ struct MatmulTensor {
         const Index row = place.m + warp.m + i * Atom::m + r, column = place.n + warp.n + j;
         if (row >= c.shape[0] || column >= c.shape[1]) continue;
         const auto y = epilogue(get(memory, own, r, j), row, column, wide);
-        const Line<TC, Index, unit_step> line{c.at(NNK_HERE, row, column), c.shape[1] - column,
+        const Line<TC, Index, unit_step> line{row_of(args, c, row).data, c.shape[1],
                                               Index(sizeof(TC))};
-        line.store(Index(0), convert<TC>(y));
+        line.store(column, convert<TC>(y));
       }
     }
   }

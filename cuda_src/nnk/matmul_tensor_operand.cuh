@@ -28,6 +28,11 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   static constexpr int chunk = 16 / int(sizeof(T));
   static constexpr bool asynchronous = Way == async_terms || Way == async_rows;
   static constexpr bool turned = Way == async_rows;
+  // Those that are seen through windows (conv_tensor_operand.cuh) gather, and may need a table.
+  static constexpr bool gathers = false;
+  static constexpr int table_words = 0;
+  static constexpr int way = Way, rows_of_tile = Rows, terms_of_tile = TileK;
+  using Value = T;
   static constexpr int elements = Rows * TileK, threads = Threads;
 
   // ---- the tile in shared memory --------------------------------------------------------------
@@ -173,7 +178,7 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     else return slot(row_of(i) + r, term_of(i) / chunk) + term_of(i) % chunk;
   }
 
- private:
+ protected:
   NNK_FN bool is_there(int i) const {
     return units % Threads == 0 || int(rank) + i * Threads < units;
   }

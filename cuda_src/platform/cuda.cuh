@@ -174,6 +174,19 @@ NNK_FN void copy_async_if(bool wanted, const Shared<T>& to, int i, const T* from
   else NNK_COPY_IF("ca");
 #undef NNK_COPY_IF
 }
+// Zeros if the data is not `there`, and nothing if it is not `wanted`.
+template <int N, class T>
+NNK_FN void copy_async_if(bool wanted, const Shared<T>& to, int i, const T* from, bool there,
+                          Site = NNK_HERE) {
+  constexpr int bytes = N * int(sizeof(T));
+  static_assert(bytes == 16, "zeros are for copies that leave the level-1 cache alone");
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to.data + i));
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16, %3; }" ::
+          "r"(address),
+      "l"(from), "r"(int(wanted)), "r"(there ? bytes : 0)
+      : "memory");
+}
 NNK_FN void copy_async_commit(Site = NNK_HERE) {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -225,6 +225,12 @@ NNK_FN void copy_async_if(bool wanted, const Shared<T>& to, int i, const T* from
                           Site site = NNK_HERE) {
   if (wanted) copy_async<N>(to, i, from, site);
 }
+// Zeros if the data is not `there`, and nothing if it is not `wanted`.
+template <int N, class T>
+NNK_FN void copy_async_if(bool wanted, const Shared<T>& to, int i, const T* from, bool there,
+                          Site site = NNK_HERE) {
+  if (wanted) copy_async<N>(to, i, from, there, site);
+}
 NNK_FN void copy_async_commit(Site site = NNK_HERE) { sim::commit_copies(site); }
 template <int Pending> NNK_FN void copy_async_wait(Site site = NNK_HERE) {
   sim::wait_for_copies(Pending, site);

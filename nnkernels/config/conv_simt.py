@@ -34,6 +34,13 @@ class ConvSimtConfig:
     scattered: bool
     masked: bool = False
 
+    @property
+    def form(self) -> str:
+        """C++ type of the form."""
+        flags = (self.channels_fast, self.scattered, self.masked)
+        texts = [self.pixels, *("true" if flag else "false" for flag in flags)]
+        return f"ConvTiles<{', '.join(texts)}>"
+
     def shared_bytes(self, k: int, compute_itemsize: int) -> int:
         """Shared memory of a block: slices, and for every team what it knows of their terms."""
         product = self.product

@@ -216,14 +216,39 @@ def configure(problem: MatmulProblem, device: Device) -> TensorConfig | None:
     How the terms of a sum are grouped, and so its bits, do not depend on strides and alignment.
     """
     atom = atom_of(problem, device)
-    if atom is None or max(problem.m, problem.n) < atom.m:  # less than a quarter of one step
+    if atom is None:
+        return None
+    return tiled(problem, device, atom, ways_of_matrices(problem, atom), is_wide(problem))
+
+
+def tiled(
+    problem: MatmulProblem,
+    device: Device,
+    atom: Atom,
+    ways: tuple[int, int],
+    wide_c: bool,
+    many_places: bool = False,
+) -> TensorConfig | None:
+    """The tiles for a problem whose operands come to shared memory in some ways.
+
+    Parameters
+    ----------
+    ways : pair of int
+        Of A and B.
+    wide_c : bool
+        Whether C is written in accesses of 16 bytes.
+    many_places : bool
+        Whether copies need more registers than an address each.
+    """
+    if max(problem.m, problem.n) < atom.m:  # less than a quarter of one step
         return None
     _, _, splits, tile = min(
         (_cycles(problem, device, atom, tile, splits), number, splits, tile)
         for number, tile in enumerate(_tiles(problem, device, atom))
         for splits in _splits(problem, atom, tile)
     )
-    return _config(problem, atom, _for_operands(problem, atom, tile), splits)
+    tile = _for_operands(atom, tile, ways, many_places)
+    return _config(problem, atom, tile, splits, ways, wide_c)
 
 
 def tiles_of(atom: Atom, device: Device) -> list[Tile]:
@@ -248,10 +273,10 @@ def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
     return [tile for tile in tiles if made(tile) <= _MOST_MADE * least]
 
 
-def _for_operands(problem: MatmulProblem, atom: Atom, tile: Tile) -> Tile:
+def _for_operands(atom: Atom, tile: Tile, ways: tuple[int, int], many_places: bool) -> Tile:
     """The tile, or one that suits operands that come through registers; of as many terms."""
-    copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way in _ways(problem, atom)]
-    if not atom.asynchronous or all(copied):
+    copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way in ways]
+    if not atom.asynchronous or (all(copied) and not many_places):
         return tile
     # Twice as many threads, each with half as many sums, have registers for what they load.
     tile = replace(tile, n=min(tile.n, 128), stages=tile.stages if any(copied) else 2)
@@ -272,8 +297,14 @@ def _shared_bytes(atom: Atom, tile: Tile) -> int:
     return max(slices, warps * atom.m * tile.warp_n * atom.sum_itemsize)
 
 
-def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> TensorConfig:
-    way_a, way_b = _ways(problem, atom)
+def _config(
+    problem: MatmulProblem,
+    atom: Atom,
+    tile: Tile,
+    splits: int,
+    ways: tuple[int, int],
+    wide_c: bool,
+) -> TensorConfig:
     return TensorConfig(
         atom,
         tile.m,
@@ -282,9 +313,8 @@ def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> Tens
         tile.warp_m,
         tile.warp_n,
         tile.stages,
-        way_a,
-        way_b,
-        wide_c=_wide_c(problem),
+        *ways,
+        wide_c=wide_c,
         shared=_shared_bytes(atom, tile) // atom.sum_itemsize,
         index=index_kind(problem.reach),
         splits=splits,
@@ -294,7 +324,8 @@ def _config(problem: MatmulProblem, atom: Atom, tile: Tile, splits: int) -> Tens
 # ---- how operands and results are read and written --------------------------------------------
 
 
-def _ways(problem: MatmulProblem, atom: Atom) -> tuple[int, int]:
+def ways_of_matrices(problem: MatmulProblem, atom: Atom) -> tuple[int, int]:
+    """How operands that are matrices come to shared memory."""
     a, b = problem.strides_a, problem.strides_b
     size, k = problem.itemsizes[0], problem.k
     return (
@@ -313,7 +344,8 @@ def _way(row: int, term: int, rows: int, k: int, size: int, alignment: int, atom
     return SINGLE_TERMS if abs(term) <= abs(row) else SINGLE_ROWS
 
 
-def _wide_c(problem: MatmulProblem) -> bool:
+def is_wide(problem: MatmulProblem) -> bool:
+    """Whether C is written in accesses of 16 bytes."""
     row, column = problem.strides_c
     size = problem.itemsizes[2]
     aligned = problem.alignments[2] >= 16 and row % 16 == 0 and problem.n * size % 16 == 0

@@ -6,17 +6,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nnkernels.compile.instance import Instance
-from nnkernels.config import conv_simt
-from nnkernels.config.conv import COLUMNS
+from nnkernels.config import conv_simt, conv_tensor
+from nnkernels.config.conv import COLUMNS, TERMS
 from nnkernels.config.conv_simt import ConvSimtConfig
+from nnkernels.config.conv_tensor import ConvTensorConfig
 from nnkernels.config.matmul_problem import index_kind
 from nnkernels.config.matmul_splits import terms_of_split
 from nnkernels.dispatch.axes import merge
+from nnkernels.dispatch.conv_geometry import WindowAxis, WindowProduct
 from nnkernels.dispatch.matmul_call import Call
 from nnkernels.dispatch.matmul_instances import matmul_instance
 from nnkernels.dispatch.matmul_launch import Prepared, prepare_with
 from nnkernels.dispatch.matmul_product import Product
 from nnkernels.dispatch.matmul_splits import prepare_splits, workspace_bytes
+from nnkernels.dispatch.packing import Packer
 
 if TYPE_CHECKING:
     from nnkernels.dispatch.conv_launch import Windows
@@ -26,7 +29,10 @@ def prepare_windows(windows: Windows, machine: Any) -> Prepared:
     """Choose the kernel of a product over windows, and prepare its launches."""
     call = windows.call()
     problem = windows.problem(call)
-    chosen = conv_simt.configure(problem, machine.device)
+    chosen: ConvSimtConfig | ConvTensorConfig | None
+    chosen = conv_tensor.configure(problem, machine.device)
+    if chosen is None:
+        chosen = conv_simt.configure(problem, machine.device)
     terms = call.product.k
     if chosen.product.splits == 1:
         return (*_prepare(call, chosen, terms, windows, machine), None)
@@ -42,23 +48,35 @@ def prepare_windows(windows: Windows, machine: Any) -> Prepared:
 
 
 def _prepare(
-    call: Call, chosen: ConvSimtConfig, terms: int, windows: Windows, machine: Any
+    call: Call,
+    chosen: ConvSimtConfig | ConvTensorConfig,
+    terms: int,
+    windows: Windows,
+    machine: Any,
 ) -> tuple[bytes, Any]:
     """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
     product = matmul_instance(call, len(call.batch()[0]), chosen.product)
-    flags = ", ".join(
-        "true" if flag else "false"
-        for flag in (chosen.channels_fast, chosen.scattered, chosen.masked)
-    )
-    form = f"ConvTiles<{chosen.pixels}, {flags}>"
+    tensor = isinstance(chosen, ConvTensorConfig)
     instance = Instance(
         product.header,
-        f"{product.kernel[:-1]}, {form}>",
+        f"{product.kernel[:-1]}, {chosen.form}>",
         product.threads,
-        (*product.more_headers, "conv_tile_copy"),
+        (*product.more_headers, "conv_tensor_form" if tensor else "conv_tile_copy"),
     )
+
+    def pack(packer: Packer) -> None:
+        windows.pack(packer)
+        if tensor and chosen.scattered and chosen.pixels == TERMS:
+            windows.pack_geometry(packer, as_image(windows.seen))
+
     shared = chosen.shared_bytes(terms, call.types.accumulator[2])
-    return prepare_with(call, chosen.product, terms, machine, instance, shared, windows.pack)
+    return prepare_with(call, chosen.product, terms, machine, instance, shared, pack)
+
+
+def as_image(product: WindowProduct) -> WindowProduct:
+    """The array of pixels as an image, which windows of one tap see."""
+    a, b, c = (WindowAxis(axis.pixels, 1, 1, 1, 0, axis.pixels) for axis in product.axes)
+    return replace(product, channels=product.rows, axes=(a, b, c), image=product.pixels)
 
 
 def with_pixel_axes(windows: Windows, call: Call) -> Call:

@@ -157,25 +157,28 @@ class Windows:
 
     def pack(self, packer: Packer) -> None:
         """``WindowGeometry`` of ``cuda_src/nnk/conv_windows.cuh``."""
-        p = self.seen
-        axes = p.axes
         packer.align(16)
-        packer.add_index(p.images, *(axis.pixels for axis in axes))
+        self.pack_geometry(packer, self.seen)
+
+    def pack_geometry(self, packer: Packer, p: WindowProduct) -> None:
+        """That of the product, or of another one."""
+        axes = p.axes
+        # Without terms nothing is gathered, but where the first one would lie may be asked.
+        packer.add_index(*(max(n, 1) for n in (p.images, *(axis.pixels for axis in axes))))
         for numbers in (
             [axis.step for axis in axes],
             [axis.tap for axis in axes],
             [axis.start for axis in axes],
             [axis.size for axis in axes],
-            # Without taps there are no terms: nothing is gathered.
             [max(axis.taps, 1) for axis in axes],
         ):
             packer.add_index(*numbers)
-        packer.add_index(p.channels, p.image.batch, *p.image.spatial, p.image.channel)
+        packer.add_index(max(p.channels, 1), p.image.batch, *p.image.spatial, p.image.channel)
         packer.add_index(p.pixels.batch, *p.pixels.spatial)
         found = self.gathered
         packer.add_index(*(found.channel_stride, *found.tap_strides) if found else (0,) * 4)
         packer.add_index(self._adjacent_taps())
-        packer.add_divisors(axis.pixels for axis in axes)
+        packer.add_divisors(max(axis.pixels, 1) for axis in axes)
 
     def _adjacent_taps(self) -> int:
         """Taps along the last axis whose channels follow each other in memory: all, or one."""

@@ -1,0 +1,391 @@
+"""Convolutions on matrix cores, in the simulator: every way that windows come to shared memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from convolving import BY_DATA, BY_WEIGHT, FORWARD, Geometry, assert_right, geometries
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples, make_numbers
+from test_matmul_tensor import layouts_in_shared_memory
+
+import nnkernels as nnk
+from nnkernels.compile import cxx
+from nnkernels.config import matmul_tensor as tensor
+from nnkernels.config.conv_tensor import ConvTensorConfig
+from nnkernels.config.device import PROFILES
+from nnkernels.dispatch.dtypes import numpy_dtype
+from nnkernels.inspection.bank_conflicts import extra_phases
+from nnkernels.inspection.problems import channels_last, images_far_apart
+from nnkernels.inspection.record import launches
+
+SIDE = 64
+
+
+@pytest.fixture
+def one_tile(simulator, monkeypatch):
+    """Let only tiles of one size be chosen, so that few kernels are compiled; and a few splits."""
+
+    def choose(splits=1):
+        monkeypatch.setattr(tensor, "_tiles", _square)
+        monkeypatch.setattr(tensor, "_splits", lambda problem, atom, tile: [splits])
+        simulator.machine.plans.clear()
+
+    yield choose
+    simulator.machine.plans.clear()
+
+
+def float16_on(*archs):
+    """For the marker ``dtypes``: kernels of the others are the same, or nearly so."""
+    return lambda arch: ("float16",) if arch in archs else ()
+
+
+def _square(problem, device, atom):
+    return [tile for tile in tensor.tiles_of(atom, device) if tile.m == tile.n == SIDE]
+
+
+def laid(generator, shape, dtype, last):
+    """Numbers in the usual order of the axes, or with channels as the last one."""
+    values = make_numbers(generator, shape, dtype)
+    if not last:
+        return values
+    view = channels_last(shape, numpy_dtype(dtype))
+    view[...] = values
+    return view
+
+
+def spread(x, axis=2):
+    """The same numbers, every second place along an axis of another array."""
+    wide = channels_last(tuple(n * (1 + (i == axis)) for i, n in enumerate(x.shape)), x.dtype)
+    view = wide[(slice(None),) * axis + (slice(None, None, 2),)]
+    view[...] = x
+    return view
+
+
+def shifted(x):
+    """The same numbers in the same order, at an address that is no multiple of 16."""
+    buffer = channels_last((1, x.size + 8, 1), x.dtype)[0, :, 0]
+    order = [*range(2, x.ndim), 1]
+    dense = buffer[1 : x.size + 1].reshape([x.shape[axis] for axis in (0, *order)])
+    view = np.moveaxis(dense, -1, 1)
+    view[...] = x
+    return view
+
+
+def check(backend, geometry, last, dtype, seed=1, bias=False, lay=lambda x: x):
+    """Make a convolution and its gradients, and compare them with the reference."""
+    generator = np.random.default_rng(seed)
+    x, w, dy = (
+        lay(laid(generator, shape, dtype, last))
+        for shape in (geometry.x, geometry.weight, geometry.y)
+    )
+    b = make_numbers(generator, (geometry.weight[0],), dtype) if bias else None
+    options = geometry.options
+    more = {"epilogue": "relu"} if bias else {}
+    with backend.context(seed):
+        y = nnk.conv(x, w, b, **options, **more)
+        dx = nnk.conv_backward_data(dy, w, geometry.x, **options)
+        dw = nnk.conv_backward_weight(dy, x, geometry.weight, **options)
+    if backend.recording:
+        return
+    assert_right(FORWARD, [x, w, b], options | more, y, geometry.terms)
+    terms = geometry.weight[0] // options.get("groups", 1) * geometry.terms // w.shape[1]
+    assert_right(BY_DATA, [dy, w], options | {"x_shape": geometry.x}, dx, terms)
+    pixels = max(dy.size // w.shape[0], 1)
+    assert_right(BY_WEIGHT, [dy, x], options | {"weight_shape": geometry.weight}, dw, pixels)
+
+
+# Channels last or not, and how many; outputs; ranks.
+FAMILIES = {
+    "chunks of channels": (True, (16, 32), (16, 24), (1, 2, 3)),
+    "few channels": (True, (3, 5), (20,), (2,)),
+    "channels first": (False, (2, 5), (17,), (1, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_geometry(family, simulator, chosen, one_tile):
+    one_tile()
+    last, channels, outputs, ranks = FAMILIES[family]
+
+    @examples(0.5)
+    @given(geometries(ranks, channels, outputs), st.integers(0, 99))
+    def right(geometry, seed):
+        check(simulator, geometry, last, "float16", seed, bias=seed % 4 == 0)
+
+    simulator.precompiled(right)
+    assert any(isinstance(c, ConvTensorConfig) for c in chosen)
+
+
+# ---- what is chosen -----------------------------------------------------------------------------
+
+# What pixels are, whether their array is scattered, how A and B come, whether C is written 16 bytes
+# at a time, and whether taps are bits.
+NAMES = ("terms", "rows", "terms", "rows", "single terms", "single rows")
+BITS, COORDINATES = True, False
+
+
+def summary(c):
+    p = c.product
+    ways = NAMES[p.way_a], NAMES[p.way_b]
+    return (c.pixels.removeprefix("pixels_are_"), c.scattered, *ways, p.wide_c, c.few_taps)
+
+
+# Geometry, channels last, layout; for the convolution, its gradients by image and by weights.
+REGIMES = {
+    "chunks of channels": (
+        Geometry((2, 16, 5, 7), (24, 16, 3, 3), {"padding": 1}), True, None,
+        ("rows", False, "terms", "terms", True, BITS),
+        ("rows", False, "terms", "terms", True, BITS),
+        ("terms", False, "rows", "rows", True, BITS),
+    ),
+    "strides scatter the gradient": (
+        Geometry((2, 16, 9, 11), (24, 16, 3, 3), {"padding": 1, "stride": 2}), True, None,
+        ("rows", False, "terms", "terms", True, BITS),
+        ("rows", True, "terms", "terms", True, BITS),
+        ("terms", False, "rows", "rows", True, BITS),
+    ),
+    "every second row": (
+        Geometry((2, 16, 5, 7), (24, 16, 3, 3), {"padding": 1}), True, spread,
+        ("rows", False, "terms", "terms", True, BITS),
+        ("rows", False, "terms", "terms", True, BITS),
+        ("terms", True, "rows", "rows", True, BITS),
+    ),
+    "chunks at odd addresses": (
+        Geometry((2, 16, 5, 7), (24, 16, 3, 3), {"padding": 1}), True, shifted,
+        ("rows", False, "single rows", "single terms", True, BITS),
+        ("rows", False, "single rows", "terms", True, BITS),
+        ("terms", False, "single rows", "single terms", True, BITS),
+    ),
+    "many taps": (
+        Geometry((1, 16, 8, 9), (24, 16, 3, 11), {"padding": 5}), True, None,
+        ("rows", False, "terms", "terms", True, COORDINATES),
+        ("rows", False, "terms", "terms", True, COORDINATES),
+        ("terms", False, "rows", "rows", True, BITS),
+    ),
+    "32 taps": (
+        Geometry((1, 16, 8, 9), (24, 16, 4, 8), {"padding": 5}), True, None,
+        ("rows", False, "terms", "terms", True, BITS),
+        ("rows", False, "terms", "terms", True, BITS),
+        ("terms", False, "rows", "rows", True, BITS),
+    ),
+    "few channels, many taps": (
+        Geometry((2, 12, 11, 9), (20, 12, 6, 6), {"padding": 3, "stride": 2}), True, None,
+        ("rows", False, "single rows", "terms", False, COORDINATES),
+        ("rows", True, "single rows", "single terms", False, BITS),
+        ("terms", False, "single rows", "single terms", True, BITS),
+    ),
+    "few channels, 4 bytes": (
+        Geometry((2, 10, 9, 7), (22, 10, 3, 3), {"padding": 1}), True, None,
+        ("rows", False, "single rows", "single terms", False, BITS),
+        ("rows", False, "single rows", "single terms", False, BITS),
+        ("terms", False, "single rows", "single terms", False, BITS),
+    ),
+    "channels first": (
+        Geometry((2, 8, 5, 7), (24, 8, 3, 3), {"padding": 1}), False, None,
+        ("columns", True, "terms", "single rows", False, BITS),
+        ("columns", True, "terms", "single rows", False, BITS),
+        ("terms", True, "single terms", "single terms", True, BITS),
+    ),
+    "channels first, one image": (
+        Geometry((1, 8, 6, 8), (24, 8, 3, 3), {"padding": 1}), False, None,
+        ("columns", False, "terms", "single rows", True, BITS),
+        ("columns", False, "terms", "single rows", True, BITS),
+        ("terms", False, "terms", "single terms", True, BITS),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.dtypes(of=float16_on("sm_80", "gfx90a"))
+def test_each_regime_runs(regime, dtype, simulator, chosen, one_tile):
+    one_tile()
+    geometry, last, lay, *expected = REGIMES[regime]
+
+    def body():
+        chosen.clear()
+        check(simulator, geometry, last, dtype, lay=lay or (lambda x: x))
+
+    simulator.precompiled(body)
+    configs = [c for c in chosen if isinstance(c, ConvTensorConfig)]
+    found = [summary(c) for c in configs]
+    assert [found[0], found[-1]] == [expected[0], expected[2]]
+    assert expected[1] in found[1:-1]
+    if "channels, " in regime:
+        # Of the image: channels of 8 or 4 bytes.
+        assert max(c.vector for c in configs) == (2 if "4 bytes" in regime else 4)
+    asynchronous = simulator.device.arch.startswith("sm")
+    for c in (c.product for c in configs):
+        for way in (c.way_a, c.way_b):
+            assert way >= tensor.SINGLE_TERMS or (way < tensor.VECTOR_TERMS) == asynchronous
+
+
+# ---- types, splits, and far apart ---------------------------------------------------------------
+
+USUAL = Geometry((1, 32, 8, 9), (24, 32, 3, 3), {"padding": 1})
+
+
+def other_types(arch):
+    """Of other sizes than two bytes, and bfloat16."""
+    return ("bfloat16", "int8", *(("float64",) if arch == "gfx90a" else ()))
+
+
+@pytest.mark.dtypes(of=other_types)
+def test_types(dtype, simulator, chosen, one_tile):
+    one_tile()
+
+    def body():
+        for geometry, last in ((USUAL, True), (Geometry((2, 3, 5, 6), (20, 3, 2, 2)), False)):
+            check(simulator, geometry, last, dtype)
+
+    simulator.precompiled(body)
+    assert any(isinstance(c, ConvTensorConfig) for c in chosen)
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.dtypes(of=float16_on("sm_80", "gfx90a"))
+def test_splits(last, dtype, simulator, chosen, one_tile):
+    one_tile(splits=3)
+    strided = Geometry((2, 32, 11, 11), (40, 32, 5, 5), {"padding": (1, (0, 2)), "stride": 2})
+
+    def body():
+        for geometry in (USUAL, strided):
+            check(simulator, geometry, last, dtype, bias=True)
+
+    simulator.precompiled(body)
+    found = [c for c in chosen if isinstance(c, ConvTensorConfig)]
+    assert {c.product.splits for c in found} == {3}
+    assert {(c.pixels.removeprefix("pixels_are_"), c.scattered) for c in found} >= (
+        {("rows", False), ("rows", True), ("terms", False)}
+        if last
+        else {("columns", True), ("terms", True)}
+    )
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.dtypes(of=float16_on("sm_80", "gfx90a"))
+def test_images_two_gibibytes_apart(last, dtype, simulator, chosen, one_tile):
+    one_tile()
+    generator = np.random.default_rng(3)
+    shape, w_shape = (2, 8, 5, 6), (24, 8, 2, 3)
+    x = images_far_apart((2, 5, 6, 8) if last else shape, np.dtype(dtype))
+    x = np.moveaxis(x, -1, 1) if last else x
+    x[...] = make_numbers(generator, shape, dtype)
+    w, dy = (laid(generator, s, dtype, last) for s in (w_shape, (2, 24, 4, 4)))
+
+    def body():
+        with simulator.context(6):
+            y = nnk.conv(x, w)
+            dw = nnk.conv_backward_weight(dy, x, w_shape)
+        if not simulator.recording:
+            assert_right(FORWARD, [x, w, None], {}, y, 48)
+            assert_right(BY_WEIGHT, [dy, x], {"weight_shape": w_shape}, dw, 32)
+
+    simulator.precompiled(body)
+    assert {c.product.index for c in chosen if isinstance(c, ConvTensorConfig)} == {"q"}
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.dtypes(of=float16_on("sm_80", "gfx90a"))
+def test_what_is_no_number_stays_in_its_windows(last, dtype, simulator, one_tile):
+    """What is read beyond an edge, or is there instead of terms that K lacks, is zero."""
+    one_tile()
+    generator = np.random.default_rng(4)
+    x, w = (laid(generator, s, dtype, last) for s in ((1, 8, 7, 9), (24, 8, 3, 3)))
+    x[0, 3, 2, 4], x[0, 7, 6, 8], w[5, 0, 0, 0] = np.nan, np.inf, np.nan
+    results = []
+
+    def body():
+        results.clear()
+        with simulator.context(2):
+            results.append(nnk.conv(x, w, padding=1))
+
+    simulator.precompiled(body)
+    finite = np.isfinite(results[0])
+    expected = np.ones((24, 7, 9), bool)
+    expected[5] = False
+    expected[:, 1:4, 3:6] = False
+    expected[:, 5:, 7:] = False
+    assert np.array_equal(finite[0], expected)
+
+
+def test_no_terms(simulator, chosen):
+    """A stride longer than the kernel leaves elements that no window sees."""
+    generator = np.random.default_rng(5)
+    w, dy = (laid(generator, s, "float16", True) for s in ((16, 16, 1, 1), (2, 16, 8, 9)))
+    with simulator.context(2):
+        dx = nnk.conv_backward_data(dy, w, (2, 16, 15, 17), stride=2)
+    assert any(isinstance(c, ConvTensorConfig) for c in chosen)
+    assert_right(BY_DATA, [dy, w], {"stride": 2, "x_shape": (2, 16, 15, 17)}, dx, 16)
+
+
+# ---- which problems -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype", "shapes", "taken"),
+    [
+        ("sm_80", "float16", ((8, 64, 28, 28), (64, 64, 3, 3)), (64, 64, 3)),
+        ("sm_90", "float16", ((32, 256, 56, 56), (256, 256, 3, 3)), (128, 256, 4)),
+        ("gfx90a", "float32", ((32, 256, 56, 56), (256, 256, 3, 3)), (128, 128, 2)),
+        ("sm_80", "float16", ((8, 64, 56, 56), (64, 64, 6, 6)), (128, 64, 4)),
+        ("sm_80", "float32", ((8, 64, 28, 28), (64, 64, 3, 3)), None),
+        ("sm_80", "float16", ((8, 64, 28, 28), (3, 64, 3, 3)), None),  # few outputs
+        ("sm_80", "float16", ((8, 64, 28, 28), (4, 64, 3, 3)), (128, 16, 3)),
+    ],
+)
+def test_problems_that_matrix_cores_take(arch, dtype, shapes, taken, chosen):
+    x, w = (channels_last(shape, numpy_dtype(dtype)) for shape in shapes)
+    launches(nnk.conv, (x, w), {"padding": 1}, PROFILES[arch])
+    (c,) = chosen
+    found = isinstance(c, ConvTensorConfig) and c.product
+    assert (found and (found.tile_m, found.tile_n, found.stages)) == (taken or False)
+
+
+# ---- shared memory ------------------------------------------------------------------------------
+
+
+def gathering_operands():
+    """(architecture, atom, rows, terms, threads) of every operand of which pixels are terms."""
+    found = {}
+    for arch, atom, rows, terms, threads, way in layouts_in_shared_memory():
+        if way == tensor.SINGLE_TERMS:
+            found[arch, atom, rows, terms, threads] = None
+    return list(found)
+
+
+def test_pixels_are_stored_without_bank_conflicts():
+    cases = gathering_operands()
+    text = [
+        '#include "platform/sim.cuh"',
+        '#include "nnk/conv_tensor_gather.cuh"',
+        "using namespace nnk;",
+    ]
+    for number, (_, atom, rows, terms, threads) in enumerate(cases):
+        element = {1: "int8", 2: "half", 4: "float", 8: "double"}[atom.itemsize]
+        base = f"TensorOperand<{element}, int, {rows}, {terms}, {threads}, single_terms>"
+        text += [
+            f"using O{number} = GatheredPixels<{base}, int, false, false>;",
+            'extern "C" __attribute__((visibility("default")))',
+            f"int place{number}(int t, int i) {{",
+            f"  O{number} operand;",
+            "  operand.rank = unsigned(t);",
+            "  return operand.place(i);",
+            "}",
+            'extern "C" __attribute__((visibility("default")))',
+            f"int units{number}() {{ return O{number}::units; }}",
+        ]
+    library = cxx.load("\n".join(text) + "\n", "sim", ("-DNNK_SIM_WARP=32",))
+    for number, (arch, atom, rows, terms, threads) in enumerate(cases):
+        place, units = getattr(library, f"place{number}"), getattr(library, f"units{number}")()
+        run = max(4 // atom.itemsize, 1)
+        stored = [
+            place(t, i) for t in range(min(threads, rows * terms // run)) for i in range(units)
+        ]
+        assert len({*stored}) * run == rows * terms
+        for warp in range(0, threads, atom.lanes):
+            for i in range(units):
+                lanes = [place(warp + lane, i) for lane in range(atom.lanes)]
+                extra = extra_phases(lanes, atom.itemsize, run * atom.itemsize, arch, write=True)
+                assert extra == 0, (arch, atom, rows, terms, threads)
