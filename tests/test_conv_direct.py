@@ -179,6 +179,8 @@ def test_which_convolutions_are_direct():
     assert config.is_direct(8, 1, 72)
     assert config.is_direct(4, 4, 36)
     assert not config.is_direct(4, 5, 36)
+    assert not config.is_direct(4, 4, 4)
+    assert config.is_direct(1, 4, 1)
     assert not config.is_direct(9, 1, 81)
     assert not config.is_direct(1, 9, 9)
     assert not config.is_direct(1, 1, 33 * 33)

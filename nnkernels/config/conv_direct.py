@@ -29,9 +29,12 @@ _WEIGHT_BYTES = {True: 16 * 1024, False: 32 * 1024}
 
 
 def is_direct(channels: int, rows: int, terms: int) -> bool:
-    """Whether a convolution with so many channels and rows in a group has a direct kernel."""
+    """Whether a convolution with so many channels and rows in a group has a direct kernel.
+
+    One of a single tap has none, unless there is a single channel too: it is a product of matrices.
+    """
     few = max(channels, rows) <= MOST_CHANNELS and channels * rows <= MOST_PAIRS
-    return few and terms <= MOST_TERMS
+    return few and terms <= MOST_TERMS and not terms == channels > 1
 
 
 @dataclass(frozen=True)
