@@ -31,10 +31,10 @@ _WEIGHT_BYTES = {True: 16 * 1024, False: 32 * 1024}
 def is_direct(channels: int, rows: int, terms: int) -> bool:
     """Whether a convolution with so many channels and rows in a group has a direct kernel.
 
-    One of a single tap has none, unless there is a single channel too: it is a product of matrices.
+    One of a single tap has none, unless a group is a single number: it is a product of matrices.
     """
     few = max(channels, rows) <= MOST_CHANNELS and channels * rows <= MOST_PAIRS
-    return few and terms <= MOST_TERMS and not terms == channels > 1
+    return few and terms <= MOST_TERMS and not (terms == channels and channels * rows > 1)
 
 
 @dataclass(frozen=True)
