@@ -14,6 +14,7 @@ from nnkernels.dispatch import elementwise_plan
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order, merge
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows, prepare_windows
+from nnkernels.dispatch.conv_winograd import add_winograd
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
 from nnkernels.dispatch.elementwise import Functor
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue, Types, types_of
@@ -118,6 +119,7 @@ def forward(
     epilogue: Epilogue,
     machine: Any,
     conjugate: bool = False,
+    algorithm: str | None = None,
 ) -> ConvPlan:
     """The plan of a convolution of x with weights, and a bias."""
     x, weight = operands.arrays[:2]
@@ -128,7 +130,10 @@ def forward(
         return plan
     weights = weights_of(weight.strides, weight.shape, groups, flip)
     product = windows((x.shape, x.strides), strides, axes, weights)
-    _add(plan, operands, product, weights, types, (1, 0), 0, epilogue, (conjugate, False), machine)
+    conjugates = (conjugate, False)
+    _add(
+        plan, operands, product, weights, types, 0, epilogue, conjugates, algorithm, machine
+    )
     return plan
 
 
@@ -141,6 +146,7 @@ def backward_data(
     epilogue: Epilogue,
     conjugate: bool,
     machine: Any,
+    algorithm: str | None = None,
 ) -> ConvPlan:
     """The plan of the gradient by an image of some shape, from dy and weights; and a bias."""
     dy, weight = operands.arrays[:2]
@@ -157,10 +163,10 @@ def backward_data(
             phase.product,
             phase.weights,
             types,
-            (1, 0),
             phase.offset,
             epilogue,
             (conjugate, False),
+            algorithm,
             machine,
         )
     return plan
@@ -229,23 +235,35 @@ def _add(
     product: WindowProduct,
     weights: Weights,
     types: Types,
-    numbers: tuple[int, int],
     offset: int,
     epilogue: Epilogue,
     conjugate: tuple[bool, bool],
+    algorithm: str | None,
     machine: Any,
 ) -> None:
-    """Add the launches of a product of weights and windows.
+    """Add the launches of a product of weights, the second operand, and windows, the first.
 
     Parameters
     ----------
-    numbers : pair of int
-        Of the pointers of weights and image.
     offset : int
         Bytes to the first pixel of the result.
     """
-    channels_fast = _channels_fast(operands.arrays[numbers[1]], product.channels)
-    slot = (numbers[0], weights.offset)
+    channels_fast = _channels_fast(operands.arrays[0], product.channels)
+    image, result = (0, 0), (plan.result_number, offset)
+    if add_winograd(
+        plan,
+        product,
+        weights,
+        types,
+        ((1, 0), image, result),
+        epilogue,
+        operands.bias_stride,
+        channels_fast,
+        algorithm,
+        machine,
+    ):
+        return
+    slot = (1, weights.offset)
     step = weights.step(channels_fast)
     strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
     gathers = step is None and not machine.device.is_gpu
@@ -263,10 +281,10 @@ def _add(
         weights if gathers else None,
     )
     tail, start = prepare_windows(prepared, machine)
-    pair = (slot, (numbers[1], 0))
+    pair = (slot, image)
     added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
     pair = pair[::-1] if prepared.mirrored else pair
-    plan.add(start, (*added, *pair, (plan.result_number, offset)), tail)
+    plan.add(start, (*added, *pair, result), tail)
 
 
 def _in_order(
