@@ -24,7 +24,7 @@ template <int Lanes> struct WinogradWeights {
     float* to;
     const float* weights;
     int64 outputs, channels;
-    int64 point;  // elements from point to point
+    int64 point;                                         // elements from point to point
     int64 stride_output, stride_channel, stride_tap[2];  // in bytes
   };
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -33,17 +33,17 @@ template <int Lanes> struct WinogradWeights {
     for (int64 c = 0; c < args.channels; c += Lanes) {
       const int64 left = args.channels - c;
       const uint32 bits = left >= Lanes ? ~0u >> (32 - Lanes) : (1u << left) - 1;
-      const float* const from = byte_offset(
-          args.weights, output * args.stride_output + c * args.stride_channel);
+      const float* const from =
+          byte_offset(args.weights, output * args.stride_output + c * args.stride_channel);
       V half[6][3];
       NNK_UNROLL
       for (int j = 0; j < 3; ++j) {
         V g[3], u[6];
         NNK_UNROLL
         for (int i = 0; i < 3; ++i)
-          g[i] = load_lanes<Lanes>(
-              byte_offset(from, i * args.stride_tap[0] + j * args.stride_tap[1]),
-              args.stride_channel, bits, V::splat(0.0f));
+          g[i] =
+              load_lanes<Lanes>(byte_offset(from, i * args.stride_tap[0] + j * args.stride_tap[1]),
+                                args.stride_channel, bits, V::splat(0.0f));
         Winograd::weights(g, u);
         NNK_UNROLL
         for (int i = 0; i < 6; ++i) half[i][j] = u[i];
@@ -67,15 +67,15 @@ template <int Lanes> struct WinogradWeights {
 struct WinogradGeometry {
   int64 tiles, tiles_of_image, tiles_of_row;
   int64 channels, outputs;
-  int64 point;          // elements from point to point of the weights
-  int64 pixels[2];      // of an image of results
+  int64 point;              // elements from point to point of the weights
+  int64 pixels[2];          // of an image of results
   int64 start[2], size[2];  // what the first window sees first, and how many elements there are
-  int64 stride[4];      // of the image: images, channels, rows, columns
-  int64 result[4];      // of the result
-  int64 output_blocks;  // into which the outputs of a tile are divided
-  int32 tile_n;         // tiles of a block
-  int32 tile_m;         // outputs of a block
-  int32 rows_at_once;   // outputs whose products wait to be transformed
+  int64 stride[4];          // of the image: images, channels, rows, columns
+  int64 result[4];          // of the result
+  int64 output_blocks;      // into which the outputs of a tile are divided
+  int32 tile_n;             // tiles of a block
+  int32 tile_m;             // outputs of a block
+  int32 rows_at_once;       // outputs whose products wait to be transformed
   int32 padding;
 };
 
@@ -83,10 +83,10 @@ struct WinogradGeometry {
 struct TileRun {
   int64 image, result;  // bytes to the first input of the first tile, and to its first result
   int32 first, count;
-  int32 left;           // column of that input
-  int32 columns;        // of the image, from there on, that are in it: may be more than are seen
-  int32 rows[2];        // first and end of the six rows that are in the image
-  int32 results[2];     // rows and columns of results
+  int32 left;        // column of that input
+  int32 columns;     // of the image, from there on, that are in it: may be more than are seen
+  int32 rows[2];     // first and end of the six rows that are in the image
+  int32 results[2];  // rows and columns of results
 };
 
 // Lanes: tiles whose inputs are transformed at once, a register; N, MicroM: tiles and outputs whose
@@ -180,15 +180,14 @@ template <int Lanes, int N, int MicroM, class Epilogue> struct ConvWinograd {
       const int some = least(block.tiles - first, g.tiles_of_row - column);
       const int64 top = row * 4 + g.start[0], left = column * 4 + g.start[1];
       block.run.store(
-          count,
-          {image * g.stride[0] + top * g.stride[2] + left * g.stride[3],
-           image * g.result[0] + row * 4 * g.result[2] + column * 4 * g.result[3],
-           first,
-           some,
-           int32(left),
-           int32(g.size[1] - left),
-           {most(0, -top), least(points, g.size[0] - top)},
-           {least(4, g.pixels[0] - row * 4), least(4 * some, g.pixels[1] - column * 4)}});
+          count, {image * g.stride[0] + top * g.stride[2] + left * g.stride[3],
+                  image * g.result[0] + row * 4 * g.result[2] + column * 4 * g.result[3],
+                  first,
+                  some,
+                  int32(left),
+                  int32(g.size[1] - left),
+                  {most(0, -top), least(points, g.size[0] - top)},
+                  {least(4, g.pixels[0] - row * 4), least(4 * some, g.pixels[1] - column * 4)}});
       first += some;
       tile += some;
     }
@@ -208,17 +207,16 @@ template <int Lanes, int N, int MicroM, class Epilogue> struct ConvWinograd {
     const V zero = V::splat(0.0f);
     for (int i = 0; i < block.runs; ++i) {
       const TileRun run = block.run.load(i);
-      const float* const from =
-          byte_offset(block.args.x, run.image + channel * g.stride[1]);
+      const float* const from = byte_offset(block.args.x, run.image + channel * g.stride[1]);
       const int end = 4 * run.count + 2;
       for (int j = 0; j < end; j += Lanes) {
         const uint32 bits = lanes_from(-run.left - j, run.columns - j);
         V d[points], v[points];
         NNK_UNROLL
         for (int r = 0; r < points; ++r)
-          d[r] = load_lanes<Lanes>(
-              byte_offset(from, r * g.stride[2] + j * g.stride[3]), g.stride[3],
-              run.rows[0] <= r && r < run.rows[1] ? bits : 0u, zero);
+          d[r] =
+              load_lanes<Lanes>(byte_offset(from, r * g.stride[2] + j * g.stride[3]), g.stride[3],
+                                run.rows[0] <= r && r < run.rows[1] ? bits : 0u, zero);
         Winograd::input(d, v);
         const int at = slack + 4 * run.first + j;
         NNK_UNROLL
@@ -267,8 +265,7 @@ template <int Lanes, int N, int MicroM, class Epilogue> struct ConvWinograd {
       const float* const weights = block.args.weights + point * g.point + first_row * channels;
       float* const made = block.made.data + point * block.made_step;
       for (int t = 0; t < block.tiles; t += N) {
-        const float* const seen =
-            block.seen.data + point * block.seen_step + block.seen_at(0, t);
+        const float* const seen = block.seen.data + point * block.seen_step + block.seen_at(0, t);
         const bool narrow = block.tiles - t <= N / 2;
         for (int i = 0; i < rows; i += MicroM) {
           const float* const a = weights + int64(i) * channels;

@@ -131,9 +131,7 @@ def forward(
     weights = weights_of(weight.strides, weight.shape, groups, flip)
     product = windows((x.shape, x.strides), strides, axes, weights)
     conjugates = (conjugate, False)
-    _add(
-        plan, operands, product, weights, types, 0, epilogue, conjugates, algorithm, machine
-    )
+    _add(plan, operands, product, weights, types, 0, epilogue, conjugates, algorithm, machine)
     return plan
 
 

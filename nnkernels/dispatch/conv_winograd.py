@@ -68,9 +68,7 @@ def add_winograd(
     number = plan.workspace(POINTS * POINTS * point, np.dtype(np.float32))
     tail, start = _prepare_weights(weights, point, chosen, machine)
     plan.add(start, ((number, 0), (slots[0][0], slots[0][1] + weights.offset)), tail)
-    tail, start = _prepare(
-        product, problem, chosen, point, types, epilogue, bias_stride, machine
-    )
+    tail, start = _prepare(product, problem, chosen, point, types, epilogue, bias_stride, machine)
     added: tuple[Slot, ...] = () if bias_stride is None else ((2, 0),)
     plan.add(start, (*added, (number, 0), *slots[1:]), tail)
     return True
@@ -85,7 +83,7 @@ def _in_order(product: WindowProduct, weights: Weights) -> tuple[WindowProduct, 
         if axis.tap < 0:
             offset += last * steps[i]
             steps[i] = -steps[i]
-            axis = replace(axis, tap=-axis.tap, start=axis.start + last * axis.tap)  # noqa: PLW2901
+            axis = replace(axis, tap=-axis.tap, start=axis.start + last * axis.tap)
         axes.append(axis)
     return (
         replace(product, axes=(axes[0], axes[1], axes[2])),
