@@ -116,24 +116,73 @@ def reason_against(problem: WinogradProblem, device: Device) -> str | None:
     return None
 
 
-def pays(problem: WinogradProblem) -> bool:
-    """Whether it is faster than the direct sum."""
-    return not problem.channels_fast
+def pays(problem: WinogradProblem, device: Device) -> bool:
+    """Whether it is faster than the direct sum.
+
+    Lanes are tiles, so that channels-last images, whose neighbours along a row are far apart, go
+    the direct way.
+    """
+    if problem.channels_fast:
+        return False
+    chosen = configure(problem, device)
+    products = problem.tiles * TILE * TILE * 9 * problem.channels * problem.outputs
+    direct = products / _PRODUCTS / _DIRECT_SHARE / device.processors
+    return _cycles(problem, chosen, device) < _WORTH * direct
 
 
 def configure(problem: WinogradProblem, device: Device) -> WinogradConfig:
-    """The blocks for a convolution."""
-    import os
+    """The blocks for a convolution: those that threads finish first, by a rough count of cycles.
 
-    vector, micro_m = micro_tile(1 << 20, 4, device)
-    tile_n = vector * int(os.environ.get("W_PANELS", 1))
-    tile_m = round_up(-(-problem.outputs // int(os.environ.get("W_OB", 1))), micro_m)
-    rows = int(os.environ.get("W_ROWS", 24))
+    Neither registers nor blocks change a sum, so that threads may decide.
+    """
+    candidates = [
+        _config(problem, device, tile_n, output_blocks)
+        for tile_n in _TILES
+        for output_blocks in range(1, device.processors + 1)
+    ]
+    return min(candidates, key=lambda chosen: _cycles(problem, chosen, device))
+
+
+def _config(
+    problem: WinogradProblem, device: Device, tile_n: int, output_blocks: int
+) -> WinogradConfig:
+    vector, micro_m = micro_tile(tile_n, 4, device)
+    tile_m = round_up(-(-problem.outputs // output_blocks), micro_m)
     return WinogradConfig(
         lanes=device.vector_bytes // 4,
         vector=vector,
         micro_m=micro_m,
         tile_n=tile_n,
         tile_m=tile_m,
-        rows_at_once=min(round_up(rows, micro_m), tile_m),
+        rows_at_once=min(_ROWS_AT_ONCE, tile_m),
     )
+
+
+def _cycles(problem: WinogradProblem, chosen: WinogradConfig, device: Device) -> float:
+    """Of the thread that is last, for registers of 16 numbers; narrower ones change no choice."""
+    along_tiles, along_outputs = chosen.blocks(problem)
+    rounds = -(-along_tiles * along_outputs // device.processors)
+    channels, outputs = problem.channels, min(chosen.tile_m, problem.outputs)
+    tiles = min(chosen.tile_n, round_up(problem.tiles, chosen.vector // 2))
+    products = tiles * outputs * channels * POINTS * POINTS / _PRODUCTS
+    transforms = _TRANSFORM * tiles * (channels + outputs)
+    weights = POINTS * POINTS * 4 * problem.outputs * channels
+    read = 0.0
+    if weights > _NEAR_BYTES:
+        read = weights * outputs / problem.outputs / _BYTES
+    made = _WEIGHT * problem.outputs * channels / device.processors
+    return made + rounds * (products + transforms + read)
+
+
+# Multiply-adds of a cycle; of these, what the direct sum attains.
+_PRODUCTS, _DIRECT_SHARE = 32, 0.8
+# Cycles of the transform of the inputs of a tile and channel, or of the products of a tile and
+# output, and of that of the weights of an output and channel.
+_TRANSFORM, _WEIGHT = 12, 26
+# Weights of more bytes come from beyond the level-2 cache, so many a cycle.
+_NEAR_BYTES, _BYTES = 1 << 20, 8
+# Share of the time of the direct sum that makes it worth its rounding errors.
+_WORTH = 0.8
+# Tiles of a block: whole micro-tiles of any registers, and half of that.
+_TILES = (64, 32)
+_ROWS_AT_ONCE = 24

@@ -61,7 +61,7 @@ def add_winograd(
     against = config.reason_against(problem, machine.device)
     if algorithm == "winograd" and against is not None:
         raise ValueError(f'algorithm="winograd" is not possible here: {against}')
-    if against is not None or (algorithm is None and not config.pays(problem)):
+    if against is not None or (algorithm is None and not config.pays(problem, machine.device)):
         return False
     chosen = config.configure(problem, machine.device)
     point = chosen.point_elements(problem)
