@@ -58,7 +58,7 @@ def conv(
         What is applied to the sums before they are rounded and written: the name of an activation
         of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
         options.
-    algorithm : {{None, "direct", "winograd"}}, default None
+    algorithm : {None, "direct", "winograd"}, default None
         ``"direct"`` adds products up, and nothing else. ``"winograd"`` makes 3x3 windows of stride
         and dilation 1 from a quarter of the multiplications, on a CPU, for float32 and one group:
         see the notes. By default nnkernels chooses by what is faster.
@@ -140,7 +140,7 @@ def conv_transpose(
         that the convolution maps to the same one, which one is meant.
     epilogue : str or function, optional
         As in `conv`.
-    algorithm : {{None, "direct", "winograd"}}, default None
+    algorithm : {None, "direct", "winograd"}, default None
         As in `conv`; of a convolution with stride 1.
 
     Returns
@@ -198,7 +198,7 @@ def conv_backward_data(
         Shape of the image.
     stride, padding, dilation, groups, flip
         As in `conv`.
-    algorithm : {{None, "direct", "winograd"}}, default None
+    algorithm : {None, "direct", "winograd"}, default None
         As in `conv`.
 
     Returns
