@@ -293,6 +293,14 @@ NNK_FN void store_strided(T* p, Index step, const Vec<T, N>& v, int count) {
     if (i < count) *reinterpret_cast<T*>(reinterpret_cast<char*>(p) + i * step) = v.lane[i];
 }
 
+// a[First], a[First + 2], ...
+template <int First, class T, int N> NNK_FN Vec<T, N / 2> every_second(const Vec<T, N>& a) {
+  Vec<T, N / 2> r;
+  NNK_UNROLL
+  for (int i = 0; i < N / 2; ++i) r.lane[i] = a.lane[First + 2 * i];
+  return r;
+}
+
 // Past-the-cache store, where the platform has one; a plain store here.
 template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) { store(p, v); }
 
