@@ -6,6 +6,8 @@ Examples:
     python bench/bench.py --op softmax --shape 4096x1024,256x32768 --dtype float32,float16
     python bench/bench.py --op gelu,silu --layout transposed,strided --backward --out
     python bench/bench.py --family norm --peer torch
+    python bench/bench.py --family conv --suite resnet50 --layout contiguous,channels_last
+    python bench/bench.py --op conv --backward --shape 8x64x56x56 --case "128 3x3/2"
     python bench/bench.py --suite foundation --json result.json --plot result.png
     python bench/bench.py --list
 
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--family",
         metavar="NAME",
         help="the ops of a family, gradients included, or the suite of that name where no shape, "
-        "dtype, layout or axis is given",
+        "dtype, layout, axis or case is given",
     )
     what.add_argument("--list", action="store_true", help="show ops, their peers, and suites")
     what.add_argument(
@@ -70,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAMES",
         help="contiguous, transposed (last two axes), strided (every second column)",
+    )
+    what.add_argument(
+        "--case",
+        default="",
+        metavar="WORDS",
+        help="of a convolution, outputs, kernel, stride and groups: '64 3x3', '32 3x3/2 g32'",
     )
     what.add_argument("--axis", type=int, help="for ops that have one (default: the op's own)")
     what.add_argument("--backward", action="store_true", help="also the gradient of each --op")
@@ -190,31 +198,53 @@ def _say(message: str) -> None:
 
 def _problems(arguments: argparse.Namespace) -> list[Problem]:
     import problems
-    import suites
 
-    if [arguments.op, arguments.suite, arguments.family].count(None) != 2:
+    if (arguments.op is None) == (arguments.suite is None and arguments.family is None):
         raise problems.UsageError(
             "give either --op or --suite or --family; --list shows what there is"
         )
-    if arguments.family is not None:
+    if arguments.family is not None and arguments.suite is None:
         _choose_family(arguments)
     if arguments.suite is not None:
-        if arguments.suite not in suites.SUITES:
-            known = ", ".join(suites.SUITES)
-            raise problems.UsageError(f"no suite is called {arguments.suite!r}; there are {known}")
-        if arguments.shape or arguments.layout or arguments.axis is not None or arguments.backward:
-            raise problems.UsageError("a suite has its own shapes, layouts, axes and gradients")
-        return suites.problems_of(arguments.suite)
+        wanted, skipped = _of_suite(arguments)
+        for reason in skipped:
+            _say(f"left out: {reason}")
+        return wanted
     ops = problems.find_ops(arguments.op, arguments.backward)
     if not ops:
         raise problems.UsageError("--op is empty; --list shows what there is")
     if arguments.axis is not None and all(problems.default_axis(op) is None for op in ops):
         raise problems.UsageError(f"{', '.join(op.name for op in ops)}: no op here has an axis")
     shapes = [problems.parse_shape(text) for text in arguments.shape]
-    wanted, skipped = problems.build(ops, shapes, arguments.dtype, arguments.layout, arguments.axis)
+    wanted, skipped = problems.build(
+        ops, shapes, arguments.dtype, arguments.layout, arguments.axis, arguments.case
+    )
     for reason in skipped:
         _say(f"left out: {reason}")
     return wanted
+
+
+def _of_suite(arguments: argparse.Namespace) -> tuple[list[Problem], list[str]]:
+    """The problems of ``--suite``, and why some of it cannot be."""
+    import problems
+    import suites
+
+    name = arguments.suite
+    if name not in suites.SUITES:
+        known = ", ".join(suites.SUITES)
+        raise problems.UsageError(f"no suite is called {name!r}; there are {known}")
+    of_shapes = name in suites.OF_SHAPES
+    given = arguments.shape or arguments.axis is not None or arguments.backward or arguments.case
+    if given or (arguments.layout and not of_shapes):
+        raise problems.UsageError("a suite has its own shapes, layouts, axes and gradients")
+    found = suites.problems_of(name)
+    if arguments.family is not None:
+        problems.names_of_family(arguments.family)
+        if any(problem.record.family != arguments.family for problem in found):
+            raise problems.UsageError(f"not all of suite {name} is of family {arguments.family}")
+    if of_shapes:
+        return problems.spread(found, arguments.dtype, arguments.layout)
+    return found, []
 
 
 def _choose_family(arguments: argparse.Namespace) -> None:
@@ -223,7 +253,7 @@ def _choose_family(arguments: argparse.Namespace) -> None:
     import suites
 
     names = problems.names_of_family(arguments.family)
-    own = arguments.shape or arguments.layout or arguments.axis is not None
+    own = arguments.shape or arguments.layout or arguments.axis is not None or arguments.case
     if arguments.family in suites.SUITES and not own and arguments.dtype == ["float32"]:
         arguments.suite = arguments.family
     else:

@@ -19,7 +19,8 @@ def text() -> str:
             libraries.append(peers.open_peer(name, on_gpu=False, threads=1))
     lines = ["op: peers here; element types"]
     for op in all_ops().values():
-        example = problems.Problem(op.name, (8, 8), axis=problems.default_axis(op))
+        shape = problems.defaults(op)[0][0]
+        example = problems.Problem(op.name, shape, axis=problems.default_axis(op))
         able = [library.name for library in libraries if library.functions(example)]
         lines.append(f"  {op.name}: {', '.join(able) or 'none'}; {', '.join(op.dtypes)}")
     lines.append("default shapes")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import convolutions
 import numpy as np
 from bandwidth import Bandwidth
 from peers import OURS, Functions, Library, OwnLibrary, as_tuple
@@ -93,8 +94,9 @@ def failed_row(problem: Problem, bench: Bench, reason: Exception) -> dict[str, A
 
 
 def _forward(problem: Problem, bench: Bench, name: str, x: np.ndarray) -> np.ndarray:
-    axis = {} if problem.axis is None else {"axis": problem.axis}
-    return OwnLibrary().export(all_ops()[name].function(bench.xp.asarray(x), **axis))
+    op = all_ops()[name]
+    positional, options = op.arguments([bench.xp.asarray(x)], problem.options)
+    return OwnLibrary().export(op.function(*positional, **options))
 
 
 # ---- buffers -------------------------------------------------------------------------------
@@ -160,6 +162,10 @@ def _provider(
 def _expected(problem: Problem, operands: list[np.ndarray]) -> tuple[Any, tuple[np.ndarray, ...]]:
     """The reference's results, and the index at which they stand in a result (or ...)."""
     op = problem.record
+    if op.family == "conv":
+        part, operands, chosen = convolutions.sample(problem.op, operands, problem.options)
+        positional, options = op.arguments(operands, chosen)
+        return part, as_tuple(op.reference(*positional, **options))
     large = math.prod(problem.shape) > 4 * _CHECKED_ELEMENTS
     alike = len({x.shape for x in operands}) == 1 and problem.axis is None
     if not (op.family == "elementwise" and large and alike):
@@ -209,6 +215,8 @@ def tolerance(problem: Problem) -> float:
         side = problem.shape[problem.axis or 0]
         # Of a row or of a column; of all but the channels.
         length = max(side, length // side)
+    elif problem.record.family == "conv":
+        length = convolutions.terms(problem.op, problem.shape, problem.case)
     elif problem.record.family == "elementwise" and not problem.op.startswith("prelu"):
         length = 1
     single = record.compute_name in ("float32", "complex64")
@@ -226,7 +234,7 @@ def _described(
     op = problem.record
     flops = op.flops(operand_shapes(problem), problem.options) if op.flops else None
     return {
-        "op": problem.op,
+        "op": problem.name,
         "family": op.family,
         "shape": list(problem.shape),
         "dtype": problem.dtype,
@@ -249,6 +257,7 @@ def _described(
         "read_share": None,
         "flops_per_s": None,
         "target": None,
+        "mean": None,
     }
 
 
@@ -284,8 +293,16 @@ def mostly_reads(op: str) -> bool:
     return op == "gemv"
 
 
-def judge(row: dict[str, Any], problem: Problem) -> None:
-    """Add to a row what was asked of it, and whether it is met (None: could not be told)."""
+def judge(row: dict[str, Any], problem: Problem, earlier: Sequence[dict[str, Any]] = ()) -> None:
+    """Add to a row what was asked of it, and whether it is met (None: could not be told).
+
+    Parameters
+    ----------
+    earlier
+        The rows before it.
+    """
+    if problem.mean is not None:
+        row["mean"] = {"name": problem.mean.name, **vars(problem.mean.target)}
     target = problem.target
     if target is None:
         return
@@ -294,7 +311,10 @@ def judge(row: dict[str, Any], problem: Problem) -> None:
         met = None if measured is None else measured <= target.limit
     else:
         peer = target.kind.removeprefix("times ")
-        measured = row["ratio"] if peer == "best" else row["ratios"].get(peer)
+        if peer == "contiguous":
+            measured = _times_contiguous(row, earlier)
+        else:
+            measured = row["ratio"] if peer == "best" else row["ratios"].get(peer)
         met = None if measured is None else measured >= target.limit
     row["target"] = {
         "kind": target.kind,
@@ -302,3 +322,44 @@ def judge(row: dict[str, Any], problem: Problem) -> None:
         "measured": measured,
         "met": met,
     }
+
+
+def _times_contiguous(row: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> float | None:
+    """How many times as fast we are as on contiguous arrays."""
+    alike = ("op", "shape", "dtype", "axis", "out")
+    for other in earlier:
+        if other["layout"] == "contiguous" and all(other[key] == row[key] for key in alike):
+            ours, contiguous = (r["timings"][OURS].get("median_s") for r in (row, other))
+            return None if ours is None or contiguous is None else contiguous / ours
+    return None
+
+
+def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The geometric mean of the ratios of each group of rows that has a target for it."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["mean"] is not None:
+            key = (*row["mean"].values(), row["dtype"], row["layout"])
+            groups.setdefault(key, []).append(row)
+    found = []
+    for (name, kind, limit, dtype, layout), members in groups.items():
+        peer = kind.removeprefix("times ")
+        ratios = [row["ratio"] if peer == "best" else row["ratios"].get(peer) for row in members]
+        known = [ratio for ratio in ratios if ratio is not None]
+        mean = math.exp(sum(map(math.log, known)) / len(known)) if known else None
+        found.append(
+            {
+                "name": name,
+                "dtype": dtype,
+                "layout": layout,
+                "kind": kind,
+                "limit": limit,
+                "rows": len(members),
+                "measured_rows": len(known),
+                "measured": mean,
+                "least": min(known, default=None),
+                # Of all of them, or of none.
+                "met": None if mean is None or len(known) < len(members) else mean >= limit,
+            }
+        )
+    return found

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import array_functions
 import numpy as np
+import torch_conv
 import torch_functions
 import torch_norms
 from problems import Problem
@@ -47,7 +48,7 @@ class OwnLibrary:
     def functions(self, problem: Problem) -> Functions | None:
         op = problem.record
         call = op.function
-        if op.number is not None:
+        if op.numbers:
 
             def call(*arrays: Any, **out: Any) -> Any:
                 positional, options = op.arguments(arrays, problem.options)
@@ -105,6 +106,8 @@ class TorchLibrary:
     def functions(self, problem: Problem) -> Functions | None:
         functions = torch_functions.table(self._torch, problem.axis)
         functions |= torch_norms.table(self._torch, problem.axis, problem.groups)
+        if problem.record.family == "conv":
+            functions = torch_conv.table(self._torch, problem.shape, problem.options, problem.dtype)
         pair = functions.get(problem.op)
         return None if pair is None else Functions(*pair)
 

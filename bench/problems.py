@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import gcd, prod
 from typing import Any
 
+import convolutions
 import numpy as np
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
@@ -20,6 +21,9 @@ LAYOUTS = ("contiguous", "transposed", "strided", "channels_last")
 # Normalisations with a parameter for each channel, and not for each element of a row.
 CHANNEL_NORMS = ("batch_norm", "group_norm", "instance_norm")
 GROUPS = 32  # of group norms, where so many divide the channels
+# Families whose ops have many options. A module of each tells options, shapes of operands and
+# obstacles of a case.
+CASES: dict[str, Any] = {"conv": convolutions}
 
 
 class UsageError(Exception):
@@ -30,8 +34,18 @@ class UsageError(Exception):
 class Target:
     """What a measurement should reach: at least so many times a peer, or at most so long."""
 
-    kind: str  # "times" and a peer or "best" (at least), or "seconds" (at most)
+    # "times" and a peer, "best" or "contiguous", our own call on contiguous arrays (at least), or
+    # "seconds" (at most)
+    kind: str
     limit: float
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A group of measurements whose geometric mean should be at least so many times a peer."""
+
+    name: str
+    target: Target
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,8 @@ class Problem:
     axis: int | None = None
     layout: str = "contiguous"
     target: Target | None = None
+    case: str = ""  # of an op that is timed with several options: see CASES
+    mean: Mean | None = None
 
     @property
     def record(self) -> Op:
@@ -53,7 +69,10 @@ class Problem:
     def options(self) -> dict[str, Any]:
         if self.record.family == "matmul" and self.dtype in ("int8", "uint8"):
             # What such products are for; in 8 bits, sums of more than one term wrap.
-            return {} if self.op.endswith("_backward") else {"out_dtype": "int32"}
+            return {} if self.record.is_gradient else {"out_dtype": "int32"}
+        if self.record.family in CASES:
+            of_family = CASES[self.record.family]
+            return of_family.options(self.op, self.shape, self.case)
         chosen: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
         if self.groups is not None:
             chosen["num_groups"] = self.groups
@@ -64,7 +83,12 @@ class Problem:
     @property
     def forward(self) -> str:
         """The op, or that whose gradient it is."""
-        return self.op.removesuffix("_backward")
+        return self.record.forward
+
+    @property
+    def name(self) -> str:
+        """The op and the case."""
+        return f"{self.op} {self.case}".rstrip()
 
     @property
     def groups(self) -> int | None:
@@ -77,7 +101,7 @@ class Problem:
     def label(self) -> str:
         axis = "" if self.axis is None else f" axis {self.axis}"
         layout = "" if self.layout == "contiguous" else f" {self.layout}"
-        return f"{self.op} {shape_text(self.shape)}{axis} {self.dtype}{layout}"
+        return f"{self.name} {shape_text(self.shape)}{axis} {self.dtype}{layout}"
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -125,6 +149,10 @@ _GROUP_NORM = (
     ((32, 256, 28, 28), None, "contiguous"),
     ((32, 256, 28, 28), None, "channels_last"),
 )
+_CONV = (
+    ((8, 64, 56, 56), None, "contiguous"),
+    ((8, 64, 56, 56), None, "channels_last"),
+)
 DEFAULTS = {
     "rows": _ROWS,
     "elementwise": _ELEMENTWISE,
@@ -134,12 +162,13 @@ DEFAULTS = {
     "batch_norm": _BATCH_NORM,
     "group_norm": _GROUP_NORM,
     "instance_norm": _GROUP_NORM,
+    "conv": _CONV,
 }
 
 
 def defaults(op: Op) -> Any:
     """The problems that are timed where no shape is given."""
-    return DEFAULTS.get(op.name.removesuffix("_backward"), DEFAULTS.get(op.family, ()))
+    return DEFAULTS.get(op.forward, DEFAULTS.get(op.family, ()))
 
 
 def default_axis(op: Op) -> int | None:
@@ -159,10 +188,8 @@ def find_ops(names: Sequence[str], backward: bool) -> list[Op]:
         if name not in ops:
             raise UsageError(f"no op is called {name!r}; --list names them all")
         found.append(ops[name])
-        if backward and not name.endswith("_backward"):
-            if f"{name}_backward" not in ops:
-                raise UsageError(f"{name} has no backward function to time")
-            found.append(ops[f"{name}_backward"])
+        if backward and not ops[name].is_gradient:
+            found += [ops[gradient] for gradient in ops[name].gradients]
     return list({op.name: op for op in found}.values())
 
 
@@ -190,6 +217,7 @@ def build(
     dtypes: Sequence[str],
     layouts: Sequence[str],
     axis: int | None,
+    case: str = "",
 ) -> tuple[list[Problem], list[str]]:
     """All combinations that make sense, and a message for each kind that does not.
 
@@ -199,6 +227,32 @@ def build(
         Empty for the defaults of each op.
     axis
         None for the default of each op.
+    case
+        Empty for the default of each op.
+
+    Raises
+    ------
+    UsageError
+        If a dtype or layout is unknown, or nothing is left.
+    """
+    asked: list[Problem] = []
+    for op in ops:
+        if not defaults(op):
+            raise UsageError(f"bench/problems.py does not know what shapes {op.name} takes")
+        if case and op.family not in CASES:
+            raise UsageError(f"{op.name} has no cases")
+        own = default_axis(op)
+        for shape, case_axis, layout in _cases(op, shapes, layouts):
+            chosen = next((a for a in (axis, case_axis) if a is not None), own)
+            of_op = None if own is None else chosen
+            asked.append(Problem(op.name, shape, axis=of_op, layout=layout, case=case))
+    return spread(asked, dtypes, layouts)
+
+
+def spread(
+    asked: Sequence[Problem], dtypes: Sequence[str], layouts: Sequence[str]
+) -> tuple[list[Problem], list[str]]:
+    """Problems in all dtypes and layouts (or their own), and why some of that cannot be.
 
     Raises
     ------
@@ -213,18 +267,14 @@ def build(
             raise UsageError(f"no layout is called {layout!r}; there are {', '.join(LAYOUTS)}")
     problems: list[Problem] = []
     skipped: dict[str, None] = {}
-    for op in ops:
-        if not defaults(op):
-            raise UsageError(f"bench/problems.py does not know what shapes {op.name} takes")
-        own = default_axis(op)
-        for (shape, case_axis, layout), dtype in product(_cases(op, shapes, layouts), dtypes):
-            chosen = next((a for a in (axis, case_axis) if a is not None), own)
-            problem = Problem(op.name, shape, dtype, None if own is None else chosen, layout)
-            reason = obstacle(problem)
+    for problem, dtype in product(asked, dtypes):
+        for layout in layouts or (problem.layout,):
+            wanted = replace(problem, dtype=dtype, layout=layout)
+            reason = obstacle(wanted)
             if reason:
                 skipped[reason] = None
             else:
-                problems.append(problem)
+                problems.append(wanted)
     if not problems:
         raise UsageError("nothing to time. " + "; ".join(skipped))
     return list(dict.fromkeys(problems)), list(skipped)
@@ -253,6 +303,10 @@ def obstacle(problem: Problem) -> str:
             return f"{op.name}: the shape is MxK, or BxMxK for a batch, not {shape}"
     elif op.family == "matmul" and rank < 3:
         return f"{op.name}: the shape is MxKxN, or BxMxKxN for a batch, not {shape}"
+    elif op.family in CASES:
+        reason = CASES[op.family].obstacle(op.name, problem.shape, problem.case)
+        if reason:
+            return str(reason)
     if problem.layout == "transposed" and rank < 2:
         return f"{op.name}: the transposed layout needs two axes, and {shape} has one"
     if problem.layout == "channels_last" and rank < 3:
@@ -261,7 +315,7 @@ def obstacle(problem: Problem) -> str:
         return ""
     if not -rank <= problem.axis < rank:
         return f"{op.name}: {shape} has no axis {problem.axis}"
-    if op.name.removesuffix("_backward") == "glu" and problem.shape[problem.axis] % 2:
+    if op.forward == "glu" and problem.shape[problem.axis] % 2:
         return f"{op.name} halves its axis, whose length in {shape} is odd"
     return ""
 
@@ -274,6 +328,9 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     op, shape, axis = problem.record, problem.shape, problem.axis or 0
     if op.family == "matmul":
         return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
+    if op.family in CASES:
+        found: tuple[Shape, ...] = CASES[op.family].operand_shapes(op.name, shape, problem.case)
+        return found
     special: dict[str, Shape] = {}
     if op.family == "norm":
         parameter = (shape[axis],)
@@ -313,12 +370,17 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
     random = np.random.default_rng(1)
     dtype = numpy_dtype(problem.dtype)
     op, shapes = problem.record, operand_shapes(problem)
-    arrays = {name: _random(random, s, dtype) for name, s in zip(op.arrays, shapes, strict=True)}
+    arrays = {
+        name: op.special[name](random, shapes, problem.options)
+        if name in op.special
+        else _random(random, s, dtype)
+        for name, s in zip(op.arrays, shapes, strict=True)
+    }
     for name in op.positive:
         arrays[name] = np.abs(arrays[name])
-    if op.name.endswith("_backward") and "y" in arrays:
+    if op.is_gradient and "y" in arrays:
         x = arrays["x"] if "x" in arrays else _random(random, problem.shape, dtype)
-        arrays["y"] = forward(op.name.removesuffix("_backward"), x)
+        arrays["y"] = forward(op.forward, x)
     return list(arrays.values())
 
 

@@ -32,6 +32,8 @@ def text(result: dict[str, Any]) -> str:
         parts.append(bandwidth_text("read bandwidth", "", result["read"]))
     if result["rows"]:
         parts.append(table(result["rows"], result["peers"]))
+    if result["means"]:
+        parts.append(means_table(result["means"]))
     if result["checks"]:
         parts.append(checks_table(result["checks"]))
     return "\n".join([*parts, *problems_text(result["rows"])])
@@ -105,7 +107,7 @@ def _time(timing: dict[str, Any] | None, wanted_out: bool) -> str:
 
 
 def _rate(row: Row) -> str:
-    if row["family"] == "matmul" and row["flops_per_s"]:
+    if row["family"] in ("matmul", "conv") and row["flops_per_s"]:
         return f"{row['flops_per_s'] / 1e9:.3g} GFLOP/s"
     return "" if row["bytes_per_s"] is None else f"{row['bytes_per_s'] / 1e9:.3g} GB/s"
 
@@ -118,6 +120,19 @@ def _verdict(target: dict[str, Any] | None) -> str:
     else:
         asked = f"{target['limit']:g}x {target['kind'].removeprefix('times ')}"
     return f"{asked}: {met_text(target['met'])}"
+
+
+def means_table(means: Sequence[dict[str, Any]]) -> str:
+    """Geometric means of ratios."""
+    lines = [["geometric mean", "dtype", "layout", "rows", "ratio", "least", "target"]]
+    for mean in means:
+        rows = str(mean["rows"])
+        if mean["measured_rows"] < mean["rows"]:
+            rows = f"{mean['measured_rows']} of {rows}"
+        layout = "" if mean["layout"] == "contiguous" else mean["layout"]
+        numbers = rows, _times(mean["measured"]), _times(mean["least"])
+        lines.append([mean["name"], mean["dtype"], layout, *numbers, _verdict(mean)])
+    return aligned(lines)
 
 
 def met_text(met: bool | None) -> str:

@@ -14,7 +14,7 @@ import machine
 import numpy as np
 import report
 import startup
-from measure import Bench, failed_row, judge, measure, mostly_reads
+from measure import Bench, failed_row, judge, means, measure, mostly_reads
 from peers import Library
 from problems import Problem, UsageError, check_memory, footprint
 from timing import SETTLE_SECONDS, EventClock, HostClock, Settings
@@ -74,11 +74,13 @@ def run(request: Request) -> dict[str, Any]:
         "copy": None,
         "read": None,
         "rows": [],
+        "means": [],
         "checks": [],
     }
     with contextlib.suppress(KeyboardInterrupt):
         _fill(request, result)
         result["complete"] = True
+    result["means"] = means(result["rows"])
     return result
 
 
@@ -118,7 +120,7 @@ def _fill(request: Request, result: dict[str, Any]) -> None:
                 row = measure(problem, bench)
             except Exception as reason:  # our own failure: a row that says so
                 row = failed_row(problem, bench, reason)
-            judge(row, problem)
+            judge(row, problem, result["rows"])
             result["rows"].append(row)
             bar.update()
             _release(xp, request.peers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from problems import Problem, Shape, Target
+from problems import Mean, Problem, Shape, Target
 
 _ROW_OPS = ("softmax", "log_softmax")
 _ROW_SHAPES = (((4096, 1024), -1), ((256, 32768), -1), ((65536, 64), -1), ((1024, 4096), 0))
@@ -97,6 +97,91 @@ def norm() -> list[Problem]:
     return found
 
 
+# Channels and side of the image, outputs, kernel and stride: all that differ in ResNet-50, with the
+# stride in the 3x3 as torchvision has it, "version 1.5". He et al. 2016, table 1.
+_RESNET50 = (
+    (3, 224, "64 7x7/2"),
+    (64, 56, "64 1x1"),
+    (64, 56, "64 3x3"),
+    (64, 56, "256 1x1"),
+    (256, 56, "64 1x1"),
+    (256, 56, "128 1x1"),
+    (128, 56, "128 3x3/2"),
+    (128, 28, "512 1x1"),
+    (256, 56, "512 1x1/2"),
+    (512, 28, "128 1x1"),
+    (128, 28, "128 3x3"),
+    (512, 28, "256 1x1"),
+    (256, 28, "256 3x3/2"),
+    (256, 14, "1024 1x1"),
+    (512, 28, "1024 1x1/2"),
+    (1024, 14, "256 1x1"),
+    (256, 14, "256 3x3"),
+    (1024, 14, "512 1x1"),
+    (512, 14, "512 3x3/2"),
+    (512, 7, "2048 1x1"),
+    (1024, 14, "2048 1x1/2"),
+    (2048, 7, "512 1x1"),
+    (512, 7, "512 3x3"),
+)
+_CONVOLUTIONS = ("conv", "conv_backward_data", "conv_backward_weight")
+
+
+def resnet50() -> list[Problem]:
+    """The convolutions of ResNet-50, batches of 1 and 8, with gradients; --layout, --dtype."""
+    found = []
+    for op in _CONVOLUTIONS:
+        # Forward also none below; what gradients should reach is the mean.
+        limit, least = (1.0, _times_torch(0.7)) if op == "conv" else (0.9, None)
+        for batch in (1, 8):
+            mean = Mean(f"{op}, batch {batch}", _times_torch(limit))
+            found += [
+                Problem(op, (batch, c, side, side), target=least, case=case, mean=mean)
+                for c, side, case in _RESNET50
+            ]
+    return found
+
+
+_DEPTHWISE = (((32, 112, 112), "32 3x3 g32"), ((384, 14, 14), "384 3x3 g384"))
+_OTHER_RANKS = (((1, 64, 16384), "64 7"), ((1, 32, 32, 32, 32), "32 3x3x3"))
+_BOTH_LAYOUTS = (
+    ((8, 3, 224, 224), "64 7x7/2"),
+    ((8, 64, 56, 56), "64 3x3"),
+    ((8, 128, 56, 56), "128 3x3/2"),
+    ((8, 1024, 14, 14), "256 1x1"),
+)
+# Within 10 % of the better layout.
+_AS_CONTIGUOUS = Target("times contiguous", 1 / 1.1)
+
+
+def conv() -> list[Problem]:
+    """Depthwise, 1-D, 3-D, float64, integer and channels-last convolutions."""
+    found = []
+    depthwise = [((8, *image), case) for image, case in _DEPTHWISE]
+    alone = [((1, *image), case) for image, case in _DEPTHWISE]
+    for shape, case in (*alone, *depthwise, *_OTHER_RANKS):
+        for op in _CONVOLUTIONS:
+            limit = _times_torch(1.0) if op == "conv" else None
+            found.append(Problem(op, shape, target=limit, case=case))
+    found += [
+        Problem(op, (8, 64, 56, 56), "float64", target=_times_torch(3.0), case="64 3x3")
+        for op in _CONVOLUTIONS
+    ]
+    found += [
+        Problem("conv", (1, 64, 56, 56), dtype, target=_times_torch(3.0), case="64 3x3")
+        for dtype in ("int8", "int32")
+    ]
+    found.append(Problem("conv_transpose", (8, 64, 28, 28), case="64 3x3/2"))
+    for shape, case in (*_BOTH_LAYOUTS, *depthwise):
+        for op in _CONVOLUTIONS:
+            if (shape, case) not in depthwise:
+                found.append(Problem(op, shape, case=case))
+            found.append(
+                Problem(op, shape, layout="channels_last", target=_AS_CONTIGUOUS, case=case)
+            )
+    return found
+
+
 def calls() -> list[Problem]:
     """What a call costs that has next to nothing to compute."""
     return [
@@ -117,9 +202,13 @@ SUITES = {
     "elementwise": (elementwise,),
     "products": (products,),
     "norm": (norm,),
+    "conv": (conv,),
+    "resnet50": (resnet50,),
     "calls": (calls,),
     "startup": (),
 }
+# Those of shapes, which --dtype and --layout may vary.
+OF_SHAPES = ("resnet50",)
 WITH_STARTUP = ("foundation", "startup")
 MEANINGS = {
     "foundation": "rows, elementwise, calls and startup",
@@ -127,6 +216,8 @@ MEANINGS = {
     "elementwise": elementwise.__doc__,
     "products": products.__doc__,
     "norm": norm.__doc__,
+    "conv": conv.__doc__,
+    "resnet50": resnet50.__doc__,
     "calls": calls.__doc__,
     "startup": "Import time and first calls, from a cold and from a warm cache.",
 }

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import (
+    conv_simt,
     elementwise,
     gemv,
     matmul,
@@ -124,7 +125,7 @@ def _forget_plans(config):
 def chosen(monkeypatch, pytestconfig):
     """The configurations that calls choose; plans of earlier calls do not count."""
     found = []
-    for module in (elementwise, gemv, matmul, rows):
+    for module in (conv_simt, elementwise, gemv, matmul, rows):
 
         def configure(problem, device, original=module.configure):
             found.append(original(problem, device))

@@ -100,9 +100,7 @@ def operands(draw, shape, dtype, backend, channels_last):
     """An array in any layout, or (every second) the usual ones."""
     values = draw(numbers(shape, dtype, kinds=("ordinary",)))
     if draw(st.booleans()):
-        layout = draw(
-            layouts(shape, numpy_dtype(dtype).itemsize, byte_shifts=backend.is_cpu)
-        )
+        layout = draw(layouts(shape, numpy_dtype(dtype).itemsize, byte_shifts=backend.is_cpu))
         return place(values, layout).view
     if channels_last and len(shape) > 2:
         return np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1)

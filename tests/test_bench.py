@@ -162,7 +162,15 @@ BAD = [
     (["--op", "relu", "--suite", "rows"], "give either --op or --suite"),
     (["--op", "relu", "--family", "rows"], "give either --op or --suite or --family"),
     (["--family", "all"], "no family is called 'all'; there are elementwise, rows, matmul, norm"),
+    (["--family", "norm", "--suite", "conv"], "not all of suite conv is of family norm"),
     (["--op", "relu", "--layout", "channels_last", "--shape", "4x5"], "needs three axes, not 4x5"),
+    (["--op", "relu", "--case", "64 3x3"], "relu has no cases"),
+    (["--op", "conv", "--shape", "4x5"], "the shape is that of an image"),
+    (["--op", "conv", "--case", "64 0x3"], "'64 0x3' is no case; write OUTPUTS KERNEL"),
+    (["--op", "conv", "--case", "64 3x3x3"], "the kernel 3x3x3 is not one of 2 axes"),
+    (["--op", "conv", "--case", "64 3 g3"], "3 groups do not divide 64 channels"),
+    (["--suite", "resnet50", "--case", "64 3"], "a suite has its own shapes"),
+    (["--suite", "resnet50", "--layout", "diagonal"], "no layout is called 'diagonal'"),
     (["--op", ","], "--op is empty"),
     (["--op", "softmx"], "no op is called 'softmx'"),
     (["--op", "relu", "--shape", "4x"], "'4x' is not a shape"),
@@ -255,6 +263,8 @@ def small_problem(module, op, dtype="float32", **choices):
     problems = module("problems")
     of_images = op.name.removesuffix("_backward") in problems.CHANNEL_NORMS
     shape = (4, 6, 5) if op.family == "matmul" or of_images else (5, 6)
+    if op.family in problems.CASES:
+        shape = (3, 4, 8, 9)
     return problems.Problem(op.name, shape, dtype, problems.default_axis(op), **choices)
 
 
@@ -652,6 +662,145 @@ def test_a_family_is_the_suite_of_its_name_or_its_ops(module, bench, monkeypatch
     assert limits["group_norm", (32, 256, 28, 28), "contiguous"] == 1.5
     assert {p.op for p in ops} == {op.name for op in all_ops().values() if op.family == "norm"}
     assert {p.options.get("num_groups") for p in ops} == {None, 2}
+
+
+def test_resnet50_is_all_its_convolutions(module, bench, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module("session"), "run", lambda request: seen.append(request) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bench("--family", "conv", "--suite", "resnet50", "--peer", "none")
+    with pytest.raises(ZeroDivisionError):
+        bench(
+            *("--suite", "resnet50", "--peer", "none", "--dtype", "float64"),
+            *("--layout", "contiguous,channels_last"),
+        )
+    plain, both = (request.problems for request in seen)
+    forward = [p for p in plain if p.op == "conv" and p.shape[0] == 1]
+    shapes = [module("problems").operand_shapes(p) for p in forward]
+    results = [p.record.flops(s, p.options) / 2 for p, s in zip(forward, shapes, strict=True)]
+    assert len(set(plain)) == len(plain) == 3 * 2 * 23
+    times = [1, 1, 3, 4, 2, 1, 1, 4, 1, 3, 3, 1, 1, 6, 1, 5, 5, 1, 1, 3, 1, 2, 2]
+    assert sum(times) == 53
+    # 4.09e9 multiply-adds, of which 2.0e6 are the last layer's: torchvision's number.
+    assert np.dot(results, times) == pytest.approx(4.089e9 - 2.048e6, rel=1e-3)
+    assert {p.target.limit for p in plain if p.op == "conv"} == {0.7}
+    limits = {p.mean.name: p.mean.target.limit for p in plain}
+    assert limits["conv, batch 8"] == 1.0
+    assert limits["conv_backward_weight, batch 1"] == 0.9
+    assert len(limits) == 6
+    assert {(p.dtype, p.layout) for p in both} == {
+        ("float64", "contiguous"),
+        ("float64", "channels_last"),
+    }
+    assert len(both) == 2 * len(plain)
+
+
+def test_convolutions_of_a_suite_can_be_measured(module):
+    problems, suites = module("problems"), module("suites")
+    listed = suites.problems_of("conv")
+    assert not any(problems.obstacle(problem) for problem in listed)
+    assert len(set(listed)) == len(listed)
+    limits = {
+        (p.case, p.shape, p.dtype, p.layout): (p.target.kind, p.target.limit)
+        for p in listed
+        if p.op == "conv" and p.target is not None
+    }
+    torch = "times torch"
+    assert limits["32 3x3 g32", (8, 32, 112, 112), "float32", "contiguous"] == (torch, 1.0)
+    assert limits["64 7", (1, 64, 16384), "float32", "contiguous"] == (torch, 1.0)
+    assert limits["32 3x3x3", (1, 32, 32, 32, 32), "float32", "contiguous"] == (torch, 1.0)
+    assert limits["64 3x3", (8, 64, 56, 56), "float64", "contiguous"] == (torch, 3.0)
+    assert limits["64 3x3", (1, 64, 56, 56), "int8", "contiguous"] == (torch, 3.0)
+    last = [p for p in listed if p.layout == "channels_last"]
+    assert {p.target.kind for p in last} == {"times contiguous"}
+    for problem in last:  # whose times come before
+        alike = [p for p in listed if (p.name, p.shape) == (problem.name, problem.shape)]
+        layouts = [p.layout for p in alike if p.dtype == "float32"]
+        assert layouts == ["contiguous", "channels_last"]
+
+
+CONVOLUTIONS = [
+    ("conv", (5, 40, 6, 7), "36 3x2/2"),
+    ("conv", (2, 12, 9), "24 4 g6"),
+    ("conv_transpose", (5, 4, 6, 7), "36 3x2/2"),
+    ("conv_transpose", (3, 4, 5), "6 3/2 g2"),
+    ("conv_backward_data", (5, 40, 6, 7), "36 3x2/2"),
+    ("conv_backward_data", (2, 12, 9), "24 4 g6"),
+    ("conv_backward_weight", (5, 4, 6, 7), "36 3x2/2"),
+    ("conv_backward_weight", (2, 12, 9), "24 4 g6"),
+    ("conv", (1, 2, 3, 4, 5), "17 3"),
+]
+
+
+@pytest.mark.parametrize(("op", "shape", "case"), CONVOLUTIONS)
+def test_a_sample_of_a_convolution_is_part_of_it(module, op, shape, case):
+    problems, measure = module("problems"), module("measure")
+    problem = problems.Problem(op, shape, "float64", case=case)
+    assert not problems.obstacle(problem)
+    operands = problems.random_operands(problem, reference_result)
+    positional, options = problem.record.arguments(operands, problem.options)
+    whole = problem.record.reference(*positional, **options)
+    index, (part,) = measure._expected(problem, operands)
+    assert measure._error((index, (part,)), [whole], problem) <= 1
+    assert part.size <= whole.size
+    for corner in (0, -1):
+        spoiled = whole.copy()
+        spoiled.flat[corner] += 1
+        assert measure._error((index, (part,)), [spoiled], problem) > 1
+
+
+def test_terms_are_those_of_a_sum(module):
+    terms = module("convolutions").terms
+    assert terms("conv", (2, 12, 8, 9), "24 3x5 g2") == 6 * 15
+    assert terms("conv_transpose", (2, 12, 8, 9), "24 3x5 g2") == 6 * 15
+    assert terms("conv_backward_data", (2, 12, 8, 9), "24 3x5 g2") == 12 * 15
+    assert terms("conv_backward_weight", (2, 12, 8, 9), "24 3x5/2 g2") == 2 * 4 * 5
+
+
+def test_means_are_of_groups_and_geometric(module):
+    measure, problems, report = module("measure"), module("problems"), module("report")
+    target = problems.Target("times torch", 1.0)
+
+    def row(ratio, **changes):
+        mean = problems.Mean("forward", target)
+        problem = problems.Problem("conv", (1, 3, 8, 8), mean=mean, **changes)
+        made = measure._described(problem, small_bench(module, []), 0, 1, 0)
+        made["ratios"] = {} if ratio is None else {"torch": ratio}
+        measure.judge(made, problem, [])
+        return made
+
+    rows = [row(0.5), row(4.0), row(0.25, layout="channels_last")]
+    good, bad = measure.means(rows)
+    assert (good["measured"], good["least"], good["met"]) == (pytest.approx(2**0.5), 0.5, True)
+    assert (bad["measured"], bad["met"], bad["layout"]) == (0.25, False, "channels_last")
+    (unsure,) = measure.means([*rows[:2], row(None)])
+    assert unsure["met"] is None
+    assert unsure["measured"] == pytest.approx(2**0.5)
+    text = report.means_table([good, bad, unsure])
+    assert "1.41x" in text
+    assert "1x torch: met" in text
+    assert "MISSED" in text
+    assert "2 of 3" in text
+    json.dumps([good, bad, unsure], allow_nan=False)
+    assert measure.means([]) == []
+
+
+def test_a_layout_is_compared_with_contiguous_arrays(module):
+    measure, problems = module("measure"), module("problems")
+    target = problems.Target("times contiguous", 0.9)
+
+    def row(seconds, earlier, **changes):
+        problem = problems.Problem("conv", (1, 3, 8, 8), target=target, **changes)
+        made = measure._described(problem, small_bench(module, []), 0, 1, 0)
+        made["timings"]["nnkernels"] = {"status": "ok", "median_s": seconds}
+        measure.judge(made, problem, earlier)
+        return made
+
+    contiguous = row(1.0, [], case="4 3")
+    assert row(1.1, [contiguous], case="4 3", layout="channels_last")["target"]["met"]
+    assert not row(1.2, [contiguous], case="4 3", layout="channels_last")["target"]["met"]
+    assert row(1.1, [contiguous], case="5 3", layout="channels_last")["target"]["met"] is None
+    assert row(1.1, [], case="4 3", layout="channels_last")["target"]["met"] is None
 
 
 def test_products_are_measured_against_the_best_peer(module):

@@ -195,6 +195,41 @@ def test_the_main_loop_of_a_large_product_multiplies(arch):
             assert loop["BAR"] == 1
 
 
+# What a division by a number that is not known before is made of.
+DIVIDES = ("MUFU", "I2F", "F2I", "CALL", "v_rcp_iflag_f32", "v_rcp_iflag_f32_e32", "s_swappc_b64")
+# In vectors of 16 bytes along channels; else element by element, of which each is looked up, its
+# place compared with the border, and its address added up.
+LEAST_CONVOLVING = {True: 0.74, False: 0.63}
+
+
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
+@gpu_compilers.needs_nvdisasm
+@pytest.mark.usefixtures("ordinary_products")
+def test_the_main_loop_of_a_convolution_does_not_divide(arch):
+    def wanted(dtype, problem):
+        return problem.label.startswith("large")
+
+    chosen = []
+    for name in ("conv", "conv_backward_data", "conv_backward_weight"):
+        chosen += choices(registry.find(name), (ORDINARY[arch],), arch, wanted)
+    kernels = {choice.launch.instance.symbol: choice for choice in chosen}
+    found = [r for r in reports(list(kernels.values()), arch) if "ConvTiles" in r.kernel]
+    assert {row.kernel.partition("ConvTiles<")[2].split(",")[0] for row in found} == {
+        "pixels_are_columns", "pixels_are_rows", "pixels_are_terms"
+    }  # fmt: skip
+    for row in found:
+        loop, what = row.resources.loop, (row.op, row.problem, row.kind, row.resources)
+        assert not faults_of(row), what
+        assert not set(loop) & set(DIVIDES), what
+        assert not set(loop) & {"LDL", "STL", "scratch_load_dword", "scratch_store_dword"}, what
+        channels_last = row.problem.endswith("channels last")
+        assert multiply_adds(loop) >= LEAST_CONVOLVING[channels_last] * loop.total(), what
+        if not arch.startswith("gfx") and channels_last:
+            # Both operands in vectors of 16 bytes, before the loop and in it.
+            assert loop["BAR"] == 1, what
+            assert row.resources.loads[16] == 2 * loop["LDG"], what
+
+
 # Whatever else is in the loop of a matrix core counts, and computes addresses of copies: of each,
 # two additions. There were 52 for a slice of 64 HMMA and 6 copies, where registers held the places
 # of its stage.

@@ -12,8 +12,6 @@
 
 namespace nnk {
 
-enum : int { pixels_are_columns, pixels_are_rows, pixels_are_terms };
-
 // Scattered: the array with an element for each pixel (the result; of pixels that are terms, A) has
 // no single step from pixel to pixel; GatherWeights: weights have none from term to term
 // ConjugateA, ConjugateImage: whether A, or weights where pixels are rows, and the image are so
@@ -140,43 +138,61 @@ struct ConvForm {
       const int taps = g.spatial_taps(), group = first / G;
       const int there = (columns - first + G - 1) / G;  // groups
       Index offset[groups_of_panel];
-      bool plain = image.step == Index(sizeof(T));
+      bool are_runs = true;
       NNK_UNROLL
       for (int i = 0; i < groups_of_panel; ++i) {
         const int seen = group + (i < there ? i : 0);
-        plain = plain && image.is_one(seen);
+        are_runs = are_runs && image.is_one(seen);
         offset[i] = image.offset.load(image.first.load(seen));
       }
       combine_masks(group, there);
-      int tap = int(first_k % taps);
-      from = byte_offset(from, (first_k / taps) * g.channel_stride);
-      for (int k = 0; k < depth; ++k) {
-        const T* const base = byte_offset(from, tap_offsets.load(tap));
-        const uint32* const wanted = combined.data + tap * groups_of_panel;
-        NNK_UNROLL
-        for (int i = 0; i < groups_of_panel; ++i) {
-          const auto x = plain
-                             ? load_lanes<G>(byte_offset(base, offset[i]), int64(sizeof(T)),
-                                             wanted[i], Vec<T, G>::splat(T()))
-                             : image.template load<T>(base, group + (i < there ? i : 0), wanted[i]);
-          packed.store_vec(to + k * N + i * G, converted<ConjugateImage>(x));
+      const auto each_term = [&](auto load_group) NNK_INLINE {
+        int tap = int(first_k % taps);
+        const T* channel = byte_offset(from, (first_k / taps) * g.channel_stride);
+        for (int k = 0; k < depth; ++k) {
+          const T* const base = byte_offset(channel, tap_offsets.load(tap));
+          const uint32* const wanted = combined.data + tap * groups_of_panel;
+          NNK_UNROLL
+          for (int i = 0; i < groups_of_panel; ++i)
+            packed.store_vec(to + k * N + i * G,
+                             converted<ConjugateImage>(load_group(base, i, wanted[i])));
+          if (++tap == taps) {
+            tap = 0;
+            channel = byte_offset(channel, g.channel_stride);
+          }
         }
-        if (++tap == taps) {
-          tap = 0;
-          from = byte_offset(from, g.channel_stride);
-        }
-      }
+      };
+      const auto zeros = Vec<T, G>::splat(T());
+      const int64 step = image.step;
+      if (are_runs && step == int64(sizeof(T)))
+        each_term([&](const T* base, int i, uint32 wanted) NNK_INLINE {
+          return load_lanes<G>(byte_offset(base, offset[i]), int64(sizeof(T)), wanted, zeros);
+        });
+      else if (are_runs)
+        each_term([&](const T* base, int i, uint32 wanted) NNK_INLINE {
+          return load_lanes<G>(byte_offset(base, offset[i]), step, wanted, zeros);
+        });
+      else
+        each_term([&](const T* base, int i, uint32 wanted) NNK_INLINE {
+          return image.template load<T>(base, group + (i < there ? i : 0), wanted);
+        });
     }
     // For every tap, what the groups of a panel see; of those past the last one, nothing.
     NNK_FN void combine_masks(int group, int there) const {
-      auto tap = Taps::of(g, 0);
-      const int taps = g.spatial_taps();
-      for (int t = 0; t < taps; ++t) {
-        NNK_UNROLL
-        for (int i = 0; i < groups_of_panel; ++i)
-          combined.store(t * groups_of_panel + i, i < there ? masks.of(tap, group + i) : 0);
-        tap.next_tap(g);
-      }
+      const int taps[3] = {int(g.kernel[0]), int(g.kernel[1]), int(g.kernel[2])};
+      int to = 0;
+      for (int d = 0; d < taps[0]; ++d)
+        for (int h = 0; h < taps[1]; ++h) {
+          uint32 rows[groups_of_panel];
+          NNK_UNROLL
+          for (int i = 0; i < groups_of_panel; ++i)
+            rows[i] = i < there ? masks.along(0, d, group + i) & masks.along(1, h, group + i) : 0;
+          for (int w = 0; w < taps[2]; ++w) {
+            NNK_UNROLL
+            for (int i = 0; i < groups_of_panel; ++i)
+              combined.store(to++, i < there ? rows[i] & masks.along(2, w, group + i) : 0);
+          }
+        }
     }
     // Columns are taps, terms are pixels: squares that are transposed in registers.
     template <class T>

@@ -12,6 +12,9 @@
 
 namespace nnk {
 
+// What pixels are to a product over windows: columns or rows of the result, or terms of the sums.
+enum : int { pixels_are_columns, pixels_are_rows, pixels_are_terms };
+
 // What the host packs. Strides in bytes.
 template <class Index> struct WindowGeometry {
   Index pixels[4];  // images, and windows along each spatial axis
@@ -42,13 +45,15 @@ template <class Index> struct Pixel {
     p.at[0] = u;
     return p;
   }
-  NNK_FN void advance(const WindowGeometry<Index>& g) {
+  // `count` pixels on, no more than are left of the row.
+  NNK_FN void advance(const WindowGeometry<Index>& g, int count = 1) {
+    at[3] += count;
     NNK_UNROLL
     for (int axis = 3; axis > 0; --axis) {
-      if (++at[axis] < g.pixels[axis]) return;
+      if (at[axis] < g.pixels[axis]) return;
       at[axis] = 0;
+      ++at[axis - 1];
     }
-    ++at[0];
   }
   // Along a spatial axis, the element of the image that tap 0 sees.
   NNK_FN Index position(const WindowGeometry<Index>& g, int axis) const {
@@ -124,6 +129,25 @@ template <class Index, bool TapsFirst> struct Tap {
 
 // ---- runs of pixels, for a machine whose lanes are SIMD registers -----------------------------
 
+// Calls each(pixel, i, n) for pieces of `count` pixels from u on: the first pixel of the piece, its
+// number, and how many there are, in one row of pixels and one group of G.
+template <int G, class Index, class F>
+NNK_FN void each_piece(const WindowGeometry<Index>& g, Index u, int count, F each) {
+  auto pixel = Pixel<Index>::of(g, u);
+  for (int i = 0; i < count;) {
+    int n = G - i % G;
+    if (count - i < n) n = count - i;
+    if (g.pixels[3] - pixel.at[3] < n) n = int(g.pixels[3] - pixel.at[3]);
+    each(pixel, i, n);
+    pixel.advance(g, n);
+    i += n;
+  }
+}
+// Bits of the lanes [first, end).
+NNK_FN uint32 lane_bits(int first, int end) {
+  return end <= first ? 0u : ~0u >> (32 - (end - first)) << first;
+}
+
 // How some pixels that follow each other lie in an array: groups of G, one for each lane of a
 // register, each of runs of equal steps. Where rows of pixels follow each other as the pixels in
 // them do (stride 1, as many windows as elements), a group is one run, whatever rows it is of.
@@ -148,10 +172,9 @@ template <class Index, int G> struct PixelRuns {
   // Those of `count` pixels from u on; offset_of(pixel) is where one lies.
   template <class OffsetOf>
   NNK_FN void find(const WindowGeometry<Index>& g, Index u, int count, OffsetOf offset_of) const {
-    auto pixel = Pixel<Index>::of(g, u);
     int run = -1;
     Index next = 0;
-    for (int i = 0; i < count; ++i) {
+    each_piece<G>(g, u, count, [&](const Pixel<Index>& pixel, int i, int n) NNK_INLINE {
       const int lane = i % G;
       const Index here = offset_of(pixel);
       if (lane == 0) first.store(i / G, run + 1);
@@ -160,10 +183,9 @@ template <class Index, int G> struct PixelRuns {
         offset.store(run, here - Index(lane) * step);
         lanes.store(run, 0);
       }
-      lanes.store(run, lanes.load(run) | 1u << lane);
-      next = here + step;
-      pixel.advance(g);
-    }
+      lanes.store(run, lanes.load(run) | lane_bits(lane, lane + n));
+      next = here + Index(n) * step;
+    });
     first.store((count + G - 1) / G, run + 1);
   }
   NNK_FN bool is_one(int group) const { return first.load(group + 1) == first.load(group) + 1; }
@@ -198,31 +220,41 @@ template <class Index, int G> struct WindowMasks {
     bits = group.template dynamic_shared<uint32>(at, after[2] + int(g.kernel[2]) * groups);
   }
   NNK_FN void find(const WindowGeometry<Index>& g, Index u, int count) const {
-    auto pixel = Pixel<Index>::of(g, u);
     const int all = after[2] + int(g.kernel[2]) * groups;
     for (int i = 0; i < all; ++i) bits.store(i, 0);
-    for (int i = 0; i < count; ++i) {
+    each_piece<G>(g, u, count, [&](const Pixel<Index>& pixel, int i, int n) NNK_INLINE {
+      const int lane = i % G;
       NNK_UNROLL
       for (int axis = 0; axis < 3; ++axis) {
         Index at = pixel.position(g, axis);
         const int taps = int(g.kernel[axis]);
         for (int t = 0; t < taps; ++t) {
-          if (0 <= at && at < g.size[axis]) {
-            const int word = after[axis] + t * groups + i / G;
-            bits.store(word, bits.load(word) | 1u << i % G);
+          uint32 seen = 0;
+          if (axis == 2) {
+            // Pixels of the piece before which, and up to which, there is an element.
+            const Index step = g.step[2];
+            const int low = at < 0 ? clamped(ceil_div(-at, step), n) : 0;
+            const Index room = g.size[2] - at;
+            seen = lane_bits(lane + low, lane + (room > 0 ? clamped(ceil_div(room, step), n) : 0));
+          } else if (0 <= at && at < g.size[axis]) {
+            seen = lane_bits(lane, lane + n);
           }
+          const int word = after[axis] + t * groups + i / G;
+          bits.store(word, bits.load(word) | seen);
           at += g.tap[axis];
         }
       }
-      pixel.advance(g);
-    }
+    });
+  }
+  static NNK_FN int clamped(Index count, int most) { return count < most ? int(count) : most; }
+  NNK_FN uint32 along(int axis, int tap, int group) const {
+    return bits.load(after[axis] + tap * groups + group);
   }
   // The lanes of a group for which a tap sees an element.
   template <class T> NNK_FN uint32 of(const T& tap, int group) const {
     uint32 lanes = ~0u;
     NNK_UNROLL
-    for (int axis = 0; axis < 3; ++axis)
-      lanes &= bits.load(after[axis] + tap.at[axis] * groups + group);
+    for (int axis = 0; axis < 3; ++axis) lanes &= along(axis, tap.at[axis], group);
     return lanes;
   }
   // Scratch memory.

@@ -42,9 +42,11 @@ template <int ThreadsM, int ThreadsN> struct ThreadGrid {
 // VectorA, VectorB: neighbours that are loaded at once, along the axis FastA, FastB
 // UnitC: columns of C are adjacent, and lie at multiples of a group of them
 // ConjugateA, ConjugateB: for gradients of complex products
+// Form: where tiles come from and sums go: matrices, or windows (conv_tile_copy.cuh)
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, int TileM, int TileN,
           int TileK, int MicroM, int MicroN, int Teams, int VectorA, int VectorB, int FastA,
-          int FastB, bool UnitC, bool ConjugateA, bool ConjugateB, class Epilogue>
+          int FastB, bool UnitC, bool ConjugateA, bool ConjugateB, class Epilogue,
+          class Form = MatrixTiles>
 struct MatmulSimt {
   static constexpr int threads_m = TileM / MicroM, threads_n = TileN / MicroN;
   static constexpr int team = threads_m * threads_n, threads = Teams * team;
@@ -73,7 +75,10 @@ struct MatmulSimt {
   static constexpr int groups_m = MicroM / side_m, groups_n = MicroN / side_n;
   using V = Vec<S, side_n>;
 
-  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>;
+  using Args =
+      typename Form::template Args<ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>,
+                                   Index>;
+  using Tables = typename Form::template Tables<Index, TileK, team>;
 
   struct Sums { V of[MicroM][groups_n]; };
 
@@ -92,13 +97,13 @@ struct MatmulSimt {
     Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, Index(batch), offset);
 
-    const Index terms = terms_of_split(args, Index(args.grid.batches_of_split.divide(batch)));
-    TileCopy<TA, S, Index, LayoutA, ConjugateA> copy_a(byte_offset(args.a, offset[0]), rank,
-                                                       first_m, args.m, terms, args.stride_a[0],
-                                                       args.stride_a[1]);
-    TileCopy<TB, S, Index, LayoutB, ConjugateB> copy_b(byte_offset(args.b, offset[1]), rank,
-                                                       first_n, args.n, terms, args.stride_b[1],
-                                                       args.stride_b[0]);
+    const Index split = Index(args.grid.batches_of_split.divide(batch));
+    const Index terms = terms_of_split(args, split);
+    Tables tables(group, args, Teams * of_team * int(sizeof(S)) + own_team * Tables::bytes, rank);
+    auto copy_a = tables.template copy_a<S, LayoutA, ConjugateA>(
+        args, byte_offset(args.a, offset[0]), first_m, terms);
+    auto copy_b = tables.template copy_b<S, LayoutB, ConjugateB>(
+        args, byte_offset(args.b, offset[1]), first_n, terms);
     Sums sums;
     NNK_UNROLL
     for (int i = 0; i < MicroM; ++i) {
@@ -110,8 +115,10 @@ struct MatmulSimt {
     // Teams of different splits have the same number of slices, some of them of zeros.
     Index left = Teams > 1 ? args.terms : terms;
     if (left > 0) {
+      tables.begin(group, split * args.terms);
       fetch(copy_a, copy_b);
       put(copy_a, copy_b, memory, buffers);
+      tables.look_up();
       group.barrier();
       for (int at = 0;; at = buffer - at) {
         fetch(copy_a, copy_b);  // after the last slice, zeros
@@ -119,13 +126,14 @@ struct MatmulSimt {
         left -= TileK;
         if (left <= 0) break;
         put(copy_a, copy_b, memory, buffers + buffer - at);
+        tables.look_up();
         group.barrier();
       }
     }
     if (idle) return;
     const View<TC, 2, Index> c = args.matrix_c(offset);
     const auto epilogue = args.epilogue_of(offset);
-    write(epilogue, c, first_m + at_m, first_n + at_n - LayoutA::elements, sums);
+    write(tables, epilogue, c, first_m + at_m, first_n + at_n - LayoutA::elements, sums);
   }
 
  private:
@@ -166,31 +174,37 @@ struct MatmulSimt {
     }
   }
 
-  static NNK_FN void write(const typename Epilogue::template Of<Index>& epilogue,
+  static NNK_FN void write(const Tables& tables,
+                           const typename Epilogue::template Of<Index>& epilogue,
                            const View<TC, 2, Index>& c, Index first_m, Index first_n,
                            const Sums& sums) {
+    const typename Tables::template Columns<groups_n, UnitC ? side_n : 1, side_n> columns(
+        tables, first_n, threads_n * side_n);
     NNK_UNROLL
     for (int i = 0; i < MicroM; ++i) {
       const Index row = first_m + (i / side_m * threads_m * side_m + i % side_m);
+      if (row >= c.shape[0]) continue;
+      const Index place = tables.place_of_row(row);
       NNK_UNROLL
       for (int j = 0; j < groups_n; ++j) {
         const Index column = first_n + j * threads_n * side_n;
-        if (row < c.shape[0] && column < c.shape[1])
-          write_group(epilogue, c, row, column, sums.of[i][j]);
+        if (column >= c.shape[1]) continue;
+        TC* const to = byte_offset(c.at(NNK_HERE, row, column), place);
+        const Index left = c.shape[1] - column;
+        const int count = UnitC || left >= side_n ? side_n : int(left);
+        const auto y = convert<TC>(epilogue(sums.of[i][j], row, column, count));
+        if constexpr (Form::scatters_columns) columns.store(to, j, y, count);
+        else store(to, left, c.stride[1], y, count);
       }
     }
   }
-  static NNK_FN void write_group(const typename Epilogue::template Of<Index>& epilogue,
-                                 const View<TC, 2, Index>& c, Index row, Index column,
-                                 const V& sums) {
-    const Index left = c.shape[1] - column;
+  static NNK_FN void store(TC* to, Index left, Index step, const Vec<TC, side_n>& y, int count) {
     if constexpr (UnitC) {
-      const Line<TC, Index, unit_step> line{c.at(NNK_HERE, row, column), left, c.stride[1]};
-      line.store(Index(0), convert<TC>(epilogue(sums, row, column, side_n)));
+      const Line<TC, Index, unit_step> line{to, left, step};
+      line.store(Index(0), y);
     } else {
-      const int count = left < side_n ? int(left) : side_n;
-      const Line<TC, Index> line{c.at(NNK_HERE, row, column), left, c.stride[1]};
-      line.store_partial(Index(0), convert<TC>(epilogue(sums, row, column, count)), count);
+      const Line<TC, Index> line{to, left, step};
+      line.store_partial(Index(0), y, count);
     }
   }
 };

@@ -50,6 +50,20 @@ template <class S, int Terms, int Outer, int N, bool AlongTerms, int Threads> st
   static constexpr int next_term = at_once ? Threads / around * around_terms : around_terms;
 };
 
+// Writes a piece to a tile that begins at element `at`.
+template <class Layout, bool Conjugate, class S, class T, int N>
+NNK_FN void store_piece(const Shared<S>& memory, int at, int piece, const Vec<T, N>& held) {
+  const Vec<S, N> converted = convert<S>(held);
+  const Vec<S, N> x = Conjugate ? conj(converted) : converted;
+  const int slot = at + Layout::term(piece) * Layout::row + Layout::outer(piece);
+  if constexpr (Layout::along_terms) {
+    NNK_UNROLL
+    for (int i = 0; i < N; ++i) memory.store(slot + i * Layout::row, x[i]);
+  } else {
+    memory.store_vec(slot, x);
+  }
+}
+
 // The copies of one thread. Where its pieces lie is computed anew for every slice, from few
 // numbers: a register for each would be too many.
 //
@@ -105,15 +119,7 @@ template <class T, class S, class Index, class Layout, bool Conjugate> struct Ti
     NNK_UNROLL
     for (int p = 0; p < count; ++p) {
       if (!is_there(p)) continue;
-      const Vec<S, N> converted = convert<S>(held[p]);
-      const Vec<S, N> x = Conjugate ? conj(converted) : converted;
-      const int slot = at + Layout::term(piece(p)) * Layout::row + Layout::outer(piece(p));
-      if constexpr (Layout::along_terms) {
-        NNK_UNROLL
-        for (int i = 0; i < N; ++i) memory.store(slot + i * Layout::row, x[i]);
-      } else {
-        memory.store_vec(slot, x);
-      }
+      store_piece<Layout, Conjugate>(memory, at, piece(p), held[p]);
     }
   }
 
@@ -129,6 +135,40 @@ template <class T, class S, class Index, class Layout, bool Conjugate> struct Ti
     if constexpr (Layout::regular) return p / Layout::outers * Layout::next_term;
     else return Layout::term(piece(p));
   }
+};
+
+// The form of a product of matrices. A form says what its kernel is given besides, keeps what a
+// block has to know of the terms of a slice (here nothing), copies tiles, and knows where rows and
+// columns of the result lie if that is no step from each to the next.
+struct MatrixTiles {
+  template <class Product, class Index> using Args = Product;
+  static constexpr bool scatters_columns = false;
+
+  template <class Index, int Terms, int Threads> struct Tables {
+    static constexpr int bytes = 0;
+    int thread;
+
+    template <class Group, class A>
+    NNK_FN Tables(const Group&, const A&, int, int rank) : thread(rank) {}
+
+    template <class S, class Layout, bool Conjugate, class A, class T>
+    NNK_FN auto copy_a(const A& args, const T* from, Index first, Index terms) const {
+      return TileCopy<T, S, Index, Layout, Conjugate>(from, thread, first, args.m, terms,
+                                                      args.stride_a[0], args.stride_a[1]);
+    }
+    template <class S, class Layout, bool Conjugate, class A, class T>
+    NNK_FN auto copy_b(const A& args, const T* from, Index first, Index terms) const {
+      return TileCopy<T, S, Index, Layout, Conjugate>(from, thread, first, args.n, terms,
+                                                      args.stride_b[1], args.stride_b[0]);
+    }
+    template <class Group> NNK_FN void begin(const Group&, Index) const {}
+    NNK_FN void look_up() const {}
+
+    NNK_FN Index place_of_row(Index) const { return 0; }
+    template <int Groups, int Wide, int Side> struct Columns {
+      NNK_FN Columns(const Tables&, Index, int) {}
+    };
+  };
 };
 
 }  // namespace nnk

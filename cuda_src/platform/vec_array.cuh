@@ -301,6 +301,23 @@ template <int First, class T, int N> NNK_FN Vec<T, N / 2> every_second(const Vec
   return r;
 }
 
+// Those of N elements, `step` bytes apart, whose bits are set; the other lanes are those of `fill`.
+template <int N, class T>
+NNK_FN Vec<T, N> load_lanes(const T* p, int64 step, uint32 bits, const Vec<T, N>& fill) {
+  Vec<T, N> v = fill;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i)
+    if (bits >> i & 1u)
+      v.lane[i] = *reinterpret_cast<const T*>(reinterpret_cast<const char*>(p) + i * step);
+  return v;
+}
+template <class T, int N>
+NNK_FN void store_lanes(T* p, int64 step, const Vec<T, N>& v, uint32 bits) {
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i)
+    if (bits >> i & 1u) *reinterpret_cast<T*>(reinterpret_cast<char*>(p) + i * step) = v.lane[i];
+}
+
 // Past-the-cache store, where the platform has one; a plain store here.
 template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) { store(p, v); }
 

@@ -35,6 +35,14 @@ class ConvProblem:
         Taps along the spatial axes.
     gathered : bool
         Whether weights have no single step from term to term.
+    channels : int
+        Of a group of the image.
+    image_alignment, pixels_alignment : int
+        For a GPU: powers of two, at most 16, of which the address of the image, or of the array of
+        pixels, and its strides are multiples; but for that of adjacent channels, and that of the
+        rows of the array of pixels, and the step within a run of it.
+    run : int
+        Of the array of pixels, how many adjacent ones follow each other everywhere.
     """
 
     product: MatmulProblem
@@ -43,6 +51,10 @@ class ConvProblem:
     scattered: bool
     kernel: tuple[int, int, int]
     gathered: bool = False
+    channels: int = 1
+    image_alignment: int = 1
+    pixels_alignment: int = 1
+    run: int = 1
 
     @property
     def packs_a(self) -> bool:

@@ -220,7 +220,7 @@ def _call(
     addresses = [address(v) for v in views]
     key: Any = (options, tuple((v.shape, v.strides, v.dtype) for v in views))
     if machine.device.is_gpu:  # on a CPU, kernels do not depend on it
-        key = (key, alignment_of(*addresses))
+        key = (key, tuple(map(alignment_of, addresses)))
     plans = machine.plans
     try:
         plan = plans.get(key)

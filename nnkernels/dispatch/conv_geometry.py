@@ -162,13 +162,15 @@ class WindowProduct:
         image += self.channels * abs(self.image.channel)
         pixels = self.images * abs(self.pixels.batch) + self.groups * abs(self.pixels.group)
         pixels += self.rows * abs(self.pixels.channel)
+        positions = 0
         for axis, stride, step in zip(
             self.axes, self.image.spatial, self.pixels.spatial, strict=True
         ):
             far = axis.pixels * axis.step + axis.taps * abs(axis.tap)
             image += (abs(axis.start) + far) * abs(stride)
             pixels += axis.pixels * abs(step)
-        return max(image, pixels, self.pixel_count, self.terms)
+            positions = max(positions, abs(axis.start) + far + axis.size)
+        return max(image, pixels, positions, self.pixel_count, self.terms)
 
 
 # ---- arrays -------------------------------------------------------------------------------------

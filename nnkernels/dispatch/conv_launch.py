@@ -15,11 +15,12 @@ from nnkernels.config.conv import (
     ConvPackedConfig,
     ConvProblem,
 )
-from nnkernels.dispatch.axes import Strides
+from nnkernels.dispatch import conv_gpu
+from nnkernels.dispatch.axes import Strides, largest_power_of_two, merge
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
 from nnkernels.dispatch.matmul_instances import matmul_instance
-from nnkernels.dispatch.matmul_launch import matmul_problem, prepare_with
+from nnkernels.dispatch.matmul_launch import Prepared, matmul_problem, prepare_with
 from nnkernels.dispatch.matmul_product import Product
 from nnkernels.dispatch.packing import Packer
 
@@ -48,6 +49,9 @@ class Windows:
         Bytes from element to element of a vector with one element for each row of each group.
     gathered : Weights or None
         Weights that have no single step from term to term, and are packed where they lie.
+    alignments : tuple of int
+        Powers of two, up to 16, that the addresses of A, B and the result are multiples of. (On a
+        CPU, on which kernels do not depend on them, all 1.)
     """
 
     product: WindowProduct
@@ -59,6 +63,7 @@ class Windows:
     epilogue: Epilogue
     bias_stride: int | None = None
     gathered: Weights | None = None
+    alignments: tuple[int, int, int] = (1, 1, 1)
 
     @property
     def mirrored(self) -> bool:
@@ -99,10 +104,15 @@ class Windows:
             if self.bias_stride is not None:
                 d = (self.bias_stride * rows, 0, self.bias_stride, 0)
             product = Product(batch, rows, columns, terms, (group, 0, row, term), b, pixels, d)
-        conjugate = self.conjugate
+        return self.call_of(product, types)
+
+    def call_of(self, product: Product, types: Types) -> Call:
+        """The call of a product of weights and pixels, mirrored if the image comes first."""
+        conjugate, alignments = self.conjugate, self.alignments
         if self.mirrored:
             product, types, conjugate = product.mirrored(), types.mirrored(), conjugate[::-1]
-        return Call(product, types, conjugate, self.epilogue, (1, 1, 1), in_place=False)
+            alignments = (alignments[1], alignments[0], alignments[2])
+        return Call(product, types, conjugate, self.epilogue, alignments, in_place=False)
 
     def problem(self, call: Call) -> ConvProblem:
         """What a configuration may know."""
@@ -115,7 +125,29 @@ class Windows:
             scattered=self.seen.pixel_step is None,
             kernel=p.taps,
             gathered=self.gathered is not None,
+            channels=p.channels,
+            **self._alignments(),
         )
+
+    def _alignments(self) -> dict[str, int]:
+        """What a GPU may know about vectors of channels and of pixels."""
+        p, (a, image, result) = self.product, self.alignments
+        axes = [s for s, axis in zip(p.image.spatial, p.axes, strict=True) if axis.size > 1]
+        # An axis of one element has no step.
+        group, batch = int(p.groups > 1), int(p.images > 1)
+        image = largest_power_of_two(image, group * p.image.group, batch * p.image.batch, *axes)
+        shape = (p.images, *(axis.pixels for axis in p.axes))
+        merged, (steps,) = merge(shape, [(p.pixels.batch, *p.pixels.spatial)])
+        itemsize = (self.types.a if self.pixels == TERMS else self.types.c).itemsize
+        runs = steps[-1] == itemsize
+        pixels = a if self.pixels == TERMS else result
+        steps = steps[:-1] if runs else steps
+        pixels = largest_power_of_two(pixels, group * p.pixels.group, *steps)
+        return {
+            "image_alignment": image,
+            "pixels_alignment": pixels,
+            "run": merged[-1] if runs else 1,
+        }
 
     @property
     def _sizes(self) -> tuple[int, int, int]:
@@ -152,23 +184,21 @@ class Windows:
         return max(last.taps, 1) if self.channels_fast and follow else 1
 
 
-def prepare_windows(windows: Windows, machine: Any) -> tuple[bytes, Any]:
-    """Choose the kernel of a product over windows, and prepare its launch.
+def prepare_windows(windows: Windows, machine: Any) -> Prepared:
+    """Choose the kernel of a product over windows, and prepare its launches.
 
-    Returns
-    -------
-    tail : bytes
-        Arguments after the pointers: those of what is added, A, B, and the result.
-    start : callable
-        Starts the launch.
+    The arguments after the pointers are those of what is added, A, B, and the result.
     """
+    if machine.device.is_gpu:
+        return conv_gpu.prepare_windows(windows, machine)
     call = windows.call()
     problem = windows.problem(call)
     chosen = config.configure(problem, machine.device)
     instance = _instance(call, chosen, windows)
     terms = call.product.k
     shared = chosen.shared_bytes(terms, problem.kernel, call.types.accumulator[2])
-    return prepare_with(call, chosen.packed, terms, machine, instance, shared, windows.pack)
+    first = prepare_with(call, chosen.packed, terms, machine, instance, shared, windows.pack)
+    return (*first, None)
 
 
 def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instance:

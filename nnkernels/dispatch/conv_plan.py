@@ -10,13 +10,21 @@ from typing import Any
 from nnkernels.config import elementwise as elementwise_config
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS
 from nnkernels.config.elementwise import ElementwiseProblem
-from nnkernels.dispatch import elementwise_plan
-from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order, merge
+from nnkernels.dispatch import elementwise_plan, machines
+from nnkernels.dispatch.axes import (
+    Shape,
+    Strides,
+    contiguous_strides,
+    largest_power_of_two,
+    memory_order,
+    merge,
+)
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
-from nnkernels.dispatch.conv_launch import Windows, prepare_windows
+from nnkernels.dispatch.conv_launch import Windows
+from nnkernels.dispatch.conv_launches import add_launches
 from nnkernels.dispatch.conv_winograd import add_winograd
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
-from nnkernels.dispatch.elementwise import Functor
+from nnkernels.dispatch.elementwise import Functor, alignment_of
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue, Types, types_of
 from nnkernels.dispatch.packing import pointer_struct
 from nnkernels.dispatch.results import Allocation
@@ -92,6 +100,13 @@ class Operands:
         names = (self.names[first], self.names[second], self.names[-1])
         bias = self.arrays[2] if len(self.arrays) > 2 else None
         return types_of(a, b, bias, names, self.out_dtype or _whole(a, b), epilogue)
+
+    def alignment(self, number: int, machine: Any, offset: int = 0) -> int:
+        """Of the address of an operand and some bytes: a power of two up to 16; on a CPU 1."""
+        if not machine.device.is_gpu:
+            return 1
+        array = self.arrays[number]
+        return alignment_of(machines.for_array(array)[1](array) + offset)
 
     @property
     def given(self) -> int:
@@ -202,9 +217,9 @@ def backward_weight(
         types,
         conjugate,
         PLAIN,
+        alignments=(operands.alignment(0, machine), operands.alignment(1, machine), 16),
     )
-    tail, start = prepare_windows(prepared, machine)
-    plan.add(start, ((0, 0), (1, 0), (plan.result_number, 0)), tail)
+    add_launches(plan, prepared, (0, 0), (1, 0), (), (plan.result_number, 0), machine)
     return plan
 
 
@@ -277,12 +292,14 @@ def _add(
         epilogue,
         operands.bias_stride,
         weights if gathers else None,
+        alignments=(
+            16 if step is None else operands.alignment(1, machine, weights.offset),
+            operands.alignment(0, machine),
+            largest_power_of_two(16, offset),
+        ),
     )
-    tail, start = prepare_windows(prepared, machine)
-    pair = (slot, image)
     added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
-    pair = pair[::-1] if prepared.mirrored else pair
-    plan.add(start, (*added, *pair, result), tail)
+    add_launches(plan, prepared, slot, image, added, result, machine)
 
 
 def _in_order(

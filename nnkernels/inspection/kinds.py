@@ -56,7 +56,7 @@ def kind_of(instance: Instance, warp: int) -> str:
         return f"{arguments[5]} elements, {arguments[6]} at once{rank}"
     if name == "MatmulSimt":
         teams = "" if arguments[11] == "1" else f", {arguments[11]} at once"
-        return f"tile {arguments[6]}x{arguments[7]}x{arguments[8]}{teams}"
+        return f"tile {arguments[6]}x{arguments[7]}x{arguments[8]}{teams}{_form(arguments[-1])}"
     if name == "MatmulTensor":
         tile, warp_tile = "x".join(arguments[7:10]), "x".join(arguments[10:12])
         ways = " and ".join(_WAYS[int(way)] for way in arguments[13:15])
@@ -73,6 +73,15 @@ def kind_of(instance: Instance, warp: int) -> str:
         who = f"block of {threads}" if int(layout) != rows.ACROSS else f"{team} threads a column"
         return _CHANNEL_STAGES[stage].format(who=who)
     return "-"
+
+
+def _form(form: str) -> str:
+    """Of a product over windows: what pixels are to it."""
+    if not form.startswith("ConvTiles"):
+        return ""
+    pixels, channels_fast, scattered = template_arguments(form)[1]
+    more = ", channels adjacent" * (channels_fast == "true") + ", scattered" * (scattered == "true")
+    return f", {pixels.replace('_', ' ')}{more}"
 
 
 def _row_kind(places: dict[str, int], arguments: list[str], warp: int) -> str:

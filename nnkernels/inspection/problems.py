@@ -57,7 +57,13 @@ class Problem:
 
 def problems(op: Op) -> Iterator[Problem]:
     """The calls of an op that are worth a look."""
-    families = {"elementwise": _elementwise, "rows": _rows, "matmul": _matmul, "norm": _norm}
+    families = {
+        "elementwise": _elementwise,
+        "rows": _rows,
+        "matmul": _matmul,
+        "norm": _norm,
+        "conv": _conv,
+    }
     family = families.get(op.family)
     if family is not None:
         yield from family(op)
@@ -263,3 +269,52 @@ def _gemv(op: Op) -> Iterator[Problem]:
     yield Problem("misaligned", False, shapes, {}, misaligned)
     yield Problem("strided", False, shapes, {}, strided)
     yield Problem("64-bit offsets", True, shapes, {}, far_apart)
+
+
+# Images, channels, outputs, side and kernel; stride 1, as many windows as elements.
+_CONVOLUTIONS = {
+    "few pixels": (2, 256, 256, 14, 3),
+    "few channels": (16, 4, 64, 112, 7),
+    "few outputs": (16, 32, 16, 56, 3),
+    "1 x 1": (8, 64, 256, 28, 1),
+    "large": (32, 64, 128, 56, 3),
+}
+
+
+def _conv(op: Op) -> Iterator[Problem]:
+    """Images with the channels before and after space."""
+    for name, (images, channels, outputs, side, kernel) in _CONVOLUTIONS.items():
+        x, y = (images, channels, side, side), (images, outputs, side, side)
+        weight = (outputs, channels, kernel, kernel)
+        options: dict[str, Any] = {"padding": kernel // 2}
+        match op.name:
+            case "conv":
+                shapes: tuple[Shape, ...] = (x, weight, (outputs,))
+            case "conv_transpose":
+                shapes = (y, weight, (channels,))
+            case "conv_backward_data":
+                shapes, options = (y, weight), options | {"x_shape": x}
+            case "conv_backward_weight":
+                shapes, options = (y, x), options | {"weight_shape": weight}
+            case _:
+                return
+        for layout, what in ((contiguous, ""), (channels_last, ", channels last")):
+            yield Problem(f"{name}{what}", False, shapes, options, layout)
+    two = tuple((2, *s[1:]) if len(s) == 4 and s != weight else s for s in shapes)
+    yield Problem("64-bit offsets", False, two, options | _far(options), images_far_apart)
+    yield Problem("misaligned", False, shapes, options, misaligned)
+
+
+def _far(options: dict[str, Any]) -> dict[str, Any]:
+    """The shape of the result, of two images."""
+    shape = options.get("x_shape")
+    return {} if shape is None else {"x_shape": (2, *shape[1:])}
+
+
+def images_far_apart(shape: Shape, dtype: Any) -> np.ndarray:
+    """The second of two images 2 GiB after the first."""
+    if len(shape) < 3 or shape[0] != 2:
+        return contiguous(shape, dtype)
+    step, dense = 2**31 + 64, contiguous(shape[1:], dtype)
+    memory = contiguous(((step + dense.nbytes) // dtype.itemsize,), dtype)
+    return np.lib.stride_tricks.as_strided(memory, shape, (step, *dense.strides))

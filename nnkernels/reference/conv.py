@@ -32,7 +32,7 @@ def conv(
     padded = _padded(_widened(x), axes)
     y = np.zeros((x.shape[0], weight.shape[0], *(a.out for a in axes)), padded.dtype)
     for tap, seen in _taps(axes, flip):
-        y += _contract("ngc...,goc->ngo...", padded[seen], _widened(weight)[tap], groups)
+        y += _contract(padded[seen], _grouped_lines(_widened(weight)[tap], groups))
     return _finished(y, (x, weight, bias), bias, epilogue)
 
 
@@ -60,8 +60,8 @@ def conv_transpose(
 def conv_backward_data(
     dy: Any,
     weight: Any,
-    *,
     x_shape: Sequence[int],
+    *,
     stride: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
@@ -78,8 +78,8 @@ def conv_backward_data(
 def conv_backward_weight(
     dy: Any,
     x: Any,
-    *,
     weight_shape: Sequence[int],
+    *,
     stride: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
@@ -95,8 +95,8 @@ def conv_backward_weight(
         count = prod(axis.out for axis in axes)
         pixels = [part.reshape(*part.shape[:3], count) for part in parts]
         with np.errstate(over="ignore", invalid="ignore"):
-            product = np.einsum("ngop,ngcp->goc", *pixels)
-        dw[tap] = product.reshape(dw.shape[:2])
+            products = pixels[0] @ pixels[1].swapaxes(-1, -2)
+        dw[tap] = products.sum(0).reshape(dw.shape[:2])
     return _finished(dw, (dy, x), None, None)
 
 
@@ -143,12 +143,17 @@ def _grouped(x: np.ndarray, groups: int) -> np.ndarray:
     return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
 
 
-def _contract(formula: str, x: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
-    """A tap of all windows, (N, C, ...), times its weights (O, C / groups)."""
+def _grouped_lines(weight: np.ndarray, groups: int) -> np.ndarray:
     lines = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1])
+    return np.ascontiguousarray(lines)  # else NumPy's products are slow ones
+
+
+def _contract(x: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """A tap of all windows, (N, C, ...), times matrices (groups, O, C / groups)."""
+    columns = _grouped(x, len(lines)).reshape(len(x), *lines.shape[::2], prod(x.shape[2:]))
     with np.errstate(over="ignore", invalid="ignore"):
-        y = np.einsum(formula, _grouped(x, groups), lines)
-    return y.reshape(y.shape[0], y.shape[1] * y.shape[2], *y.shape[3:])
+        y = lines @ columns
+    return y.reshape(len(x), lines.shape[0] * lines.shape[1], *x.shape[2:])
 
 
 def _spread(
@@ -164,7 +169,8 @@ def _spread(
     padded = np.zeros((*shape[:2], *sizes), np.result_type(y, weight))
     if y.size:
         for tap, seen in _taps(axes, flip):
-            padded[seen] += _contract("ngo...,goc->ngc...", y, weight[tap], groups)
+            lines = _grouped_lines(weight[tap], groups)
+            padded[seen] += _contract(y, lines.swapaxes(1, 2))
     inside = [slice(a.low, a.low + a.size) for a in axes]
     return padded[(slice(None), slice(None), *inside)]
 

@@ -36,9 +36,9 @@ def run_reference(
     options = dict(options)
     out = options.pop("out", None)
     positional = list(arrays)
-    if op.number is not None:
-        name, place = op.number
-        options[name] = positional.pop(place)
+    for name, place in reversed(op.numbers):
+        if name not in options and place < len(positional):
+            options[name] = positional.pop(place)
     named = dict(zip(op.arrays, positional, strict=False))
     named |= {name: options.pop(name) for name in ARRAY_OPTIONS if name in options}
     given = [name for name, x in named.items() if x is not None]

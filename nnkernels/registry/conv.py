@@ -114,6 +114,7 @@ OPS: tuple[Op, ...] = (
         ),
         gradient=_conv,
         flops=_flops,
+        adjoint=("conv_backward_data", "conv_backward_weight"),
     ),
     Op(
         name="conv_transpose",
@@ -128,6 +129,7 @@ OPS: tuple[Op, ...] = (
         ),
         gradient=_conv_transpose,
         flops=_transpose_flops,
+        adjoint=("conv", "conv_backward_weight"),
     ),
     Op(
         name="conv_backward_data",
@@ -142,6 +144,7 @@ OPS: tuple[Op, ...] = (
         ),
         flops=_data_flops,
         number=("x_shape", 2),
+        gradient_of="conv",
     ),
     Op(
         name="conv_backward_weight",
@@ -158,5 +161,6 @@ OPS: tuple[Op, ...] = (
         ),
         flops=_weight_flops,
         number=("weight_shape", 2),
+        gradient_of="conv",
     ),
 )

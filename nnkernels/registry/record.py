@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ INTEGERS = (
 )  # fmt: skip
 
 Shape = tuple[int, ...]
+Special = Callable[[Any, tuple[Shape, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,18 @@ class Op:
     outputs : int
         Number of results; the most there are where options decide.
     number : tuple, optional
-        Name and place of an option that is a number and stands among the positional arguments,
-        as that of the groups of a group norm.
+        Name and place of an option that stands among the positional arguments, as the groups of a
+        group norm; or a tuple of such pairs, by their places.
+    special : dict
+        For an array whose numbers are not arbitrary, as indices, by name: a function of a random
+        generator, the shapes of all arrays and the options, which gives it.
     positive : tuple of str
         Those arrays that must not be negative.
+    adjoint : str or tuple of str
+        The op or ops that are the gradients, where none is called NAME_backward: one for each
+        operand, as those of `conv`, or one of each other's, as `fold`.
+    gradient_of : str
+        For a gradient that is not called NAME_backward, the op whose gradient it is.
     """
 
     name: str
@@ -68,8 +77,11 @@ class Op:
     flops: Callable[[tuple[Shape, ...], dict[str, Any]], float] | None = None
     traffic: Callable[[tuple[Any, ...], tuple[Any, ...]], int] | None = None
     outputs: int = 1
-    number: tuple[str, int] | None = None
+    number: tuple[str, int] | tuple[tuple[str, int], ...] | None = None
+    special: Mapping[str, Special] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
+    adjoint: str | tuple[str, ...] = ""
+    gradient_of: str = ""
 
     def arguments(
         self, arrays: Sequence[Any], options: dict[str, Any]
@@ -81,7 +93,36 @@ class Op:
         (['x', 4, 'weight'], {'eps': 0.1})
         """
         positional, left = list(arrays), dict(options)
-        if self.number is not None:
-            name, place = self.number
-            positional.insert(place, left.pop(name))
+        for name, place in self.numbers:
+            if name in left:  # one with a default may be left out
+                positional.insert(place, left.pop(name))
         return positional, left
+
+    @property
+    def numbers(self) -> tuple[tuple[str, int], ...]:
+        """Names and places of the options among the positional arguments."""
+        given: Any = self.number or ()
+        return (given,) if given and isinstance(given[0], str) else given
+
+    @property
+    def forward(self) -> str:
+        """The name of the op whose gradient this is, or its own.
+
+        >>> from nnkernels.registry import find
+        >>> find("conv_backward_data").forward, find("relu_backward").forward, find("relu").forward
+        ('conv', 'relu', 'relu')
+        """
+        return self.gradient_of or self.name.removesuffix("_backward")
+
+    @property
+    def is_gradient(self) -> bool:
+        """Whether this is a gradient of another op."""
+        return self.forward != self.name
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """The names of the ops that are its gradients; of a gradient none."""
+        if self.is_gradient:
+            return ()
+        named = self.adjoint or f"{self.name}_backward"
+        return (named,) if isinstance(named, str) else named

@@ -26,9 +26,9 @@ def markdown() -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     ops = all_ops()
     for op in ops.values():
-        if op.name.endswith("_backward"):
+        if op.is_gradient:
             continue
-        backward = f"`{op.name}_backward`" if f"{op.name}_backward" in ops else ""
-        cells = [f"`{op.name}`", op.family, _dtypes(op), backward, *MACHINES.values()]
+        gradients = ", ".join(f"`{name}`" for name in op.gradients if name in ops)
+        cells = [f"`{op.name}`", op.family, _dtypes(op), gradients, *MACHINES.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

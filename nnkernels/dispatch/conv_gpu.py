@@ -1,0 +1,85 @@
+"""Products over windows on a GPU: from the kernel's choice to its launches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config import conv_simt
+from nnkernels.config.conv import COLUMNS
+from nnkernels.config.conv_simt import ConvSimtConfig
+from nnkernels.config.matmul_problem import index_kind
+from nnkernels.config.matmul_splits import terms_of_split
+from nnkernels.dispatch.axes import merge
+from nnkernels.dispatch.matmul_call import Call
+from nnkernels.dispatch.matmul_instances import matmul_instance
+from nnkernels.dispatch.matmul_launch import Prepared, prepare_with
+from nnkernels.dispatch.matmul_product import Product
+from nnkernels.dispatch.matmul_splits import prepare_splits, workspace_bytes
+
+if TYPE_CHECKING:
+    from nnkernels.dispatch.conv_launch import Windows
+
+
+def prepare_windows(windows: Windows, machine: Any) -> Prepared:
+    """Choose the kernel of a product over windows, and prepare its launches."""
+    call = windows.call()
+    problem = windows.problem(call)
+    chosen = conv_simt.configure(problem, machine.device)
+    terms = call.product.k
+    if chosen.product.splits == 1:
+        return (*_prepare(call, chosen, terms, windows, machine), None)
+    terms = terms_of_split(terms, chosen.product.splits, chosen.product.tile_k)
+    splits = -(-call.product.k // terms)
+    index = index_kind(max(problem.product.reach, workspace_bytes(call, splits)))
+    chosen = chosen.for_workspace(call.product.n, problem.product.compute_itemsize, index)
+    # What is gathered has stride 0 along the terms, and so from split to split: the kernel finds
+    # the first term of a split by itself.
+    first = _prepare(call.part(splits, terms), chosen, terms, windows, machine)
+    finished = with_pixel_axes(windows, call) if problem.scattered else call
+    return (*first, prepare_splits(finished, splits, machine))
+
+
+def _prepare(
+    call: Call, chosen: ConvSimtConfig, terms: int, windows: Windows, machine: Any
+) -> tuple[bytes, Any]:
+    """The launch of a product, or of the first half of a split one, of `terms` terms a split."""
+    product = matmul_instance(call, len(call.batch()[0]), chosen.product)
+    flags = ", ".join(
+        "true" if flag else "false" for flag in (chosen.channels_fast, chosen.scattered)
+    )
+    form = f"ConvTiles<{chosen.pixels}, {flags}>"
+    instance = Instance(
+        product.header,
+        f"{product.kernel[:-1]}, {form}>",
+        product.threads,
+        (*product.more_headers, "conv_tile_copy"),
+    )
+    shared = chosen.shared_bytes(terms, call.types.accumulator[2])
+    return prepare_with(call, chosen.product, terms, machine, instance, shared, windows.pack)
+
+
+def with_pixel_axes(windows: Windows, call: Call) -> Call:
+    """The call as what adds up split sums sees it: every axis of pixels is one of its own.
+
+    The sums lie in a dense workspace in the order of rows and pixels (or the other way round), so
+    that axes of the matrix may as well be axes of the stack.
+    """
+    if windows.pixels not in (COLUMNS, "pixels_are_rows"):
+        return call
+    p, product = windows.seen, call.product
+    shape = (p.images, *(axis.pixels for axis in p.axes))
+    (*outer, inner), (steps,) = merge(shape, [(p.pixels.batch, *p.pixels.spatial)])
+    own, none = (*outer,), (0,) * len(outer)
+    batch, strides, d = product.batch, product.strides_c, product.strides_d
+    if windows.mirrored:
+        of_c = (*strides[:-2], *steps, strides[-1])
+        of_d = None if d is None else (*d[:-2], *none, 0, d[-1])
+        finished = Product((*batch, *own), inner, product.n, product.k, of_c, of_c, of_c, of_d)
+    else:
+        rows = (product.m,)
+        of_c = (*strides[:-2], strides[-2], *steps[:-1], 0, steps[-1])
+        of_d = None if d is None else (*d[:-2], d[-2], *none, 0, 0)
+        finished = Product((*batch, *rows, *own), 1, inner, product.k, of_c, of_c, of_c, of_d)
+    return replace(call, product=finished)
