@@ -80,6 +80,7 @@ template <class TD, class S, class TR, class Activation> struct AffineEpilogue {
     template <int N> NNK_FN Vec<S, N> line(Index row, Index column, int count) const {
       const TD* from = d.at(NNK_HERE, row, column);
       const Index step = d.stride[1];
+      if (lanes_are_simd && step == 0) return Vec<S, N>::splat(convert<S>(nnk::load<1>(from))[0]);
       // Lanes of a SIMD register load from any address; threads of a GPU from aligned ones.
       if (lanes_are_simd && step == Index(sizeof(TD)) && count == N) {
         const Line<const TD, Index, unit_step> elements{from, Index(count), step};

@@ -329,6 +329,14 @@ template <class T, int N>
 NNK_FN Vec<T, N> permuted(const Vec<T, N>& table, const Vec<int32, N>& index) {
   return load_columns<N>(table.lane, index.lane);
 }
+// a[First], a[First + 2], ...
+template <int First, class T, int N> NNK_FN Vec<T, N / 2> every_second(const Vec<T, N>& a) {
+  Vec<T, N / 2> r;
+  NNK_UNROLL
+  for (int i = 0; i < N / 2; ++i) r.lane[i] = a.lane[First + 2 * i];
+  return r;
+}
+
 // Those of N elements, `step` bytes apart, whose bits are set; the other lanes are those of `fill`.
 template <int N, class T>
 NNK_FN Vec<T, N> load_lanes(const T* p, int64 step, uint32 bits, const Vec<T, N>& fill) {

@@ -31,7 +31,14 @@ from nnkernels.interop.libraries import adopt_all, library_of
 Options = tuple[Any, Any, Any, Any, bool]
 
 
-def conv(x: Any, weight: Any, bias: Any, options: Options, epilogue: Epilogue) -> Any:
+def conv(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    options: Options,
+    epilogue: Epilogue,
+    algorithm: str | None = None,
+) -> Any:
     """``epilogue(x * weight + bias)``; bias may be None."""
 
     def make(arrays: Sequence[Any], machine: Any) -> ConvPlan:
@@ -44,13 +51,20 @@ def conv(x: Any, weight: Any, bias: Any, options: Options, epilogue: Epilogue) -
         geometry = Windows.checked(rank, weight.shape[2:], stride, padding, dilation)
         axes = geometry.axes(x.shape[2:])
         operands = Operands((x, weight, bias), ("x", "weight", "bias"))
-        return plans.forward(operands, axes, groups, flip, epilogue, machine)
+        return plans.forward(operands, axes, groups, flip, epilogue, machine, algorithm=algorithm)
 
-    return _call(make, (x, weight, bias), ("x", "weight", "bias"), ("conv", options, epilogue))
+    key = ("conv", options, epilogue, algorithm)
+    return _call(make, (x, weight, bias), ("x", "weight", "bias"), key)
 
 
 def conv_transpose(
-    x: Any, weight: Any, bias: Any, options: Options, output_padding: Any, epilogue: Epilogue
+    x: Any,
+    weight: Any,
+    bias: Any,
+    options: Options,
+    output_padding: Any,
+    epilogue: Epilogue,
+    algorithm: str | None = None,
 ) -> Any:
     """The transpose of a convolution with weights (I, O / groups, ...); bias may be None."""
 
@@ -65,14 +79,21 @@ def conv_transpose(
         axes = transposed_axes(x, weight, stride, padding, dilation, output_padding, rank)
         shape = (x.shape[0], outputs, *(axis.size for axis in axes))
         operands = Operands((x, weight, bias), ("x", "weight", "bias"))
-        return plans.backward_data(operands, shape, axes, groups, flip, epilogue, False, machine)
+        return plans.backward_data(
+            operands, shape, axes, groups, flip, epilogue, False, machine, algorithm
+        )
 
-    key = ("conv_transpose", options, output_padding, epilogue)
+    key = ("conv_transpose", options, output_padding, epilogue, algorithm)
     return _call(make, (x, weight, bias), ("x", "weight", "bias"), key)
 
 
 def backward_data(
-    dy: Any, weight: Any, x_shape: Any, options: Options, out_dtype: Any = None
+    dy: Any,
+    weight: Any,
+    x_shape: Any,
+    options: Options,
+    out_dtype: Any = None,
+    algorithm: str | None = None,
 ) -> Any:
     """The gradient of a convolution by x, an array of some shape."""
     shape = _checked_shape(x_shape, "x_shape")
@@ -87,9 +108,11 @@ def backward_data(
         axes = geometry.axes(shape[2:], "x")
         _check_cotangent(dy, (shape[0], weight.shape[0], *(axis.out for axis in axes)))
         operands = Operands((dy, weight), ("dy", "weight"), out_dtype)
-        return plans.backward_data(operands, shape, axes, groups, flip, PLAIN, True, machine)
+        return plans.backward_data(
+            operands, shape, axes, groups, flip, PLAIN, True, machine, algorithm
+        )
 
-    key = ("conv_backward_data", shape, options, out_dtype)
+    key = ("conv_backward_data", shape, options, out_dtype, algorithm)
     return _call(make, (dy, weight), ("dy", "weight"), key)
 
 
@@ -116,15 +139,17 @@ def backward_weight(
     return _call(make, (dy, x), ("dy", "x"), key)
 
 
-def gradients(dy: Any, x: Any, weight: Any, *bias: Any, options: Options) -> tuple[Any, ...]:
+def gradients(
+    dy: Any, x: Any, weight: Any, *bias: Any, options: Options, algorithm: str | None = None
+) -> tuple[Any, ...]:
     """Gradients of the operands of a convolution, each of its operand's dtype."""
-    dx = backward_data(dy, weight, tuple(x.shape), options, _name(x))
+    dx = backward_data(dy, weight, tuple(x.shape), options, _name(x), algorithm)
     dw = backward_weight(dy, x, tuple(weight.shape), options, _name(weight))
     return (dx, dw, *(_bias_gradient(dy, b) for b in bias))
 
 
 def transposed_gradients(
-    dy: Any, x: Any, weight: Any, *bias: Any, options: Options
+    dy: Any, x: Any, weight: Any, *bias: Any, options: Options, algorithm: str | None = None
 ) -> tuple[Any, ...]:
     """Gradients of the operands of a transposed convolution: see `gradients`.
 
@@ -144,7 +169,9 @@ def transposed_gradients(
     def by_x(arrays: Sequence[Any], machine: Any) -> ConvPlan:
         operands = Operands((*arrays, None), ("dy", "weight", "bias"), _name(x))
         axes = axes_of(arrays[0], x_shape, weight_shape)
-        return plans.forward(operands, axes, groups, flip, PLAIN, machine, conjugate=True)
+        return plans.forward(
+            operands, axes, groups, flip, PLAIN, machine, conjugate=True, algorithm=algorithm
+        )
 
     def by_weight(arrays: Sequence[Any], machine: Any) -> ConvPlan:
         operands = Operands(arrays, ("x", "dy"), _name(weight))
@@ -153,7 +180,7 @@ def transposed_gradients(
             operands, weight_shape, axes, groups, flip, machine, conjugate=(True, False)
         )
 
-    key = (x_shape, weight_shape, options, _name(x), _name(weight))
+    key = (x_shape, weight_shape, options, _name(x), _name(weight), algorithm)
     dx = _call(by_x, (dy, weight), ("dy", "weight"), ("conv_transpose by x", *key))
     dw = _call(by_weight, (x, dy), ("x", "dy"), ("conv_transpose by weight", *key))
     return (dx, dw, *(_bias_gradient(dy, b) for b in bias))

@@ -25,6 +25,7 @@ from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_w
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_launches import add_launches
+from nnkernels.dispatch.conv_winograd import add_winograd
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
 from nnkernels.dispatch.elementwise import Functor, alignment_of
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue, Types, types_of
@@ -141,6 +142,7 @@ def forward(
     epilogue: Epilogue,
     machine: Any,
     conjugate: bool = False,
+    algorithm: str | None = None,
 ) -> ConvPlan:
     """The plan of a convolution of x with weights, and a bias."""
     x, weight = operands.arrays[:2]
@@ -151,7 +153,8 @@ def forward(
         return plan
     weights = weights_of(weight.strides, weight.shape, groups, flip)
     product = windows((x.shape, x.strides), strides, axes, weights)
-    _add(plan, operands, product, weights, types, (1, 0), 0, epilogue, (conjugate, False), machine)
+    conjugates = (conjugate, False)
+    _add(plan, operands, product, weights, types, 0, epilogue, conjugates, algorithm, machine)
     return plan
 
 
@@ -164,6 +167,7 @@ def backward_data(
     epilogue: Epilogue,
     conjugate: bool,
     machine: Any,
+    algorithm: str | None = None,
 ) -> ConvPlan:
     """The plan of the gradient by an image of some shape, from dy and weights; and a bias."""
     dy, weight = operands.arrays[:2]
@@ -180,10 +184,10 @@ def backward_data(
             phase.product,
             phase.weights,
             types,
-            (1, 0),
             phase.offset,
             epilogue,
             (conjugate, False),
+            algorithm,
             machine,
         )
     return plan
@@ -269,26 +273,37 @@ def _add(
     product: WindowProduct,
     weights: Weights,
     types: Types,
-    numbers: tuple[int, int],
     offset: int,
     epilogue: Epilogue,
     conjugate: tuple[bool, bool],
+    algorithm: str | None,
     machine: Any,
 ) -> None:
-    """Add the launches of a product of weights and windows.
+    """Add the launches of a product of weights, the second operand, and windows, the first.
 
     Parameters
     ----------
-    numbers : pair of int
-        Of the pointers of weights and image.
     offset : int
         Bytes to the first pixel of the result.
     """
+    channels_fast = _channels_fast(operands.arrays[0], product.channels)
+    image, result = (0, 0), (plan.result_number, offset)
+    if add_winograd(
+        plan,
+        product,
+        weights,
+        types,
+        ((1, 0), image, result),
+        epilogue,
+        operands.bias_stride,
+        channels_fast,
+        algorithm,
+        machine,
+    ):
+        return
     added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
     if is_direct(product.channels, product.rows, product.terms):
         product, weights = in_memory_order(product, weights)
-        alignment = operands.common_alignment(machine)
-        alignments = alignment, largest_power_of_two(16, offset)
         tail, start = prepare_direct(
             product,
             weights,
@@ -296,14 +311,12 @@ def _add(
             conjugate[0],
             epilogue,
             operands.bias_stride,
-            alignments,
+            (operands.common_alignment(machine), largest_power_of_two(16, offset)),
             machine,
         )
-        pair = (numbers[0], weights.offset), (numbers[1], 0)
-        plan.add(start, (*added, *pair, (plan.result_number, offset)), tail)
+        plan.add(start, (*added, (1, weights.offset), image, result), tail)
         return
-    slot = (numbers[0], weights.offset)
-    channels_fast = _channels_fast(operands.arrays[numbers[1]], product.channels)
+    slot = (1, weights.offset)
     step = weights.step(channels_fast)
     strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
     gathers = step is None and not machine.device.is_gpu
@@ -320,13 +333,12 @@ def _add(
         operands.bias_stride,
         weights if gathers else None,
         alignments=(
-            16 if step is None else operands.alignment(numbers[0], machine, weights.offset),
-            operands.alignment(numbers[1], machine),
+            16 if step is None else operands.alignment(1, machine, weights.offset),
+            operands.alignment(0, machine),
             largest_power_of_two(16, offset),
         ),
     )
-    result = (plan.result_number, offset)
-    add_launches(plan, prepared, slot, (numbers[1], 0), added, result, machine)
+    add_launches(plan, prepared, slot, image, added, result, machine)
 
 
 def _in_order(

@@ -56,6 +56,18 @@ def precision(name: str, value: object) -> str | None:
     return "tf32"
 
 
+def algorithm(name: str, value: object) -> str | None:
+    """None, or how a convolution is to be made."""
+    if value is None:
+        return None
+    known = 'None, "direct" or "winograd"'
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be {known}, not {type(value).__name__} ({value!r:.60})")
+    if value not in ("direct", "winograd"):
+        raise ValueError(f"{name} must be {known}; got {value!r:.60}")
+    return value
+
+
 def flag(name: str, value: object) -> bool:
     """True or False, and nothing that is merely like one."""
     if isinstance(value, (bool, np.bool_)):

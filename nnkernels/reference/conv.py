@@ -25,6 +25,7 @@ def conv(
     groups: int = 1,
     flip: bool = False,
     epilogue: Any = None,
+    algorithm: Any = None,
 ) -> np.ndarray:
     """Sums over channels and taps in float64 or complex128, plus the bias."""
     axes = _axes(x.shape, weight.shape, stride, padding, dilation)
@@ -47,6 +48,7 @@ def conv_transpose(
     groups: int = 1,
     flip: bool = False,
     epilogue: Any = None,
+    algorithm: Any = None,
 ) -> np.ndarray:
     """Every element of x adds the weights, times it, to what its window sees."""
     axes = transposed_axes(x, weight, stride, padding, dilation, output_padding, x.ndim - 2)
@@ -65,6 +67,7 @@ def conv_backward_data(
     dilation: Any = 1,
     groups: int = 1,
     flip: bool = False,
+    algorithm: Any = None,
 ) -> np.ndarray:
     """The adjoint of `conv` as a function of x."""
     axes = _axes(x_shape, weight.shape, stride, padding, dilation)

@@ -28,7 +28,14 @@ def _conv(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
 
     def pullback(dy: Any) -> tuple[Any, ...]:
         dz = before_activation(dy)
-        return dispatch.gradients(dz, x, weight, *arrays[2:], options=_given(options))
+        return dispatch.gradients(
+            dz,
+            x,
+            weight,
+            *arrays[2:],
+            options=_given(options),
+            algorithm=options.get("algorithm"),
+        )
 
     return y, pullback
 
@@ -44,7 +51,14 @@ def _conv_transpose(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
 
     def pullback(dy: Any) -> tuple[Any, ...]:
         dz = before_activation(dy)
-        return dispatch.transposed_gradients(dz, x, weight, *arrays[2:], options=_given(own))
+        return dispatch.transposed_gradients(
+            dz,
+            x,
+            weight,
+            *arrays[2:],
+            options=_given(own),
+            algorithm=own.get("algorithm"),
+        )
 
     return y, pullback
 

@@ -1,0 +1,165 @@
+"""Convolutions through Winograd's transforms: see ``cuda_src/nnk/conv_winograd.cuh``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config import conv_winograd as config
+from nnkernels.config.conv_winograd import POINTS, WinogradConfig, WinogradProblem
+from nnkernels.dispatch.conv_geometry import NO_AXIS, Weights, WindowAxis, WindowProduct
+from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
+from nnkernels.dispatch.matmul_instances import epilogue_type
+from nnkernels.dispatch.matmul_packing import pack_epilogue
+from nnkernels.dispatch.matmul_product import Product
+from nnkernels.dispatch.packing import Packer
+
+if TYPE_CHECKING:
+    from nnkernels.dispatch.conv_plan import ConvPlan, Slot
+
+ALGORITHMS = (None, "direct", "winograd")
+
+
+def add_winograd(
+    plan: ConvPlan,
+    product: WindowProduct,
+    weights: Weights,
+    types: Types,
+    slots: tuple[Slot, Slot, Slot],
+    epilogue: Epilogue,
+    bias_stride: int | None,
+    channels_fast: bool,
+    algorithm: str | None,
+    machine: Any,
+) -> bool:
+    """Add the launches of a convolution to a plan, if it is one that goes through the transforms.
+
+    Parameters
+    ----------
+    slots : tuple
+        Pointers of weights, image and result.
+    algorithm : {None, "direct", "winograd"}
+        What is wanted.
+
+    Returns
+    -------
+    bool
+        Whether it is.
+
+    Raises
+    ------
+    ValueError
+        If it is wanted, and cannot be made so.
+    """
+    if algorithm == "direct":
+        return False
+    product, weights = _in_order(product, weights)
+    problem = _problem(product, types, channels_fast)
+    against = config.reason_against(problem, machine.device)
+    if algorithm == "winograd" and against is not None:
+        raise ValueError(f'algorithm="winograd" is not possible here: {against}')
+    if against is not None or (algorithm is None and not config.pays(problem, machine.device)):
+        return False
+    chosen = config.configure(problem, machine.device)
+    point = chosen.point_elements(problem)
+    number = plan.workspace(POINTS * POINTS * point, np.dtype(np.float32))
+    tail, start = _prepare_weights(weights, point, chosen, machine)
+    plan.add(start, ((number, 0), (slots[0][0], slots[0][1] + weights.offset)), tail)
+    tail, start = _prepare(product, problem, chosen, point, types, epilogue, bias_stride, machine)
+    added: tuple[Slot, ...] = () if bias_stride is None else ((2, 0),)
+    plan.add(start, (*added, (number, 0), *slots[1:]), tail)
+    return True
+
+
+def _in_order(product: WindowProduct, weights: Weights) -> tuple[WindowProduct, Weights]:
+    """The same windows, with later taps at later elements; `weights.offset` is of the first tap."""
+    axes: list[WindowAxis] = []
+    steps, offset = list(weights.tap_strides), weights.offset
+    for i, axis in enumerate(product.axes):
+        last = max(axis.taps - 1, 0)
+        if axis.tap < 0:
+            offset += last * steps[i]
+            steps[i] = -steps[i]
+            axis = replace(axis, tap=-axis.tap, start=axis.start + last * axis.tap)
+        axes.append(axis)
+    return (
+        replace(product, axes=(axes[0], axes[1], axes[2])),
+        replace(weights, offset=offset, tap_strides=(steps[0], steps[1], steps[2])),
+    )
+
+
+def _problem(product: WindowProduct, types: Types, channels_fast: bool) -> WinogradProblem:
+    arrays = [e for e in (types.a, types.b, types.c, types.d) if e is not None]
+    a, b, c = product.axes
+    return WinogradProblem(
+        elements=frozenset(e.name for e in arrays),
+        groups=product.groups,
+        channels=product.channels,
+        outputs=product.rows,
+        images=product.images,
+        taps=product.taps,
+        steps=(a.step, b.step, c.step),
+        spacings=(a.tap, b.tap, c.tap),
+        pixels=(a.pixels, b.pixels, c.pixels),
+        plain_depth=a == NO_AXIS,
+        channels_fast=channels_fast,
+    )
+
+
+def _prepare_weights(
+    weights: Weights, point: int, chosen: WinogradConfig, machine: Any
+) -> tuple[bytes, Any]:
+    packer = Packer(2, "q")
+    packer.add("q", weights.rows, weights.channels, point)
+    packer.add("q", weights.row_stride, weights.channel_stride, *weights.tap_strides[1:])
+    instance = Instance("conv_winograd", f"WinogradWeights<{chosen.lanes}>", 1)
+    traffic = weights.rows * weights.channels * (POINTS * POINTS + 9) * 4
+    return packer.finish(), machine.prepare(instance, weights.rows, 0, traffic)
+
+
+def _prepare(
+    product: WindowProduct,
+    problem: WinogradProblem,
+    chosen: WinogradConfig,
+    point: int,
+    types: Types,
+    epilogue: Epilogue,
+    bias_stride: int | None,
+    machine: Any,
+) -> tuple[bytes, Any]:
+    d = None if bias_stride is None else (bias_stride, 0)
+    none = (0, 0)
+    call = Call(
+        Product((), product.rows, 1, product.channels, none, none, none, d),
+        types,
+        (False, False),
+        epilogue,
+        (1, 1, 1),
+        in_place=False,
+    )
+    axes, image, pixels = product.axes[1:], product.image, product.pixels
+    rows, columns = problem.tiles_of_image
+    blocks = chosen.blocks(problem)
+    packer = Packer(3 if d is None else 4, "q")
+    packer.add("q", problem.tiles, rows * columns, columns)
+    packer.add("q", product.channels, product.rows, point)
+    packer.add("q", *(axis.pixels for axis in axes))
+    packer.add("q", *(axis.start for axis in axes), *(axis.size for axis in axes))
+    packer.add("q", image.batch, image.channel, *image.spatial[1:])
+    packer.add("q", pixels.batch, pixels.channel, *pixels.spatial[1:])
+    packer.add("q", blocks[1])
+    packer.add("i", chosen.tile_n, chosen.tile_m, chosen.rows_at_once, 0)
+    pack_epilogue(packer, call)
+    finish, more_headers = epilogue_type(epilogue, types)
+    instance = Instance(
+        "conv_winograd",
+        f"ConvWinograd<{chosen.lanes}, {chosen.vector}, {chosen.micro_m}, {finish}>",
+        1,
+        more_headers,
+    )
+    work = problem.tiles * POINTS * POINTS * product.rows * product.channels
+    shared = chosen.shared_bytes(product.channels)
+    return packer.finish(), machine.prepare(instance, blocks[0] * blocks[1], shared, work)

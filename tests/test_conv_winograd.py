@@ -1,0 +1,297 @@
+"""Convolutions through Winograd's transforms, which are a regime of the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from comparing import assert_same_bits
+from convolving import BY_DATA, FORWARD, operands
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples
+from threads import same_on_any_threads
+
+import nnkernels as nnk
+from nnkernels.config import conv_winograd as config
+from nnkernels.config.conv_winograd import WinogradProblem
+from nnkernels.config.device import PROFILES, Device
+from nnkernels.dispatch import machines
+
+EPSILON = 2.0**-24
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _on_the_cpu():
+    if machines.for_numpy() is machines.REFERENCE:
+        pytest.skip("there is no C++ compiler")
+
+
+# ---- what is right ------------------------------------------------------------------------------
+
+P, Q = 0.625, 1.5
+POINTS = (0.0, P, -P, Q, -Q)
+
+
+def transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The matrices for inputs (6x6), weights (6x3) and sums (4x6), from the points.
+
+    At infinity a polynomial has its highest coefficient; `inputs` is what makes the three give
+    the four sums of any inputs and weights.
+    """
+    others = [[x - y for y in POINTS if y != x] for x in POINTS]
+    weights = np.array(
+        [[x**i / np.prod(o) for i in range(3)] for x, o in zip(POINTS, others, strict=True)]
+        + [[0, 0, 1]]
+    )
+    sums = np.array([[*(x**i for x in POINTS), float(i == 3)] for i in range(4)])
+    inputs = [np.poly([y for y in POINTS if y != x])[::-1] for x in POINTS]
+    inputs = [[*row, 0.0] for row in inputs] + [[*np.poly(POINTS)[::-1]]]
+    return np.array(inputs), weights, sums
+
+
+def bound(x: np.ndarray, weight: np.ndarray, padding) -> np.ndarray:
+    """How far a result may be off, at most: a number for each of its elements.
+
+    With k roundings on the way from operands to a result, its error is at most k epsilon of what
+    it is with absolute values in place of operands and matrices (N. Higham, "Accuracy and stability
+    of numerical algorithms", section 3.5). Along each axis there are 2 for inputs, 4 for weights
+    and 3 for sums, and between them the sum of C products; then 2 of the epilogue.
+    """
+    k = x.shape[1] + 2 * (2 + 4 + 3) + 2
+    inputs, weights, sums = (np.abs(m) for m in transforms())
+    pads = [[0, 0], [0, 0], *padding]
+    inside = [slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(pads, x.shape, strict=True)]
+    padded = np.pad(np.abs(x[tuple(inside)]), [[max(a, 0), max(b, 0)] for a, b in pads])
+    rows, columns = padded.shape[2] - 2, padded.shape[3] - 2
+    padded = np.pad(padded.astype(float), [[0, 0], [0, 0], [0, -rows % 4], [0, -columns % 4]])
+    u = np.einsum("ia,ocab,jb->ocij", weights, np.abs(weight.astype(float)), weights)
+    result = np.zeros((x.shape[0], weight.shape[0], rows + -rows % 4, columns + -columns % 4))
+    for i in range(0, rows, 4):
+        for j in range(0, columns, 4):
+            v = np.einsum("ia,ncab,jb->ncij", inputs, padded[:, :, i : i + 6, j : j + 6], inputs)
+            m = np.einsum("ocij,ncij->noij", u, v)
+            result[:, :, i : i + 4, j : j + 4] = np.einsum("ia,noab,jb->noij", sums, m, sums)
+    return result[:, :, :rows, :columns] * k * EPSILON + np.finfo(np.float32).tiny
+
+
+def test_transforms_give_sums():
+    inputs, weights, sums = transforms()
+    rng = np.random.default_rng(0)
+    d, g = rng.standard_normal(6), rng.standard_normal(3)
+    np.testing.assert_allclose(sums @ ((weights @ g) * (inputs @ d)), np.correlate(d, g), 1e-12)
+
+
+def wide(arrays):
+    return [None if a is None else a.astype(np.float64) for a in arrays]
+
+
+def close(result, expected, allowed) -> None:
+    excess = np.abs(result - expected) - allowed
+    assert result.shape == expected.shape
+    assert np.all(excess <= 0), f"errors are {np.max(excess)} more than {np.max(allowed)}"
+
+
+@st.composite
+def paddings(draw):
+    kind = draw(st.integers(0, 2))
+    if kind == 0:
+        return ((1, 1), (1, 1))
+    sides = st.integers(0, 2 if kind == 1 else 9)
+    return tuple((draw(sides), draw(sides)) for _ in range(2))
+
+
+@st.composite
+def cases(draw, backend):
+    padding = draw(paddings())
+    images, channels = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 7, 16, 19]))
+    outputs = draw(st.sampled_from([1, 2, 6, 13, 30]))
+    spatial = [draw(st.integers(max(3 - sum(p), 1), 23)) for p in padding]
+    last = draw(st.booleans())
+    x = draw(operands((images, channels, *spatial), "float32", backend, last))
+    weight = draw(operands((outputs, channels, 3, 3), "float32", backend, last))
+    bias = draw(operands((outputs,), "float32", backend, False))
+    return padding, x, weight, bias if draw(st.booleans()) else None
+
+
+def test_any_geometry(backend):
+    if not backend.is_cpu:
+        pytest.skip("a regime of the CPU")
+
+    @examples(1)
+    @given(cases(backend), st.booleans(), st.sampled_from([None, "relu"]))
+    def right(case, flip, epilogue):
+        padding, x, weight, bias = case
+        options = {"padding": padding, "flip": flip}
+        y = nnk.conv(x, weight, bias, epilogue=epilogue, algorithm="winograd", **options)
+        dx = nnk.conv_backward_data(y, weight, x.shape, algorithm="winograd", **options)
+        if backend.recording:
+            return
+        expected = FORWARD.reference(*wide((x, weight, bias)), epilogue=epilogue, **options)
+        flipped = weight[:, :, ::-1, ::-1] if flip else weight
+        allowed = bound(x, flipped, padding)
+        if bias is not None:
+            allowed = allowed + 2 * EPSILON * np.abs(bias.astype(float)).reshape(-1, 1, 1)
+        close(y, expected, allowed)
+        # The gradient is a convolution with the reversed taps of transposed weights.
+        expected = BY_DATA.reference(*wide((y, weight)), x_shape=x.shape, **options)
+        back = flipped.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+        close(dx, expected, bound(y, back, [[2 - side for side in sides] for sides in padding]))
+
+    backend.precompiled(right)
+
+
+def test_any_memory_order_gives_the_same_bits(backend):
+    if not backend.is_cpu:
+        pytest.skip("a regime of the CPU")
+    rng = np.random.default_rng(1)
+    x, weight = (rng.standard_normal(s).astype("f") for s in ((2, 19, 21, 22), (14, 19, 3, 3)))
+    y = nnk.conv(x, weight, padding=1, algorithm="winograd")
+    for view in (x[:, :, ::-1, ::-1].copy()[:, :, ::-1, ::-1], np.moveaxis(_last(x), -1, 1)):
+        again = nnk.conv(view, np.moveaxis(_last(weight), -1, 1), padding=1, algorithm="winograd")
+        assert_same_bits(np.ascontiguousarray(again), y, f"strides {view.strides}")
+
+
+def _last(x):
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1))
+
+
+def test_bits_do_not_depend_on_threads():
+    rng = np.random.default_rng(2)
+    # With one thread the blocks are others than with two, and so are the registers.
+    shapes = ((3, 24, 30, 25), (26, 24, 3, 3))
+    x, weight = (rng.standard_normal(s).astype("f") for s in shapes)
+    same_on_any_threads(lambda: nnk.conv(x, weight, padding=1, algorithm="winograd"))
+
+
+def test_gradients_take_the_same_algorithm():
+    rng = np.random.default_rng(3)
+    x, weight = (rng.standard_normal(s).astype("f") for s in ((1, 20, 24, 24), (20, 20, 3, 3)))
+    results = {}
+    for algorithm in ("direct", "winograd"):
+        y, pullback = nnk.vjp(nnk.conv, x, weight, padding=1, algorithm=algorithm)
+        dx = pullback(y)[0]
+        options = {"padding": 1, "algorithm": algorithm}
+        assert_same_bits(dx, nnk.conv_backward_data(y, weight, x.shape, **options), algorithm)
+        results[algorithm] = nnk.conv_backward_data(x, weight, x.shape, **options)
+    assert np.any(results["direct"] != results["winograd"])
+    transposed = nnk.conv_transpose(x, weight, padding=1, algorithm="winograd")
+    assert_same_bits(transposed, results["winograd"], "transposed")
+
+
+# ---- which one is taken -------------------------------------------------------------------------
+
+CPU = Device("cpu", "host", 1, 2, 512 * 1024, 64, 8 << 20)
+PROBLEM = WinogradProblem(
+    elements=frozenset({"float32"}),
+    groups=1,
+    channels=64,
+    outputs=64,
+    images=8,
+    taps=(1, 3, 3),
+    steps=(1, 1, 1),
+    spacings=(1, 1, 1),
+    pixels=(1, 56, 56),
+    plain_depth=True,
+    channels_fast=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"elements": frozenset({"float64"})}, "float64"),
+        ({"elements": frozenset({"float32", "float16"})}, "float16, float32"),
+        ({"taps": (1, 3, 2)}, "3x3"),
+        ({"taps": (3, 3, 3)}, "3x3"),
+        ({"plain_depth": False}, "3x3"),
+        ({"steps": (1, 1, 2)}, "stride"),
+        ({"spacings": (1, 2, 1)}, "dilation"),
+        ({"groups": 2}, "one group, not 2"),
+        ({"channels": 0}, "no channels"),
+    ],
+)
+def test_what_cannot_be(change, reason):
+    against = config.reason_against(replace(PROBLEM, **change), CPU)
+    assert against is not None
+    assert reason in against
+
+
+def test_what_can_be():
+    assert config.reason_against(PROBLEM, CPU) is None
+    for device in PROFILES.values():
+        assert "GPU" in config.reason_against(PROBLEM, device)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"channels_fast": True}, False),
+        # Few channels: the transforms take as long as the products saved.
+        ({"channels": 3, "outputs": 64}, False),
+        ({"channels": 16, "outputs": 16}, False),
+        # Few tiles: so do those of the weights.
+        ({"images": 1, "channels": 512, "outputs": 512, "pixels": (1, 7, 7)}, False),
+    ],
+)
+def test_what_pays(change, expected):
+    # By any number of threads, since bits depend on it.
+    for threads in (1, 2, 64):
+        device = replace(CPU, processors=threads)
+        assert config.pays(replace(PROBLEM, **change), device) is expected
+
+
+def test_blocks():
+    many = config.configure(replace(PROBLEM, pixels=(1, 224, 224)), CPU)
+    assert (many.vector, many.micro_m, many.tile_n) == (64, 6, 64)
+    assert many.blocks(PROBLEM)[1] == 1
+    # One block of 64 tiles would leave a thread idle: halves of the tiles, or of the outputs.
+    few = replace(PROBLEM, images=1, pixels=(1, 28, 28))
+    assert np.prod(config.configure(few, CPU).blocks(few)) % 2 == 0
+    tall = replace(PROBLEM, images=1, channels=256, outputs=256, pixels=(1, 32, 32))
+    assert config.configure(tall, CPU).blocks(tall) == (1, 2)
+    # Half of the tiles take twice as many rows.
+    small = config.configure(replace(PROBLEM, images=1, pixels=(1, 20, 40)), CPU)
+    assert (small.vector, small.micro_m, small.tile_n) == (32, 12, 32)
+    narrow = config.configure(PROBLEM, replace(CPU, vector_bytes=32))
+    assert (narrow.lanes, narrow.vector) == (8, 16)
+    assert narrow.tile_n in (32, 64)
+
+
+def test_the_regime_is_taken_and_can_be_refused():
+    rng = np.random.default_rng(4)
+    x, weight = (rng.standard_normal(s).astype("f") for s in ((2, 64, 28, 28), (64, 64, 3, 3)))
+    chosen = nnk.conv(x, weight, padding=1)
+    assert_same_bits(chosen, nnk.conv(x, weight, padding=1, algorithm="winograd"), "chosen")
+    assert np.any(chosen != nnk.conv(x, weight, padding=1, algorithm="direct"))
+
+
+def test_errors():
+    x, weight = np.ones((1, 2, 8, 8), "f"), np.ones((3, 2, 3, 3), "f")
+    with pytest.raises(ValueError, match=r'algorithm="winograd" is not possible here: stride'):
+        nnk.conv(x, weight, stride=2, algorithm="winograd")
+    with pytest.raises(ValueError, match="all arrays must be float32"):
+        nnk.conv(x, weight.astype(np.float64), algorithm="winograd")
+    with pytest.raises(ValueError, match=r'algorithm must be None, "direct" or "winograd"; got'):
+        nnk.conv(x, weight, algorithm="fft")
+    with pytest.raises(TypeError, match=r'algorithm must be None, "direct" or "winograd", not int'):
+        nnk.conv_backward_data(x, weight, (1, 2, 8, 8), algorithm=1)
+    with nnk.use_backend("sim"), pytest.raises(ValueError, match="no such kernel for GPUs"):
+        nnk.conv(x, weight, algorithm="winograd")
+    assert nnk.conv(x[:0], weight, algorithm="winograd").shape == (0, 3, 6, 6)
+
+
+@pytest.mark.parametrize("channels", [64, 512])
+def test_accuracy(channels):
+    # As docs/measured.md says: about twice the error of the direct sum, root mean square.
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((1, channels, 20, 20)).astype("f")
+    weight = rng.standard_normal((12, channels, 3, 3)).astype("f")
+    exact = FORWARD.reference(*wide((x, weight)))
+    errors = {
+        algorithm: np.sqrt(np.mean((nnk.conv(x, weight, algorithm=algorithm) - exact) ** 2))
+        for algorithm in ("direct", "winograd")
+    }
+    assert 0 < errors["winograd"] < 2.5 * errors["direct"]
