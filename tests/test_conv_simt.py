@@ -19,6 +19,15 @@ from nnkernels.inspection.problems import channels_last, images_far_apart
 pytestmark = pytest.mark.usefixtures("ordinary_products")
 
 
+@pytest.fixture(autouse=True)
+def no_direct_kernels(monkeypatch, simulator):
+    """Few channels go the way of many."""
+    monkeypatch.setattr("nnkernels.dispatch.conv_plan.is_direct", lambda *sizes: False)
+    simulator.machine.plans.clear()
+    yield
+    simulator.machine.plans.clear()
+
+
 def small_device(monkeypatch, simulator, processors):
     """So few processors that a small product is a large one."""
     machine = simulator.machine

@@ -166,13 +166,12 @@ NNK_FN void store_register_strided_partial(char* p, int64 step, Register<T, L> x
 template <class T, int L>
 NNK_FN Register<T, L> load_register_lanes(const char* p, int64 step, uint32 bits,
                                           Register<T, L> fill) {
-  using R = Register<T, L>;
   if constexpr (L == 1) {
     return bits != 0 ? load_register<T, 1>(p) : fill;
   } else {
 #if NNK_AVX512
-    if constexpr (sizeof(R) >= 16) {
-      if (step == int(sizeof(T))) return x86::masked_load<sizeof(T), R>(p, bits, fill);
+    if constexpr (sizeof(fill) >= 16) {
+      if (step == int(sizeof(T))) return x86::masked_load<sizeof(T), Register<T, L>>(p, bits, fill);
       constexpr int64 limit = 0x7fffffff / L;  // so that 32-bit offsets hold
       if (bits == low_bits(L)) return load_register_strided<T, L>(p, step);
       if constexpr (sizeof(T) == 8)
@@ -182,10 +181,10 @@ NNK_FN Register<T, L> load_register_lanes(const char* p, int64 step, uint32 bits
           return x86::gather32(p, lane_numbers<int32, L>() * int32(step), uint16(bits), fill);
     }
 #elif defined(__AVX2__)
-    if constexpr (sizeof(R) >= 16 && sizeof(T) >= 4)
+    if constexpr (sizeof(fill) >= 16 && sizeof(T) >= 4)
       if (step == int(sizeof(T))) {
         const auto there = chosen_lanes<T, L>(bits);
-        return there ? x86::masked_load_avx<sizeof(T), R>(p, there) : fill;
+        return there ? x86::masked_load_avx<sizeof(T), Register<T, L>>(p, there) : fill;
       }
 #endif
     if (bits == low_bits(L))
