@@ -165,9 +165,10 @@ def expected_accesses(kernel: str) -> tuple[Counter[int], Counter[int]]:
             stores[vector * SIZES[arguments[1]]] = depth
     elif name == "GroupNormBackward":
         # x and dy, in a loop, of rows that are read again in two.
-        width, stage = int(arguments[6]) * SIZES[arguments[0]], int(arguments[11])
-        loads[width] = 2
-        stores[width] = int(stage != PART_OF_ROW)
+        vector, stage = int(arguments[7]), int(arguments[12])
+        for storage in arguments[:2]:
+            loads[vector * SIZES[storage]] += 1
+        stores[vector * SIZES[arguments[0]]] = int(stage != PART_OF_ROW)
     elif name in ("GemvAlong", "GemvAcross"):
         # The matrix: for each of the columns, or rows, that are taken at once; four at least.
         loads[min(int(arguments[6]) * SIZES[arguments[1]], 16)] = 4
