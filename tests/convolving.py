@@ -116,15 +116,8 @@ def assert_right(
     op: Any, arrays: list[Any], options: dict[str, Any], result: Any, terms: int, what: str = ""
 ) -> None:
     """Raise unless a result is that of the reference, within roundings of its terms."""
-    given = [a for a in arrays if a is not None]
-    positional, named = op.arguments(list(arrays), dict(options))
-    named = {**named}
-    if op.number is not None:
-        named[op.number[0]] = options[op.number[0]]
-        positional = list(arrays)
-    expected = op.reference(*positional, **named)
+    expected = op.reference(*arrays, **options)
+    magnitudes = [None if a is None else np.abs(wide(a)) for a in arrays]
     with np.errstate(all="ignore"):
-        named.pop("epilogue", None)
-        sizes = op.reference(*[None if a is None else np.abs(wide(a)) for a in positional], **named)
+        sizes = op.reference(*magnitudes, **{k: v for k, v in options.items() if k != "epilogue"})
     assert_close(result, expected, terms + 1, np.abs(sizes), f"{op.name}{what} {options}")
-    assert given

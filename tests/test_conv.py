@@ -366,3 +366,21 @@ def test_bad_input(call, error, text, cpu):
 def test_lists_are_tuples(cpu):
     y = nnk.conv(X, W, stride=[2, 1], padding=[[0, 1], 2])
     assert y.shape == nnk.conv(X, W, stride=(2, 1), padding=((0, 1), 2)).shape
+
+
+def test_options_are_refused_whatever_was_called_before(cpu):
+    """True and 1.0 equal 1, which a plan may already be there for; an array is no key at all."""
+    calls = {
+        "stride": (1, True, 1.0, np.ones(2, int)),
+        "groups": (1, True, 1.0),
+        "padding": (((1, 1), (0, 1)), ((True, 1), (0, 1)), ((1.0, 1), (0, 1))),
+    }
+    for name, (good, *bad) in calls.items():
+        nnk.conv(X, W, **{name: good})
+        for value in bad:
+            with pytest.raises(TypeError, match=name):
+                nnk.conv(X, W, **{name: value})
+    weight = W[:4]
+    nnk.conv_transpose(X, weight, stride=2, output_padding=1)
+    with pytest.raises(TypeError, match="output_padding"):
+        nnk.conv_transpose(X, weight, stride=2, output_padding=True)

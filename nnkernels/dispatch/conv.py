@@ -53,7 +53,7 @@ def conv(
         operands = Operands((x, weight, bias), ("x", "weight", "bias"))
         return plans.forward(operands, axes, groups, flip, epilogue, machine, algorithm=algorithm)
 
-    key = ("conv", options, epilogue, algorithm)
+    key = ("conv", _as_key(options), epilogue, algorithm)
     return _call(make, (x, weight, bias), ("x", "weight", "bias"), key)
 
 
@@ -83,7 +83,7 @@ def conv_transpose(
             operands, shape, axes, groups, flip, epilogue, False, machine, algorithm
         )
 
-    key = ("conv_transpose", options, output_padding, epilogue, algorithm)
+    key = ("conv_transpose", _as_key((*options, output_padding)), epilogue, algorithm)
     return _call(make, (x, weight, bias), ("x", "weight", "bias"), key)
 
 
@@ -112,7 +112,7 @@ def backward_data(
             operands, shape, axes, groups, flip, PLAIN, True, machine, algorithm
         )
 
-    key = ("conv_backward_data", shape, options, out_dtype, algorithm)
+    key = ("conv_backward_data", shape, _as_key(options), out_dtype, algorithm)
     return _call(make, (dy, weight), ("dy", "weight"), key)
 
 
@@ -135,7 +135,7 @@ def backward_weight(
         operands = Operands((dy, x), ("dy", "x"), out_dtype)
         return plans.backward_weight(operands, shape, axes, groups, flip, machine)
 
-    key = ("conv_backward_weight", shape, options, out_dtype)
+    key = ("conv_backward_weight", shape, _as_key(options), out_dtype)
     return _call(make, (dy, x), ("dy", "x"), key)
 
 
@@ -180,7 +180,7 @@ def transposed_gradients(
             operands, weight_shape, axes, groups, flip, machine, conjugate=(True, False)
         )
 
-    key = (x_shape, weight_shape, options, _name(x), _name(weight), algorithm)
+    key = (x_shape, weight_shape, _as_key(options), _name(x), _name(weight), algorithm)
     dx = _call(by_x, (dy, weight), ("dy", "weight"), ("conv_transpose by x", *key))
     dw = _call(by_weight, (x, dy), ("x", "dy"), ("conv_transpose by weight", *key))
     return (dx, dw, *(_bias_gradient(dy, b) for b in bias))
@@ -224,8 +224,8 @@ def _call(
     plans = machine.plans
     try:
         plan = plans.get(key)
-    except TypeError:  # a list among the options
-        return _call(make, arrays, names, _frozen(options))
+    except TypeError:  # an option that cannot be a key is none that `make` takes
+        plan = None
     if plan is None:
         machines.require_aligned(machine, views, [n for _, n in given])
         padded = [*views, *[None] * (len(names) - len(views))]
@@ -239,9 +239,10 @@ def _call(
     return result if library is None else library.restore(result, like)
 
 
-def _frozen(option: Any) -> Any:
-    """Options with tuples in place of lists."""
-    return tuple(map(_frozen, option)) if isinstance(option, (list, tuple)) else option
+def _as_key(option: Any) -> Any:
+    """An option as part of a key: with its type, since True and 1.0 equal 1 and are refused."""
+    kind = type(option)
+    return tuple(map(_as_key, option)) if kind is tuple or kind is list else (kind, option)
 
 
 # ---- checks -------------------------------------------------------------------------------------

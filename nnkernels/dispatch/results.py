@@ -22,16 +22,19 @@ class Allocation:
     dtype: Any
     order: tuple[int, ...]
     plain: bool = field(init=False)  # the order of the axes is theirs
+    laid_out: Shape = field(init=False)  # the shape in the order of memory
+    places: tuple[int, ...] = field(init=False)  # in that order, of every axis
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plain", self.order == tuple(range(len(self.shape))))
+        object.__setattr__(self, "laid_out", tuple(self.shape[axis] for axis in self.order))
+        object.__setattr__(self, "places", tuple(np.argsort(self.order).tolist()))
 
     def make(self, machine: Any) -> Any:
         """The new array."""
         if self.plain:
             return machine.empty(self.shape, self.dtype)
-        dense = machine.empty(tuple(self.shape[axis] for axis in self.order), self.dtype)
-        return dense.transpose(np.argsort(self.order).tolist())
+        return machine.empty(self.laid_out, self.dtype).transpose(self.places)
 
 
 def adopt_out(out: Any, name: str, library: Library, like: Any) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch.conv import transposed_axes
-from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype, promote
+from nnkernels.dispatch.dtypes import promote
 from nnkernels.dispatch.windows import Axis, Windows
-from nnkernels.ops._activation import resolve
+from nnkernels.reference.matmul import finished, widened
 
 
 def conv(
@@ -29,10 +29,10 @@ def conv(
 ) -> np.ndarray:
     """Sums over channels and taps in float64 or complex128, plus the bias."""
     axes = _axes(x.shape, weight.shape, stride, padding, dilation)
-    padded = _padded(_widened(x), axes)
+    padded = _padded(widened(x), axes)
     y = np.zeros((x.shape[0], weight.shape[0], *(a.out for a in axes)), padded.dtype)
     for tap, seen in _taps(axes, flip):
-        y += _contract(padded[seen], _grouped_lines(_widened(weight)[tap], groups))
+        y += _contract(padded[seen], _grouped_lines(widened(weight)[tap], groups))
     return _finished(y, (x, weight, bias), bias, epilogue)
 
 
@@ -53,7 +53,7 @@ def conv_transpose(
     """Every element of x adds the weights, times it, to what its window sees."""
     axes = transposed_axes(x, weight, stride, padding, dilation, output_padding, x.ndim - 2)
     shape = (x.shape[0], weight.shape[1] * groups, *(a.size for a in axes))
-    y = _spread(_widened(x), _widened(weight), shape, axes, groups, flip)
+    y = _spread(widened(x), widened(weight), shape, axes, groups, flip)
     return _finished(y, (x, weight, bias), bias, epilogue)
 
 
@@ -71,7 +71,7 @@ def conv_backward_data(
 ) -> np.ndarray:
     """The adjoint of `conv` as a function of x."""
     axes = _axes(x_shape, weight.shape, stride, padding, dilation)
-    dx = _spread(_widened(dy), _widened(weight).conj(), x_shape, axes, groups, flip)
+    dx = _spread(widened(dy), widened(weight).conj(), x_shape, axes, groups, flip)
     return _finished(dx, (dy, weight), None, None)
 
 
@@ -88,7 +88,7 @@ def conv_backward_weight(
 ) -> np.ndarray:
     """The adjoint of `conv` as a function of its weights."""
     axes = _axes(x.shape, weight_shape, stride, padding, dilation)
-    padded, cotangent = _padded(_widened(x).conj(), axes), _widened(dy)
+    padded, cotangent = _padded(widened(x).conj(), axes), widened(dy)
     dw = np.zeros(tuple(weight_shape), np.result_type(padded, cotangent))
     for tap, seen in _taps(axes, flip):
         parts = [_grouped(part, groups) for part in (cotangent, padded[seen])]
@@ -116,11 +116,6 @@ def _axes(
 ) -> tuple[Axis, ...]:
     rank = len(shape) - 2
     return Windows.checked(rank, weight[2:], stride, padding, dilation).axes(shape[2:])
-
-
-def _widened(x: np.ndarray) -> np.ndarray:
-    kind = ELEMENTS[x.dtype.name].kind
-    return x.astype({"f": np.float64, "c": np.complex128}.get(kind, np.int64))
 
 
 def _padded(x: np.ndarray, axes: Sequence[Axis]) -> np.ndarray:
@@ -176,16 +171,10 @@ def _spread(
 
 
 def _finished(sums: np.ndarray, arrays: Any, bias: Any, epilogue: Any) -> np.ndarray:
+    """With the bias and the activation; of integers of few bits in 32."""
     given = [x for x in arrays if x is not None]
-    name = promote(tuple(x.dtype.name for x in given))
-    if name in ("int8", "int16", "uint8", "uint16"):
-        name = "int32"
-    activation = resolve(epilogue, "epilogue")
-    with np.errstate(over="ignore", invalid="ignore"):
-        if bias is not None:
-            sums = sums + _widened(bias).reshape(-1, *[1] * (sums.ndim - 2))
-        if ELEMENTS[name].kind in "iu":
-            sums = sums.astype(numpy_dtype(name))
-        if activation is not None:
-            sums = activation.reference(np.asarray(sums))
-        return np.asarray(sums).astype(numpy_dtype(name))
+    narrow = promote(tuple(x.dtype.name for x in given)) in ("int8", "int16", "uint8", "uint16")
+    if bias is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = sums + widened(bias).reshape(-1, *[1] * (sums.ndim - 2))
+    return finished(sums, given, epilogue, "int32" if narrow else None)

@@ -14,7 +14,7 @@ def matmul(
     x1: Any, x2: Any, *, out_dtype: Any = None, epilogue: Any = None, precision: Any = None
 ) -> np.ndarray:
     """The Array API's matmul; sums in float64 or complex128, integers modulo 2^64."""
-    return _finished(_product(x1, x2), (x1, x2), epilogue, out_dtype)
+    return finished(_product(x1, x2), (x1, x2), epilogue, out_dtype)
 
 
 def matmul_backward(
@@ -63,7 +63,7 @@ def gemm_backward(
     """alpha dy op(b)^H and alpha op(a)^H dy, transposed where the operand was; beta dy."""
     da = np.conj(alpha) * _product(dy, _adjoint(_op(b, transpose_b)))
     db = np.conj(alpha) * _product(_adjoint(_op(a, transpose_a)), dy)
-    dc = None if c is None else _sum_to(np.conj(beta) * _widened(dy), c)
+    dc = None if c is None else _sum_to(np.conj(beta) * widened(dy), c)
     return _sum_to(_op(da, transpose_a), a), _sum_to(_op(db, transpose_b), b), dc
 
 
@@ -96,7 +96,7 @@ def gemv_backward(
     """alpha dz x^H, transposed if a was; alpha op(a)^H dz; beta dz."""
     da = np.conj(alpha) * _product(dz[..., None], np.conj(x)[..., None, :])
     dx = np.conj(alpha) * _product(_adjoint(_op(a, transpose_a)), dz[..., None])[..., 0]
-    dy = None if y is None else _sum_to(np.conj(beta) * _widened(dz), y)
+    dy = None if y is None else _sum_to(np.conj(beta) * widened(dz), y)
     return _sum_to(_op(da, transpose_a), a), _sum_to(dx, x), dy
 
 
@@ -125,21 +125,22 @@ def linear_backward(
     rows = dz.reshape(-1, weight.shape[0])
     dx = _product(dz, np.conj(weight))
     dw = _product(rows.T, np.conj(x).reshape(-1, weight.shape[1]))
-    db = None if bias is None else _sum_to(_widened(dz), bias)
+    db = None if bias is None else _sum_to(widened(dz), bias)
     return _sum_to(dx, x), _sum_to(dw, weight), db
 
 
 # ---- pieces -------------------------------------------------------------------------------------
 
 
-def _widened(x: np.ndarray) -> np.ndarray:
+def widened(x: np.ndarray) -> np.ndarray:
+    """An array in float64, complex128 or int64."""
     kind = ELEMENTS[x.dtype.name].kind
     return x.astype({"f": np.float64, "c": np.complex128}.get(kind, np.int64))
 
 
 def _product(x1: Any, x2: Any) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.matmul(_widened(x1), _widened(x2))
+        return np.matmul(widened(x1), widened(x2))
 
 
 def _op(x: Any, transpose: bool) -> Any:
@@ -147,7 +148,7 @@ def _op(x: Any, transpose: bool) -> Any:
 
 
 def _adjoint(x: Any) -> Any:
-    return np.conj(_widened(x)).swapaxes(-1, -2)
+    return np.conj(widened(x)).swapaxes(-1, -2)
 
 
 def _affine(
@@ -161,13 +162,14 @@ def _affine(
     given = [x for x in arrays if x is not None]
     with np.errstate(over="ignore", invalid="ignore"):
         if arrays[2] is not None and beta != 0:
-            product = alpha * product + beta * _widened(arrays[2])
+            product = alpha * product + beta * widened(arrays[2])
         else:
             product = alpha * product
-    return _finished(product, given, epilogue, out_dtype)
+    return finished(product, given, epilogue, out_dtype)
 
 
-def _finished(sums: Any, arrays: Any, epilogue: Any, out_dtype: Any) -> np.ndarray:
+def finished(sums: Any, arrays: Any, epilogue: Any, out_dtype: Any) -> np.ndarray:
+    """Sums with an activation, in a dtype or the promoted one of some arrays."""
     name = promote(tuple(x.dtype.name for x in arrays))
     name = name if out_dtype is None else np.dtype(out_dtype).name
     activation = resolve(epilogue, "epilogue")

@@ -83,11 +83,8 @@ def _flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
     return 2.0 * x[0] * prod(weight) * prod(axis.out for axis in axes)
 
 
-def _transpose_flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
-    return 2.0 * prod(shapes[0]) * prod(shapes[1][1:])
-
-
-def _data_flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
+def _spread_flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
+    """Two for each element of the first array and weight that it is multiplied by."""
     return 2.0 * prod(shapes[0]) * prod(shapes[1][1:])
 
 
@@ -128,7 +125,7 @@ OPS: tuple[Op, ...] = (
             Example(((1, 4, 5), (4, 3, 3), (6,)), {"stride": 3, "output_padding": 1, "groups": 2}),
         ),
         gradient=_conv_transpose,
-        flops=_transpose_flops,
+        flops=_spread_flops,
         adjoint=("conv", "conv_backward_weight"),
     ),
     Op(
@@ -142,7 +139,7 @@ OPS: tuple[Op, ...] = (
             Example(((2, 16, 12, 12), (16, 8, 3, 3)), {"x_shape": (2, 8, 12, 12), "padding": 1}),
             Example(((2, 6, 5, 8), (6, 2, 2, 3)), {"x_shape": (2, 4, 9, 10), **_STRIDED}),
         ),
-        flops=_data_flops,
+        flops=_spread_flops,
         number=("x_shape", 2),
         gradient_of="conv",
     ),
