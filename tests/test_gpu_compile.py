@@ -207,7 +207,11 @@ def test_the_main_loop_of_a_large_product_multiplies(arch):
 
 
 # What a division by a number that is not known before is made of.
-DIVIDES = ("MUFU", "I2F", "F2I", "CALL", "v_rcp_iflag_f32", "v_rcp_iflag_f32_e32", "s_swappc_b64")
+DIVIDES = (
+    "MUFU", "I2F", "F2I", "I2FP", "CALL",
+    "v_rcp_f32", "v_rcp_f32_e32", "v_rcp_iflag_f32", "v_rcp_iflag_f32_e32", "v_cvt_f32_u32",
+    "v_cvt_f32_u32_e32", "s_swappc_b64",
+)  # fmt: skip
 # In vectors of 16 bytes along channels; else element by element, of which each is looked up, its
 # place compared with the border, and its address added up.
 LEAST_CONVOLVING = {True: 0.74, False: 0.63}
@@ -216,7 +220,7 @@ LEAST_CONVOLVING = {True: 0.74, False: 0.63}
 @pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
 @gpu_compilers.needs_nvdisasm
 @pytest.mark.usefixtures("ordinary_products")
-def test_the_main_loop_of_a_convolution_on_matrix_cores_does_not_divide(arch):
+def test_the_main_loop_of_a_convolution_does_not_divide(arch):
     def wanted(dtype, problem):
         return problem.label.startswith("large")
 
@@ -286,10 +290,6 @@ def test_the_main_loop_of_a_matrix_core_only_feeds_it(arch):
             assert loop.total() <= 1.8 * loop["HMMA"], what
 
 
-# What divides: a whole number has no instruction for that.
-DIVIDES = ("MUFU", "I2F", "F2I", "I2FP", "CALL", "v_rcp_iflag_f32", "v_rcp_f32", "v_cvt_f32_u32")
-
-
 def convolutions():
     """Calls of convolutions of float16 images that have channels last, and other ones."""
     x, w, y = (
@@ -314,7 +314,7 @@ def convolutions():
     "arch", [gpu_compilers.parameter(arch) for arch in ("sm_80", "sm_90", "gfx90a")]
 )
 @gpu_compilers.needs_nvdisasm
-def test_the_main_loop_of_a_convolution_does_not_divide(arch):
+def test_the_main_loop_of_a_convolution_on_matrix_cores_does_not_divide(arch):
     device = PROFILES[arch]
     found = {}
     for name, (function, arrays, options) in convolutions().items():
