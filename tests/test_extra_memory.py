@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import nnkernels as nnk
+from nnkernels.dispatch.dtypes import numpy_dtype
 
 MIB = 1 << 20
-# Of a thread: 512 KiB of packed B, packed rows of A, and sums that wait for later slices.
-PACKED = 13 * MIB // 8
+# Of a thread: 512 KiB of packed B, packed rows of A, and sums that wait for later slices. Products
+# on tile registers pack 1 MiB of B, and longer rows.
+PACKED, ON_TILES = MIB, 33 * MIB // 16
 
 
 @pytest.fixture
@@ -52,14 +54,17 @@ def array(*shape, dtype=np.float32):
     return np.empty(shape, dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.int64, np.complex64])
+@pytest.mark.parametrize(
+    "name", ["float16", "bfloat16", "float32", "float64", "int8", "int16", "int64", "complex64"]
+)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_products_pack_parts_of_their_operands(taken, dtype, transposed):
+def test_products_pack_parts_of_their_operands(taken, name, transposed):
+    dtype = numpy_dtype(name)
     a, b = array(4096, 4096, dtype=dtype), array(4096, 4096, dtype=dtype)
     if transposed:
         a, b = a.T, b.T
     scratch, workspaces = taken(nnk.matmul, a, b)
-    assert 0 < scratch <= PACKED
+    assert 0 < scratch <= (ON_TILES if name in ("bfloat16", "int8") else PACKED)
     assert workspaces == 0
 
 
