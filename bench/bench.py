@@ -106,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--repeat", type=_positive, metavar="N", help="so many turns each, whatever --min-time says"
     )
+    how.add_argument(
+        "--memory",
+        action="store_true",
+        help="also the most memory that a call takes beside operands and results (Linux)",
+    )
     results = parser.add_argument_group("results")
     results.add_argument("--json", type=Path, metavar="FILE")
     results.add_argument("--plot", type=Path, metavar="FILE", help="PNG, SVG or PDF")
@@ -156,9 +161,12 @@ def _bench(arguments: argparse.Namespace) -> int:
     import report
     import session
     import suites
+    from problems import UsageError
 
     problems = _problems(arguments)
     _check_files(arguments)
+    if arguments.memory and arguments.backend != "cpu":
+        raise UsageError("--memory is that of a CPU: give --backend cpu")
     if arguments.backend == "cupy":
         session.gpu_facts()  # an error here comes before any work
     threads = session.set_threads(arguments.threads)
@@ -170,6 +178,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         min_time=arguments.min_time,
         repeat=arguments.repeat,
         out=arguments.out,
+        memory=arguments.memory,
         # The references have nothing to compile.
         with_startup=arguments.suite in suites.WITH_STARTUP and arguments.backend != "reference",
     )

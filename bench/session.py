@@ -11,6 +11,7 @@ from typing import Any
 
 import bandwidth
 import machine
+import memory
 import numpy as np
 import report
 import startup
@@ -38,6 +39,7 @@ class Request:
     min_time: float
     repeat: int | None
     out: bool
+    memory: bool
     with_startup: bool
 
 
@@ -121,6 +123,8 @@ def _fill(request: Request, result: dict[str, Any]) -> None:
             except Exception as reason:  # our own failure: a row that says so
                 row = failed_row(problem, bench, reason)
             judge(row, problem, result["rows"])
+            if request.memory:
+                memory.add(row, problem, request.threads)
             result["rows"].append(row)
             bar.update()
             _release(xp, request.peers)
