@@ -41,6 +41,11 @@ def pytest_addoption(parser):
         metavar="NAME[,NAME...]",
         help=f"machines to test: {', '.join(DEFAULT_BACKENDS)} (the default) or cupy",
     )
+    parser.addoption(
+        "--only-backend",
+        action="store_true",
+        help="only the tests that run on the machines of --backend",
+    )
 
 
 def pytest_configure(config):
@@ -105,12 +110,21 @@ def _parametrize(metafunc, argument, names):
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--only-backend"):
+        config.hook.pytest_deselected(items=[item for item in items if not _machine(item)])
+        items[:] = [item for item in items if _machine(item)]
     for item in items:
-        parameters = getattr(item, "callspec", None) and item.callspec.params
-        machine = parameters and (parameters.get("backend") or parameters.get("simulator"))
+        machine = _machine(item)
         if machine:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.replace(machine.name, "")))
+
+
+def _machine(item):
+    """The machine that a test runs on, if it is of the parameter ``backend`` or like it."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    found = [parameters.get(name) for name in ("backend", "simulator", "cpu")]
+    return next((machine for machine in found if isinstance(machine, Backend)), None)
 
 
 # ---- what is chosen ------------------------------------------------------------------------------
