@@ -46,6 +46,11 @@ def pytest_addoption(parser):
         metavar="NAME[,NAME...]",
         help=f"machines to test: {', '.join(DEFAULT_BACKENDS)} (the default) or cupy",
     )
+    parser.addoption(
+        "--only-backend",
+        action="store_true",
+        help="only the tests that run on the machines of --backend",
+    )
 
 
 def pytest_configure(config):
@@ -126,6 +131,8 @@ def _parametrize(metafunc, argument, names):
 def pytest_collection_modifyitems(config, items):
     thins = settings.default.derandomize and not config.getoption("backend")
     left_out = [item for item in items if thins and not _is_its_turn(item)]
+    if config.getoption("--only-backend"):
+        left_out += [item for item in items if not _machine_of(item)]
     config.hook.pytest_deselected(items=left_out)
     gone = set(left_out)
     items[:] = [item for item in items if item not in gone]
@@ -136,8 +143,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _machine_of(item):
-    parameters = getattr(item, "callspec", None) and item.callspec.params
-    return parameters and (parameters.get("backend") or parameters.get("simulator"))
+    """The machine that a test runs on, if it is of the parameter ``backend`` or like it."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    found = [parameters.get(name) for name in ("backend", "simulator", "cpu")]
+    return next((machine for machine in found if isinstance(machine, Backend)), None)
 
 
 def _is_its_turn(item):
