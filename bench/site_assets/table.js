@@ -1,0 +1,159 @@
+// All rows that are shown, page by page, sorted by any column.
+"use strict";
+NNK.table = (function () {
+  const { element, byId } = NNK;
+  const { peers, OURS } = NNK.model;
+
+  // `raw` is what the file has and what is sorted by; `text` is what is read.
+  const columns = [
+    { id: "op", label: "Op", raw: (row) => row.op },
+    { id: "shape", label: "Shape", raw: (row) => row.shape_text },
+    { id: "axis", label: "Axis", raw: (row) => row.axis, number: true },
+    { id: "dtype", label: "Dtype", raw: (row) => row.dtype },
+    { id: "layout", label: "Layout", raw: (row) => row.layout },
+    timeColumn(OURS),
+    ...peers.map(timeColumn),
+    { id: "ratio", label: "Ratio", raw: (row) => row.ratio, text: NNK.times, number: true },
+    { id: "paired", label: "Paired", raw: (row) => row.paired_ratio, text: NNK.times, number: true },
+    { id: "gbytes", label: "GB/s", raw: (row) => row.bytes_per_s, text: NNK.giga, number: true },
+    { id: "gflops", label: "GFLOP/s", raw: (row) => row.flops_per_s, text: NNK.giga, number: true },
+    { id: "copy", label: "Copy", raw: (row) => row.copy_share, text: NNK.percent, number: true },
+    { id: "read", label: "Read", raw: (row) => row.read_share, text: NNK.percent, number: true },
+    { id: "target", label: "Target", raw: (row) => (row.target === null ? null : NNK.asked(row.target)) },
+    { id: "met", label: "Met", raw: (row) => (row.target === null ? null : NNK.met(row.target.met)) },
+    { id: "sets", label: "Sets", raw: (row) => row.sets, text: sets, number: true },
+    { id: "results", label: "Results", raw: (row) => row.values.results },
+    { id: "machine", label: "Machine", raw: (row) => row.values.machine },
+    { id: "backend", label: "Backend", raw: (row) => row.backend },
+    { id: "date", label: "Date", raw: (row) => row.file.date, text: (date) => date.slice(0, 10) },
+  ];
+
+  function timeColumn(name) {
+    const raw = (row) => (row.timings[name] && row.timings[name].median_s) || null;
+    const text = (_, row) => NNK.timing(row.timings[name], row.out);
+    return { id: `time-${name}`, label: name, raw, text, number: true, provider: name };
+  }
+
+  function sets(count, row) {
+    return row.caches === "warm" ? "warm" : String(count);
+  }
+
+  function sorted(rows, state) {
+    const column = columns.find(({ id }) => id === state.sort) || columns[0];
+    const sign = column.id === state.sort && state.descending ? -1 : 1;
+    const compare = (a, b) => {
+      const [x, y] = [column.raw(a), column.raw(b)];
+      // What is missing comes last, whichever way.
+      if (x === null || y === null) return (x === null) - (y === null);
+      return sign * (typeof x === "number" ? x - y : NNK.byName(x, y));
+    };
+    return [...rows].sort((a, b) => compare(a, b) || a.index - b.index);
+  }
+
+  function show(state, rows, change) {
+    const size = Number(state.size);
+    const pages = Math.max(1, Math.ceil(rows.length / size));
+    const page = Math.min(state.page, pages);
+    const part = sorted(rows, state).slice((page - 1) * size, page * size);
+    const used = columns.filter(
+      (column) => !["axis", "read", "target", "met"].includes(column.id) && !column.provider ||
+        rows.some((row) => cellText(column, row) !== "" && cellText(column, row) !== "-"),
+    );
+    const caption = element("caption", { class: "hidden" }, "All rows that fit the filters");
+    const head = element("tr", {}, ...used.map((column) => heading(column, state, change)));
+    const body = part.map((row) => element("tr", {}, ...used.map((column, i) => cell(column, row, i))));
+    if (!body.length) {
+      const text = "No row fits the filters.";
+      body.push(element("tr", {}, element("td", { colspan: used.length, class: "muted" }, text)));
+    }
+    byId("table").replaceChildren(
+      caption,
+      element("thead", {}, head),
+      element("tbody", {}, ...body),
+    );
+    byId("table").setAttribute("aria-rowcount", rows.length + 1);
+    pager(state, rows.length, page, pages, change);
+  }
+
+  function cellText(column, row) {
+    const value = column.raw(row);
+    if (column.text && (value !== null || column.provider)) return column.text(value, row);
+    return value === null ? "" : String(value);
+  }
+
+  function heading(column, state, change) {
+    const active = column.id === state.sort;
+    const order = active ? (state.descending ? "descending" : "ascending") : null;
+    const mark = active ? (state.descending ? " ▾" : " ▴") : "";
+    const sort = () =>
+      change((next) => {
+        next.descending = active && !state.descending;
+        next.sort = column.id;
+        next.page = 1;
+      });
+    const attributes = { type: "button", "data-sort": column.id, onclick: sort };
+    const button = element("button", attributes, column.label + mark);
+    const kind = column.number ? "number" : null;
+    return element("th", { scope: "col", "aria-sort": order, class: kind }, button);
+  }
+
+  function cell(column, row, place) {
+    const text = cellText(column, row);
+    const value = column.raw(row);
+    const timing = column.provider && row.timings[column.provider];
+    const bad = text === "WRONG" || text === "FAILED" || text === NNK.met(false);
+    const slow = column.id === "ratio" && value !== null && value < 1;
+    const attributes = {
+      "data-column": column.id,
+      "data-value": value === null ? null : String(value),
+      title: title(column, row, timing),
+      class: [column.number && "number", bad && "bad", slow && "slow"].filter(Boolean).join(" "),
+    };
+    if (place === 0) return element("th", { ...attributes, scope: "row" }, text);
+    return element("td", attributes, text);
+  }
+
+  function title(column, row, timing) {
+    if (column.id === "date") {
+      const commit = row.file.commit === null ? "no commit" : row.file.commit.slice(0, 10);
+      return `${row.file.date}, ${commit}, ${row.file.name}`;
+    }
+    if (timing && timing.message) return timing.message;
+    return column.id === "ratio" && row.best_peer ? `to ${row.best_peer}` : null;
+  }
+
+  // ---- pages -----------------------------------------------------------------------------------
+
+  function pager(state, count, page, pages, change) {
+    const go = (to) => () => change((next) => (next.page = to));
+    const button = (name, to, off) =>
+      element("button", { type: "button", disabled: off, "data-page": name, onclick: go(to) }, name);
+    const size = element("select", { id: "size" });
+    for (const value of ["50", "200", "1000"]) {
+      size.append(element("option", { value, selected: value === state.size }, value));
+    }
+    size.addEventListener("change", () => {
+      change((next) => {
+        next.size = size.value;
+        next.page = 1;
+      });
+    });
+    const first = count ? (page - 1) * Number(state.size) + 1 : 0;
+    const last = Math.min(page * Number(state.size), count);
+    const where = `rows ${first} to ${last} of ${count}`;
+    const focused = document.activeElement && document.activeElement.dataset.page;
+    byId("pager").replaceChildren(
+      button("First", 1, page === 1),
+      button("Previous", page - 1, page === 1),
+      element("span", { id: "page-count" }, where),
+      button("Next", page + 1, page === pages),
+      button("Last", pages, page === pages),
+      element("label", {}, "Rows a page ", size),
+    );
+    // The button that was pressed was replaced: whoever uses the keyboard stays where they were.
+    const again = focused && byId("pager").querySelector(`[data-page="${focused}"]`);
+    if (again) again.focus();
+  }
+
+  return { show };
+})();
