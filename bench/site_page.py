@@ -89,7 +89,9 @@ def _plotly() -> tuple[Path, Path]:
         files = metadata.files("plotly") or []
     except metadata.PackageNotFoundError:
         raise PageError('the page needs Plotly: pip install "nnkernels[bench]"') from None
-    found = {file.name: Path(str(file.locate())) for file in files if file.suffix in (".js", ".txt")}
+    found = {
+        file.name: Path(str(file.locate())) for file in files if file.suffix in (".js", ".txt")
+    }
     try:
         return found["plotly.min.js"], found["LICENSE.txt"]
     except KeyError as name:

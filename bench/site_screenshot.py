@@ -94,10 +94,8 @@ def visit(window: Any, page: Path, fragment: str = "") -> None:
         time.sleep(0.05)
 
 
-def screenshot(
-    window: Any, path: Path, size: tuple[int, int] | None = None, colours: int = 128
-) -> None:
-    """Write what is seen as a PNG of few colours, which is a third as large.
+def screenshot(window: Any, path: Path, size: tuple[int, int] | None = None) -> None:
+    """Write what is seen as a PNG.
 
     Parameters
     ----------
@@ -106,16 +104,17 @@ def screenshot(
     """
     if size is None:
         width = window.execute_script("return window.innerWidth")
-        height = window.execute_script("return document.documentElement.scrollHeight")
-        resize(window, width, height)
+        size = width, window.execute_script("return document.documentElement.scrollHeight")
+    resize(window, *size)
     window.save_screenshot(str(path))
     try:
         from PIL import Image
     except ImportError:
         return
     with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
+        # Chromium compresses in haste, and adds an alpha channel.
+        plain = picture.convert("RGB")
+    plain.save(path, optimize=True)
 
 
 def main() -> int:

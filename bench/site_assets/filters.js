@@ -11,7 +11,7 @@ NNK.filters = (function () {
     for (const facet of FACETS) {
       const made = panel(facet, change);
       parts.set(facet.id, made);
-      byId("facets").append(made.fold);
+      byId("facets").insertBefore(made.fold, byId("facets").lastElementChild);
     }
     byId("newest").addEventListener("change", (event) => {
       change((state) => (state.newest = event.target.checked));

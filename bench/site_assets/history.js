@@ -64,6 +64,7 @@ NNK.history = (function () {
       parts.push(`${all - lines.length} more lines are not drawn: narrow the filters.`);
     }
     if (dates(some) === 1) parts.push("It was measured only once: a line needs results of another date.");
+    parts.push("All dates that fit the filters are shown, also without “newest only”.");
     parts.push("Times of different machines, and of a busy one, do not compare; bars are the quartiles.");
     byId("history-caption").textContent = lines.length ? parts.join(" ") : "";
   }

@@ -13,7 +13,19 @@
       if (filterOf(state) !== before) state.page = 1;
     }
     remember();
-    show();
+    keepFocus(show);
+  }
+
+  // Lists, buttons of pages and headings are made anew: whoever uses the keyboard stays there.
+  function keepFocus(act) {
+    const before = document.activeElement;
+    const place = before && before.closest("#pager, #chips, #table, #tiles, .standing");
+    const name = before && before.dataset.focus;
+    act();
+    if (!place || (before.isConnected && !before.hidden && !before.disabled)) return;
+    const usable = [...place.querySelectorAll("button:not(:disabled), select")];
+    const again = usable.find((one) => one.dataset.focus === name) || usable[0] || byId("count");
+    again.focus();
   }
 
   // What decides which rows are shown; a page of the rows before means nothing after.

@@ -10,7 +10,7 @@ NNK.ratios = (function () {
 
   // The finest way to gather rows into few enough lines.
   function gather(rows) {
-    const full = labeller(rows, ["op", "shape", "dtype"]);
+    const full = labeller(rows, plot.isNarrow() ? ["op", "shape"] : ["op", "shape", "dtype"]);
     const ways = [
       { name: "row", label: full },
       { name: "op and shape", label: (row) => `${row.op} ${row.shape_text}` },
@@ -80,7 +80,7 @@ NNK.ratios = (function () {
       `One line for each ${way.name}.`,
     ];
     if (many) parts.push("A dot is the geometric mean, its bar reaches from the least to the most.");
-    else if (all.some(isMissed)) parts.push("A ring marks a target that is missed.");
+    else if (all.some(isMissed)) parts.push("Hollow: a target that is missed.");
     if (!many && way.name !== "row") parts.push("A bar is the geometric mean of the line.");
     if (without) parts.push(`${NNK.plural(without, "row")} without a peer left out.`);
     byId("ratios-caption").textContent = all.length ? parts.join(" ") : "";
@@ -93,12 +93,12 @@ NNK.ratios = (function () {
     const powers = [];
     const step = high - low > 8 ? 2 : 1;
     for (let p = Math.floor(low / step) * step; p <= Math.ceil(high); p += step) powers.push(2 ** p);
+    // Where few powers of two are in sight, one and a half times each as well.
+    if (high - low < 3) powers.push(...powers.map((power) => 1.5 * power));
     const margin = 0.06 * (high - low) + 0.15;
-    const inside = plot.isNarrow()
-      ? { ticklabelposition: "inside top", ticks: "", tickfont: { size: 11 } }
-      : { tickfont: { size: 11 } };
     return {
       height,
+      annotations: plot.isNarrow() ? namesInside(lines) : [],
       margin: { l: plot.isNarrow() ? 8 : 56, r: 16, t: 30, b: 44 },
       xaxis: plot.axis("", {
         type: "log",
@@ -111,7 +111,8 @@ NNK.ratios = (function () {
         range: [lines.length - 0.4, -0.7],
         tickvals: lines.map((_, i) => i),
         ticktext: lines.map(([name]) => plot.plain(name)),
-        ...inside,
+        showticklabels: !plot.isNarrow(),
+        tickfont: { size: 11 },
       }),
       shapes: [
         {
@@ -125,6 +126,20 @@ NNK.ratios = (function () {
         },
       ],
     };
+  }
+
+  // Where there is no room at the side, a line's name stands above it.
+  function namesInside(lines) {
+    return lines.map(([name], i) => ({
+      x: 0,
+      xref: "paper",
+      xanchor: "left",
+      y: i - 0.12,
+      yanchor: "bottom",
+      text: plot.plain(name),
+      font: { size: 11, color: plot.css("--muted") },
+      showarrow: false,
+    }));
   }
 
   function marker(peer) {
@@ -167,11 +182,12 @@ NNK.ratios = (function () {
       text: found.map(hover),
       hovertemplate: "%{text}<extra></extra>",
       marker: {
-        ...marker(peer),
+        color: marker(peer).color,
+        symbol: found.map((dot) => marker(peer).symbol + (isMissed(dot) ? "-open" : "")),
         size: 8,
-        opacity: way === "row" ? 1 : 0.6,
+        opacity: way === "row" ? 1 : 0.7,
         line: {
-          color: found.map((dot) => plot.css(isMissed(dot) ? "--bad" : "--paper")),
+          color: found.map((dot) => (isMissed(dot) ? marker(peer).color : plot.css("--paper"))),
           width: found.map((dot) => (isMissed(dot) ? 2 : 0.5)),
         },
       },

@@ -116,16 +116,27 @@ NNK.roofline = (function () {
 
   // Lower roofs of single dtypes, where products of matrices or convolutions tell them.
   function ceilings(machine, dtypes, bandwidth, top, end) {
-    const found = [];
-    for (const dtype of [...dtypes].sort(NNK.byName)) {
-      const { rate, how } = computeRoof(machine, new Set([dtype]), DENSE);
-      if (!(rate > 0) || rate >= top) continue;
+    const found = [...dtypes]
+      .map((dtype) => ({ dtype, ...computeRoof(machine, new Set([dtype]), DENSE) }))
+      .filter(({ rate }) => rate > 0 && rate < top)
+      .sort((a, b) => b.rate - a.rate);
+    return found.map(({ dtype, rate, how }, i) => {
       const said = `${dtype}: ${NNK.giga(rate)} GFLOP/s (${how})`;
       const roof = { machine: dtype, said, xs: [rate / bandwidth, end], ys: [rate, rate] };
-      const trace = lineTrace(roof, { color: plot.css("--muted"), width: 1, dash: "dot" });
-      found.push({ ...trace, showlegend: false, mode: "lines+text", texttemplate: ["", dtype] });
-    }
-    return found.map((trace) => ({ ...trace, textposition: "top left" }));
+      const line = lineTrace(roof, { color: plot.css("--muted"), width: 1, dash: "dot" });
+      const label = ceilingLabel(found, i);
+      const written = { mode: "lines+text", texttemplate: ["", label], textposition: "top left" };
+      return { ...line, ...written, showlegend: false };
+    });
+  }
+
+  // Names of ceilings that lie close together stand at the highest of them.
+  function ceilingLabel(found, place) {
+    const isClose = (i) => found[i - 1].rate / found[i].rate < 1.35;
+    if (place > 0 && isClose(place)) return "";
+    const names = [found[place].dtype];
+    for (let i = place + 1; i < found.length && isClose(i); i++) names.push(found[i].dtype);
+    return names.join(", ");
   }
 
   function lineTrace({ machine, said, xs, ys }, line) {

@@ -28,6 +28,9 @@ NNK.table = (function () {
     { id: "date", label: "Date", raw: (row) => row.file.date, text: (date) => date.slice(0, 10) },
   ];
 
+  // Left out, like peers, where no row has anything there.
+  const SPARSE = ["axis", "read", "target", "met"];
+
   function timeColumn(name) {
     const raw = (row) => (row.timings[name] && row.timings[name].median_s) || null;
     const text = (_, row) => NNK.timing(row.timings[name], row.out);
@@ -56,8 +59,10 @@ NNK.table = (function () {
     const page = Math.min(state.page, pages);
     const part = sorted(rows, state).slice((page - 1) * size, page * size);
     const used = columns.filter(
-      (column) => !["axis", "read", "target", "met"].includes(column.id) && !column.provider ||
-        rows.some((row) => cellText(column, row) !== "" && cellText(column, row) !== "-"),
+      (column) =>
+        !(SPARSE.includes(column.id) || column.provider) ||
+        column.provider === OURS ||
+        rows.some((row) => !["", "-"].includes(cellText(column, row))),
     );
     const caption = element("caption", { class: "hidden" }, "All rows that fit the filters");
     const head = element("tr", {}, ...used.map((column) => heading(column, state, change)));
@@ -91,7 +96,7 @@ NNK.table = (function () {
         next.sort = column.id;
         next.page = 1;
       });
-    const attributes = { type: "button", "data-sort": column.id, onclick: sort };
+    const attributes = { type: "button", "data-sort": column.id, "data-focus": column.id, onclick: sort };
     const button = element("button", attributes, column.label + mark);
     const kind = column.number ? "number" : null;
     return element("th", { scope: "col", "aria-sort": order, class: kind }, button);
@@ -127,8 +132,8 @@ NNK.table = (function () {
   function pager(state, count, page, pages, change) {
     const go = (to) => () => change((next) => (next.page = to));
     const button = (name, to, off) =>
-      element("button", { type: "button", disabled: off, "data-page": name, onclick: go(to) }, name);
-    const size = element("select", { id: "size" });
+      element("button", { type: "button", disabled: off, "data-focus": name, onclick: go(to) }, name);
+    const size = element("select", { id: "size", "data-focus": "size" });
     for (const value of ["50", "200", "1000"]) {
       size.append(element("option", { value, selected: value === state.size }, value));
     }
@@ -141,7 +146,6 @@ NNK.table = (function () {
     const first = count ? (page - 1) * Number(state.size) + 1 : 0;
     const last = Math.min(page * Number(state.size), count);
     const where = `rows ${first} to ${last} of ${count}`;
-    const focused = document.activeElement && document.activeElement.dataset.page;
     byId("pager").replaceChildren(
       button("First", 1, page === 1),
       button("Previous", page - 1, page === 1),
@@ -150,9 +154,6 @@ NNK.table = (function () {
       button("Last", pages, page === pages),
       element("label", {}, "Rows a page ", size),
     );
-    // The button that was pressed was replaced: whoever uses the keyboard stays where they were.
-    const again = focused && byId("pager").querySelector(`[data-page="${focused}"]`);
-    if (again) again.focus();
   }
 
   return { show };
