@@ -3,23 +3,21 @@
 NNK.ratios = (function () {
   const { byId, plot } = NNK;
   const { peers, labeller } = NNK.model;
-  // Finer names than this many lines do not fit on a page.
-  const MOST_LINES = 48;
   // More dots take long to draw: then a mean and a range stand for them.
   const MOST_DOTS = 2500;
 
-  // The finest way to gather rows into few enough lines.
+  // The finest way, among those with few enough lines for a page, to gather rows.
   function gather(rows) {
     const full = labeller(rows, plot.isNarrow() ? ["op", "shape"] : ["op", "shape", "dtype"]);
     const ways = [
-      { name: "row", label: full },
-      { name: "op and shape", label: (row) => `${row.op} ${row.shape_text}` },
-      { name: "op", label: (row) => row.op },
-      { name: "family", label: (row) => row.family },
+      { name: "row", label: full, most: 60 },
+      { name: "op and shape", label: (row) => `${row.op} ${row.shape_text}`, most: 60 },
+      { name: "op", label: (row) => row.op, most: 120 },
+      { name: "family", label: (row) => row.family, most: Infinity },
     ];
     for (const way of ways) {
       const groups = NNK.groupBy(rows, way.label);
-      if (groups.size <= MOST_LINES || way === ways[ways.length - 1]) return { way, groups };
+      if (groups.size <= way.most) return { way, groups };
     }
     return null;
   }
