@@ -34,7 +34,8 @@ def _build(folder: Path, out: Path, peaks: list[Peak]) -> int:
     for warning in build(results, unreadable, out, peaks):
         print(f"warning: {warning}", file=sys.stderr)
     rows = sum(len(result.rows) for result in results)
-    print(f"{out / 'index.html'}: {rows} rows of {len(results)} result files")
+    found = len(results) + len(unreadable)
+    print(f"{out / 'index.html'}: {rows} rows from {len(results)} of {found} files")
     return 0
 
 

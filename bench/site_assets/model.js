@@ -94,10 +94,13 @@ NNK.model = (function () {
 
   // The name of a row, without the parts that all of some rows have in common.
   function labeller(some, always) {
-    const names = Object.keys(some.length ? some[0].parts : {});
-    const used = names.filter(
-      (name) => always.includes(name) || new Set(some.map((row) => row.parts[name])).size > 1,
-    );
+    const distinct = (...names) =>
+      new Set(some.map((row) => names.map((name) => row.parts[name]).join("\n"))).size;
+    const used = Object.keys(some.length ? some[0].parts : {}).filter((name) => {
+      // A machine says its backend, unless it has several.
+      if (name === "backend") return distinct("machine", "backend") > distinct("machine");
+      return always.includes(name) || distinct(name) > 1;
+    });
     return (row) => {
       const kept = used.filter((name) => name !== "layout" || row.parts.layout !== "contiguous");
       return kept.map((name) => row.parts[name]).filter(Boolean).join(" ") || row.op;

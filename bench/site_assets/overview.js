@@ -137,7 +137,7 @@ NNK.overview = (function () {
     if (bar) bar.setAttribute("aria-label", `${name}: ${value}`);
     return element(
       "div",
-      { class: bad ? "tile bad" : "tile" },
+      { class: bad ? "tile failed" : "tile" },
       element("p", { class: "name" }, name),
       element("p", { class: "value" }, String(value)),
       bar,

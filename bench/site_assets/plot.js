@@ -9,7 +9,8 @@ NNK.plot = (function () {
 
   // Eight colours that colour-blind readers tell apart; the style sheet has them for both themes.
   const colour = (index) => css(`--series-${index % 8}`);
-  const symbol = (index) => SYMBOLS[index % SYMBOLS.length];
+  // The ninth has the first one's colour, and another symbol.
+  const symbol = (index) => SYMBOLS[(index + Math.floor(index / 8)) % 8];
 
   // A peer keeps its colour whoever else is there.
   function peerIndex(name) {

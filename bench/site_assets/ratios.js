@@ -169,7 +169,9 @@ NNK.ratios = (function () {
     return [dotTrace(peer, found, way), bar].filter((trace) => trace.x.length);
   }
 
-  function dotTrace(peer, found, way) {
+  function dotTrace(peer, dotsOfPeer, way) {
+    // The legend shows the first one's symbol.
+    const found = [...dotsOfPeer].sort((a, b) => isMissed(a) - isMissed(b));
     return {
       type: "scatter",
       mode: "markers",
