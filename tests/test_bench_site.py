@@ -5,37 +5,34 @@ import importlib
 import itertools
 import json
 import math
-import os
 import random
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from importlib import metadata
-from pathlib import Path
 from urllib.parse import urlencode
 
 import bench_results
 import pytest
+from speed_page import (
+    BENCH,
+    FILES,
+    PEERS,
+    READ_CHART,
+    ROWS,
+    assert_shows,
+    dots,
+    expected,
+    ours,
+    run_script,
+    table,
+    tick,
+    times_of,
+    view,
+)
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
-FILES = bench_results.many()
 # One browser for all.
 pytestmark = pytest.mark.xdist_group("speed-page")
-
-
-def run_script(*arguments, **variables):
-    return subprocess.run(
-        [sys.executable, BENCH / "site.py", *map(str, arguments)],
-        env=os.environ | variables,
-        cwd=BENCH.parent.parent,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -109,127 +106,7 @@ def visit(browser, module, page):
 CLOSE_LISTS = "document.querySelectorAll('.facet[open]').forEach(fold => fold.open = false)"
 
 
-def view(browser, **chosen):
-    """Another view of the page that is open, as by a link to it."""
-    browser.execute_async_script(
-        """const [fragment, done] = arguments;
-        addEventListener("hashchange", () => done(), {once: true});
-        location.hash = fragment;""",
-        urlencode(chosen, doseq=True),
-    )
-
-
-# ---- what the page should show, from the JSON alone ----------------------------------------
-
-
-def all_rows(files):
-    """Rows with their file, oldest first, as dictionaries of what the filters say."""
-    found = []
-    for content in sorted(files.values(), key=lambda content: content["date"]):
-        gpu = content["machine"]["gpu"]
-        machine = gpu["name"] if gpu else f"{content['machine']['cpu']}, 2 threads"
-        for row in content["rows"]:
-            target = row["target"]
-            verdict = {True: "met", False: "missed", None: "not measured"}
-            facets = {name: row[name] for name in ("family", "op", "dtype", "layout", "backend")}
-            facets |= {"machine": machine, "date": content["date"][:10]}
-            facets["results"] = "into out=" if row["out"] else "allocated"
-            facets["target"] = "none" if target is None else verdict[target["met"]]
-            found.append((facets, row))
-    return found
-
-
-ROWS = all_rows(FILES)
-
-
-def expected(newest=True, rows=None, **chosen):
-    """Rows that fit; of those of one problem on one machine the last."""
-    fitting = [
-        (facets, row)
-        for facets, row in (ROWS if rows is None else rows)
-        if all(facets[name] in values for name, values in chosen.items())
-    ]
-    if not newest:
-        return [row for _, row in fitting]
-    same = "op", "dtype", "layout", "backend", "machine", "results"
-    last = {}
-    for facets, row in fitting:
-        last[(*(facets[name] for name in same), *row["shape"], row["axis"])] = row
-    return list(last.values())
-
-
-READ_TABLE = """
-const lines = document.querySelectorAll("#table tbody tr:has([data-column])");
-return [...lines].map(line => Object.fromEntries(
-  [...line.querySelectorAll("[data-column]")].map(cell =>
-    [cell.dataset.column, [cell.dataset.value ?? null, cell.textContent]])))
-"""
-READ_CHART = """
-const drawn = document.getElementById(arguments[0]).data || [];
-return drawn.map(({name, mode, x, y, text}) => ({name, mode, x, y, text}))
-"""
-
-
-def table(browser):
-    """Of every line the columns' values in full and as they are read."""
-    return browser.execute_script(READ_TABLE)
-
-
-def dots(browser, chart):
-    """The dots of a chart by what they belong to, without means and targets."""
-    return dots_of(browser.execute_script(READ_CHART, chart))
-
-
-def dots_of(traces):
-    return {
-        trace["name"]: sorted(zip(trace["x"], trace["y"], strict=True))
-        for trace in traces
-        if trace["mode"] == "markers" and not re.match("mean|target", trace["name"])
-    }
-
-
-def ours(row):
-    return row["timings"]["nnkernels"].get("median_s")
-
-
-def times_of(lines):
-    values = (line["time-nnkernels"][0] for line in lines)
-    return Counter(None if value is None else float(value) for value in values)
-
-
-def assert_shows(browser, rows):
-    """Count, table, ratios and roofline are all of the same rows."""
-    count, lines, *charts = browser.execute_script(
-        f"""const read = (...arguments) => {{ {READ_CHART} }};
-        return [document.getElementById("count").innerText, (() => {{ {READ_TABLE} }})(),
-                read("ratios-chart"), read("roofline-chart")]"""
-    )
-    assert count.startswith(f"{len(rows)} of {len(ROWS)} rows")
-    assert times_of(lines) == Counter(map(ours, rows))
-    ratios, roofline = map(dots_of, charts)
-    wanted = {
-        peer: sorted(row["ratios"][peer] for row in rows if peer in row["ratios"]) for peer in PEERS
-    }
-    drawn = {peer: [x for x, _ in points] for peer, points in ratios.items()}
-    assert drawn == {peer: values for peer, values in wanted.items() if values}
-    assert Counter((name, *point) for name, some in roofline.items() for point in some) == Counter(
-        (row["family"], row["flops"] / row["bytes"], row["flops_per_s"])
-        for row in rows
-        if row["flops_per_s"]
-    )
-
-
-PEERS = ("torch", "numpy")
-
 # ---- filters -------------------------------------------------------------------------------
-
-
-def tick(browser, facet, value):
-    fold = browser.find_element("css selector", f'details[data-facet="{facet}"]')
-    if fold.get_attribute("open") is None:
-        fold.find_element("tag name", "summary").click()
-    boxes = fold.find_elements("css selector", "input[type=checkbox]")
-    next(box for box in boxes if box.get_attribute("value") == value).click()
 
 
 def test_page_starts_with_the_newest_of_everything(visit):
@@ -698,71 +575,3 @@ def test_screenshot_is_small(visit, module, tmp_path):
     assert content.startswith(b"\x89PNG")
     assert int.from_bytes(content[16:20], "big") == 1280
     assert 10_000 < len(content) < 300_000
-
-
-# ---- building, without a browser -----------------------------------------------------------
-
-
-def test_bad_files_are_named_and_the_rest_goes_on(needs_plotly, tmp_path):
-    bench_results.write(tmp_path / "in", {"good.json": FILES["day-0.json"]})
-    (tmp_path / "in" / "empty.json").write_text("")
-    done = run_script(tmp_path / "in", tmp_path / "out")
-    assert done.returncode == 0
-    assert done.stderr == f"warning: {tmp_path / 'in' / 'empty.json'}: is empty; it is left out\n"
-    assert "24 rows from 1 of 2 files" in done.stdout
-    assert (tmp_path / "out" / "index.html").exists()
-
-
-def test_nothing_to_show_is_an_error(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "empty.json").write_text("")
-    for folder in (tmp_path / "in", tmp_path / "missing"):
-        done = run_script(folder, tmp_path / "out")
-        assert done.returncode == 2
-        assert f"error: {folder}" in done.stderr or str(folder) in done.stderr
-        assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_peak_that_is_none_is_refused(module, tmp_path):
-    site_page = module("site_page")
-    for peak in ("EPYC", "EPYC=", "=3", "EPYC=-1", "EPYC=nan", "EPYC=fast"):
-        with pytest.raises(site_page.PageError, match=f"--peak {peak}: write it as MACHINE=GFLOPS"):
-            site_page.parse_peak(peak)
-    done = run_script(BENCH / "results", tmp_path / "out", "--peak", "EPYC")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --peak EPYC: write it as")
-
-
-def test_without_plotly_there_is_a_message(module, monkeypatch, tmp_path):
-    def missing(name):
-        raise metadata.PackageNotFoundError(name)
-
-    site_page = module("site_page")
-    monkeypatch.setattr(site_page.metadata, "files", missing)
-    with pytest.raises(site_page.PageError, match="needs Plotly: pip install"):
-        site_page.build([], [], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_data_is_a_script_that_nothing_can_end(module):
-    data = {"a": "</script><!-- \u2028 é & '", "b": [1.5, None]}
-    text = module("site_page").as_script(data)
-    assert "<" not in text
-    assert text.isascii()
-    start, _, rest = text.partition(" = ")
-    assert start == "window.NNK_DATA"
-    assert json.loads(rest.rstrip().removesuffix(";")) == data
-
-
-def test_page_is_the_same_every_time_and_has_its_licence(needs_plotly, tmp_path):
-    bench_results.write(tmp_path / "in", FILES)
-    contents = []
-    for name in ("one", "two"):
-        assert run_script(tmp_path / "in", tmp_path / name).returncode == 0
-        contents.append({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()})
-    assert contents[0] == contents[1]
-    assert b"MIT" in contents[0]["plotly.LICENSE.txt"]
-    assert contents[0]["plotly.min.js"].startswith(b"/**\n* plotly.js")
-    for name in re.findall(rb'(?:src|href)="([\w.]+)"', contents[0]["index.html"]):
-        assert name.decode() in contents[0]

@@ -59,13 +59,17 @@ NNK.history = (function () {
   }
 
   function caption(op, lines, all, some) {
-    const parts = [`${op}: ${NNK.plural(lines.length, "line")} over ${NNK.plural(dates(some), "date")}.`];
+    const over = NNK.plural(dates(some), "date");
+    const parts = [`${op}: ${NNK.plural(lines.length, "line")} over ${over}.`];
     if (all > lines.length) {
       parts.push(`${all - lines.length} more lines are not drawn: narrow the filters.`);
     }
-    if (dates(some) === 1) parts.push("It was measured only once: a line needs results of another date.");
+    if (dates(some) === 1) {
+      parts.push("It was measured only once: a line needs results of another date.");
+    }
     parts.push("All dates that fit the filters are shown, also without “newest only”.");
-    parts.push("Times of different machines, and of a busy one, do not compare; bars are the quartiles.");
+    parts.push("Times of different machines, and of a busy one, do not compare.");
+    parts.push("Bars are the quartiles.");
     byId("history-caption").textContent = lines.length ? parts.join(" ") : "";
   }
 
@@ -124,7 +128,7 @@ NNK.history = (function () {
       height: 380 + legend,
       showlegend: true,
       margin: { l: 64, r: 24, t: 12, b: 40 },
-      legend: { orientation: "h", x: 0, xanchor: "left", y: -0.14, yanchor: "top", font: { size: 11 } },
+      legend: { ...plot.legend, y: -0.14, yanchor: "top", font: { size: 11 } },
       xaxis: plot.axis("", over),
       yaxis: plot.axis(of.title, y),
     };
@@ -151,7 +155,8 @@ NNK.history = (function () {
       ticks.push(...steps.map((step) => step * 10 ** p));
     }
     const range = [Math.log10(low), Math.log10(high)];
-    return { type: "log", range, tickvals: ticks, ticktext: ticks.map(areTimes ? NNK.duration : NNK.digits) };
+    const ticktext = ticks.map(areTimes ? NNK.duration : NNK.digits);
+    return { type: "log", range, tickvals: ticks, ticktext };
   }
 
   return { show };

@@ -28,7 +28,8 @@ NNK.overview = (function () {
   function tableCell(cell, place) {
     const content = cell instanceof Node ? cell : String(cell);
     const bad = cell === NNK.met(false);
-    const attributes = { class: [numeric(cell) && "number", bad && "bad"].filter(Boolean).join(" ") };
+    const kinds = [numeric(cell) && "number", bad && "bad"];
+    const attributes = { class: kinds.filter(Boolean).join(" ") };
     if (place === 0) return element("th", { ...attributes, scope: "row" }, content);
     return element("td", attributes, content);
   }
@@ -90,8 +91,8 @@ NNK.overview = (function () {
 
   function commit(file) {
     if (file.commit === null) return "";
-    const changed = file.changed_files ? ` + ${NNK.plural(file.changed_files, "changed file")}` : "";
-    return file.commit.slice(0, 10) + changed;
+    const changed = NNK.plural(file.changed_files, "changed file");
+    return file.commit.slice(0, 10) + (file.changed_files ? ` + ${changed}` : "");
   }
 
   // ---- at every change -------------------------------------------------------------------------
@@ -169,22 +170,23 @@ NNK.overview = (function () {
     const lines = new Map();
     for (const file of data.results) {
       const day = file.date.slice(0, 10);
-      if (!of("machine", file.machine) || !of("backend", file.backend) || !of("date", day)) continue;
-      const place = [file.machine, day];
+      const { machine, backend } = file;
+      if (!of("machine", machine) || !of("backend", backend) || !of("date", day)) continue;
+      const key = (name) => (state.newest ? [name, machine, backend] : [name, file.name]).join("|");
+      const place = [machine, day];
       for (const check of file.checks) {
-        const asked = check.limit_s === null ? "" : NNK.asked({ kind: "seconds", limit: check.limit_s });
+        const target = { kind: "seconds", limit: check.limit_s };
+        const asked = check.limit_s === null ? "" : NNK.asked(target);
         const median = check.median_s === null ? "FAILED" : NNK.duration(check.median_s);
         const met = check.limit_s === null ? "" : NNK.met(check.met);
-        const key = state.newest ? [check.name, file.machine, file.backend] : [check.name, file.name];
-        lines.set(key.join("|"), [check.name, median, asked, met, ...place]);
+        lines.set(key(check.name), [check.name, median, asked, met, ...place]);
       }
       for (const mean of file.means) {
         if (!of("dtype", mean.dtype) || !of("layout", mean.layout)) continue;
         const name = `${mean.name} ${mean.dtype} ${mean.layout}, ${NNK.plural(mean.rows, "row")}`;
         const least = mean.least === null ? "" : ` (least ${NNK.times(mean.least)})`;
-        const key = state.newest ? [name, file.machine, file.backend] : [name, file.name];
         const measured = mean.measured === null ? "" : NNK.times(mean.measured) + least;
-        lines.set(key.join("|"), [name, measured, NNK.asked(mean), NNK.met(mean.met), ...place]);
+        lines.set(key(name), [name, measured, NNK.asked(mean), NNK.met(mean.met), ...place]);
       }
     }
     const heads = ["What", "Measured", "Target", "", "Machine", "Date"];

@@ -2,7 +2,7 @@
 "use strict";
 NNK.plot = (function () {
   const { byId } = NNK;
-  const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "pentagon"];
+  const SYMBOLS = "circle diamond square triangle-up cross star hexagon pentagon".split(" ");
   const PEERS = ["torch", "numpy", "cupy", "scipy"];
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -35,6 +35,8 @@ NNK.plot = (function () {
     };
   }
 
+  const legend = { orientation: "h", x: 0, xanchor: "left" };
+
   function layout(more) {
     return {
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -47,7 +49,7 @@ NNK.plot = (function () {
         font: { family: css("--font"), size: 12, color: css("--text") },
         align: "left",
       },
-      legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12 } },
+      legend: { ...legend, y: 1, yanchor: "bottom", font: { size: 12 } },
       hovermode: "closest",
       dragmode: isNarrow() ? false : "zoom",
       ...more,
@@ -73,5 +75,5 @@ NNK.plot = (function () {
     });
   }
 
-  return { css, colour, symbol, peerIndex, plain, isNarrow, axis, draw };
+  return { css, colour, symbol, peerIndex, plain, isNarrow, axis, legend, draw };
 })();

@@ -77,7 +77,7 @@ NNK.ratios = (function () {
       "Time of the peer over time of nnkernels: right of 1x nnkernels is faster.",
       `One line for each ${way.name}.`,
     ];
-    if (many) parts.push("A dot is the geometric mean, its bar reaches from the least to the most.");
+    if (many) parts.push("A dot is the geometric mean, its bar goes from the least to the most.");
     else if (all.some(isMissed)) parts.push("Hollow: a target that is missed.");
     if (!many && way.name !== "row") parts.push("A bar is the geometric mean of the line.");
     if (without) parts.push(`${NNK.plural(without, "row")} without a peer left out.`);
@@ -90,7 +90,8 @@ NNK.ratios = (function () {
     const high = Math.max(...ratios.map(Math.log2));
     const powers = [];
     const step = high - low > 8 ? 2 : 1;
-    for (let p = Math.floor(low / step) * step; p <= Math.ceil(high); p += step) powers.push(2 ** p);
+    const first = Math.floor(low / step) * step;
+    for (let p = first; p <= Math.ceil(high); p += step) powers.push(2 ** p);
     // Where few powers of two are in sight, one and a half times each as well.
     if (high - low < 3) powers.push(...powers.map((power) => 1.5 * power));
     const margin = 0.06 * (high - low) + 0.15;
@@ -214,7 +215,9 @@ NNK.ratios = (function () {
         thickness: 1.5,
         width: 3,
       },
-      text: some.map((line) => `${plot.plain(line.name)}<br>${NNK.plural(line.ratios.length, "row")}`),
+      text: some.map(
+        ({ name, ratios }) => `${plot.plain(name)}<br>${NNK.plural(ratios.length, "row")}`,
+      ),
       hovertemplate: `%{text}<br>${peer}: geometric mean %{x:.2f}x<extra></extra>`,
       marker: { ...marker(peer), size: 9 },
     };
@@ -236,7 +239,12 @@ NNK.ratios = (function () {
         y: found.map((mark) => mark.y),
         text: found.map((mark) => plot.plain(mark.text)),
         hovertemplate: "%{text}<extra></extra>",
-        marker: { symbol: "line-ns-open", size: 13, color: plot.css("--text"), line: { width: 1.5 } },
+        marker: {
+          symbol: "line-ns-open",
+          size: 13,
+          color: plot.css("--text"),
+          line: { width: 1.5 },
+        },
       },
     ];
   }

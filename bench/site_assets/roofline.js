@@ -188,7 +188,8 @@ NNK.roofline = (function () {
     const ys = [...points.map((p) => p.y), ...roofs.flatMap((roof) => roof.ys)];
     const [low, high] = ys.length ? extent(ys) : [1, 1];
     const ticks = [];
-    for (let p = Math.floor(Math.log10(low)); p <= Math.ceil(Math.log10(high)); p++) ticks.push(10 ** p);
+    const last = Math.ceil(Math.log10(high));
+    for (let p = Math.floor(Math.log10(low)); p <= last; p++) ticks.push(10 ** p);
     return {
       height: plot.isNarrow() ? 420 : 460,
       margin: { l: 56, r: 16, t: plot.isNarrow() ? 80 : 40, b: 48 },

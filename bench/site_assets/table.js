@@ -6,27 +6,35 @@ NNK.table = (function () {
 
   // `raw` is what the file has and what is sorted by; `text` is what is read.
   const columns = [
-    { id: "op", label: "Op", raw: (row) => row.op },
-    { id: "shape", label: "Shape", raw: (row) => row.shape_text },
-    { id: "axis", label: "Axis", raw: (row) => row.axis, number: true },
-    { id: "dtype", label: "Dtype", raw: (row) => row.dtype },
-    { id: "layout", label: "Layout", raw: (row) => row.layout },
+    textColumn("op", "Op", (row) => row.op),
+    textColumn("shape", "Shape", (row) => row.shape_text),
+    numberColumn("axis", "Axis", (row) => row.axis, String),
+    textColumn("dtype", "Dtype", (row) => row.dtype),
+    textColumn("layout", "Layout", (row) => row.layout),
     timeColumn(OURS),
     ...peers.map(timeColumn),
-    { id: "ratio", label: "Ratio", raw: (row) => row.ratio, text: NNK.times, number: true },
-    { id: "paired", label: "Paired", raw: (row) => row.paired_ratio, text: NNK.times, number: true },
-    { id: "gbytes", label: "GB/s", raw: (row) => row.bytes_per_s, text: NNK.giga, number: true },
-    { id: "gflops", label: "GFLOP/s", raw: (row) => row.flops_per_s, text: NNK.giga, number: true },
-    { id: "copy", label: "Copy", raw: (row) => row.copy_share, text: NNK.percent, number: true },
-    { id: "read", label: "Read", raw: (row) => row.read_share, text: NNK.percent, number: true },
-    { id: "target", label: "Target", raw: (row) => (row.target === null ? null : NNK.asked(row.target)) },
-    { id: "met", label: "Met", raw: (row) => (row.target === null ? null : NNK.met(row.target.met)) },
-    { id: "sets", label: "Sets", raw: (row) => row.sets, text: sets, number: true },
-    { id: "results", label: "Results", raw: (row) => row.values.results },
-    { id: "machine", label: "Machine", raw: (row) => row.values.machine },
-    { id: "backend", label: "Backend", raw: (row) => row.backend },
-    { id: "date", label: "Date", raw: (row) => row.file.date, text: (date) => date.slice(0, 10) },
+    numberColumn("ratio", "Ratio", (row) => row.ratio, NNK.times),
+    numberColumn("paired", "Paired", (row) => row.paired_ratio, NNK.times),
+    numberColumn("gbytes", "GB/s", (row) => row.bytes_per_s, NNK.giga),
+    numberColumn("gflops", "GFLOP/s", (row) => row.flops_per_s, NNK.giga),
+    numberColumn("copy", "Copy", (row) => row.copy_share, NNK.percent),
+    numberColumn("read", "Read", (row) => row.read_share, NNK.percent),
+    textColumn("target", "Target", ({ target }) => target && NNK.asked(target)),
+    textColumn("met", "Met", ({ target }) => target && NNK.met(target.met)),
+    numberColumn("sets", "Sets", (row) => row.sets, sets),
+    textColumn("results", "Results", (row) => row.values.results),
+    textColumn("machine", "Machine", (row) => row.values.machine),
+    textColumn("backend", "Backend", (row) => row.backend),
+    { ...textColumn("date", "Date", (row) => row.file.date), text: (date) => date.slice(0, 10) },
   ];
+
+  function textColumn(id, label, raw) {
+    return { id, label, raw };
+  }
+
+  function numberColumn(id, label, raw, text) {
+    return { id, label, raw, text, number: true };
+  }
 
   // Left out, like peers, where no row has anything there.
   const SPARSE = ["axis", "read", "target", "met"];
@@ -66,7 +74,8 @@ NNK.table = (function () {
     );
     const caption = element("caption", { class: "hidden" }, "All rows that fit the filters");
     const head = element("tr", {}, ...used.map((column) => heading(column, state, change)));
-    const body = part.map((row) => element("tr", {}, ...used.map((column, i) => cell(column, row, i))));
+    const line = (row) => used.map((column, i) => cell(column, row, i));
+    const body = part.map((row) => element("tr", {}, ...line(row)));
     if (!body.length) {
       const text = "No row fits the filters.";
       body.push(element("tr", {}, element("td", { colspan: used.length, class: "muted" }, text)));
@@ -96,7 +105,8 @@ NNK.table = (function () {
         next.sort = column.id;
         next.page = 1;
       });
-    const attributes = { type: "button", "data-sort": column.id, "data-focus": column.id, onclick: sort };
+    const names = { "data-sort": column.id, "data-focus": column.id };
+    const attributes = { type: "button", ...names, onclick: sort };
     const button = element("button", attributes, column.label + mark);
     const kind = column.number ? "number" : null;
     return element("th", { scope: "col", "aria-sort": order, class: kind }, button);
@@ -131,8 +141,10 @@ NNK.table = (function () {
 
   function pager(state, count, page, pages, change) {
     const go = (to) => () => change((next) => (next.page = to));
-    const button = (name, to, off) =>
-      element("button", { type: "button", disabled: off, "data-focus": name, onclick: go(to) }, name);
+    const button = (name, to, disabled) => {
+      const attributes = { type: "button", disabled, "data-focus": name, onclick: go(to) };
+      return element("button", attributes, name);
+    };
     const size = element("select", { id: "size", "data-focus": "size" });
     for (const value of ["50", "200", "1000"]) {
       size.append(element("option", { value, selected: value === state.size }, value));
