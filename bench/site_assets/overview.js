@@ -57,6 +57,7 @@ NNK.overview = (function () {
       );
       byId("problems").hidden = false;
     }
+    if (!data.rows.length) byId("goals-fold").open = true;
     files();
   }
 
