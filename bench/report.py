@@ -11,7 +11,6 @@ from typing import Any
 from peers import OURS
 from problems import shape_text
 
-SCHEMA = 1
 Row = dict[str, Any]
 
 

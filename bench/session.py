@@ -13,11 +13,11 @@ import bandwidth
 import machine
 import memory
 import numpy as np
-import report
 import startup
 from measure import Bench, failed_row, judge, means, measure, mostly_reads
 from peers import Library
 from problems import Problem, UsageError, check_memory, footprint
+from results_files import KIND, SCHEMA
 from timing import SETTLE_SECONDS, EventClock, HostClock, Settings
 from tqdm import tqdm
 
@@ -56,8 +56,8 @@ def run(request: Request) -> dict[str, Any]:
     for warning in warnings:
         tqdm.write(f"warning: {warning}", file=sys.stderr)
     result: dict[str, Any] = {
-        "schema": report.SCHEMA,
-        "kind": "nnkernels bench",
+        "schema": SCHEMA,
+        "kind": KIND,
         "complete": False,
         "arguments": sys.argv[1:],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

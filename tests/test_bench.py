@@ -88,6 +88,15 @@ def test_result_file_names_its_circumstances(run):
     assert result["environment"]["OMP_NUM_THREADS"] == "1"
 
 
+def test_result_file_can_be_read_again(run, module, tmp_path):
+    _, result = run
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(result))
+    read = module("results_files").read_result(path)
+    assert [row.ratios for row in read.rows] == [row["ratios"] for row in result["rows"]]
+    assert module("results_files").OURS == module("peers").OURS
+
+
 def test_variable_that_slows_a_peer_is_warned_of(run):
     done, result = run
     assert any(warning.startswith("OPENBLAS_CORETYPE=Haswell") for warning in result["warnings"])
