@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any
@@ -384,7 +384,7 @@ class _Maker:
         )
         # Where the sums for dbias begin, after those for dweight.
         bias = (outputs - 1) * width * size * (count if by_output else 1)
-        aligned = (alignment_of(), alignment_of(bias), alignment_of())
+        aligned = (alignment_of(bias), alignment_of(bias), alignment_of())  # both by one step
         problem = self._sums_problem(geometry, size, size, aligned)
         chosen = config.of_partials(problem, self.machine.device)
         pointers = [(partial, 0), (partial, bias), (_NOTHING, 0)]
