@@ -419,7 +419,7 @@ class _Maker:
         geometry: Geometry,
         itemsize: int,
         other_itemsize: int,
-        alignments: tuple[int, int, int],
+        alignments: tuple[int, ...],
     ) -> RowsProblem:
         """`alignments`: of all operands but the results."""
         found = self.found
