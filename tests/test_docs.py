@@ -39,7 +39,14 @@ def test_docstring_is_whole(name):
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "docs/design.md", "docs/add-an-op.md", "CONTRIBUTING.md"]
+    "path",
+    [
+        "README.md",
+        "docs/design.md",
+        "docs/add-an-op.md",
+        "docs/benchmarking.md",
+        "CONTRIBUTING.md",
+    ],
 )
 def test_named_files_exist(path):
     text = (ROOT / path).read_text(encoding="utf-8")
