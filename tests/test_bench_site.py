@@ -96,14 +96,17 @@ def visit(browser, module, page):
         if fresh or address != where.as_uri() or fragment == urlencode(wanted, doseq=True):
             module("site_screenshot").visit(browser, where, urlencode(chosen, doseq=True))
         else:
-            browser.execute_script(CLOSE_LISTS)
+            browser.execute_script(START_AFRESH)
             view(browser, **wanted)
         return browser
 
     return at
 
 
-CLOSE_LISTS = "document.querySelectorAll('.facet[open]').forEach(fold => fold.open = false)"
+START_AFRESH = """
+document.querySelectorAll('.facet[open]').forEach(fold => fold.open = false);
+scrollTo(0, 0);  // what the filters' bar covers cannot be clicked
+"""
 
 
 # ---- filters -------------------------------------------------------------------------------
