@@ -7,6 +7,12 @@ VENV ?= .venv
 JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --op softmax --peer numpy,torch
+# Two commits; a dot stands for the files as they are.
+BASE ?= main
+HEAD ?= .
+COMPARE_ARGS ?=
+PART ?= tests,sanitizer,bench
+GPU_CHECK_ARGS ?=
 RESULTS ?= bench/results
 SITE ?= build/site
 PICTURE_VIEW ?= machine=Intel%28R%29+Xeon%28R%29+Processor%2C+2+threads&family=matmul&dtype=float32&dtype=bfloat16
@@ -19,7 +25,7 @@ CXX_FILES = $(shell find cuda_src hip_src tests -name '*.cuh' -o -name '*.cc')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench site site-picture table clean distclean
+.PHONY: help demo test lint format bench bench-compare gpu-check site site-picture table clean distclean
 
 help:
 	@echo "make demo     train a classifier of handwritten digits with nnkernels"
@@ -27,6 +33,8 @@ help:
 	@echo "make lint     ruff, mypy and clang-format, changing nothing"
 	@echo "make format   apply ruff's and clang-format's layout"
 	@echo "make bench    time an operation against its peers (BENCH_ARGS=...)"
+	@echo "make bench-compare BASE=main   time two commits in turn; what got slower (HEAD=... COMPARE_ARGS=...)"
+	@echo "make gpu-check  tests, compute-sanitizer and bench on this machine's GPU; PART=tests,bench"
 	@echo "make site     a page of all results in RESULTS, to open in a browser (in SITE=build/site)"
 	@echo "make table    write the table of ops into README.md, from the registry"
 	@echo "make clean    remove what building and testing leave; distclean removes $(VENV) too"
@@ -71,6 +79,13 @@ format: $(VENV)/.stamp-dev
 
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python bench/bench.py $(BENCH_ARGS)
+
+# With the Python that has CuPy, and no environment made for it.
+gpu-check:
+	$(PYTHON) bench/gpu_check.py --part $(PART) $(GPU_CHECK_ARGS)
+
+bench-compare: $(VENV)/.stamp-bench
+	$(BIN)/python bench/compare.py $(BASE) $(HEAD) $(COMPARE_ARGS)
 
 site: $(VENV)/.stamp-bench
 	$(BIN)/python bench/site.py $(RESULTS) $(SITE)

@@ -57,7 +57,7 @@ def heading(result: dict[str, Any]) -> str:
 def table(rows: Sequence[Row], peers: Sequence[str]) -> str:
     """One line for each row of a result file."""
     columns = ["op", "shape", "axis", "dtype", "layout", OURS, *peers]
-    columns += ["ratio", "paired", "rate", "copy", "read", "sets", "target"]
+    columns += ["ratio", "paired", "rate", "copy", "read", "sets", "extra MB", "target"]
     lines = [_line(row, peers) for row in rows]
     notes = []
     if any("*" in cell for line in lines for cell in line):
@@ -82,8 +82,17 @@ def _line(row: Row, peers: Sequence[str]) -> list[str]:
         _share(row["copy_share"]),
         _share(row["read_share"]),
         "warm" if row["caches"] == "warm" else str(row["sets"]),
+        _extra(row["timings"], peers),
         _verdict(row["target"]),
     ]
+
+
+def _extra(timings: dict[str, Any], peers: Sequence[str]) -> str:
+    """Memory beside operands and results, of ours and of each peer."""
+    known = [timings.get(name, {}).get("extra_bytes") for name in (OURS, *peers)]
+    if all(extra is None for extra in known):
+        return ""
+    return " / ".join("-" if extra is None else f"{extra / 1e6:.1f}" for extra in known)
 
 
 def _share(share: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import bandwidth
 import machine
+import memory
 import numpy as np
 import startup
 from measure import Bench, failed_row, judge, means, measure, mostly_reads
@@ -24,7 +25,7 @@ import nnkernels as nnk
 from nnkernels.dispatch.machines import cpu_machine
 
 # A GPU's larger calls rotate; its level-2 cache is far larger than that of a CPU core.
-_GPU_WARM_BYTES = 1 << 20
+GPU_WARM_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Request:
     min_time: float
     repeat: int | None
     out: bool
+    memory: bool
     with_startup: bool
 
 
@@ -112,7 +114,7 @@ def gpu_facts() -> dict[str, Any]:
 def _fill(request: Request, result: dict[str, Any]) -> None:
     """Add the bandwidths, the rows and the checks to a result."""
     bar = tqdm(total=len(request.problems), unit="row", disable=None, file=sys.stderr)
-    with bar, _arrays(request) as (xp, clock):
+    with bar, arrays(request.backend, request.peers) as (xp, clock):
         bench = _bench(request, result, xp, clock, bar.set_description)
         for problem in request.problems:
             bar.set_description(problem.label)
@@ -121,6 +123,8 @@ def _fill(request: Request, result: dict[str, Any]) -> None:
             except Exception as reason:  # our own failure: a row that says so
                 row = failed_row(problem, bench, reason)
             judge(row, problem, result["rows"])
+            if request.memory:
+                memory.add(row, problem, request.threads)
             result["rows"].append(row)
             bar.update()
             _release(xp, request.peers)
@@ -130,10 +134,10 @@ def _fill(request: Request, result: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _arrays(request: Request) -> Iterator[tuple[Any, HostClock | EventClock]]:
+def arrays(backend: str, peers: Sequence[Library]) -> Iterator[tuple[Any, HostClock | EventClock]]:
     """The array library and the clock of a backend; on a GPU one stream for all libraries."""
-    if request.backend != "cupy":
-        with nnk.use_backend(request.backend):
+    if backend != "cupy":
+        with nnk.use_backend(backend):
             yield np, HostClock()
         return
     import cupy
@@ -141,11 +145,20 @@ def _arrays(request: Request) -> Iterator[tuple[Any, HostClock | EventClock]]:
     stream = cupy.cuda.Stream(non_blocking=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stream)
-        if any(peer.name == "torch" for peer in request.peers):
+        if any(peer.name == "torch" for peer in peers):
             import torch
 
             stack.enter_context(torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr)))
         yield cupy, EventClock(cupy, stream)
+
+
+def sizes(xp: Any) -> tuple[int, int, Callable[[], int]]:
+    """Bytes of a call with warm caches and of the last-level cache, and what tells free memory."""
+    if xp is np:
+        found = machine.caches()
+        return found.private, found.last_level, machine.free_memory
+    cache = gpu_facts()["level_2_bytes"]
+    return GPU_WARM_BYTES, cache, lambda: xp.cuda.runtime.memGetInfo()[0]
 
 
 def _bench(
@@ -156,12 +169,7 @@ def _bench(
     progress: Callable[[str], None],
 ) -> Bench:
     facts = result["machine"]
-    if facts["gpu"] is None:
-        warm, cache = facts["level_2_bytes"], facts["last_level_bytes"]
-        memory: Callable[[], int] = machine.free_memory
-    else:
-        warm, cache = _GPU_WARM_BYTES, facts["gpu"]["level_2_bytes"]
-        memory = lambda: xp.cuda.runtime.memGetInfo()[0]  # noqa: E731
+    warm, cache, memory = sizes(xp)
     check_memory(request.problems, memory())
     # A thread that still spins takes nobody's processor where each uses only one.
     settle = SETTLE_SECONDS if request.threads > 1 and facts["gpu"] is None else 0.0

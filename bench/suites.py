@@ -232,6 +232,72 @@ def calls() -> list[Problem]:
     ]
 
 
+def gpu() -> list[Problem]:
+    """On a GPU: large problems of every family, mostly in 16 bits, against CUDA's libraries."""
+    low = ("float16", "bfloat16")
+    found = [
+        Problem("matmul", (4096, 4096, 4096), dtype, target=Target("times torch", 0.6))
+        for dtype in low
+    ]
+    found += [
+        Problem("matmul", (2048, 2048, 2048), dtype, target=_times_torch(limit))
+        for dtype, limit in (("float16", 0.6), ("float32", 0.9), ("float64", 0.9))
+    ]
+    found += [Problem("matmul", (4096, 4096, 4096), "int8"), Problem("matmul", (16, 4096, 4096))]
+    found.append(Problem("matmul", (4096, 32, 32, 32), "float16"))
+    for layout in ("contiguous", "transposed"):
+        found.append(Problem("gemv", (8192, 8192), layout=layout, target=_times_torch(0.9)))
+    for op in ("softmax", "softmax_backward", "layer_norm", "layer_norm_backward"):
+        for shape in ((16384, 4096), (1024, 65536)):
+            found.append(Problem(op, shape, "float16", -1, target=_times_torch(1.0)))
+    found.append(Problem("softmax", (4096, 16384), "float32", 0))
+    found += [Problem(op, (8192, 8192), "float16") for op in ("gelu", "gelu_backward", "relu")]
+    found.append(Problem("gelu", (8192, 8192), "float32", layout="transposed"))
+    image = (64, 64, 56, 56)
+    for layout in ("contiguous", "channels_last"):
+        for op in ("batch_norm", "batch_norm_backward"):
+            found.append(Problem(op, image, axis=1, layout=layout, target=_times_torch(1.0)))
+        found += [Problem(op, image, layout=layout) for op in ("max_pool", "max_pool_backward")]
+        for case in ("64 1x1", "64 3x3", "64 3x3 g64"):
+            limit = _times_torch(0.8) if layout == "channels_last" else None
+            found.append(Problem("conv", image, "float16", None, layout, limit, case))
+        for op in _CONVOLUTIONS[1:]:
+            found.append(Problem(op, image, "float16", layout=layout, case="64 3x3"))
+    return found
+
+
+def regression() -> list[Problem]:
+    """A little of every family in some seconds each: what a change may have slowed down."""
+    large, image = (1024, 1024), (8, 64, 56, 56)
+    found = [
+        Problem(op, large, dtype)
+        for op in ("relu", "gelu", "gelu_backward")
+        for dtype in ("float32", "bfloat16")
+    ]
+    found += [Problem("tanh", large, layout=layout) for layout in ("transposed", "strided")]
+    for op in ("softmax", "softmax_backward", "log_softmax", "layer_norm", "layer_norm_backward"):
+        found.append(Problem(op, large, axis=-1))
+    found += [Problem("softmax", large, "float16", -1), Problem("softmax", large, axis=0)]
+    for layout in ("contiguous", "channels_last"):
+        for op in ("batch_norm", "batch_norm_backward"):
+            found.append(Problem(op, image, axis=1, layout=layout))
+        found += [Problem(op, image, layout=layout) for op in ("max_pool", "max_pool_backward")]
+        found.append(Problem("interpolate", image, layout=layout, case="linear x2"))
+    found += [Problem(op, image, axis=1) for op in ("group_norm", "group_norm_backward")]
+    found += [
+        Problem("matmul", (512, 512, 512), dtype)
+        for dtype in ("float32", "float64", "bfloat16", "int8", "complex64")
+    ]
+    for shape in ((16, 1024, 1024), (256, 32, 32, 32)):
+        found.append(Problem("matmul", shape))
+    found += [
+        Problem("gemv", (2048, 2048), layout=layout) for layout in ("contiguous", "transposed")
+    ]
+    for case in ("64 1x1", "64 3x3", "64 3x3 g64", "128 3x3/2"):
+        found += [Problem(op, (1, *image[1:]), case=case) for op in _CONVOLUTIONS]
+    return found + calls()
+
+
 # What "--suite NAME" times.
 SUITES = {
     "foundation": (rows, elementwise, calls),
@@ -244,6 +310,8 @@ SUITES = {
     "conv": (conv,),
     "resnet50": (resnet50,),
     "calls": (calls,),
+    "gpu": (gpu,),
+    "regression": (regression,),
     "startup": (),
 }
 # Those of shapes, which --dtype and --layout may vary.
@@ -260,6 +328,8 @@ MEANINGS = {
     "conv": conv.__doc__,
     "resnet50": resnet50.__doc__,
     "calls": calls.__doc__,
+    "gpu": gpu.__doc__,
+    "regression": regression.__doc__,
     "startup": "Import time and first calls, from a cold and from a warm cache.",
 }
 

@@ -177,7 +177,7 @@ def interleave(
     """
     number = itertools.count()
     with _no_collection():
-        timings = {p.name: _calibrated(p, clock, number) for p in providers}
+        timings = {p.name: calibrated(p, clock, number) for p in providers}
         repeated = [p for p in providers if not timings[p.name].turns]
         ours = [timings[p.name] for p in repeated]
         length = settings.turn_seconds(ours) if ours else 0.0
@@ -185,7 +185,7 @@ def interleave(
             turn = len(ours[0].turns)
             for provider in repeated if turn % 2 == 0 else reversed(repeated):
                 time.sleep(settings.settle)
-                _take_turn(provider, timings[provider.name], clock, number, length)
+                take_turn(provider, timings[provider.name], clock, number, length)
     return timings
 
 
@@ -206,7 +206,7 @@ def _batch(provider: Provider, calls: int, number: Iterator[int]) -> list[Argume
     return [sets[next(number) % len(sets)] for _ in range(calls)]
 
 
-def _calibrated(provider: Provider, clock: Any, number: Iterator[int]) -> Timing:
+def calibrated(provider: Provider, clock: Any, number: Iterator[int]) -> Timing:
     """Warm up, and find how many calls make a run."""
     calls = 1
     first = clock.run(provider.call, _batch(provider, calls, number))
@@ -222,9 +222,10 @@ def _calibrated(provider: Provider, clock: Any, number: Iterator[int]) -> Timing
         calls = min(clock.longest_run_calls, 10 * calls, max(calls + 1, round(grown)))
 
 
-def _take_turn(
+def take_turn(
     provider: Provider, timing: Timing, clock: Any, number: Iterator[int], length: float
 ) -> None:
+    """Time a provider for some seconds, after an untimed run."""
     calls = timing.calls_per_run
     until = time.perf_counter() + length
     warm_up = clock.run(provider.call, _batch(provider, calls, number))

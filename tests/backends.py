@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hypothesis import settings
 
 import nnkernels as nnk
+from nnkernels.compile.instance import Instance
 from nnkernels.dispatch import machines
 from nnkernels.launch import gpu, sim
 
 # Kernels of one translation unit: beyond some sixteen a compile gains nothing from more.
 _BATCH = 16
+# The environment variable that names a directory in which the processes of one run of the tests
+# tell each other what they have compiled: a file for each kernel, with all those of its batch.
+BATCHES = "NNKERNELS_TEST_BATCHES"
 
 
 class Backend:
@@ -96,10 +103,38 @@ class Backend:
             return body()
         with self._recording() as instances:
             body()
-        new = [i for i in dict.fromkeys(instances) if not self._is_loaded(i)]
-        for first in range(0, len(new), _BATCH):
-            self.machine.precompile(tuple(new[first : first + _BATCH]))
+        self._compile(list(dict.fromkeys(instances)))
         return body()
+
+    def _compile(self, instances: list[Instance]) -> None:
+        for instance in instances:
+            if not self._is_loaded(instance):
+                self._fetch(instance)
+        new = [i for i in instances if not self._is_loaded(i)]
+        for first in range(0, len(new), _BATCH):
+            self._compile_batch(tuple(new[first : first + _BATCH]))
+
+    def _compile_batch(self, batch: tuple[Instance, ...]) -> None:
+        self.machine.precompile(batch)
+        for instance in batch:
+            path = self._note_of(instance)
+            if path is not None and not path.exists():
+                own = path.with_suffix(f".{os.getpid()}")
+                own.write_bytes(pickle.dumps(batch))
+                own.replace(path)
+
+    def _fetch(self, instance: Instance) -> None:
+        """Load a kernel, from the cache on disk, if another process has compiled it in a batch."""
+        path = self._note_of(instance)
+        if path is not None and path.exists():
+            self.machine.precompile(pickle.loads(path.read_bytes()))
+
+    def _note_of(self, instance: Instance) -> Path | None:
+        directory, device = os.environ.get(BATCHES), self.machine.device
+        if not directory or self.is_cupy or os.environ.get("NNKERNELS_CXXFLAGS"):
+            return None
+        kind = f"sim{device.warp}" if self.name.startswith("sim") else self.name
+        return Path(directory) / f"{kind}-{instance.symbol}"
 
     @contextmanager
     def _recording(self) -> Iterator[list[Any]]:

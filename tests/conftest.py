@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+import zlib
+
 import pytest
-from backends import Backend
+from backends import BATCHES, Backend
 from hypothesis import HealthCheck, settings
 
 from nnkernels.compile.instance import Instance
@@ -41,15 +46,33 @@ def pytest_addoption(parser):
         metavar="NAME[,NAME...]",
         help=f"machines to test: {', '.join(DEFAULT_BACKENDS)} (the default) or cupy",
     )
+    parser.addoption(
+        "--only-backend",
+        action="store_true",
+        help="only the tests that run on the machines of --backend",
+    )
 
 
 def pytest_configure(config):
     config.addinivalue_line(
         "markers", "dtypes(of=function): the dtypes to test, given the architecture of a machine"
     )
+    config.addinivalue_line(
+        "markers",
+        "in_turn(by='warp'): on one simulated machine, or one of each width of a warp, another for "
+        "another test; what is tested is the same source on all of them. Profile deep: on all",
+    )
+    if not os.environ.get(BATCHES):  # worker processes inherit it
+        config.own_batches = os.environ[BATCHES] = tempfile.mkdtemp(prefix="nnkernels-batches-")
     # Tests that differ by the backend alone share compiled kernels: one worker runs them all.
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadgroup"
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "own_batches"):
+        shutil.rmtree(config.own_batches, ignore_errors=True)
+        del os.environ[BATCHES]
 
 
 def _backends(config):
@@ -105,12 +128,37 @@ def _parametrize(metafunc, argument, names):
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    thins = settings.default.derandomize and not config.getoption("backend")
+    left_out = [item for item in items if thins and not _is_its_turn(item)]
+    if config.getoption("--only-backend"):
+        left_out += [item for item in items if not _machine_of(item)]
+    config.hook.pytest_deselected(items=left_out)
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
     for item in items:
-        parameters = getattr(item, "callspec", None) and item.callspec.params
-        machine = parameters and (parameters.get("backend") or parameters.get("simulator"))
+        machine = _machine_of(item)
         if machine:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.replace(machine.name, "")))
+
+
+def _machine_of(item):
+    """The machine that a test runs on, if it is of the parameter ``backend`` or like it."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    found = [parameters.get(name) for name in ("backend", "simulator", "cpu")]
+    return next((machine for machine in found if isinstance(machine, Backend)), None)
+
+
+def _is_its_turn(item):
+    """Whether a test that is marked so runs on its machine; see the marker ``in_turn``."""
+    marker, machine = item.get_closest_marker("in_turn"), _machine_of(item)
+    if marker is None or not machine or not machine.name.startswith("sim"):
+        return True
+    names = [name for name in DEFAULT_BACKENDS if name.startswith("sim")]
+    if marker.kwargs.get("by") == "warp":
+        names = [name for name in names if Backend(name).device.warp == machine.device.warp]
+    turn = zlib.crc32(item.nodeid.replace(machine.name, "").encode()) // 7
+    return machine.name == names[turn % len(names)]
 
 
 # ---- what is chosen ------------------------------------------------------------------------------

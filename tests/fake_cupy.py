@@ -48,6 +48,8 @@ class Recorded:
     launches: list[Launch] = field(default_factory=list)
     compiled: list[tuple[int, str]] = field(default_factory=list)  # device and text
     looked_up: list[str] = field(default_factory=list)  # RawModule.get_function
+    # Calls of a stream that is being recorded, instead of their results.
+    graph: list[Any] | None = None
     # Device and memory of every array, kept so that no address is used twice.
     memory: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
@@ -282,7 +284,10 @@ class Function:
         content = ctypes.string_at(address, argument.nbytes)
         assert raw.recorded.devices_of(content) == {current}, "memory of another device"
         raw.recorded.launches.append(Launch(current, self.symbol, grid, block, shared_mem))
-        self._run(content, grid[0], shared_mem)
+        if raw.recorded.graph is None:
+            self._run(content, grid[0], shared_mem)
+        else:
+            raw.recorded.graph.append(lambda: self._run(content, grid[0], shared_mem))
 
     def _run(self, content: bytes, blocks: int, shared: int) -> None:
         message = ctypes.create_string_buffer(2048)
@@ -375,6 +380,43 @@ class RawModule:
         return kernel
 
 
+class Stream:
+    """``cupy.cuda.Stream``, with which the calls of any array are recorded."""
+
+    recorded: Recorded
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        assert non_blocking, "recording the legacy stream is an error"
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        assert self.recorded.graph is None, "cudaErrorStreamCaptureUnsupported"
+
+    def begin_capture(self) -> None:
+        self.recorded.graph = []
+
+    def end_capture(self) -> Graph:
+        calls, self.recorded.graph = self.recorded.graph, None
+        assert calls is not None
+        return Graph(calls)
+
+
+@dataclass
+class Graph:
+    """``cupy.cuda.graph.Graph``."""
+
+    calls: list[Any]
+
+    def launch(self) -> None:
+        for call in self.calls:
+            call()
+
+
 # ---- the module ---------------------------------------------------------------------------------
 
 
@@ -412,6 +454,8 @@ def make(hip: bool = False, devices: int = 2) -> Any:
     cupy.cuda = types.SimpleNamespace(
         runtime=runtime,
         Device=own_device,
+        Stream=type("Stream", (Stream,), {"recorded": recorded}),
+        set_allocator=lambda allocator: None,
         compiler=types.SimpleNamespace(CompileException=CompileException),
     )
     cupy.__version__ = "14.2.0"

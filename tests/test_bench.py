@@ -199,6 +199,7 @@ BAD = [
     (["--op", "relu", "--shape", "9999999x9999999"], "give a smaller --shape"),
     (["--op", "relu", "--peer", "jax"], "no peer is called 'jax'"),
     (["--op", "relu", "--backend", "tpu"], "argument --backend"),
+    (["--op", "relu", "--memory", "--backend", "reference"], "--memory is that of a CPU"),
     (["--op", "relu", "--threads", "0"], "argument --threads"),
     (["--op", "relu", "--min-time", "nan"], "argument --min-time"),
     (["--op", "relu", "--repeat", "1.5"], "argument --repeat"),
@@ -850,6 +851,41 @@ def test_startup_times_import_and_first_calls(module, monkeypatch):
     assert seconds["first relu, cold cache"] > 3 * seconds["first relu, warm cache"]
     assert len(steps) == 2
     assert "first relu, cold cache" in module("report").checks_table(list(checks.values()))
+
+
+# ---- memory --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extra_bytes(module):
+    memory = module("memory")
+    if not os.access(memory._CLEAR_REFS, os.W_OK):
+        pytest.skip("needs Linux, whose /proc tells the peak of memory")
+    return memory.extra_bytes
+
+
+def test_memory_of_a_call_is_what_it_takes_beside_operands_and_results(module, extra_bytes):
+    problem = module("problems").Problem
+    assert extra_bytes(problem("relu", (2048, 1024)), "nnkernels", 2) < 1 << 19
+    # Half a MiB of packed B on each thread, and some rows of A; not the 4 MiB of an operand.
+    product = extra_bytes(problem("matmul", (1024, 1024, 1024)), "nnkernels", 2)
+    assert 1 << 19 < product < 5 << 19
+    # NumPy's expression makes x - max(x), and its exponential, before the result.
+    softmax = extra_bytes(problem("softmax", (2048, 1024), axis=-1), "numpy", 1)
+    assert 7 << 20 <= softmax < 1 << 25
+
+
+def test_memory_is_a_column(bench, extra_bytes, tmp_path):
+    path = tmp_path / "result.json"
+    arguments = ["--op", "relu", "--shape", "64x64", "--peer", "numpy", "--repeat", 1]
+    status, out, _ = bench(*arguments, "--memory", "--json", path)
+    assert status == 0
+    assert "extra MB" in out
+    (row,) = json.loads(path.read_text())["rows"]
+    for name in ("nnkernels", "numpy"):
+        assert row["timings"][name]["extra_bytes"] < 1 << 20
+    _, out, _ = bench(*arguments)
+    assert "extra MB" not in out
 
 
 def test_a_failed_startup_process_shows_its_error(module, tmp_path):

@@ -35,7 +35,7 @@ def cases(draw, backend):
 
 
 def test_any_geometry(backend):
-    @examples(0.8)
+    @examples(0.6)
     @given(cases(backend), st.integers(0, 99))
     def right(case, seed):
         geometry, given_arrays = case

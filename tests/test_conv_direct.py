@@ -72,7 +72,7 @@ def cases(draw, backend, dtypes):
 
 
 def test_any_geometry(backend, kernels):
-    @examples(1)
+    @examples(0.7)
     @given(cases(backend, DTYPES), st.integers(0, 99), st.booleans())
     def right(case, seed, activated):
         geometry, x, weight, dy, bias = case

@@ -9,6 +9,7 @@ import pytest
 from nnkernels.config import conv as config
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS, ConvProblem
 from nnkernels.config.device import Device
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST, MatmulProblem
 
 AVX512 = Device("cpu", "host", 1, 2, 512 * 1024, 64, 32 << 20)
@@ -81,10 +82,20 @@ def test_one_way_to_multiply():
     assert chosen(device, dot="int8", itemsizes=(1, 1, 4)).packed.micro == "fused"
 
 
-def test_complex_numbers_have_a_small_tile():
-    found = chosen(is_complex=True, compute_itemsize=8, itemsizes=(8, 8, 8))
-    assert (found.packed.micro_m, found.packed.vector, found.lanes) == (2, 4, 1)
-    assert found.packed.tile_m % 2 == found.packed.rows_at_once % 2 == 0
+@pytest.mark.parametrize("device", [AVX512, SSE2])
+def test_complex_numbers_are_multiplied_as_real_ones(device):
+    """A register has lanes for the bits of complex64, not for those of complex128."""
+    for itemsize in (8, 16):
+        numbers = {"is_complex": True, "compute_itemsize": itemsize, "itemsizes": (itemsize,) * 3}
+        numbers["strides_a"] = (2304, itemsize)
+        found = chosen(device, **numbers)
+        assert isinstance(found.packed, ComplexConfig)
+        assert found.lanes == (device.vector_bytes // 8 if itemsize == 8 else 1)
+        assert found.panel_columns % found.lanes == 0
+        assert found.packed.read_a
+        for pixels in (ROWS, TERMS):  # the image, or scattered pixels, are A
+            other = chosen(device, **numbers, pixels=pixels, scattered=pixels == TERMS)
+            assert not other.packed.read_a
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def assert_right(op, results, operands, options, what=""):
 # ---- numbers -------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("name", PLAIN)
 def test_numbers(name, backend):
     op = OPS[name]

@@ -69,7 +69,7 @@ def calls(draw, backend):
 
 
 def test_any_windows_of_any_layout(backend):
-    @examples(2.5)
+    @examples(1.5)
     @given(calls(backend), st.integers(0, 99))
     def right(call, seed):
         mode, placed, cotangent, kernel, options = call

@@ -449,6 +449,7 @@ def override(problem, found, threads, team, columns, keep, split):
     )  # fmt: skip
 
 
+@pytest.mark.in_turn(by="warp")
 @pytest.mark.parametrize("name", ["softmax", "logsumexp", "log_softmax_backward", "sum"])
 @pytest.mark.parametrize("layout", ["along", "across"])
 def test_any_block_gives_the_right_answer(name, layout, simulator, monkeypatch):

@@ -80,6 +80,7 @@ def test_every_forward_op_has_a_gradient():
         assert name in OPS[OPS[name].forward].gradients, name
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
 def test_gradient_is_the_limit_of_difference_quotients(op, backend):
     step = 1e-5
@@ -122,26 +123,34 @@ def test_gradient_is_the_limit_of_difference_quotients(op, backend):
 
 
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
-def test_pullbacks_are_linear(op):
-    generator = np.random.default_rng(40)
-    dtype, shapes, options = next(cases(op))
-    operands = operands_for(op, shapes, dtype, 41, options)
-    y, pullback = pull_back(op, operands, options)
-    one, two = (make_numbers(generator, y.shape, dtype) for _ in range(2))
-    together = pullback(one + 3 * two)
-    for a, b, c in zip(pullback(one), pullback(two), together, strict=True):
-        if c is not None:
-            assert_close(a + 3 * b, c, 100, scale=100.0)
-    for zero in pullback(np.zeros_like(one)):
-        assert zero is None or not np.any(zero)
+def test_pullbacks_are_linear(op, cpu):
+    def body():
+        generator = np.random.default_rng(40)
+        dtype, shapes, options = next(cases(op))
+        operands = operands_for(op, shapes, dtype, 41, options)
+        y, pullback = pull_back(op, operands, options)
+        one, two = (make_numbers(generator, y.shape, dtype) for _ in range(2))
+        pulled = [pullback(dy) for dy in (one, two, one + 3 * two, np.zeros_like(one))]
+        if cpu.recording:
+            return
+        for a, b, together, zero in zip(*pulled, strict=True):
+            if together is not None:
+                assert_close(a + 3 * b, together, 100, scale=100.0)
+            assert zero is None or not np.any(zero)
+
+    cpu.precompiled(body)
 
 
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
-def test_value_is_that_of_the_function(op):
-    dtype, shapes, options = next(cases(op))
-    operands = operands_for(op, shapes, dtype, 42, options)
-    y, _ = pull_back(op, operands, options)
-    assert np.array_equal(y, call(op, operands, options)[0])
+def test_value_is_that_of_the_function(op, cpu):
+    def body():
+        dtype, shapes, options = next(cases(op))
+        operands = operands_for(op, shapes, dtype, 42, options)
+        y, _ = pull_back(op, operands, options)
+        value = call(op, operands, options)[0]
+        assert cpu.recording or np.array_equal(y, value)
+
+    cpu.precompiled(body)
 
 
 def test_pullback_may_be_called_again():

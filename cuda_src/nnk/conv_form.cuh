@@ -12,9 +12,15 @@
 
 namespace nnk {
 
+// What is packed of a number of the type S, and handled in registers: of a complex one of 64 bits
+// these, since registers have no lanes for it.
+template <class S> struct PackedWord { using type = S; };
+template <> struct PackedWord<Complex<float>> { using type = uint64; };
+
 // Scattered: the array with an element for each pixel (the result; of pixels that are terms, A) has
 // no single step from pixel to pixel; GatherWeights: weights have none from term to term
-// ConjugateA, ConjugateImage: whether A, or weights where pixels are rows, and the image are so
+// ConjugateA, ConjugateImage: whether A, or weights where pixels are rows, and the image are packed
+// as conjugates
 template <int Pixels, bool ChannelsFast, bool Scattered, bool GatherWeights, bool ConjugateA,
           bool ConjugateImage>
 struct ConvForm {
@@ -36,7 +42,8 @@ struct ConvForm {
 
   // What a block keeps. S: type of the sums; N: columns of a panel of B
   template <class S, class Index, int N> struct Of {
-    static constexpr int G = Vec<S, N>::lanes;
+    using Word = typename PackedWord<S>::type;
+    static constexpr int G = Vec<Word, N>::lanes;
     using Geometry = WindowGeometry<Index>;
     using Taps = Tap<Index, ChannelsFast>;
     static constexpr bool has_image = !ChannelsFast;  // loads pixels of it together
@@ -88,11 +95,11 @@ struct ConvForm {
 
     // ---- B ----------------------------------------------------------------------------------
 
-    // Panels of N columns, each as [term][column], `panel` words apart.
-    template <class T>
-    NNK_FN void pack_b(const View<const T, 2, Index>& b, const Shared<S>& packed, int panel,
+    // Panels of N columns, each as [term][column], `panel` numbers apart. b: of columns and terms
+    template <class T, class P>
+    NNK_FN void pack_b(const View<const T, 2, Index>& b, const Shared<P>& packed, int panel,
                        Index first_n, int columns, Index first_k, int depth) const {
-      const T* const from = b.data;
+      const auto* const from = words_at(b.data);
       if constexpr (gathers_b) {
         for (int j = 0; j < columns; j += N)
           pack_weights(byte_offset(from, (first_n + j) * b.stride[0]), b.stride[0], packed,
@@ -104,18 +111,54 @@ struct ConvForm {
         auto pixel = Pixel<Index>::of(g, first_k);
         for (int k = 0; k < depth; ++k) {
           copy_taps<N>(from, pixel, first_n, columns, [&](int j, const auto& x, int count) {
-            nnk::store_partial(packed.data + j / N * N * panel + k * N + j % N, x, count);
+            put_columns(packed, j / N * N * panel + k * N, j % N, x, count);
           });
           pixel.advance(g);
         }
       } else {
         for (int j = 0; j < columns; j += G)
-          pack_taps(from, packed, j / N * N * panel + j % N, first_n + j, columns - j, depth);
+          pack_taps(from, packed, j / N * N * panel, j % N, first_n + j, columns - j, depth);
+      }
+    }
+    // Some columns of a row of a panel that begins at the number `row`, from column `i` on.
+    template <class P, int Count>
+    static NNK_FN void put_columns(const Shared<P>& packed, int row, int i,
+                                   const Vec<Word, Count>& x) {
+      if constexpr (is_complex<S>) {
+        P* const to = packed.data + 2 * row + i;
+        nnk::store(to, part_of<false, P>(x));
+        nnk::store(to + N, part_of<true, P>(x));
+      } else {
+        packed.store_vec(row + i, x);
+      }
+    }
+    // The first `count` of them.
+    template <class P, int Count>
+    static NNK_FN void put_columns(const Shared<P>& packed, int row, int i,
+                                   const Vec<Word, Count>& x, int count) {
+      if constexpr (is_complex<S>) {
+        P* const to = packed.data + 2 * row + i;
+        nnk::store_partial(to, part_of<false, P>(x), count);
+        nnk::store_partial(to + N, part_of<true, P>(x), count);
+      } else {
+        nnk::store_partial(packed.data + row + i, x, count);
+      }
+    }
+    // Real or imaginary parts.
+    template <bool Imaginary, class R, int Count>
+    static NNK_FN Vec<R, Count> part_of(const Vec<Word, Count>& x) {
+      if constexpr (is_same<Word, uint64>) {
+        return bits_as<R>(convert<uint32>(Imaginary ? x >> 32 : x));
+      } else {
+        Vec<R, Count> part;
+        NNK_UNROLL
+        for (int i = 0; i < Count; ++i) part.set(i, Imaginary ? x[i].im : x[i].re);
+        return part;
       }
     }
     // Columns are rows of weights, `step` bytes apart.
-    template <class T>
-    NNK_FN void pack_weights(const T* from, Index step, const Shared<S>& packed, int to,
+    template <class T, class P>
+    NNK_FN void pack_weights(const T* from, Index step, const Shared<P>& packed, int to,
                              int columns, Index first_k, int depth) const {
       auto tap = Taps::of(g, first_k);
       for (int k = 0; k < depth; ++k) {
@@ -126,14 +169,14 @@ struct ConvForm {
           const uint32 wanted = left >= G ? ~0u >> (32 - G) : left > 0 ? (1u << left) - 1 : 0u;
           const auto x = load_lanes<G>(byte_offset(base, Index(i) * step), int64(step), wanted,
                                        Vec<T, G>::splat(T()));
-          packed.store_vec(to + k * N + i, converted<ConjugateA>(x));
+          put_columns(packed, to + k * N, i, converted<ConjugateA>(x));
         }
         tap.advance(g);
       }
     }
     // Columns are pixels, from `first` on, terms are taps.
-    template <class T>
-    NNK_FN void pack_pixels(const T* from, const Shared<S>& packed, int to, int first, int columns,
+    template <class T, class P>
+    NNK_FN void pack_pixels(const T* from, const Shared<P>& packed, int to, int first, int columns,
                             Index first_k, int depth) const {
       const int taps = g.spatial_taps(), group = first / G;
       const int there = (columns - first + G - 1) / G;  // groups
@@ -154,8 +197,8 @@ struct ConvForm {
           const int wanted = tap * groups_of_panel;
           NNK_UNROLL
           for (int i = 0; i < groups_of_panel; ++i)
-            packed.store_vec(to + k * N + i * G, converted<ConjugateImage>(load_group(
-                                                     base, i, combined.load(wanted + i))));
+            put_columns(packed, to + k * N, i * G,
+                        converted<ConjugateImage>(load_group(base, i, combined.load(wanted + i))));
           if (++tap == taps) {
             tap = 0;
             channel = byte_offset(channel, g.channel_stride);
@@ -195,9 +238,9 @@ struct ConvForm {
         }
     }
     // Columns are taps, terms are pixels: squares that are transposed in registers.
-    template <class T>
-    NNK_FN void pack_taps(const T* from, const Shared<S>& packed, int to, Index first, int columns,
-                          int depth) const {
+    template <class T, class P>
+    NNK_FN void pack_taps(const T* from, const Shared<P>& packed, int panel, int j, Index first,
+                          int columns, int depth) const {
       const T* base[G];
       Taps taps[G];
       auto tap = Taps::of(g, first);
@@ -209,51 +252,75 @@ struct ConvForm {
         if (i + 1 < columns) tap.advance(g);
       }
       for (int k = 0; k < depth; k += G) {
-        Vec<S, G> x[G];
+        Vec<Word, G> x[G];
         NNK_UNROLL
         for (int i = 0; i < G; ++i) x[i] = load(base[i], k / G, taps[i]);
         transpose(x);
         NNK_UNROLL
-        for (int i = 0; i < G; ++i) packed.store_vec(to + (k + i) * N, x[i]);
+        for (int i = 0; i < G; ++i) put_columns(packed, panel + (k + i) * N, j, x[i]);
       }
     }
-    template <class T> NNK_FN Vec<S, G> load(const T* base, int group, const Taps& tap) const {
+    template <class T> NNK_FN Vec<Word, G> load(const T* base, int group, const Taps& tap) const {
       return converted<ConjugateImage>(image.template load<T>(base, group, masks.of(tap, group)));
     }
+    // Elements of the type of the sums as words.
+    template <class T> static NNK_FN auto words_at(const T* p) {
+      if constexpr (is_same<T, S>) return reinterpret_cast<const Word*>(p);
+      else return p;
+    }
     template <bool Conjugate, class T, int Count>
-    static NNK_FN Vec<S, Count> converted(const Vec<T, Count>& x) {
-      const Vec<S, Count> y = convert<S>(x);
-      return Conjugate ? conj(y) : y;
+    static NNK_FN Vec<Word, Count> converted(const Vec<T, Count>& x) {
+      if constexpr (is_same<Word, S>) {
+        const Vec<S, Count> y = convert<S>(x);
+        return Conjugate ? conj(y) : y;
+      } else if constexpr (is_same<T, Word>) {
+        return Conjugate ? x ^ uint64(1) << 63 : x;
+      } else {  // a real number
+        Vec<Word, Count> y;
+        NNK_UNROLL
+        for (int i = 0; i < Count; ++i) y.set(i, bit_cast<Word>(convert_scalar<S>(x[i])));
+        return y;
+      }
     }
 
     // ---- A ----------------------------------------------------------------------------------
 
     // Rows, each of them `row` words apart: pixels of taps, or what has an element for each pixel.
-    template <class T>
-    NNK_FN void pack_a(const View<const T, 2, Index>& a, const Shared<S>& packed, int row,
+    template <class T, class P>
+    NNK_FN void pack_a(const View<const T, 2, Index>& a, const Shared<P>& packed, int row,
                        Index first_m, int rows, Index first_k, int depth) const {
+      const auto* const from = words_at(a.data);
       if constexpr (Pixels == pixels_are_rows) {
         auto pixel = Pixel<Index>::of(g, first_m);
         for (int i = 0; i < rows; ++i) {
-          copy_taps<0>(a.data, pixel, first_k, depth,
-                       [&](int k, const auto& x, int) { packed.store_vec(i * row + k, x); });
+          copy_taps<0>(from, pixel, first_k, depth,
+                       [&](int k, const auto& x, int) { put_terms(packed, i * row + k, x); });
           pixel.advance(g);
         }
       } else if constexpr (gathers_a) {
-        gather_weights(byte_offset(a.data, first_m * a.stride[0]), a.stride[0], packed, row, rows,
+        gather_weights(byte_offset(from, first_m * a.stride[0]), a.stride[0], packed, row, rows,
                        first_k, depth);
       } else {
         for (int i = 0; i < rows; ++i)
           for (int k = 0; k < depth; k += G)
-            packed.store_vec(i * row + k,
-                             converted<ConjugateA>(other.template load<T>(
-                                 byte_offset(a.data, (first_m + i) * a.stride[0]), k / G, ~0u)));
+            put_terms(packed, i * row + k,
+                      converted<ConjugateA>(
+                          load_terms(byte_offset(from, (first_m + i) * a.stride[0]), k / G)));
       }
+    }
+    template <class T> NNK_FN Vec<T, G> load_terms(const T* base, int group) const {
+      return other.template load<T>(base, group, ~0u);
+    }
+    // Words of a row of A, from the one numbered `i` of all on.
+    template <class P, int Count>
+    static NNK_FN void put_terms(const Shared<P>& packed, int i, const Vec<Word, Count>& x) {
+      if constexpr (is_complex<S>) nnk::store(reinterpret_cast<Word*>(packed.data + 2 * i), x);
+      else packed.store_vec(i, x);
     }
     // Rows of weights, `step` bytes apart: of one channel after the other, since those of several
     // rows are near each other.
-    template <class T>
-    NNK_FN void gather_weights(const T* from, Index step, const Shared<S>& packed, int row,
+    template <class T, class P>
+    NNK_FN void gather_weights(const T* from, Index step, const Shared<P>& packed, int row,
                                int rows, Index first_k, int depth) const {
       const int taps = g.spatial_taps();
       bool adjacent = true;
@@ -268,13 +335,14 @@ struct ConvForm {
           const T* const base = byte_offset(from, Index(i) * step);
           if (adjacent) {
             for (int t = 0; t < count; t += piece)
-              packed.store_vec(i * row + k + t,
-                               converted<ConjugateA>(nnk::load_partial<piece>(
-                                   base + first + t, count - t < piece ? count - t : piece, T())));
+              put_terms(packed, i * row + k + t,
+                        converted<ConjugateA>(nnk::load_partial<piece>(
+                            base + first + t, count - t < piece ? count - t : piece, T())));
           } else {
             for (int t = 0; t < count; ++t)
-              packed.store_vec(i * row + k + t, converted<ConjugateA>(nnk::load<1>(byte_offset(
-                                                    base, weight_offsets.load(first + t)))));
+              put_terms(packed, i * row + k + t,
+                        converted<ConjugateA>(
+                            nnk::load<1>(byte_offset(base, weight_offsets.load(first + t)))));
           }
         }
         k += count;
@@ -282,8 +350,9 @@ struct ConvForm {
         from = byte_offset(from, g.weight_channel);
       }
     }
-    // Elements at once. What is written past the last one is written again, or not looked at.
-    static constexpr int piece = 16;
+    // Elements at once, no more than a packed row has to spare. What is written past the last one
+    // is written again, or not looked at.
+    static constexpr int piece = is_complex<S> ? 8 : 16;
     // The taps [first, first + count) of one pixel, in pieces that do not cross a multiple of Side.
     template <int Side, class T, class Put>
     NNK_FN void copy_taps(const T* from, const Pixel<Index>& pixel, Index first, int count,
@@ -345,33 +414,38 @@ struct ConvForm {
     template <int Side, class Put> static NNK_FN void put_zeros(int at, int count, Put put) {
       for (int i = 0; i < count;) {
         const int some = pieces<Side>(at + i, count - i);
-        put(at + i, Vec<S, piece>::splat(S()), some);
+        put(at + i, Vec<Word, piece>::splat(Word()), some);
         i += some;
       }
     }
 
     // ---- C ----------------------------------------------------------------------------------
 
-    // Writes `columns` sums of a row from column `j` of the block on, which are in block.micro.
+    // Writes `columns` sums of a row from column `j` of the block on.
     template <class Block>
-    NNK_FN void scatter(const Block& block, Index row, int j, int columns, int micro) const {
+    NNK_FN void scatter(const Block& block, const S* sums, Index row, int j, int columns) const {
       using T = typename Block::Result;
       const Index column = block.first_n + j;
       if constexpr (Pixels == pixels_are_rows) {
-        const auto y = convert<T>(
-            block.epilogue(block.micro.template load_vec<N>(micro), row, column, columns));
-        T* const to = byte_offset(
-            block.c.data, Pixel<Index>::of(g, row).in_other(g) + column * block.c.stride[1]);
-        store_elements(to, block.c.stride[1], columns, y);
+        T* const to = byte_offset(block.c.data, Pixel<Index>::of(g, row).in_other(g));
+        for (int i = 0; i < columns; i += at_once) {
+          const int count = columns - i < at_once ? columns - i : at_once;
+          const auto y =
+              convert<T>(block.epilogue(nnk::load<at_once>(sums + i), row, column + i, count));
+          store_elements(byte_offset(to, (column + i) * block.c.stride[1]), block.c.stride[1],
+                         count, y);
+        }
       } else {
         T* const to = byte_offset(block.c.data, row * block.c.stride[0]);
         for (int i = 0; i < columns; i += G) {
           const int count = columns - i < G ? columns - i : G;
-          const auto sums = block.micro.template load_vec<G>(micro + i);
-          other.store(to, (j + i) / G, convert<T>(block.epilogue(sums, row, column + i, count)));
+          const auto x = nnk::load<G>(sums + i);
+          other.store(to, (j + i) / G, convert<T>(block.epilogue(x, row, column + i, count)));
         }
       }
     }
+    // Results of adjacent columns: complex ones are handled one by one.
+    static constexpr int at_once = is_complex<S> && N > 4 ? 4 : N;
   };
 };
 

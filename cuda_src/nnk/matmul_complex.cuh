@@ -4,7 +4,8 @@
 // element of A and a register of columns is four fused multiply-adds, of both parts of the one and
 // both of the other, and nothing is shuffled but what is read and what is written. Elements of A
 // are read where they lie, or packed, with their parts side by side. For the rest this is
-// matmul_packed.cuh, to which the names here are owed. Conjugates are taken by turning signs.
+// matmul_packed.cuh, to which the names here are owed. Conjugates are taken by turning signs, those
+// of A as it is multiplied, those of B as it is packed.
 #pragma once
 #include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
@@ -20,9 +21,10 @@ namespace nnk {
 // UnitB: columns of B are adjacent, and of the type S
 // ReadA: A is read where it lies: its terms are adjacent, and of the type S
 // InPlace: sums wait in C, whose columns are adjacent, and of the type S
+// Form: what operands and results are beside plain matrices: see MatrixForm and conv_form.cuh
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, int TileK, int MicroM,
           int N, bool UnitB, bool ConjugateA, bool ConjugateB, bool ReadA, bool InPlace,
-          class Epilogue>
+          class Epilogue, class Form = MatrixForm>
 struct MatmulComplex {
   using R = typename S::value_type;
   using V = Vec<R, N>;
@@ -38,10 +40,16 @@ struct MatmulComplex {
   // Whether sums go straight from registers to C and back.
   static constexpr bool direct = InPlace && is_same<Epilogue, PlainEpilogue>;
 
-  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>;
+  static_assert(!(ReadA && Form::packs_a) && !(InPlace && Form::scatters));
+
+  using Args =
+      typename Form::template Args<ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>,
+                                   Index>;
+  using FormOf = typename Form::template Of<S, Index, panel_columns>;
 
   // What a block works on.
   struct Block {
+    using Result = TC;
     View<const TA, 2, Index> a;
     View<const TB, 2, Index> b;
     View<TC, 2, Index> c;
@@ -50,6 +58,7 @@ struct MatmulComplex {
     typename Args::EpilogueOf epilogue;
     Index first_m, first_n;
     int rows, columns;
+    FormOf form;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -60,20 +69,24 @@ struct MatmulComplex {
     decode_batch(args.batch, args.batch_stride, place.batch, offset);
     const int of_b = grid.tile_n / panel_columns * panel_b;
     const int of_a = ReadA ? 0 : grid.rows_at_once * packed_row;
-    const Block block{
-        args.matrix_a(offset, terms),
-        args.matrix_b(offset, terms),
-        args.matrix_c(offset),
-        scratch(group, 0, of_b),
-        scratch(group, of_b, of_a),
-        scratch(group, of_b + of_a, MicroM * N),
-        scratch(group, of_b + of_a + MicroM * N, InPlace ? 0 : 2 * grid.tile_m * grid.tile_n),
-        2 * grid.tile_n,
-        args.epilogue_of(offset),
-        place.first_m,
-        place.first_n,
-        place.rows,
-        place.columns};
+    const int waiting = InPlace || args.terms <= TileK ? 0 : 2 * grid.tile_m * grid.tile_n;
+    const int taken = of_b + of_a + MicroM * N;
+    const Block block{args.matrix_a(offset, terms),
+                      args.matrix_b(offset, terms),
+                      args.matrix_c(offset),
+                      scratch(group, 0, of_b),
+                      scratch(group, of_b, of_a),
+                      scratch(group, of_b + of_a, MicroM * N),
+                      scratch(group, taken, waiting),
+                      2 * grid.tile_n,
+                      args.epilogue_of(offset),
+                      place.first_m,
+                      place.first_n,
+                      place.rows,
+                      place.columns,
+                      FormOf(group, args, (taken + waiting) * int(sizeof(R)),
+                             Form::looks_up_terms ? TileK : grid.tile_n)};
+    if constexpr (!Form::looks_up_terms) block.form.find(block.first_n, block.columns);
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
       const int depth = extent(terms - first_k, TileK);
@@ -100,6 +113,11 @@ struct MatmulComplex {
     return convert_scalar<S>(nnk::load<1>(p)[0]);
   }
   static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
+    if constexpr (Form::packs_a) {
+      block.form.pack_a(block.a, block.packed_a, packed_row / 2, block.first_m + first_i, rows,
+                        first_k, depth);
+      return;
+    }
     for (int i = 0; i < rows; ++i) {
       const TA* const from = block.a.at(NNK_HERE, block.first_m + first_i + i, first_k);
       R* const to = block.packed_a.data + i * packed_row;
@@ -124,6 +142,15 @@ struct MatmulComplex {
 
   // Panels: for each term the real parts of a row, and then its imaginary parts.
   static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
+    if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
+    if constexpr (Form::packs_b) {
+      const auto& b = block.b;
+      const View<const TB, 2, Index> columns{
+          b.data, {b.shape[1], b.shape[0]}, {b.stride[1], b.stride[0]}};
+      block.form.pack_b(columns, block.packed_b, TileK, block.first_n, block.columns, first_k,
+                        depth);
+      return;
+    }
     for (int k = 0; k < depth; ++k) {
       if constexpr (UnitB)
         if (k + rows_ahead < depth) fetch_row_of_b(block, first_k + k + rows_ahead);
@@ -287,18 +314,18 @@ struct MatmulComplex {
     NNK_NO_UNROLL
     for (int r = 0; r < rows; ++r) {
       R* const micro = block.micro.data + r * N;
-      R* const wait =
-          InPlace
-              ? reinterpret_cast<R*>(block.c.at(NNK_HERE, block.first_m + i + r, block.first_n + j))
-              : block.waiting.data + (i + r) * block.waiting_columns + 2 * j;
+      const Index row = block.first_m + i + r;
+      R* const wait = InPlace ? reinterpret_cast<R*>(block.c.at(NNK_HERE, row, block.first_n + j))
+                              : block.waiting.data + (i + r) * block.waiting_columns + 2 * j;
       V sum = nnk::load<N>(micro);
       if (!first) sum = nnk::load_partial<N>(wait, 2 * columns, R()) + sum;
       if (direct || !last) {
         nnk::store_partial(wait, sum, 2 * columns);
       } else {
         nnk::store(micro, sum);
-        write(block, block.first_m + i + r, block.first_n + j, columns,
-              reinterpret_cast<const S*>(micro));
+        const S* const sums = reinterpret_cast<const S*>(micro);
+        if constexpr (Form::scatters) block.form.scatter(block, sums, row, j, columns);
+        else write(block, row, block.first_n + j, columns, sums);
       }
     }
   }

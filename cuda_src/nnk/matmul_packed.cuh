@@ -422,7 +422,7 @@ struct MatmulPacked {
       const Index row = block.first_m + tile.i + r, column = block.first_n + tile.j;
       if constexpr (Form::scatters)
         if (last) {
-          block.form.scatter(block, row, tile.j, tile.columns, r * N);
+          block.form.scatter(block, block.micro.data + r * N, row, tile.j, tile.columns);
           continue;
         }
       const auto sum = block.micro.template load_vec<N>(r * N);

@@ -176,6 +176,14 @@ template <class U, class T, int N> NNK_FN Vec<U, N> convert(const Vec<T, N>& a) 
   return r;
 }
 
+// The same bits as lanes of another type of that size.
+template <class U, class T, int N> NNK_FN Vec<U, N> bits_as(const Vec<T, N>& a) {
+  Vec<U, N> r;
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i) r.lane[i] = bit_cast<U>(a.lane[i]);
+  return r;
+}
+
 // ---- halves -----------------------------------------------------------------------
 
 template <class T, int N> NNK_FN Vec<T, N / 2> lower_half(const Vec<T, N>& a) {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from nnkernels.config import matmul_packed
+from nnkernels.config import matmul_complex, matmul_packed
 from nnkernels.config.device import Device
+from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_packed import PackedConfig
-from nnkernels.config.matmul_problem import MatmulProblem, round_up
+from nnkernels.config.matmul_problem import MatmulProblem
 
 # What pixels are to the product: its columns, rows, or the terms of its sums.
 COLUMNS, ROWS, TERMS = "pixels_are_columns", "pixels_are_rows", "pixels_are_terms"
@@ -74,18 +75,24 @@ class ConvPackedConfig:
 
     Attributes
     ----------
-    packed : PackedConfig
+    packed : PackedConfig or ComplexConfig
         Tiles and blocks.
     lanes : int
         Pixels of a group, one for each lane of a register.
     """
 
-    packed: PackedConfig
+    packed: PackedConfig | ComplexConfig
     pixels: str
     channels_fast: bool
     scattered: bool
     gathered: bool
     lanes: int
+
+    @property
+    def panel_columns(self) -> int:
+        """Columns of a panel of B, whose sums stay in registers."""
+        packed = self.packed
+        return packed.vector // 2 if isinstance(packed, ComplexConfig) else packed.vector
 
     def shared_bytes(self, k: int, kernel: tuple[int, int, int], compute_itemsize: int) -> int:
         """Scratch memory of a thread: that of the product, and what is known of some pixels."""
@@ -94,12 +101,12 @@ class ConvPackedConfig:
         index = 4 if packed.index == "i" else 8
         runs = 2 * (most * (index + 8) + 8)
         masks = sum(kernel) * -(-most // self.lanes) * 4
-        taps = prod(kernel) * (2 * index + packed.vector // self.lanes * 4)
+        taps = prod(kernel) * (2 * index + self.panel_columns // self.lanes * 4)
         return packed.shared_elements(k) * compute_itemsize + runs + masks + taps
 
 
-# Of complex numbers, whose registers are scalars: a tile of more would be all code.
-_COMPLEX_TILE = (2, 4)
+# Numbers whose bits registers have lanes for: not those of complex128.
+_WIDEST = 8
 
 
 def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
@@ -116,22 +123,20 @@ def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
         dot="",
         in_place=product.in_place and not scatters,
     )
-    chosen = matmul_packed.configure(product, device, few_rows=False)
+    chosen: PackedConfig | ComplexConfig
     if product.is_complex:
-        micro_m, vector = _COMPLEX_TILE
-        chosen = replace(
-            chosen,
-            micro_m=micro_m,
-            vector=vector,
-            tile_m=round_up(chosen.tile_m, micro_m),
-            rows_at_once=round_up(chosen.rows_at_once, micro_m),
-        )
-    lanes = min(device.vector_bytes // product.compute_itemsize, chosen.vector)
+        chosen = matmul_complex.configure(product, device)
+        chosen = replace(chosen, read_a=chosen.read_a and not problem.packs_a)
+        columns = chosen.vector // 2
+    else:
+        chosen = matmul_packed.configure(product, device, few_rows=False)
+        columns = chosen.vector
+    itemsize = product.compute_itemsize
     return ConvPackedConfig(
         packed=chosen,
         pixels=problem.pixels,
         channels_fast=problem.channels_fast,
         scattered=problem.scattered,
         gathered=problem.gathered,
-        lanes=1 if product.is_complex else lanes,
+        lanes=min(device.vector_bytes // itemsize, columns) if itemsize <= _WIDEST else 1,
     )

@@ -206,8 +206,12 @@ def prepare_windows(windows: Windows, machine: Any) -> Prepared:
 
 def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instance:
     product = matmul_instance(call, len(call.batch()[0]), chosen.packed)
-    # Where pixels are rows, weights are B, and the first flag is theirs all the same.
-    conjugate = windows.conjugate if call.types.c.kind == "c" else (False, False)
+    # Of complex numbers, conjugates of A are taken as it is multiplied. So the form packs those of
+    # B alone: weights where pixels are rows, else the image.
+    conjugate = (False, False)
+    if call.types.c.kind == "c":
+        weights, image = windows.conjugate
+        conjugate = (weights, False) if windows.mirrored else (False, image)
     flags = ", ".join(
         "true" if flag else "false"
         for flag in (chosen.channels_fast, chosen.scattered, chosen.gathered, *conjugate)

@@ -30,9 +30,11 @@ def conv(
     """Sums over channels and taps in float64 or complex128, plus the bias."""
     axes = _axes(x.shape, weight.shape, stride, padding, dilation)
     padded = _padded(widened(x), axes)
-    y = np.zeros((x.shape[0], weight.shape[0], *(a.out for a in axes)), padded.dtype)
+    weights = widened(weight)
+    shape = (x.shape[0], weight.shape[0], *(a.out for a in axes))
+    y = np.zeros(shape, np.result_type(padded, weights))
     for tap, seen in _taps(axes, flip):
-        y += _contract(padded[seen], _grouped_lines(widened(weight)[tap], groups))
+        y += _contract(padded[seen], _grouped_lines(weights[tap], groups))
     return _finished(y, (x, weight, bias), bias, epilogue)
 
 

@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""One call of every op on a GPU: for a sanitizer to watch, or recorded in a graph and replayed.
+
+    python bench/gpu_calls.py calls
+    python bench/gpu_calls.py graphs --op softmax,conv --json graphs.json
+
+Each op is announced by a line "op: NAME DTYPE", so that what a sanitizer prints can be told apart.
+exit status: 0, or 1 if a call or a graph failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# From a checkout without installation.
+if importlib.util.find_spec("nnkernels") is None:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from nnkernels import registry
+from nnkernels.cli.selftest import Case, cases
+
+# Beside an op's first dtype of these, those whose kernels are other ones: matrix instructions.
+_DTYPES = ("float32", "int32")
+_ALSO = {"matmul": ("float16", "int8"), "conv": ("float16",)}
+ANNOUNCEMENT = "op: "
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("calls", "graphs"))
+    parser.add_argument("--op", help="comma-separated names (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="what became of each")
+    arguments = parser.parse_args()
+    import cupy
+
+    if arguments.what == "calls":
+        # Every array in memory of its own: what lies next to one in a pool hides an overrun.
+        cupy.cuda.set_allocator(None)
+    run = _call if arguments.what == "calls" else _graph
+    found = []
+    for case in chosen(arguments.op):
+        print(f"{ANNOUNCEMENT}{case.op.name} {case.dtype}", flush=True)
+        try:
+            message = run(cupy, case)
+        except Exception as reason:  # the next op may work
+            message = f"{type(reason).__name__}: {reason}"
+        found.append({"op": case.op.name, "dtype": case.dtype, "message": message})
+        if message:
+            print(f"failed: {message}", flush=True)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 1 if any(one["message"] for one in found) else 0
+
+
+def chosen(names: str | None) -> Iterator[Case]:
+    """The first example of each op, in one or two element types."""
+    for op in registry.all_ops().values():
+        if names is not None and op.name not in names.split(","):
+            continue
+        first = next((dtype for dtype in _DTYPES if dtype in op.dtypes), op.dtypes[0])
+        for dtype in dict.fromkeys((first, *_ALSO.get(op.family, ()))):
+            if dtype in op.dtypes:
+                yield next(cases([op], [dtype], quick=True))
+
+
+def _arguments(cupy: Any, case: Case, seed: int) -> tuple[list[Any], dict[str, Any]]:
+    return case.arguments([cupy.asarray(base) for base in case.bases(seed)])
+
+
+def _call(cupy: Any, case: Case) -> str:
+    positional, options = _arguments(cupy, case, 0)
+    case.op.function(*positional, **options)
+    cupy.cuda.Device().synchronize()
+    return ""
+
+
+def _graph(cupy: Any, case: Case) -> str:
+    """Record a call, replay it on other numbers, and compare with a call on these."""
+    positional, options = _arguments(cupy, case, 0)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        # Kernels are compiled, and memory is in the pool: neither can be had while recording.
+        case.op.function(*positional, **options)
+        stream.synchronize()
+        stream.begin_capture()
+        try:
+            recorded = case.op.function(*positional, **options)
+        finally:
+            graph = stream.end_capture()
+        others, _ = _arguments(cupy, case, 1)
+        for array, other in zip(positional, others, strict=True):
+            # Those of indices stay: others would index other results.
+            if isinstance(array, cupy.ndarray) and array.dtype.kind not in "iu":
+                array[...] = other
+        stream.synchronize()
+        graph.launch()
+        stream.synchronize()
+        expected = case.op.function(*positional, **options)
+        stream.synchronize()
+    return _difference(_as_tuple(recorded), _as_tuple(expected))
+
+
+def _as_tuple(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _difference(found: tuple[Any, ...], expected: tuple[Any, ...]) -> str:
+    """Nothing, if both are the same bit for bit."""
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if one is None and other is None:
+            continue
+        left, right = (np.ascontiguousarray(x.get()) for x in (one, other))
+        if left.tobytes() != right.tobytes():
+            return f"result {number} of the graph is not that of a call"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
