@@ -46,6 +46,7 @@ class Timing:
     runs: int | None = None
     calls_per_run: int | None = None
     turns: int | None = None
+    extra_bytes: int | None = None
 
 
 @dataclass(frozen=True)
