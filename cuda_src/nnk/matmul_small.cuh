@@ -66,6 +66,7 @@ struct MatmulSmall {
       decode_batch(args.batch, args.batch_stride, Index(group.block() + args.grid.ahead), later);
       if (later[0] != offset[0]) fetch.add(block.a, later[0] - offset[0]);
       if (later[1] != offset[1]) fetch.add(block.b, later[1] - offset[1]);
+      if constexpr (Streaming) fetch_ends(block.c, later[2] - offset[2]);
     }
     if constexpr (PackB) pack_b(block);
     const int m = int(args.m), n = int(args.n);
@@ -290,6 +291,14 @@ struct MatmulSmall {
     const int runs = dense ? 1 : rows, length = dense ? rows * n : n;
     for (int r = 0; r < runs; ++r)
       write_run(c.at(NNK_HERE, first + r, 0), from + int64(r) * length, length);
+  }
+  // The lines of which a later matrix without gaps has a part: its stores would wait for them.
+  static NNK_FN void fetch_ends(const View<TC, 2, Index>& c, Index later) {
+    const Index row = c.shape[1] * Index(sizeof(TC));
+    const TC* const first = byte_offset(c.data, later);
+    if (c.stride[0] != row || reinterpret_cast<uint64>(first) % cache_line == 0) return;
+    prefetch<1>(first);
+    prefetch<1>(byte_offset(first, c.shape[0] * row - 1));
   }
   // Adjacent elements. Of a line of which others write a part, only what is there is written.
   static NNK_FN void write_run(TC* to, const TC* from, int count) {
