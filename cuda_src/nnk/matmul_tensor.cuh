@@ -47,10 +47,12 @@ struct MatmulTensor {
   static constexpr int parts_m = WarpM / Atom::m, parts_n = WarpN / Atom::n;
   static constexpr int steps = TileK / Atom::k;
   static_assert(steps >= 2 && steps % 2 == 0, "two sets of fragments take turns within a slice");
-  using A = typename Form::template A<
-      TensorOperand<Element, Index, TileM, TileK, threads, WayA, BytesA>, Index>;
-  using B = typename Form::template B<
-      TensorOperand<Element, Index, TileN, TileK, threads, WayB, BytesB>, Index>;
+  using A =
+      typename Form::template A<TensorOperand<Element, Index, TileM, TileK, threads, WayA, BytesA>,
+                                Index>;
+  using B =
+      typename Form::template B<TensorOperand<Element, Index, TileN, TileK, threads, WayB, BytesB>,
+                                Index>;
   static constexpr int stage = A::elements + B::elements;
   static constexpr bool any_asynchronous = A::asynchronous || B::asynchronous;
   static_assert(Stages >= 2, "one slice is read while another one is written");

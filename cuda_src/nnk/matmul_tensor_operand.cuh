@@ -90,14 +90,17 @@ struct TensorOperand {
   // Where units of a thread are so many terms of the same rows apart, the first one's is enough.
   static constexpr bool in_step = Way == async_rows && Threads >= units_aside;
   // Of rows of narrow pieces a thread has so many that there are no registers for their addresses:
-  // it keeps one, of its terms in row `first_row`, and goes on from there by rows.
+  // it keeps the first one's, and goes on from there by rows, of which so many are left.
   static constexpr bool by_rows =
       Way == async_terms && piece < chunk && Threads >= units_aside && !addresses_have_parts;
   static constexpr int froms = in_step || by_rows ? 1 : units_of_thread;
   conditional<addresses_have_parts, Offset, const char*> from[froms];
   static_assert(!(in_step && addresses_have_parts), "offsets of a unit before term 0 do not count");
   const char* shared_from;
-  Index step, row_step;  // bytes between terms, and rows
+  Index step, row_step, rows_left;  // steps: bytes between terms, and rows
+  // If shifted, by how many bytes a unit's first chunk begins after a multiple of 4: a number of
+  // its own, as a pointer from whose bits something is made is taken for one to any kind of memory.
+  uint32 past_words[shifted ? units_of_thread : 1];
   Registers<shifted ? 5 : 4> waiting[asynchronous ? 1 : units_of_thread * depth];
   unsigned rank;
   Index rows, first_row, term, terms;  // the latter two for the checks of the simulator alone
@@ -108,6 +111,7 @@ struct TensorOperand {
     rank = thread;
     step = term_stride, row_step = row_stride;
     first_row = first, rows = row_count, term = -missing, terms = term_count;
+    rows_left = row_count - 1 - clamped(row_of(0));
     // 64 bits: an index need not hold the offsets of terms that are not read.
     shared_from = static_cast<const char*>(data) + int64(first) * row_stride;
     int64 least = 0;
@@ -123,9 +127,12 @@ struct TensorOperand {
     }
     NNK_UNROLL
     for (int i = 0; i < froms; ++i) {
-      const Index row = by_rows ? first : clamped(row_of(i));
+      const Index row = clamped(row_of(i));
       check_access(row, row_chunk, rows, NNK_HERE);
       const int64 of_row = int64(row - first) * row_stride;
+      if constexpr (shifted)
+        past_words[i] = uint32(reinterpret_cast<uint64>(data)) + uint32(row) * uint32(row_stride) +
+                        uint32(term_of(i) - missing) * uint32(term_stride);
       if constexpr (addresses_have_parts)
         from[i] = Offset(of_row - least + int64(first_term(i, missing)) * term_stride);
       else from[i] = shared_from + of_row + int64(term_of(i)) * term_stride;
@@ -138,6 +145,7 @@ struct TensorOperand {
   NNK_FN void copy(const Shared<T>& memory, int first, int missing, bool wanted = true,
                    Site site = NNK_HERE) {
     static_assert(asynchronous, "other tiles are loaded and stored");
+    if constexpr (by_rows) row_step = opaque(row_step), rows_left = opaque(rows_left);
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
       if (!is_there(i)) continue;
@@ -156,6 +164,8 @@ struct TensorOperand {
   // The same to registers, for store().
   template <bool Partial> NNK_FN void load(int missing, Site site = NNK_HERE) {
     static_assert(!asynchronous, "other tiles are copied");
+    // The places of so many stores are made as they are needed.
+    if constexpr (shifted && Way == vector_rows) rank = opaque(rank);
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
       if (!is_there(i)) continue;
@@ -249,8 +259,11 @@ struct TensorOperand {
   NNK_FN const char* address(int i, int more_terms = 0, int missing = 0) const {
     if constexpr (Partial && addresses_have_parts) more_terms -= too_early(i, missing);
     if constexpr (in_step) more_terms += i * (Threads / units_aside);
-    const int64 more = by_rows ? int64(clamped(row_of(i)) - first_row) * row_step
-                               : int64(more_terms) * step;
+    int64 more = int64(more_terms) * step;
+    if constexpr (by_rows) {
+      const Index more_rows = i * (Threads / units_aside);
+      more = int64(more_rows < rows_left ? more_rows : rows_left) * row_step;
+    }
     if constexpr (addresses_have_parts) return shared_from + more + from[froms == 1 ? 0 : i];
     else return from[froms == 1 ? 0 : i] + more;
   }
@@ -276,23 +289,26 @@ struct TensorOperand {
     }
   }
   // The words of such a chunk, and what it is.
-  template <bool Partial>
-  NNK_FN Registers<5> fetch_words(int unit, int first, int missing) const {
+  template <bool Partial> NNK_FN Registers<5> fetch_words(int unit, int first, int missing) const {
     constexpr bool rows_aside = Way == vector_rows;
     constexpr int size = int(sizeof(T));
     const int zeros = Partial ? missing - term_of(unit) - first : 0;
     if (Partial && zeros >= (rows_aside ? 1 : chunk)) return {};
     const char* source = address<Partial>(unit, first, missing);
     const Index left = rows - clamped(row_of(unit));
-    return load_words<!Partial || rows_aside, !rows_aside>(
-        source, Partial && zeros > 0 ? zeros * size : 0, left < chunk ? int(left) * size - 1 : 15);
+    return load_words < !Partial || rows_aside,
+           !rows_aside > (source, past_word(unit, first), Partial && zeros > 0 ? zeros * size : 0,
+                          left < chunk ? int(left) * size - 1 : 15);
+  }
+  NNK_FN int past_word(int unit, int more_terms) const {
+    return int((past_words[unit] + uint32(more_terms) * uint32(step)) & 3);
   }
   template <bool Partial> NNK_FN Vec<T, chunk> fetched(int unit, int more, int missing) const {
     if constexpr (!shifted) {
       return bit_cast<Vec<T, chunk>>(waiting[unit * depth + more]);
     } else {
-      const char* source = address<Partial>(unit, more, missing);
-      auto x = bit_cast<Vec<T, chunk>>(shifted_words(waiting[unit * depth + more], source));
+      auto x = bit_cast<Vec<T, chunk>>(
+          shifted_words(waiting[unit * depth + more], past_word(unit, more)));
       if constexpr (Partial && Way == vector_terms) {
         NNK_UNROLL
         for (int e = 0; e < chunk; ++e)

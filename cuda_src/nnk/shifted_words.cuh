@@ -18,15 +18,11 @@ template <int N, class T> NNK_FN Vec<T, N> load_unaligned(const char* from) {
 
 // ---- and on the others --------------------------------------------------------------------------
 
-NNK_FN int bytes_past_a_word(const char* from) {
-  return int(reinterpret_cast<uint64>(from) & 3);
-}
-
-// The words of 16 bytes, of which [first, last] are wanted. What others hold is not known.
+// The words of 16 bytes that begin `past` bytes after one does, of which [first, last] are wanted.
+// What others hold is not known.
 // From0, To15: whether byte 0, or 15, is known to be wanted
 template <bool From0, bool To15>
-NNK_FN Registers<5> load_words(const char* from, int first, int last) {
-  const int past = bytes_past_a_word(from);
+NNK_FN Registers<5> load_words(const char* from, int past, int first, int last) {
   const int low = From0 ? 0 : (past + first) / 4, high = (past + (To15 ? 15 : last)) / 4;
   const auto* words = reinterpret_cast<const uint32*>(from - past);
   Registers<5> read;
@@ -40,9 +36,8 @@ NNK_FN Registers<5> load_words(const char* from, int first, int last) {
   return read;
 }
 
-// The 16 bytes, from the words. `from`: the address, or one that is a multiple of 4 bytes from it
-NNK_FN Registers<4> shifted_words(const Registers<5>& read, const char* from) {
-  const int shift = 8 * bytes_past_a_word(from);
+NNK_FN Registers<4> shifted_words(const Registers<5>& read, int past) {
+  const int shift = 8 * past;
   Registers<4> bytes;
   NNK_UNROLL
   for (int w = 0; w < 4; ++w)

@@ -125,6 +125,8 @@ constexpr int terms_in_a_row = 1;
 constexpr bool addresses_have_parts = warp_width == 64;
 // Whether an access may lie at an address that is no multiple of its size: likewise.
 constexpr bool reads_unaligned = warp_width == 64;
+// See platform/cuda.cuh.
+template <class T> NNK_FN T opaque(T x) { return x; }
 
 // ---- shared memory ------------------------------------------------------------------------
 // `T` may be any trivial type. There is no pointer to the data: every access is checked.

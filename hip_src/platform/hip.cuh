@@ -67,6 +67,8 @@ constexpr bool addresses_have_parts = true;
 // Whether an access may lie at an address that is no multiple of its size: in the mode in which HIP
 // runs kernels (unaligned-access-mode in LLVM's user guide for AMDGPU).
 constexpr bool reads_unaligned = true;
+// See platform/cuda.cuh.
+template <class T> NNK_FN T opaque(T x) { return x; }
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};

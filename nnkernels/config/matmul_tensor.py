@@ -298,9 +298,11 @@ def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
 def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bool) -> Tile:
     """The tile, or one that suits operands that come through registers; of as many terms."""
     copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way, _ in ways]
-    if not atom.asynchronous or (all(copied) and not many_places):
+    narrow = any(alignment < 16 for _, alignment in ways)
+    if not atom.asynchronous or (all(copied) and not narrow and not many_places):
         return tile
-    # Twice as many threads, each with half as many sums, have registers for what they load.
+    # Twice as many threads, each with half as many sums, have registers for what they load, or for
+    # the places of two or four times as many copies.
     tile = replace(tile, n=min(tile.n, 128), stages=tile.stages if any(copied) else 2)
     if tile.warp_m > tile.warp_n:
         return replace(tile, warp_m=tile.warp_m // 2)
