@@ -28,7 +28,8 @@ template <class S, int Terms, int Outer, int N, bool AlongTerms, int Threads> st
   static constexpr int side_by_side =
       AlongTerms && wanted > 1 && Terms / N % wanted == 0 ? wanted : 1;
   static constexpr bool fills_banks = Outer * int(sizeof(S)) >= 128;
-  static constexpr int padding = wanted == 1 && !fills_banks ? Outer / N : 4;
+  static constexpr bool is_vector = Outer / N * int(sizeof(S)) % 16 == 0;
+  static constexpr int padding = wanted == 1 && !fills_banks && is_vector ? Outer / N : 4;
   static constexpr int row = Outer + (AlongTerms ? padding : 0);
   static_assert(row * int(sizeof(S)) % 16 == 0, "rows are read 16 bytes at a time");
   static constexpr int elements = (Terms * row + 3) / 4 * 4;  // a multiple of 16 bytes
