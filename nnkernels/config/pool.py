@@ -120,7 +120,7 @@ class PoolConfig:
 
 def configure(problem: PoolProblem, device: Device) -> PoolConfig:
     """The kernel for a problem on a device. No choice changes a bit of the result."""
-    lanes = _adjacent_lanes(problem)
+    lanes = adjacent_lanes(problem)
     if device.is_gpu:
         return _with_lanes(problem, lanes, _gpu_vector(problem, lanes, device), device)
     width = device.vector_bytes // problem.compute_itemsize
@@ -128,13 +128,13 @@ def configure(problem: PoolProblem, device: Device) -> PoolConfig:
         return _with_rows(problem, width, device)
     if lanes and lane_count(problem, lanes) > width and not problem.has_powers:
         width *= _CPU_REGISTERS
-    return _with_lanes(problem, lanes or _any_lanes(problem), width, device)
+    return _with_lanes(problem, lanes or any_lanes(problem), width, device)
 
 
 # ---- vectors along planes -----------------------------------------------------------------------
 
 
-def _adjacent_lanes(problem: PoolProblem) -> str:
+def adjacent_lanes(problem: PoolProblem) -> str:
     """Channels or images of a batch that are neighbours in memory."""
     for name, axis in (("channels", 1), ("batch", 0)):
         if problem.planes[axis] > 1 and problem.strides[0][axis] == problem.itemsizes[0]:
@@ -142,7 +142,8 @@ def _adjacent_lanes(problem: PoolProblem) -> str:
     return ""
 
 
-def _any_lanes(problem: PoolProblem) -> str:
+def any_lanes(problem: PoolProblem) -> str:
+    """Planes of which several make a vector though they are apart: both axes if they are one."""
     batch, channels = problem.planes
     if all(s[0] == s[1] * channels for s in problem.strides):
         return "planes"
@@ -210,7 +211,7 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
         threads=_GPU_THREADS if device.is_gpu else 1,
         step=step,
         index=problem.index,
-        streaming=_streams(problem, step, device),
+        streaming=step == UNIT_STEP and streams(problem, device),
         units=rows * width * vectors if device.is_gpu else rows,
         tile=_GPU_THREADS if device.is_gpu else _rows_of_a_block(width * count),
         group=group,
@@ -225,10 +226,10 @@ def _common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
     return UNIT_STEP if adjacent else ANY_STEP
 
 
-def _streams(problem: PoolProblem, step: int, device: Device) -> bool:
+def streams(problem: PoolProblem, device: Device) -> bool:
+    """Whether a result is too large for the caches of a CPU."""
     written = prod(problem.planes) * prod(problem.spatial) * problem.itemsizes[problem.result]
-    large = not device.is_gpu and written >= device.cache_bytes
-    return large and step == UNIT_STEP
+    return not device.is_gpu and written >= device.cache_bytes
 
 
 def _rows_of_a_block(results: int) -> int:
@@ -268,7 +269,7 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         threads=1,
         step=step,
         index=problem.index,
-        streaming=_streams(problem, step, device),
+        streaming=step == UNIT_STEP and streams(problem, device),
         units=units,
         tile=_rows_of_a_block(piece),
         piece=piece,

@@ -22,6 +22,7 @@ from nnkernels.dispatch.pool_plan import (
     ordered,
     three_axes,
 )
+from nnkernels.dispatch.pool_scatter import add_scatter, scatter_of
 from nnkernels.dispatch.results import Allocation, adopt_out, check_memory, check_out, reach
 from nnkernels.dispatch.windows import Axis, Windows, out_shape
 from nnkernels.errors import DTypeError, ShapeError
@@ -200,39 +201,48 @@ def _backward_of_max(
     check_cotangent(dy, (*x.shape[:2], *out_shape(axes)), x.dtype)
     result, strides = _gradient(x.shape, x.dtype, memory_order(x.shape, x.strides), given)
     three = three_axes(axes)
-    element = label_element(three)
-    workspace, label_strides = ordered(dy.shape, numpy_dtype(element.name), x)
-    plan = PoolPlan((result,), workspace)
-    if 0 in x.shape:
-        return plan
-    image = Operand(found, five_strides(x.strides), True)
-    labels = Operand(element, five_strides(label_strides), False)
     common: dict[str, Any] = {
         "mode": pooling.mode,
         "axes": three,
         "adaptive": pooling.adaptive,
         "planes": x.shape[:2],
     }
+    image, dx, windows = (
+        Operand(found, five_strides(s), is_image)
+        for s, is_image in ((x.strides, True), (strides, True), (dy.strides, False))
+    )
+
+    def labels_of(name: str) -> tuple[Allocation, Operand]:
+        workspace, label_strides = ordered(dy.shape, numpy_dtype(name), x)
+        return workspace, Operand(ELEMENTS[name], five_strides(label_strides), False)
+
+    def gradient(labels: Operand) -> Launch:
+        # dx, dy and labels, and no x.
+        operands = (dx, windows, labels, None)
+        return Launch(**common, backward=True, operands=operands, pointers=(2, 0, 3, 4))
+
+    workspace, labels = labels_of("int32")
+    scatter = scatter_of(gradient(labels), machine, alignment)
+    if scatter is None:  # the smallest dtype for the number of a tap
+        workspace, labels = labels_of(label_element(three).name)
+    elif scatter.index == "q":
+        workspace, labels = labels_of("int64")
+    plan = PoolPlan((result,), workspace)
+    if 0 in x.shape:
+        return plan
     if 0 not in dy.shape:
         places = Launch(
             **common,
             backward=False,
             operands=(image, None, labels),
             pointers=(1, 4, 3),
+            flat=scatter is not None,
         )
         add_launch(plan, places, machine, alignment)
-    gather = Launch(
-        **common,
-        backward=True,
-        operands=(
-            Operand(found, five_strides(strides), True),
-            Operand(found, five_strides(dy.strides), False),
-            labels,
-            None,
-        ),
-        pointers=(2, 0, 3, 4),
-    )
-    add_launch(plan, gather, machine, alignment)
+    if scatter is None:
+        add_launch(plan, gradient(labels), machine, alignment)
+    else:
+        add_scatter(plan, gradient(labels), scatter, machine, alignment)
     return plan
 
 

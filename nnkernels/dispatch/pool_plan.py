@@ -173,6 +173,17 @@ class Launch:
 
 def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> None:
     """Configure a launch and add it to a plan."""
+    problem, compute = problem_of(launch, alignment)
+    chosen = config.configure(problem, machine.device)
+    instance = _instance(launch, chosen, compute)
+    tail, scratch = _pack(launch, chosen, compute)
+    run = machine.prepare(instance, chosen.blocks, scratch, traffic_of(launch))
+    pack = pointer_struct(len(launch.operands)).pack
+    plan.launches.append((run, pack, launch.pointers, tail))
+
+
+def problem_of(launch: Launch, alignment: int) -> tuple[PoolProblem, Element]:
+    """What a configuration is chosen for, and the computing type."""
     given = [o for o in launch.operands if o is not None]
     images = tuple(o.image for o in given)
     strides = tuple(o.strides for o in given)
@@ -195,18 +206,18 @@ def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> 
         index=index,
         has_powers=launch.mode.name == "Power",
     )
-    chosen = config.configure(problem, machine.device)
-    instance = _instance(launch, chosen, compute)
-    tail, scratch = _pack(launch, chosen, compute)
-    traffic = sum(
+    return problem, compute
+
+
+def traffic_of(launch: Launch) -> int:
+    """Bytes that a launch moves, if it moves each once."""
+    return sum(
         o.element.itemsize
         * prod(launch.planes)
         * prod(a.size if o.image else a.out for a in launch.axes)
-        for o in given
+        for o in launch.operands
+        if o is not None
     )
-    pack = pointer_struct(len(launch.operands)).pack
-    run = machine.prepare(instance, chosen.blocks, scratch, traffic)
-    plan.launches.append((run, pack, launch.pointers, tail))
 
 
 def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
@@ -252,9 +263,9 @@ def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, 
         packer.add_divisor(vectors)
     packer.add_divisor(chosen.planes[1])
     for axis in launch.axes:
-        _pack_axis(packer, axis, launch.adaptive)
+        pack_axis(packer, axis, launch.adaptive)
     for operand in launch.operands:
-        _pack_strides(packer, operand, chosen)
+        pack_strides(packer, operand, chosen.lanes, chosen.group)
     kernels = [axis.kernel for axis in launch.axes]
     if launch.backward:
         packer.add_index(*kernels[1:])
@@ -265,26 +276,28 @@ def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, 
     return packer.finish(), scratch
 
 
-def _pack_axis(packer: Packer, axis: Axis, adaptive: bool) -> None:
+def pack_axis(packer: Packer, axis: Axis, adaptive: bool) -> None:
+    """A ``PoolAxis``."""
     packer.add_index(axis.size, axis.out, axis.kernel, axis.stride, axis.dilation, axis.low)
     packer.add_index(axis.size + axis.high, 0 if adaptive else axis.reach - 1)
     for divisor in (axis.stride, axis.dilation, axis.out, axis.size):
         packer.add_divisor(max(divisor, 1))
 
 
-def _pack_strides(packer: Packer, operand: Operand | None, chosen: PoolConfig) -> None:
+def pack_strides(packer: Packer, operand: Operand | None, lanes: str, group: int) -> None:
+    """A ``PoolStrides``; `group` planes of the lanes are the second axis of planes, unless 0."""
     if operand is None:
         packer.add_index(*(0,) * 6)
         return
     batch, channels, *space = operand.strides
-    lane = config.lane_stride(operand.strides, chosen.lanes)
+    lane = config.lane_stride(operand.strides, lanes)
     first, second = {
         "": (batch, channels),
         "channels": (batch, 0),
         "batch": (0, channels),
         "planes": (0, 0),
-    }[chosen.lanes]
-    packer.add_index(first, second if chosen.group == 0 else chosen.group * lane, *space, lane)
+    }[lanes]
+    packer.add_index(first, second if group == 0 else group * lane, *space, lane)
 
 
 def _pack_labels(packer: Packer, launch: Launch) -> None:
