@@ -194,7 +194,7 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
     count = lane_count(problem, lanes)
     planes = planes_beside(problem, lanes)
     strides = [lane_stride(s, lanes) for s in problem.strides]
-    step = _common_step(problem, strides) if lanes else UNIT_STEP
+    step = common_step(problem, strides) if lanes else UNIT_STEP
     depth, height, width = problem.spatial
     group = 0
     if not device.is_gpu and step == ANY_STEP and planes[1] == 1 and count % vector == 0:
@@ -218,7 +218,7 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
     )
 
 
-def _common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
+def common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
     """Whether a vector is one access of every operand; where of one it is not, of none: what is
     scattered costs more than what is not could save, and instances would be many.
     """
@@ -258,7 +258,7 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         piece = min(whole, max(_PIECE // width.stride // vector, 1) * vector) * width.stride
     else:
         piece = min(results, max(_PIECE // width.stride // vector, 1) * vector)
-    step = _common_step(problem, [s[4] for s in problem.strides])
+    step = common_step(problem, [s[4] for s in problem.strides])
     units = prod(problem.planes) * -(-results // piece) * prod(problem.spatial[:2])
     return PoolConfig(
         rows=True,

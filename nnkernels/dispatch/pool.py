@@ -10,6 +10,7 @@ from nnkernels.dispatch import machines
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype, require
 from nnkernels.dispatch.elementwise import alignment_of, remember
+from nnkernels.dispatch.pool_crowded import add_scatter, add_search, scatter_of
 from nnkernels.dispatch.pool_plan import (
     Launch,
     Mode,
@@ -22,7 +23,6 @@ from nnkernels.dispatch.pool_plan import (
     ordered,
     three_axes,
 )
-from nnkernels.dispatch.pool_scatter import add_scatter, scatter_of
 from nnkernels.dispatch.results import Allocation, adopt_out, check_memory, check_out, reach
 from nnkernels.dispatch.windows import Axis, Windows, out_shape
 from nnkernels.errors import DTypeError, ShapeError
@@ -189,7 +189,8 @@ def _forward(
             pointers=(0, 1, 2 if indices else 3),
             flat=True,
         )
-        add_launch(plan, launch, machine, alignment)
+        add = add_search if indices else add_launch
+        add(plan, launch, machine, alignment)
     return plan
 
 
@@ -238,7 +239,7 @@ def _backward_of_max(
             pointers=(1, 4, 3),
             flat=scatter is not None,
         )
-        add_launch(plan, places, machine, alignment)
+        add_search(plan, places, machine, alignment)
     if scatter is None:
         add_launch(plan, gradient(labels), machine, alignment)
     else:

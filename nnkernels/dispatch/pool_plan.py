@@ -270,7 +270,7 @@ def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, 
     if launch.backward:
         packer.add_index(*kernels[1:])
     else:
-        _pack_labels(packer, launch)
+        pack_labels(packer, launch)
     parameters = launch.mode.parameters() if compute.kind == "f" else (0, 0, 0, 0)
     packer.add_scalars(compute.name, parameters)
     return packer.finish(), scratch
@@ -300,7 +300,8 @@ def pack_strides(packer: Packer, operand: Operand | None, lanes: str, group: int
     packer.add_index(first, second if group == 0 else group * lane, *space, lane)
 
 
-def _pack_labels(packer: Packer, launch: Launch) -> None:
+def pack_labels(packer: Packer, launch: Launch) -> None:
+    """A ``PoolLabels``."""
     _, height, width = launch.axes
     if launch.flat:
         blocks = (height.size * width.size, width.size, 1)

@@ -1,4 +1,4 @@
-"""When gradients of maxima are scattered, on a CPU, and in which pieces."""
+"""Maxima of windows that overlap much, on a CPU: searched along rows first, gradients scattered."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import prod
 
 from nnkernels.config import pool
 from nnkernels.config.device import Device
+from nnkernels.config.elementwise import UNIT_STEP
 from nnkernels.config.pool import PoolProblem
 from nnkernels.dispatch.windows import Axis
 
@@ -19,8 +20,115 @@ _PLANES = 4
 _MANY_PLANES = 16
 # Of the scratch memory of a thread, the part that sums take.
 _SHARE = 2
+# Windows of a block, about.
+_BLOCK = 16384
 # How often a window may be visited, because bands are narrower than windows reach.
 _VISITS = 2
+# Scratch memory for maxima of rows, and how many comparisons along rows must save.
+_RING_BYTES = 64 * 1024
+_SAVING = 1.5
+
+
+# ---- the search ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Template arguments of an instance of ``PoolSearch``, and its pieces.
+
+    Attributes
+    ----------
+    lanes : {"channels", "batch", ""}
+        The axis of planes along which a vector is; none if it is along a row.
+    planes : tuple of int
+        The axes of planes that are left.
+    groups : int
+        Vectors along the lanes.
+    step : int
+        Whether a vector is one access of every operand.
+    piece : int
+        Windows of a row that are made at once.
+    ring : tuple of int
+        Depths and rows whose maxima are kept.
+    length : int
+        Elements of a row of the image that the windows of a piece see, rounded up.
+    """
+
+    lanes: str
+    planes: tuple[int, int]
+    lane_count: int
+    groups: int
+    vector: int
+    step: int
+    index: str
+    streaming: bool
+    piece: int
+    ring: tuple[int, int]
+    length: int
+    units: int
+    tile: int
+
+    @property
+    def scratch(self) -> tuple[int, int, int]:
+        """Elements as wide as the computing type, and indices, and the elements of a row."""
+        size = self.piece * self.vector if self.lanes else _whole(self.piece, self.vector)
+        rows = prod(self.ring)
+        return self.length + (2 * rows + 1) * size + rows, 2 * rows, size
+
+
+def configure_search(problem: PoolProblem, device: Device) -> SearchConfig | None:
+    """How maxima and their labels are searched along rows first, or None where that saves little.
+
+    Parameters
+    ----------
+    problem : PoolProblem
+        Of an image, y or not, and labels.
+    """
+    depth, height, width = problem.axes
+    lanes = pool.adjacent_lanes(problem)
+    if device.is_gpu or problem.adaptive or not (lanes or pool.fits_rows(problem)):
+        return None
+    at_once = depth.kernel * height.kernel * width.kernel
+    along_rows = depth.kernel * (min(height.stride, height.kernel) * width.kernel + height.kernel)
+    vector = device.vector_bytes // problem.compute_itemsize
+    ring = (depth.reach, height.reach)
+    every = 2 * prod(ring) * problem.compute_itemsize * (vector if lanes else 1)
+    piece = min(_RING_BYTES // every, width.out)
+    if piece < min(width.out, vector) or at_once < _SAVING * along_rows:
+        return None
+    length = 0
+    if not lanes:
+        piece = min(_whole(piece, vector), width.out)
+        windows = _whole(piece, vector)
+        length = _whole((windows - 1) * width.stride + width.reach, vector) + vector
+    planes = pool.planes_beside(problem, lanes)
+    groups = -(-pool.lane_count(problem, lanes) // vector) if lanes else 1
+    pieces = -(-width.out // piece)
+    step = pool.common_step(
+        problem, [pool.lane_stride(s, lanes) if lanes else s[4] for s in problem.strides]
+    )
+    return SearchConfig(
+        lanes=lanes,
+        planes=planes,
+        lane_count=pool.lane_count(problem, lanes),
+        groups=groups,
+        vector=vector,
+        step=step,
+        index=problem.index,
+        streaming=step == UNIT_STEP and pool.streams(problem, device),
+        piece=piece,
+        ring=ring,
+        length=length,
+        units=prod(planes) * groups * pieces * depth.out * height.out,
+        tile=height.out * max(_BLOCK // (height.out * piece), 1),
+    )
+
+
+def _whole(count: int, vector: int) -> int:
+    return -(-count // vector) * vector
+
+
+# ---- the gradient -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -63,7 +171,7 @@ class ScatterConfig:
         return prod(self.planes) * -(-self.lane_count // self.group) * prod(self.bands)
 
 
-def configure(problem: PoolProblem, device: Device) -> ScatterConfig | None:
+def configure_scatter(problem: PoolProblem, device: Device) -> ScatterConfig | None:
     """How the gradient of a maximum is scattered, or None where gathering is faster.
 
     Parameters
@@ -99,7 +207,7 @@ def configure(problem: PoolProblem, device: Device) -> ScatterConfig | None:
         streaming=pool.streams(problem, device),
         extent=extent,
         bands=(-(-depth.size // extent[0]), -(-height.size // extent[1])),
-        capacity=-(-elements // vector) * vector,
+        capacity=_whole(elements, vector),
     )
 
 
