@@ -23,7 +23,7 @@ template <class Index> struct UnpoolArgs {
   // the least place of a vector.
   Divisor<Index> by_groups;
   Index lanes, linear, low;
-  Index sides[2][3];                  // of the plane and of what is pooled
+  Index sides[2][3];  // of the plane and of what is pooled
   Divisor<Index> by_height[2], by_width[2];
   PoolStrides<Index> at[3];
 

@@ -145,9 +145,8 @@ struct MaxUnpoolBackwardVectors : UnpoolVectors<T, Index, N, Step, Across> {
                                     Across ? at[1].lane : at[1].space[2]};
     const T* plane = byte_offset(static_cast<const T*>(args.plane), planes.bytes[0]);
     const Index lane = Across ? at[0].lane : Index(0);
-    const Vec<int64, N> given = count == N
-                                    ? names.template load<N>(0)
-                                    : names.template load_partial<N>(0, count, int64(-1));
+    const Vec<int64, N> given = count == N ? names.template load<N>(0)
+                                           : names.template load_partial<N>(0, count, int64(-1));
     const int64 size = args.template size<0>();
     const auto none = Vec<int64, N>::splat(-1);
     const Vec<Index, N> number = convert<Index>(where(given < size, max(given, none), none));

@@ -27,9 +27,9 @@ struct PoolScatter {
     const void* labels;
     int64 units;  // bands of groups of Lanes planes
     int64 tile;
-    Index lanes;     // planes along the lanes
+    Index lanes;      // planes along the lanes
     Index extent[2];  // depths and rows of a band: all rows where there are several depths
-    Index capacity;  // elements of a band, rounded up to Vecs
+    Index capacity;   // elements of a band, rounded up to Vecs
     Divisor<Index> by_groups, by_planes;
     Divisor<Index> by_depths, by_rows;  // bands of a plane along either axis
     PoolAxis<Index, Adaptive> axis[3];
@@ -76,8 +76,7 @@ struct PoolScatter {
     const Index width = args.axis[2].size;
     band.low = (band.from[0] * args.axis[1].size + band.from[1]) * width;
     band.size = (band.to[0] - band.from[0]) * (band.to[1] - band.from[1]) * width;
-    for (int i = 0; i < 3; ++i)
-      band.bytes[i] = args.at[i].of_plane(a, b) + lane * args.at[i].lane;
+    for (int i = 0; i < 3; ++i) band.bytes[i] = args.at[i].of_plane(a, b) + lane * args.at[i].lane;
     band.count = int(lesser_of(Index(Lanes), args.lanes - lane));
   }
 
@@ -87,10 +86,10 @@ struct PoolScatter {
     const Index depth = deep.cover(band.to[0] - 1).last, row = high.cover(band.to[1] - 1).last;
     for (Index o = deep.cover(band.from[0]).first; o < depth; ++o) {
       for (Index u = high.cover(band.from[1]).first; u < row; ++u) {
-        const T* dy = byte_offset(static_cast<const T*>(args.dy),
-                                  band.bytes[1] + args.at[1].at(o, u, 0));
-        const U* labels = byte_offset(static_cast<const U*>(args.labels),
-                                      band.bytes[2] + args.at[2].at(o, u, 0));
+        const T* dy =
+            byte_offset(static_cast<const T*>(args.dy), band.bytes[1] + args.at[1].at(o, u, 0));
+        const U* labels =
+            byte_offset(static_cast<const U*>(args.labels), band.bytes[2] + args.at[2].at(o, u, 0));
         for (Index v = 0; v < args.axis[2].out; ++v) {
           if constexpr (Whole) {
             NNK_UNROLL
@@ -124,8 +123,7 @@ struct PoolScatter {
     const S* sums = band.sums;
     for (Index d = 0; d < depths; ++d) {
       for (Index h = 0; h < rows; ++h) {
-        const Index bytes =
-            band.bytes[0] + args.at[0].at(band.from[0] + d, band.from[1] + h, 0);
+        const Index bytes = band.bytes[0] + args.at[0].at(band.from[0] + d, band.from[1] + h, 0);
         write_row(args, band, bytes, width, sums);
         sums += Adjacent ? width * Lanes : width;
       }

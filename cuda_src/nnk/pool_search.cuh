@@ -1,8 +1,8 @@
 // Maxima of large windows with their labels, for a block of one thread: along rows first.
 //
-// The maximum of every window's taps in one row of the image, and which tap it is, serve all windows
-// that see this row: those of k rows are kept, and compared with each other. So a window of k by k
-// taps costs k comparisons along a row, which windows below each other share, and k more.
+// The maximum of every window's taps in one row of the image, and which tap it is, serve all
+// windows that see this row: those of k rows are kept, and compared with each other. So a window of
+// k by k taps costs k comparisons along a row, which windows below each other share, and k more.
 #pragma once
 #include "nnk/pool_rows.cuh"
 
@@ -45,11 +45,11 @@ struct PoolSearch {
     S* row;          // what windows see of a row
     S* best;         // of each row that is kept, and each window
     I* label;
-    I* column;       // label of the first tap inside of each window, or -1
-    Index* kept;     // which row is where, or -1
-    Index* places;   // where the rows are that windows see
-    I* row_labels;   // and the label of their first tap
-    Index size;      // elements of best for a row
+    I* column;      // label of the first tap inside of each window, or -1
+    Index* kept;    // which row is where, or -1
+    Index* places;  // where the rows are that windows see
+    I* row_labels;  // and the label of their first tap
+    Index size;     // elements of best for a row
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -116,17 +116,24 @@ struct PoolSearch {
                                 const Window& wh) {
     Index found = 0;
     if (!Adjacent && piece.high == piece.low) return 0;
+    const Index step[2] = {args.axis[0].dilation, args.axis[1].dilation};
+    const Index height = wh.start + wh.first * step[1], begin = height % args.ring[1];
+    Index deep = (wd.start + wd.first * step[0]) % args.ring[0];
     for (Index a = wd.first; a < wd.last; ++a) {
-      const Index d = wd.start + a * args.axis[0].dilation;
+      const Index d = wd.start + a * step[0];
+      Index h = height, high = begin;
       for (Index b = wh.first; b < wh.last; ++b) {
-        const Index h = wh.start + b * args.axis[1].dilation;
-        const Index place = d % args.ring[0] * args.ring[1] + h % args.ring[1];
-        const Index number = d * args.axis[1].size + h;
+        const Index place = deep * args.ring[1] + high, number = d * args.axis[1].size + h;
         if (piece.kept[place] != number) search_row(args, piece, place, d, h);
         piece.kept[place] = number;
         piece.places[found] = place * piece.size;
         piece.row_labels[found++] = I(a * args.names.tap[0] + b * args.names.tap[1]);
+        h += step[1];
+        high += step[1];
+        if (high >= args.ring[1]) high -= args.ring[1];
       }
+      deep += step[0];
+      if (deep >= args.ring[0]) deep -= args.ring[0];
     }
     return found;
   }
@@ -142,15 +149,15 @@ struct PoolSearch {
     if constexpr (Adjacent) {
       for (Index v = 0; v < piece.count; ++v) {
         const Window w = axis.window(piece.first + v);
-        search_taps(args, piece.column + v * N, best + v * N, label + v * N, w.first, w.last,
-                    [&](Index c) NNK_INLINE {
-                      const Index at = w.start + c * axis.dilation;
-                      const Line<const T, Index, Step> line{
-                          byte_offset(static_cast<const T*>(args.x),
-                                      bytes + at * args.at[0].space[2]),
-                          Index(piece.lanes), args.at[0].lane};
-                      return convert<S>(some(line, 0, piece.lanes));
-                    });
+        search_taps(
+            args, piece.column + v * N, best + v * N, label + v * N, w.first, w.last,
+            [&](Index c) NNK_INLINE {
+              const Index at = w.start + c * axis.dilation;
+              const Line<const T, Index, Step> line{
+                  byte_offset(static_cast<const T*>(args.x), bytes + at * args.at[0].space[2]),
+                  Index(piece.lanes), args.at[0].lane};
+              return convert<S>(some(line, 0, piece.lanes));
+            });
       }
     } else {
       copy_row(args, piece, bytes);

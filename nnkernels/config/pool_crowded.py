@@ -212,10 +212,13 @@ def configure_scatter(problem: PoolProblem, device: Device) -> ScatterConfig | N
 
 
 def windows_of_an_element(axes: tuple[Axis, Axis, Axis], adaptive: bool) -> int:
-    """How many windows see an element, about."""
+    """How many windows see an element, about; along a row, how many would if it were endless."""
     if adaptive:  # they divide the image
         return 1
-    return prod(min(-(-axis.kernel // axis.stride), axis.out) for axis in axes)
+    depth, height, width = axes
+    return prod(min(-(-axis.kernel // axis.stride), axis.out) for axis in (depth, height)) * -(
+        -width.kernel // width.stride
+    )
 
 
 def _extent(axes: tuple[Axis, Axis, Axis], room: int) -> tuple[int, int] | None:

@@ -46,16 +46,21 @@ class Pooling:
     mode: Mode
     windows: Windows | tuple[int, ...]
 
-    @property
-    def adaptive(self) -> bool:
-        """Whether windows divide the image."""
-        return not isinstance(self.windows, Windows)
+    def geometry(self, sizes: Sequence[int]) -> tuple[tuple[Axis, ...], bool]:
+        """The axes for an image of some sizes, and whether windows divide it unequally.
 
-    def axes(self, sizes: Sequence[int]) -> tuple[Axis, ...]:
-        """The geometry for an image of some sizes; ShapeError if windows do not fit into it."""
+        Raises
+        ------
+        ShapeError
+            If windows do not fit into it.
+        """
         if isinstance(self.windows, Windows):
-            return self.windows.axes(sizes)
-        return adaptive_axes(sizes, self.windows)
+            return self.windows.axes(sizes), False
+        if 0 not in sizes and not any(n % out for n, out in zip(sizes, self.windows, strict=True)):
+            parts = tuple(n // out for n, out in zip(sizes, self.windows, strict=True))
+            ones = (1,) * len(parts)
+            return Windows(parts, parts, ones, "valid").axes(sizes), False
+        return adaptive_axes(sizes, self.windows), True
 
 
 # ---- the functions ------------------------------------------------------------------------------
@@ -161,7 +166,7 @@ def _forward(
     given: Any,
 ) -> PoolPlan:
     found = require(x.dtype, kinds, "x")
-    axes = pooling.axes(x.shape[2:])
+    axes, adaptive = pooling.geometry(x.shape[2:])
     shape = (*x.shape[:2], *out_shape(axes))
     result, strides = ordered(shape, x.dtype, x)
     if given is not None:
@@ -178,7 +183,7 @@ def _forward(
         launch = Launch(
             mode=pooling.mode,
             axes=three_axes(axes),
-            adaptive=pooling.adaptive,
+            adaptive=adaptive,
             backward=False,
             planes=x.shape[:2],
             operands=(
@@ -198,14 +203,14 @@ def _backward_of_max(
     pooling: Pooling, dy: Any, x: Any, machine: Any, alignment: int, given: Any
 ) -> PoolPlan:
     found = require(x.dtype, "f", "x")
-    axes = pooling.axes(x.shape[2:])
+    axes, adaptive = pooling.geometry(x.shape[2:])
     check_cotangent(dy, (*x.shape[:2], *out_shape(axes)), x.dtype)
     result, strides = _gradient(x.shape, x.dtype, memory_order(x.shape, x.strides), given)
     three = three_axes(axes)
     common: dict[str, Any] = {
         "mode": pooling.mode,
         "axes": three,
-        "adaptive": pooling.adaptive,
+        "adaptive": adaptive,
         "planes": x.shape[:2],
     }
     image, dx, windows = (
@@ -256,7 +261,7 @@ def _backward_of_sum(
     given: Any,
 ) -> PoolPlan:
     found = require(dy.dtype, "f", "dy")
-    axes = pooling.axes(shape[2:])
+    axes, adaptive = pooling.geometry(shape[2:])
     check_cotangent(dy, (*shape[:2], *out_shape(axes)), dy.dtype)
     order = memory_order(dy.shape, dy.strides)
     result, strides = _gradient(shape, dy.dtype, order, given)
@@ -265,7 +270,7 @@ def _backward_of_sum(
         launch = Launch(
             mode=pooling.mode,
             axes=three_axes(axes),
-            adaptive=pooling.adaptive,
+            adaptive=adaptive,
             backward=True,
             planes=(shape[0], shape[1]),
             operands=(
@@ -284,7 +289,7 @@ def _backward_of_norm(
     pooling: Pooling, dy: Any, x: Any, y: Any, machine: Any, alignment: int, given: Any
 ) -> PoolPlan:
     found = require(x.dtype, "f", "x")
-    axes = pooling.axes(x.shape[2:])
+    axes, adaptive = pooling.geometry(x.shape[2:])
     shape = (*x.shape[:2], *out_shape(axes))
     check_cotangent(dy, shape, x.dtype)
     check_cotangent(y, shape, x.dtype, "y")
@@ -294,7 +299,7 @@ def _backward_of_norm(
         launch = Launch(
             mode=pooling.mode,
             axes=three_axes(axes),
-            adaptive=False,
+            adaptive=adaptive,
             backward=True,
             planes=x.shape[:2],
             operands=(

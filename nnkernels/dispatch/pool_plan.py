@@ -178,8 +178,8 @@ def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> 
     instance = _instance(launch, chosen, compute)
     tail, scratch = _pack(launch, chosen, compute)
     run = machine.prepare(instance, chosen.blocks, scratch, traffic_of(launch))
-    pack = pointer_struct(len(launch.operands)).pack
-    plan.launches.append((run, pack, launch.pointers, tail))
+    pointers = launch.pointers[:2] if chosen.columns else launch.pointers
+    plan.launches.append((run, pointer_struct(len(pointers)).pack, pointers, tail))
 
 
 def problem_of(launch: Launch, alignment: int) -> tuple[PoolProblem, Element]:
@@ -205,6 +205,7 @@ def problem_of(launch: Launch, alignment: int) -> tuple[PoolProblem, Element]:
         alignment=alignment,
         index=index,
         has_powers=launch.mode.name == "Power",
+        labelled=labelled,
     )
     return problem, compute
 
@@ -224,16 +225,21 @@ def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
     first = next(o for o in launch.operands if o is not None)
     labels = launch.operands[2]
     name = f"Pool{launch.mode.name}"
+    index = "int32" if chosen.index == "i" else "int64"
+    streaming = str(chosen.streaming).lower()
+    if chosen.columns:
+        text = f"{name}, {first.element.storage}, {compute.storage}, {chosen.step}, "
+        text += f"{chosen.vector}, {index}, {streaming}"
+        return Instance("pool_columns", f"PoolColumns<{text}>", chosen.threads)
     labelled = launch.mode.name == "Max" and labels is not None
     if labelled and not launch.backward:
         name += "Index"
     text = f"{name}, {first.element.storage}, "
     text += f"{labels.element.storage if labelled and labels else 'uint8'}, {compute.storage}, "
-    text += f"{chosen.step}, {chosen.vector}, "
-    text += "int32" if chosen.index == "i" else "int64"
+    text += f"{chosen.step}, {chosen.vector}, {index}"
     if not chosen.rows:
         text += ", true" if launch.adaptive else ", false"
-    text += ", true" if chosen.streaming else ", false"
+    text += f", {streaming}"
     header, struct = {
         (False, False): ("pool", "PoolWindows"),
         (False, True): ("pool_rows", "PoolRows"),
@@ -247,6 +253,8 @@ def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
 
 
 def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, int]:
+    if chosen.columns:
+        return _pack_columns(launch, chosen, compute)
     packer = Packer(len(launch.operands), chosen.index)
     packer.add("q", chosen.units, chosen.tile)
     scratch = 0
@@ -274,6 +282,21 @@ def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, 
     parameters = launch.mode.parameters() if compute.kind == "f" else (0, 0, 0, 0)
     packer.add_scalars(compute.name, parameters)
     return packer.finish(), scratch
+
+
+def _pack_columns(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, int]:
+    packer = Packer(2, chosen.index)
+    packer.add("q", chosen.units, chosen.tile)
+    padded = -(-chosen.group // chosen.vector) * chosen.vector
+    packer.add_index(chosen.lane_count, chosen.group, padded, int(launch.mode.include_pad))
+    packer.add_divisor(-(-chosen.lane_count // chosen.group))
+    packer.add_divisor(chosen.planes[1])
+    for axis in launch.axes:
+        pack_axis(packer, axis, False)
+    for operand in launch.operands[:2]:
+        pack_strides(packer, operand, chosen.lanes, 0)
+    packer.add_scalars(compute.name, launch.mode.parameters() if compute.kind == "f" else (0,) * 4)
+    return packer.finish(), launch.axes[2].size * padded * compute.itemsize
 
 
 def pack_axis(packer: Packer, axis: Axis, adaptive: bool) -> None:
