@@ -11,10 +11,10 @@ from nnkernels.config.elementwise import UNIT_STEP
 from nnkernels.config.pool import PoolProblem
 from nnkernels.dispatch.windows import Axis
 
-# Windows that see an element, on average, from which adding each of them to its maximum is faster
-# than looking all of them up, of neighbours in a row and of neighbouring channels.
-_CROWDED_ROW = 20
-_CROWDED_CHANNELS = 20
+# How many windows see an element from where adding each of them to its maximum is faster than
+# looking all of them up: so many, and so many more times the windows that there are to an element.
+_LOOK_UPS = 3
+_ADDITIONS = 14
 # Planes whose sums are made at once where they are apart, and of how many.
 _PLANES = 4
 _MANY_PLANES = 16
@@ -24,8 +24,11 @@ _SHARE = 2
 _BLOCK = 16384
 # How often a window may be visited, because bands are narrower than windows reach.
 _VISITS = 2
+# Registers of a vector, of independent comparisons.
+_CHANNEL_REGISTERS = 4
+_ROW_REGISTERS = 2
 # Scratch memory for maxima of rows, and how many comparisons along rows must save.
-_RING_BYTES = 64 * 1024
+_RING_BYTES = 128 * 1024
 _SAVING = 1.5
 
 
@@ -91,10 +94,14 @@ def configure_search(problem: PoolProblem, device: Device) -> SearchConfig | Non
     at_once = depth.kernel * height.kernel * width.kernel
     along_rows = depth.kernel * (min(height.stride, height.kernel) * width.kernel + height.kernel)
     vector = device.vector_bytes // problem.compute_itemsize
+    if lanes and pool.lane_count(problem, lanes) > vector:
+        vector *= _CHANNEL_REGISTERS
+    elif not lanes and width.out > vector:
+        vector *= _ROW_REGISTERS
     ring = (depth.reach, height.reach)
     every = 2 * prod(ring) * problem.compute_itemsize * (vector if lanes else 1)
     piece = min(_RING_BYTES // every, width.out)
-    if piece < min(width.out, vector) or at_once < _SAVING * along_rows:
+    if piece < min(width.out, 1 if lanes else vector) or at_once < _SAVING * along_rows:
         return None
     length = 0
     if not lanes:
@@ -186,7 +193,8 @@ def configure_scatter(problem: PoolProblem, device: Device) -> ScatterConfig | N
     count = pool.lane_count(problem, lanes)
     crowd = windows_of_an_element(problem.axes, problem.adaptive)
     in_rows = not adjacent and pool.fits_rows(problem)
-    if (adjacent and crowd < _CROWDED_CHANNELS) or (in_rows and crowd < _CROWDED_ROW):
+    windows = prod(axis.out for axis in problem.axes) / prod(axis.size for axis in problem.axes)
+    if (adjacent or in_rows) and crowd < _LOOK_UPS + _ADDITIONS * windows:
         return None
     vector = device.vector_bytes // problem.compute_itemsize
     group = vector if adjacent else _PLANES if count >= _MANY_PLANES else 1
