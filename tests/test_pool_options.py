@@ -21,8 +21,8 @@ from nnkernels.dispatch.windows import Windows
 WAYS = {
     "rows": ((2, 3, 9, 40), False, {"stride": 2}, (True, "", 1)),
     "rows in pieces": ((1, 2, 5000), False, {"stride": 1}, (True, "", 3)),
-    "channels": ((2, 70, 5, 6), True, {"stride": 1}, (False, "channels", 0)),
-    "batch": ((70, 1, 5, 6), None, {"stride": 1}, (False, "batch", 0)),
+    "channels": ((2, 70, 5, 6), True, {"stride": 2}, (False, "channels", 0)),
+    "batch": ((70, 1, 5, 6), None, {"stride": 2}, (False, "batch", 0)),
     "few windows": ((2, 3, 9, 5), False, {"stride": 2}, (False, "planes", 0)),
     "far apart windows": ((1, 2, 400), False, {"stride": 100}, (False, "planes", 0)),
 }
