@@ -17,7 +17,7 @@ struct PoolSearch {
   using I = PoolLabel<S>;
   using VI = Vec<I, N>;
   using Window = PoolWindow<Index>;
-  static constexpr Index vectors_of(Index windows) {
+  static constexpr NNK_FN Index vectors_of(Index windows) {
     return Adjacent ? windows : (windows + N - 1) / N;
   }
 
