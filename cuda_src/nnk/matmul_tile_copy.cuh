@@ -31,7 +31,8 @@ template <class S, int Terms, int Outer, int N, bool AlongTerms, int Threads> st
   static constexpr bool is_vector = Outer / N * int(sizeof(S)) % 16 == 0;
   static constexpr int padding = wanted == 1 && !fills_banks && is_vector ? Outer / N : 4;
   static constexpr int row = Outer + (AlongTerms ? padding : 0);
-  static_assert(row * int(sizeof(S)) % 16 == 0, "rows are read 16 bytes at a time");
+  static_assert(Outer * int(sizeof(S)) % 16 != 0 || row * int(sizeof(S)) % 16 == 0,
+                "rows that may be read 16 bytes at a time stay so");
   static constexpr int elements = (Terms * row + 3) / 4 * 4;  // a multiple of 16 bytes
 
   static NNK_FN int term(int piece) {
