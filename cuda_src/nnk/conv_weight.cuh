@@ -233,10 +233,26 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
       const int64 left = g.channels - tile * MicroM;
       const TB* const image = byte_offset(block.image, tile * MicroM * g.channel_stride);
       S* const sums = block.sums_of(tile * taps + t);
+      if (u + depth >= block.args.pixel_count) fetch_results(block, tile, t);
       if (left <= half_m) add_products<half_m>(block, image, int(left), u == 0, runs, sums);
       else
         add_products<MicroM>(block, image, left < MicroM ? int(left) : MicroM, u == 0, runs, sums);
     }
+  }
+
+  // Brings where the unit's share of results will be written into the caches.
+  static NNK_FN void fetch_results(const Block& block, int64 tile, int tap) {
+    const Geometry& g = block.geometry();
+    const int64 taps = g.spatial_taps(), first = tile * MicroM;
+    const bool taps_first = block.args.taps_first;
+    const int64 channels = g.channels - first < MicroM ? g.channels - first : MicroM;
+    const int64 at = taps_first ? tap * g.channels + first : first * taps;
+    const TC* const to = byte_offset(block.result, at * block.args.of_result[2]);
+    const int64 bytes = channels * (taps_first ? 1 : taps) * block.args.of_result[2];
+    const int each = taps_first ? 1 : int(taps);
+    for (int j = taps_first ? 0 : tap; j < N && j < block.outputs; j += each)
+      for (int64 byte = 0; byte < bytes; byte += cache_line)
+        prefetch(byte_offset(to, j * block.args.of_result[1] + byte));
   }
 
   // first: nothing was summed before
