@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nnkernels.config.device import Device
-from nnkernels.config.matmul_packed import micro_tile
-from nnkernels.config.matmul_problem import round_up
+from nnkernels.config.matmul_packed import MICRO_TILE, NARROW_ROWS
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,6 @@ class WeightProblem:
     ----------
     pixels : int
         Windows in all images.
-    row : int
-        Windows along the last axis.
     groups, channels, outputs : int
         Groups, and what there is in one of them.
     taps : int
@@ -33,7 +30,6 @@ class WeightProblem:
     """
 
     pixels: int
-    row: int
     groups: int
     channels: int
     outputs: int
@@ -56,6 +52,8 @@ class WeightConfig:
         Blocks of a panel, which share out its units: a tap of a tile each.
     depth : int
         Pixels that are packed at once.
+    units : int
+        Most units of a part.
     """
 
     micro_m: int
@@ -94,8 +92,11 @@ def pays(problem: WeightProblem) -> bool:
 def configure(problem: WeightProblem, device: Device) -> WeightConfig:
     """The blocks for a problem on a CPU."""
     itemsize = problem.compute_itemsize
-    vector, most_m = micro_tile(problem.outputs, itemsize, device)
-    micro_m = min(_rows(most_m), key=lambda m: _cost(problem.channels, m))
+    lanes = device.vector_bytes // itemsize
+    registers, micro_m = min(
+        _micro_tiles(device), key=lambda tile: _cycles(problem, lanes * tile[0], *tile)
+    )
+    vector = registers * lanes
     panels, tiles = -(-problem.outputs // vector), -(-problem.channels // micro_m)
     units = tiles * problem.taps
     most_units = max(_SUM_BYTES // (micro_m * vector * itemsize), 1)
@@ -112,17 +113,32 @@ def configure(problem: WeightProblem, device: Device) -> WeightConfig:
     )
 
 
-def _rows(most: int) -> list[int]:
-    """Channels whose sums may stay in registers: a few numbers, each an instance of its own."""
-    return [m for m in (14, 12, 11, 8, 6, 5) if m <= most]
+def _micro_tiles(device: Device) -> list[tuple[int, int]]:
+    """Registers of outputs, and channels, whose sums stay in registers: some, the best ones first.
+
+    Each is an instance of its own, so that they are few.
+    """
+    found = []
+    most, rows = MICRO_TILE[device.vector_bytes]
+    for registers in (4, 2, 1):
+        if registers <= most:
+            limit = rows if registers == most else NARROW_ROWS[device.vector_bytes][registers]
+            found += [(registers, m) for m in (14, 11, 8, 6, 4) if m <= limit]
+    return found
 
 
-def _cost(channels: int, micro_m: int) -> float:
-    """Time of a pixel: that of multiplying, and of loading what all channels of a tile need."""
-    rest = channels % micro_m
-    half = micro_m // 2
-    rows = channels - rest + (0 if rest == 0 else half if rest <= half else micro_m)
-    return rows + 2 * -(-channels // micro_m)
+def _cycles(problem: WeightProblem, vector: int, registers: int, micro_m: int) -> float:
+    """Of a tap of all channels and outputs of one pixel, roughly: two multiply-adds or loads each.
+
+    Packed pixels come from a level-2 cache, and a chain of multiply-adds takes its time.
+    """
+
+    def tile(rows: int) -> float:
+        return max(rows * registers, rows + registers, 3 * registers, 8) / 2 + 1
+
+    whole, rest = divmod(problem.channels, micro_m)
+    last = 0.0 if rest == 0 else tile(micro_m // 2 if rest <= micro_m // 2 else micro_m)
+    return -(-problem.outputs // vector) * (whole * tile(micro_m) + last)
 
 
 def _parts(panels: int, units: int, most_units: int, device: Device) -> int:

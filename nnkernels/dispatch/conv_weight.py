@@ -41,7 +41,6 @@ def _problem(windows: Windows) -> WeightProblem:
     product, types = windows.product, windows.types
     return WeightProblem(
         pixels=product.pixel_count,
-        row=product.axes[-1].pixels,
         groups=product.groups,
         channels=product.channels,
         outputs=product.rows,
