@@ -33,6 +33,8 @@ def _on_the_cpu():
 def small_slabs(monkeypatch):
     """Any number of pixels is made so, of which a few are packed at once, by many blocks."""
     monkeypatch.setattr(config, "_LEAST_PIXELS", 0)
+    monkeypatch.setattr(config, "_MOST_STEP", 1 << 40)
+    monkeypatch.setattr(config, "_FEW_PACKED_BYTES", 1024)
     monkeypatch.setattr(config, "_PACKED_BYTES", 1024)
     monkeypatch.setattr(config, "_SUM_BYTES", 4096)
     monkeypatch.setattr(config, "_LEAST_UNITS", 1)
@@ -123,15 +125,18 @@ PROBLEM = WeightProblem(
     channels=64,
     outputs=64,
     taps=9,
+    step=4,
     compute_itemsize=4,
     is_complex=False,
 )
 
 
-def test_few_pixels_and_complex_numbers_are_gathered():
+def test_few_pixels_single_taps_and_complex_numbers_are_gathered():
     assert config.pays(PROBLEM)
     assert not config.pays(replace(PROBLEM, is_complex=True))
     assert not config.pays(replace(PROBLEM, pixels=49))
+    assert not config.pays(replace(PROBLEM, taps=1))
+    assert not config.pays(replace(PROBLEM, step=1024))
 
 
 @pytest.mark.parametrize(

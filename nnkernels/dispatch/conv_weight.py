@@ -45,6 +45,7 @@ def _problem(windows: Windows) -> WeightProblem:
         channels=product.channels,
         outputs=product.rows,
         taps=prod(product.taps),
+        step=abs(product.axes[-1].step * product.image.spatial[-1]),
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
     )
