@@ -104,6 +104,21 @@ def test_any_memory_order_and_blocks_give_the_same_bits(monkeypatch):
     cpu_machine().plans.clear()
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_three_axes_with_padding(last):
+    """Along each of them, some taps see nothing of some pixels."""
+    padding = ((1, 2), (0, 1), (2, 1))
+    options = {"padding": padding, "stride": (1, 2, 1), "dilation": (2, 1, 1), "flip": last}
+    geometry = Geometry((2, 10, 6, 7, 9), (20, 10, 3, 2, 3), options)
+    dy, x = image_and_pixels(geometry)
+    if last:
+        dy, x = channels_last(dy), channels_last(x)
+    dw = nnk.conv_backward_weight(dy, x, geometry.weight, **options)
+    pixels = int(np.prod(geometry.y)) // geometry.weight[0]
+    assert pixels >= config._LEAST_PIXELS
+    assert_right(BY_WEIGHT, [dy, x], {**options, "weight_shape": geometry.weight}, dw, pixels)
+
+
 def test_padding_multiplies_nothing():
     """An infinite gradient of a pixel reaches the taps that see an element, and no others."""
     geometry = Geometry((1, 9, 12, 12), (9, 9, 3, 3), {"padding": 1})
