@@ -90,9 +90,9 @@ ROW_PAD = 16
 # Registers of a row of the micro-tile, and its rows, by the size of a register. Elements of A are
 # loaded one by one, so many columns and few rows load least: of 32 registers, 6 rows of four leave
 # eight for B and A. (14 rows of two were 5 % slower where B comes from a level-2 cache.)
-_MICRO_TILE = {64: (4, 6), 32: (2, 6), 16: (2, 6)}
+MICRO_TILE = {64: (4, 6), 32: (2, 6), 16: (2, 6)}
 # With as many registers for fewer columns.
-_NARROW_ROWS = {64: {2: 12, 1: 14}, 32: {1: 12}, 16: {1: 12}}
+NARROW_ROWS = {64: {2: 12, 1: 14}, 32: {1: 12}, 16: {1: 12}}
 # Words of a sum that are packed at once with so many columns, by the size of the accumulator. What
 # is packed of B, 512 KiB, is read from a level-2 cache for every micro-tile. Longer sums are cut
 # into slices of twice as many words, and half as many columns: these touch C less often (squares of
@@ -206,10 +206,10 @@ def _has_words(problem: MatmulProblem, micro: str) -> bool:
 def micro_tile(n: int, itemsize: int, device: Device) -> tuple[int, int]:
     """Columns, of `n` numbers of a size, and rows whose sums stay in registers."""
     lanes = device.vector_bytes // itemsize
-    registers, micro_m = _MICRO_TILE[device.vector_bytes]
+    registers, micro_m = MICRO_TILE[device.vector_bytes]
     while registers > 1 and n <= registers * lanes // 2:
         registers //= 2
-        micro_m = _NARROW_ROWS[device.vector_bytes][registers]
+        micro_m = NARROW_ROWS[device.vector_bytes][registers]
     return registers * lanes, micro_m
 
 

@@ -25,6 +25,7 @@ from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_w
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_launches import add_launches
+from nnkernels.dispatch.conv_weight import prepare_weight
 from nnkernels.dispatch.conv_winograd import add_winograd
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
 from nnkernels.dispatch.elementwise import Functor, alignment_of
@@ -234,6 +235,10 @@ def backward_weight(
         PLAIN,
         alignments=(operands.alignment(0, machine), operands.alignment(1, machine), 16),
     )
+    packed = prepare_weight(prepared, machine)
+    if packed is not None:
+        plan.add(packed[1], ((0, 0), (1, 0), (plan.result_number, 0)), packed[0])
+        return plan
     add_launches(plan, prepared, (0, 0), (1, 0), (), (plan.result_number, 0), machine)
     return plan
 

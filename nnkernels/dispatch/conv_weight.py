@@ -1,0 +1,64 @@
+"""Gradients by weights from packed pixels: see ``cuda_src/nnk/conv_weight.cuh``."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config import conv_weight as config
+from nnkernels.config.conv_weight import WeightConfig, WeightProblem
+from nnkernels.dispatch.conv_launch import Windows
+from nnkernels.dispatch.conv_pointwise import as_matrices
+from nnkernels.dispatch.packing import Packer
+
+
+def prepare_weight(windows: Windows, machine: Any) -> tuple[bytes, Any] | None:
+    """The launch of a gradient by weights, if it is one that is made so: its arguments, its start.
+
+    Pointers are those of the gradients of pixels, the image, and the result.
+    """
+    if machine.device.is_gpu or as_matrices(windows) is not None:
+        return None
+    problem = _problem(windows)
+    if not config.pays(problem):
+        return None
+    chosen = config.configure(problem, machine.device)
+    product, types = windows.product, windows.types
+    names = (types.a.storage, types.b.storage, types.storage_c, types.accumulator[0])
+    kernel = f"ConvWeight<{', '.join(names)}, {chosen.micro_m}, {chosen.vector}>"
+    work = product.groups * product.rows * product.pixel_count * product.terms
+    start = machine.prepare(
+        Instance("conv_weight", kernel, 1),
+        product.groups * chosen.panels * chosen.parts,
+        chosen.shared_bytes(problem.compute_itemsize),
+        work,
+    )
+    return _pack(windows, chosen), start
+
+
+def _problem(windows: Windows) -> WeightProblem:
+    product, types = windows.product, windows.types
+    return WeightProblem(
+        pixels=product.pixel_count,
+        groups=product.groups,
+        channels=product.channels,
+        outputs=product.rows,
+        taps=prod(product.taps),
+        step=abs(product.axes[-1].step * product.image.spatial[-1]),
+        compute_itemsize=types.accumulator[2],
+        is_complex=types.c.kind == "c",
+    )
+
+
+def _pack(windows: Windows, chosen: WeightConfig) -> bytes:
+    """``ConvWeight::Args``."""
+    product = windows.product
+    packer = Packer(3, "q")
+    packer.add("q", product.pixel_count, product.rows)
+    packer.add("q", product.pixels.group, product.pixels.channel, product.image.group)
+    packer.add("q", *windows.weights)
+    packer.add("q", chosen.panels, chosen.tiles, chosen.parts, int(windows.channels_fast))
+    packer.add("i", chosen.depth, chosen.units)
+    windows.pack_geometry(packer, product)
+    return packer.finish()
