@@ -32,6 +32,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "lp_pool": {"kernel_size": 2},
 }
 POOLED = 7
+LARGEST_INTEGER = 50  # of operands
 GROUPS = 32  # of group norms, where so many divide the channels
 # Families whose ops have many options. A module of each tells options, shapes of operands and
 # obstacles of a case.
@@ -480,7 +481,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
 
 def _random(random: np.random.Generator, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray:
     if dtype.kind in "iu":
-        return random.integers(0 if dtype.kind == "u" else -50, 50, shape).astype(dtype)
+        least = 0 if dtype.kind == "u" else -LARGEST_INTEGER
+        return random.integers(least, LARGEST_INTEGER, shape).astype(dtype)
     values = random.standard_normal(shape, np.float32)
     if dtype.kind == "c":
         return (values + 1j * random.standard_normal(shape, np.float32)).astype(dtype)

@@ -212,8 +212,17 @@ def problems_text(rows: Sequence[Row]) -> list[str]:
                 reason = timing["message"].partition("\n")[0]
                 found[f"{name} failed on {what}: {reason}"] = None
             elif timing["status"] == "missing":
-                missing.setdefault(name, {})[row["op"]] = None
+                missing.setdefault(name, {})[_lacking(name, row, rows)] = None
     return [*found, *(f"{name} has no {', '.join(ops)}" for name, ops in missing.items())]
+
+
+def _lacking(name: str, row: Row, rows: Sequence[Row]) -> str:
+    """What a peer lacks: an op, or an op in one type."""
+    alike = [other for other in rows if other["op"] == row["op"]]
+    has_others = any(
+        other["timings"][name]["status"] != "missing" for other in alike if name in other["timings"]
+    )
+    return f"{row['op']} of {row['dtype']}" if has_others else row["op"]
 
 
 def ours_is_right(rows: Sequence[Row]) -> bool:
