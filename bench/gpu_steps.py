@@ -101,7 +101,11 @@ class _Processes:
 
     def run(self, command: Sequence[Any], seconds: float) -> _Done:
         """A Python script, or another command, from the checkout; both its outputs as one."""
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        # The output of pytest is read, and options of a user's own may change it. The usual cache
+        # directory takes a package that nothing else here needs.
+        cache = Path(tempfile.gettempdir()) / "nnkernels-gpu-check"
+        environment = {"NNKERNELS_CACHE_DIR": str(cache), **os.environ}
+        environment |= {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": ""}
         paths = [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         start = time.monotonic()

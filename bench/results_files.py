@@ -19,6 +19,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 # The newest that is written and read. Raise it when a field changes its meaning or goes.
 SCHEMA = 1
 KIND = "nnkernels bench"
+# A report of `gpu_check.py`, which holds the results of its bench among other things.
+CHECK_KIND = "nnkernels GPU check"
 OURS = "nnkernels"
 
 
@@ -225,7 +227,8 @@ def read_results(folder: Path) -> tuple[list[Result], list[Unreadable]]:
     Parameters
     ----------
     folder
-        Its files that end in ``.json`` are read; not those in folders inside it.
+        Its files that end in ``.json`` are read; not those in folders inside it. Of a report of
+        ``gpu_check.py``, the results of the bench are taken.
 
     Raises
     ------
@@ -237,7 +240,7 @@ def read_results(folder: Path) -> tuple[list[Result], list[Unreadable]]:
     unreadable: list[Unreadable] = []
     for path in paths:
         try:
-            results.append(read_result(path))
+            results += _results(_content(path), path.name)
         except BadFile as reason:
             unreadable.append(Unreadable(path, str(reason)))
     return sorted(results, key=lambda result: (result.when, result.name)), unreadable
@@ -251,15 +254,39 @@ def read_result(path: Path) -> Result:
     BadFile
         If it cannot be read, or is not a result that this version knows.
     """
+    return _result(_content(path), path.name)
+
+
+def _content(path: Path) -> Any:
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise BadFile(f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise BadFile("is not a text in UTF-8") from None
-    content = _json(text)
+    return _json(text)
+
+
+def _results(content: Any, name: str) -> list[Result]:
+    """The result that a file is, or those in a report; a report without a bench has none."""
+    if not isinstance(content, dict) or content.get("kind") != CHECK_KIND:
+        return [_result(content, name)]
+    parts = _read(dict[str, list[Any]], content.get("parts"), "parts")
+    steps = [step for part in parts.values() for step in part if isinstance(step, dict)]
+    found = []
+    for step in steps:
+        data = step.get("data")
+        if isinstance(data, dict) and "result" in data:
+            try:
+                found.append(_result(data["result"], f"{name}, {step.get('name')}"))
+            except BadFile as reason:
+                raise BadFile(f"has a result in {step.get('name')} that {reason}") from None
+    return found
+
+
+def _result(content: Any, name: str) -> Result:
     _check_schema(content)
-    result: Result = _read(Result, {**content, "name": path.name}, "")
+    result: Result = _read(Result, {**content, "name": name}, "")
     _check_values(result)
     return result
 
@@ -337,7 +364,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         _expect(isinstance(value, Mapping), "an object", value, where)
         return {name: _read(inside[1], part, f"{where}.{name}") for name, part in value.items()}
-    return _SIMPLE[kind](value, where)
+    return value if kind is Any else _SIMPLE[kind](value, where)
 
 
 def _record(kind: Any, value: Any, where: str) -> Any:

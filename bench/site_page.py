@@ -186,4 +186,5 @@ def _timing(timing: Timing) -> dict[str, Any]:
         "median_s": timing.median_s,
         "p25_s": timing.p25_s,
         "p75_s": timing.p75_s,
+        "extra_bytes": timing.extra_bytes,
     }

@@ -101,7 +101,8 @@ class Backend:
         """
         if not settings.default.derandomize:
             return body()
-        with self._recording() as instances:
+        # Arithmetic with the garbage that results are then must not warn.
+        with self._recording() as instances, np.errstate(all="ignore"):
             body()
         self._compile(list(dict.fromkeys(instances)))
         return body()

@@ -46,7 +46,10 @@ WAYS = [
     (problem(32, 3, 3136), CPU, ALONG, False, True, False),
     (problem(32, 64, 49), CPU, ALONG, True, False, True),
     (problem(32, 64, 3136, last=True), CPU, ACROSS, False, True, False),
-    (problem(2, 64, 25, last=True), CPU, ACROSS, False, False, False),
+    (problem(2, 64, 25, last=True), CPU, ACROSS, True, False, False),
+    (problem(2, 4096, 25, last=True), CPU, ACROSS, True, False, False),
+    # Enough of them to share out, but more than a level-2 cache holds.
+    (problem(2, 4096, 513, last=True), CPU, ACROSS, False, False, False),
     # As many channels as processors; short channels; few long ones, in parts.
     (problem(32, 256, 3136), H100, ALONG, True, False, False),
     (problem(32, 64, 196), H100, ALONG, True, False, False),

@@ -50,6 +50,33 @@ def test_results_come_oldest_first_and_other_files_are_passed_over(files, tmp_pa
     assert not unreadable
 
 
+def check_report(*results):
+    """A report of gpu_check.py with results among its steps."""
+    steps = [{"name": f"step {i}", "data": {"result": one}} for i, one in enumerate(results)]
+    tests = [{"name": "selftest", "data": {}}, {"name": "memcheck", "data": {"calls": [1]}}]
+    return {"schema": 1, "kind": "nnkernels GPU check", "parts": {"tests": tests, "bench": steps}}
+
+
+def test_results_in_a_check_of_a_gpu_are_read(files, tmp_path):
+    many = bench_results.many()
+    good = check_report(many["gpu.json"], many["day-0.json"])
+    bad = check_report(many["gpu.json"] | {"schema": 9})
+    content = {"a-check.json": good, "b-check.json": bad, "c-check.json": check_report()}
+    content["d-check.json"] = check_report() | {"parts": [1]}
+    results, unreadable = files.read_results(bench_results.write(tmp_path, content))
+    assert [result.name for result in results] == ["a-check.json, step 1", "a-check.json, step 0"]
+    assert len(results[1].rows) == len(many["gpu.json"]["rows"])
+    assert {one.path.name: one.reason.partition(":")[0] for one in unreadable} == {
+        "b-check.json": "has a result in step 0 that is of schema 9, and this reads up to 1",
+        "d-check.json": "parts is [1], and not an object",
+    }
+
+
+def test_kinds_are_those_that_are_written(files):
+    text = (BENCH / "gpu_report.py").read_text()
+    assert f'KIND = "{files.CHECK_KIND}"' in text
+
+
 def test_the_same_problem_has_the_same_key(files, tmp_path):
     rows = [bench_results.row("softmax", "float32", "strided", random.Random(i)) for i in (1, 2)]
     rows.append(rows[0] | {"out": True})

@@ -96,14 +96,17 @@ def visit(browser, module, page):
         if fresh or address != where.as_uri() or fragment == urlencode(wanted, doseq=True):
             module("site_screenshot").visit(browser, where, urlencode(chosen, doseq=True))
         else:
-            browser.execute_script(CLOSE_LISTS)
+            browser.execute_script(START_AFRESH)
             view(browser, **wanted)
         return browser
 
     return at
 
 
-CLOSE_LISTS = "document.querySelectorAll('.facet[open]').forEach(fold => fold.open = false)"
+START_AFRESH = """
+document.querySelectorAll('.facet[open]').forEach(fold => fold.open = false);
+scrollTo(0, 0);  // what the filters' bar covers cannot be clicked
+"""
 
 
 # ---- filters -------------------------------------------------------------------------------
@@ -214,6 +217,10 @@ def test_numbers_of_the_table_are_those_of_the_files(visit):
         if row["ratio"] is not None:
             assert float(line["ratio"][1].rstrip("x")) == pytest.approx(row["ratio"], abs=0.0051)
             assert float(line["gbytes"][1]) == pytest.approx(row["bytes_per_s"] / 1e9, rel=5e-3)
+        extra = row["timings"]["nnkernels"].get("extra_bytes")
+        assert line["extra"] == (
+            [None, ""] if extra is None else [str(extra), f"{extra / 1e6:.1f}"]
+        )
         for name in ("nnkernels", *PEERS):
             timing = row["timings"].get(name, {"status": "missing"})
             value, text = line[f"time-{name}"]

@@ -38,7 +38,7 @@ def row_problem(count, length, across=False, tiles=1, itemsize=4, per_row=False,
     problem = RowsProblem(
         outer=(count,), inner=(length,), outer_strides=tuple(outer), inner_strides=tuple(inner),
         itemsizes=(itemsize,) * operands, compute_itemsize=max(itemsize, 4), tiles=tiles,
-        keeps_exp=tiles == 1, per_row=per_row, alignment=64,
+        keeps_exp=tiles == 1, per_row=per_row, alignments=(64,) * operands,
     )  # fmt: skip
     return replace(problem, **changes)
 
@@ -121,14 +121,14 @@ def test_rows_side_by_side_are_reduced_across(device):
     ("changes", "vector"),
     [
         ({}, 4),
-        ({"alignment": 8}, 2),
-        ({"alignment": 4}, 1),
+        ({"alignments": (8, 8)}, 2),
+        ({"alignments": (4, 4)}, 1),
         ({"outer_strides": ((400,), (400,))}, 4),
-        ({"outer_strides": ((408,), (400,))}, 2),
-        ({"outer_strides": ((404,), (400,))}, 1),
+        ({"outer_strides": ((408,), (408,))}, 2),
+        ({"outer_strides": ((404,), (404,))}, 1),
         ({"inner_strides": ((4,), (8,))}, 1),
         ({"inner": (5, 6), "inner_strides": ((200, 4), (24, 4))}, 2),
-        ({"inner": (5, 8), "inner_strides": ((204, 4), (32, 4))}, 1),
+        ({"inner": (5, 8), "inner_strides": ((204, 4), (36, 4))}, 1),
         ({"inner": (5, 8), "inner_strides": ((208, 4), (32, 4))}, 4),
         ({"itemsizes": (8, 8), "inner_strides": ((8,), (8,)), "outer_strides": ((96,), (96,))}, 2),
         ({"itemsizes": (2, 2), "inner_strides": ((2,), (2,)), "outer_strides": ((96,), (96,))}, 8),
@@ -137,6 +137,46 @@ def test_rows_side_by_side_are_reduced_across(device):
 def test_vectors_of_a_row_are_as_wide_as_alignment_allows(changes, vector):
     problem = row_problem(1000, 40, **changes)
     assert rows.configure(problem, PROFILES["sm_90"]).vector == vector
+
+
+UNIT, NARROW = rows.UNIT_STEP, rows.NARROW_STEP
+
+
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize(
+    ("size", "alignments", "vector", "steps"),
+    [
+        (4, (16, 16, 16), 4, (UNIT, UNIT, UNIT)),
+        # One that is read is cut into accesses of its own, as many as it takes.
+        (4, (4, 16, 16), 4, (NARROW + 4, UNIT, UNIT)),
+        (4, (16, 8, 16), 4, (UNIT, NARROW + 8, UNIT)),
+        (4, (8, 4, 16), 4, (NARROW + 8, NARROW + 4, UNIT)),
+        (2, (2, 16, 16), 8, (NARROW + 2, UNIT, UNIT)),
+        # A result is written in two at most.
+        (4, (16, 16, 8), 4, (UNIT, UNIT, NARROW + 8)),
+        (4, (16, 16, 4), 2, (UNIT, UNIT, NARROW + 4)),
+        (4, (4, 16, 4), 2, (NARROW + 4, UNIT, NARROW + 4)),
+        (2, (16, 16, 2), 2, (UNIT, UNIT, NARROW + 2)),
+        # What all have in common is the vector.
+        (4, (8, 8, 8), 2, (UNIT, UNIT, UNIT)),
+        (4, (4, 4, 4), 1, (UNIT, UNIT, UNIT)),
+        (8, (8, 8, 16), 2, (NARROW + 8, NARROW + 8, UNIT)),
+    ],
+)
+def test_every_operand_has_accesses_of_its_own_width(across, size, alignments, vector, steps):
+    problem = row_problem(4096, 64, across, tiles=2, itemsize=size, alignments=alignments)
+    for device in GPUS:
+        chosen = rows.configure(problem, device)
+        assert chosen.steps == steps
+        assert chosen.vector == (min(vector, 4) if across else vector)
+    assert rows.configure(problem, CPU).steps == (UNIT,) * 3
+
+
+def test_results_for_rows_side_by_side_are_written_as_they_lie():
+    problem = row_problem(64, 40, True, tiles=0, per_row=True, alignments=(16, 4))
+    for device in GPUS:
+        chosen = rows.configure(problem, device)
+        assert (chosen.vector, chosen.steps) == (4, (UNIT, NARROW + 4))
 
 
 def test_a_result_for_a_row_needs_no_alignment():
@@ -215,10 +255,10 @@ PARAMETER_ROLES = (rows.ELEMENTWISE, rows.PARAMETER, rows.ELEMENTWISE)
         ({"inner_strides": ((2,), (8,), (2,))}, rows.ANY_STEP, 8),
         ({"inner_strides": ((2,), (4,), (2,)), "period": 7}, rows.PERIOD_STEP, 8),
         ({"inner_strides": ((2,), (0,), (2,)), "period": 7}, rows.ZERO_STEP, 8),
-        ({"inner_strides": ((2,), (4,), (2,)), "alignment": 8}, rows.UNIT_STEP, 2),
+        ({"inner_strides": ((2,), (4,), (2,)), "alignments": (16, 8, 16)}, NARROW + 8, 8),
         (
             {"inner_strides": ((2,), (4,), (2,)), "outer_strides": ((2048,), (4,), (2048,))},
-            rows.UNIT_STEP, 1,
+            NARROW + 4, 8,
         ),
     ],
 )  # fmt: skip
@@ -230,7 +270,8 @@ def test_parameters_of_rows(changes, step, vector):
     )  # fmt: skip
     for device in (CPU, *GPUS):
         chosen = rows.configure(problem, device)
-        assert chosen.steps == (rows.UNIT_STEP, step, rows.UNIT_STEP)
+        expected = min(step, UNIT) if device is CPU and step >= NARROW else step
+        assert chosen.steps == (UNIT, expected, UNIT)
         assert chosen.vector == (16 if device is CPU else vector)
 
 

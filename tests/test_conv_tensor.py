@@ -154,9 +154,9 @@ REGIMES = {
     ),
     "chunks at odd addresses": (
         Geometry((2, 16, 5, 7), (24, 16, 3, 3), {"padding": 1}), True, shifted,
-        ("rows", False, "single rows", "single terms", True, BITS),
         ("rows", False, "single rows", "terms", True, BITS),
-        ("terms", False, "single rows", "single terms", True, BITS),
+        ("rows", False, "single rows", "terms", True, BITS),
+        ("terms", False, "rows", "single terms", True, BITS),
     ),
     "many taps": (
         Geometry((1, 16, 8, 9), (24, 16, 3, 11), {"padding": 5}), True, None,
@@ -173,14 +173,14 @@ REGIMES = {
     "few channels, many taps": (
         Geometry((2, 12, 11, 9), (20, 12, 6, 6), {"padding": 3, "stride": 2}), True, None,
         ("rows", False, "single rows", "terms", False, COORDINATES),
-        ("rows", True, "single rows", "single terms", False, BITS),
-        ("terms", False, "single rows", "single terms", True, BITS),
+        ("rows", True, "single rows", "terms", False, BITS),
+        ("terms", False, "rows", "single terms", True, BITS),
     ),
     "few channels, 4 bytes": (
         Geometry((2, 10, 9, 7), (22, 10, 3, 3), {"padding": 1}), True, None,
-        ("rows", False, "single rows", "single terms", False, BITS),
-        ("rows", False, "single rows", "single terms", False, BITS),
-        ("terms", False, "single rows", "single terms", False, BITS),
+        ("rows", False, "single rows", "terms", False, BITS),
+        ("rows", False, "single rows", "terms", False, BITS),
+        ("terms", False, "rows", "single terms", False, BITS),
     ),
     "channels first": (
         Geometry((2, 8, 5, 7), (24, 8, 3, 3), {"padding": 1}), False, None,
@@ -217,8 +217,9 @@ def test_each_regime_runs(regime, dtype, simulator, chosen, one_tile):
         assert max(c.vector for c in configs) == (2 if "4 bytes" in regime else 4)
     asynchronous = simulator.device.arch.startswith("sm")
     for c in (c.product for c in configs):
-        for way in (c.way_a, c.way_b):
-            assert way >= tensor.SINGLE_TERMS or (way < tensor.VECTOR_TERMS) == asynchronous
+        for way, alignment in ((c.way_a, c.alignment_a), (c.way_b, c.alignment_b)):
+            copied = asynchronous and alignment >= 4
+            assert way >= tensor.SINGLE_TERMS or (way < tensor.VECTOR_TERMS) == copied
 
 
 # ---- types, splits, and far apart ---------------------------------------------------------------

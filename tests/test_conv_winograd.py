@@ -106,7 +106,7 @@ def paddings(draw):
 def cases(draw, backend):
     padding = draw(paddings())
     images, channels = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 7, 16, 19]))
-    outputs = draw(st.sampled_from([1, 2, 6, 13, 30]))
+    outputs = draw(st.sampled_from([1, 2, 6, 13, 30, 70]))
     spatial = [draw(st.integers(max(3 - sum(p), 1), 23)) for p in padding]
     last = draw(st.booleans())
     x = draw(operands((images, channels, *spatial), "float32", backend, last))
@@ -120,9 +120,10 @@ def test_any_geometry(backend):
         pytest.skip("a regime of the CPU")
 
     @examples(1)
-    @given(cases(backend), st.booleans(), st.sampled_from([None, "relu"]))
-    def right(case, flip, epilogue):
+    @given(cases(backend), st.booleans())
+    def right(case, flip):
         padding, x, weight, bias = case
+        epilogue = None if bias is None else "relu"
         options = {"padding": padding, "flip": flip}
         y = nnk.conv(x, weight, bias, epilogue=epilogue, algorithm="winograd", **options)
         dx = nnk.conv_backward_data(y, weight, x.shape, algorithm="winograd", **options)
@@ -142,26 +143,61 @@ def test_any_geometry(backend):
     backend.precompiled(right)
 
 
-def test_any_memory_order_gives_the_same_bits(backend):
+def _last(x):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+@pytest.mark.parametrize("outputs", [14, 70])
+def test_any_memory_order_gives_the_same_bits(backend, outputs):
+    """Lanes are tiles, or channels; rows of products are outputs, or tiles."""
     if not backend.is_cpu:
         pytest.skip("a regime of the CPU")
     rng = np.random.default_rng(1)
-    x, weight = (rng.standard_normal(s).astype("f") for s in ((2, 19, 21, 22), (14, 19, 3, 3)))
-    y = nnk.conv(x, weight, padding=1, algorithm="winograd")
-    for view in (x[:, :, ::-1, ::-1].copy()[:, :, ::-1, ::-1], np.moveaxis(_last(x), -1, 1)):
-        again = nnk.conv(view, np.moveaxis(_last(weight), -1, 1), padding=1, algorithm="winograd")
-        assert_same_bits(np.ascontiguousarray(again), y, f"strides {view.strides}")
+    x, weight, bias = (
+        rng.standard_normal(s).astype("f") for s in ((2, 19, 21, 22), (outputs, 19, 3, 3), outputs)
+    )
+    options = {"padding": 1, "epilogue": "relu", "algorithm": "winograd"}
+    y = nnk.conv(x, weight, bias, **options)
+    # Of channels that are adjacent, beyond which other ones lie, and in reverse.
+    wide = _last(np.concatenate([x, x], axis=1))[:, :19]
+    back = _last(x[:, :, ::-1, ::-1])[:, :, ::-1, ::-1]
+    for view in (x[:, :, ::-1, ::-1].copy()[:, :, ::-1, ::-1], _last(x), wide, back):
+        for w in (weight, _last(weight)):
+            again = nnk.conv(view, w, bias, **options)
+            assert_same_bits(np.ascontiguousarray(again), y, f"strides {view.strides}")
 
 
-def _last(x):
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1))
+def test_results_lie_as_the_image_does():
+    rng = np.random.default_rng(6)
+    x, weight = (rng.standard_normal(s).astype("f") for s in ((2, 16, 9, 10), (20, 16, 3, 3)))
+    y = nnk.conv(_last(x), weight, algorithm="winograd")
+    assert y.strides == _last(y).strides
+    dx = nnk.conv_backward_data(y, weight, x.shape, algorithm="winograd")
+    assert dx.strides == _last(x).strides
+    expected = nnk.conv_backward_data(
+        np.ascontiguousarray(y), weight, x.shape, algorithm="winograd"
+    )
+    assert_same_bits(np.ascontiguousarray(dx), expected, "channels last")
 
 
-def test_bits_do_not_depend_on_threads():
+def test_results_of_any_strides():
+    """Channels are adjacent in the image, which has one row, but not in the result."""
+    rng = np.random.default_rng(7)
+    x, weight = (rng.standard_normal(s).astype("f") for s in ((1, 17, 1, 9), (20, 17, 3, 3)))
+    # A row that is repeated: its step 0 makes the memory order another one.
+    x = np.lib.stride_tricks.as_strided(_last(x), (1, 17, 6, 9), (0, 4, 0, 17 * 4))
+    y = nnk.conv(x, weight, algorithm="winograd")
+    assert y.strides[1] > y.itemsize
+    again = nnk.conv(np.ascontiguousarray(x), weight, algorithm="winograd")
+    assert_same_bits(np.ascontiguousarray(y), again, f"strides {y.strides}")
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+def test_bits_do_not_depend_on_threads(layout):
     rng = np.random.default_rng(2)
     # With one thread the blocks are others than with two, and so are the registers.
     shapes = ((3, 24, 30, 25), (26, 24, 3, 3))
-    x, weight = (rng.standard_normal(s).astype("f") for s in shapes)
+    x, weight = (layout(rng.standard_normal(s).astype("f")) for s in shapes)
     same_on_any_threads(lambda: nnk.conv(x, weight, padding=1, algorithm="winograd"))
 
 
@@ -228,10 +264,13 @@ def test_what_can_be():
     ("change", "expected"),
     [
         ({}, True),
-        ({"channels_fast": True}, False),
+        ({"channels_fast": True}, True),
         # Few channels: the transforms take as long as the products saved.
         ({"channels": 3, "outputs": 64}, False),
         ({"channels": 16, "outputs": 16}, False),
+        # They take less where lanes are channels, which fill a register.
+        ({"channels": 16, "outputs": 16, "channels_fast": True}, True),
+        ({"channels": 3, "outputs": 16, "channels_fast": True}, False),
         # Few tiles: so do those of the weights.
         ({"images": 1, "channels": 512, "outputs": 512, "pixels": (1, 7, 7)}, False),
     ],
@@ -260,9 +299,38 @@ def test_blocks():
     assert narrow.tile_n in (32, 64)
 
 
-def test_the_regime_is_taken_and_can_be_refused():
+def test_blocks_of_channels():
+    last = replace(PROBLEM, channels_fast=True)
+    many = config.configure(last, CPU)
+    assert (many.lanes_are, many.vector, many.micro_m) == (config.CHANNELS, 64, 6)
+    assert many.outputs_at_once == 64
+    assert config.configure(PROBLEM, CPU).lanes_are == config.TILES
+    # Threads share the tiles evenly, whatever number that is.
+    assert many.tile_n <= 40
+    assert many.blocks(last)[0] % 2 == 0
+    few = replace(last, images=1, pixels=(1, 28, 28))
+    assert config.configure(few, CPU).tile_n == 25
+    # Weights that no cache holds are read less often by large blocks.
+    large = replace(last, channels=256, outputs=256, pixels=(1, 16, 16))
+    assert config.configure(large, CPU).tile_n == 64
+    # Or by threads that have some of the outputs each.
+    large = replace(large, images=1, pixels=(1, 14, 14))
+    assert config.configure(large, CPU).blocks(large) == (1, 2)
+    # Few outputs take more rows; and several panels wait together.
+    narrow = config.configure(replace(last, outputs=20), CPU)
+    assert (narrow.vector, narrow.micro_m, narrow.outputs_at_once) == (32, 12, 32)
+    short = config.configure(last, replace(CPU, vector_bytes=32))
+    assert (short.lanes, short.vector, short.outputs_at_once) == (8, 16, 64)
+    # No more threads than tiles.
+    one = replace(last, images=1, pixels=(1, 2, 2), outputs=16)
+    assert config.configure(one, replace(CPU, processors=64)).tile_n == 1
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+def test_the_regime_is_taken_and_can_be_refused(layout):
     rng = np.random.default_rng(4)
-    x, weight = (rng.standard_normal(s).astype("f") for s in ((2, 64, 28, 28), (64, 64, 3, 3)))
+    shapes = ((2, 64, 28, 28), (64, 64, 3, 3))
+    x, weight = (layout(rng.standard_normal(s).astype("f")) for s in shapes)
     chosen = nnk.conv(x, weight, padding=1)
     assert_same_bits(chosen, nnk.conv(x, weight, padding=1, algorithm="winograd"), "chosen")
     assert np.any(chosen != nnk.conv(x, weight, padding=1, algorithm="direct"))

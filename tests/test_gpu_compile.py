@@ -19,6 +19,7 @@ from hypothesis import settings
 
 import nnkernels as nnk
 from nnkernels import registry
+from nnkernels.compile import nvrtc
 from nnkernels.compile.instance import source_text
 from nnkernels.config.device import PROFILES
 from nnkernels.config.elementwise import UNIT_STEP
@@ -309,6 +310,78 @@ def test_the_main_loop_of_a_matrix_core_only_feeds_it(arch):
             assert loop["HMMA"] == 4 * loop["LDSM"], what
             assert loop["HMMA"] == 64 * loop["BAR"], what
             assert loop.total() <= 1.8 * loop["HMMA"], what
+
+
+# Elements of a line, and elements from one to the next, of operands of which each line is aligned
+# to so many bytes.
+LINES = {16: (1024, 1024), 8: (1004, 1004), 4: (1002, 1002), 2: (1001, 1001)}
+
+
+def operand(rows, alignment, along_rows):
+    """Of float16, with terms or rows adjacent."""
+    if along_rows:
+        whole = contiguous((1024, rows + alignment // 2), np.dtype(np.float16))
+        return whole[: LINES[alignment][0], :rows].T
+    return contiguous((rows, LINES[alignment][0]), np.dtype(np.float16))
+
+
+def products_of_lines():
+    """Name, and operands, of a large product; and how many bytes each is aligned to."""
+    for along_rows in (False, True):
+        for alignment in (8, 4, 2):
+            a, b = (operand(2048, alignment, along_rows) for _ in range(2))
+            yield f"{alignment} bytes, {along_rows}", a, b.T, (alignment, alignment)
+    # K = 1024, and every row of A begins one element further on.
+    a = contiguous((2048, 1026), np.dtype(np.float16))[:, :1024]
+    yield "16 and 4 bytes", a, operand(2048, 16, along_rows=False).T, (4, 16)
+    a = contiguous((2048, 1025), np.dtype(np.float16))[:, :1024]
+    yield "16 and 2 bytes", a, operand(2048, 16, along_rows=False).T, (2, 16)
+
+
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ("sm_80", "gfx90a")])
+@gpu_compilers.needs_nvdisasm
+def test_lines_that_are_not_aligned_are_not_read_element_by_element(arch):
+    device = PROFILES[arch]
+    found = {}
+    for name, a, b, alignments in products_of_lines():
+        (launch,) = launches(nnk.matmul, (a, b), {}, device)
+        found[launch.instance.symbol] = name, launch.instance, alignments
+    text = source_text(tuple(instance for _, instance, _ in found.values()), device.machine)
+    if device.machine == "hip":
+        for symbol, resources in amd.resources(text, arch).items():
+            name, instance, alignments = found[symbol]
+            assert resources.spill_bytes == resources.local_bytes == 0, name
+            if name.endswith("False"):  # chunks of terms, at any address
+                share = sum(copied_bytes(instance, alignments).values()) // 16
+                assert resources.loads.get(16, 0) >= share, (name, resources.loads)
+        return
+    cubin = nvrtc.compile_cubin(text, arch)
+    reports = nvidia.parse_report(cubin.log)
+    for symbol, code in nvidia._disassembled(cubin.code).items():
+        name, instance, alignments = found[symbol]
+        loop, resources = nvidia.count(code)["loop"], reports[symbol]
+        what = (name, instance.kernel, resources, loop)
+        assert resources.spill_bytes == resources.local_bytes == 0, what
+        share = copied_bytes(instance, alignments)
+        widths = {alignment for alignment in share if alignment >= 4}
+        copies = [name.split(".") for name in code.instructions if name.startswith("LDGSTS")]
+        found_widths = {next((w for w in ("128", "64") if w in name), "32") for name in copies}
+        assert found_widths == {str(8 * width) for width in widths}, what
+        count = sum(share[width] // width for width in widths)
+        assert loop["LDGSTS"] == count * loop["BAR"], what
+        # Five words for 16 bytes.
+        assert loop["LDG"] == share.get(2, 0) // 16 * 5 * loop["BAR"], what
+        assert not {"LD", "ST", "LDL", "STL"} & set(loop), what
+        assert not any(name.startswith(("LDG.E.U", "LDG.E.S")) for name in code.instructions), what
+
+
+def copied_bytes(instance, alignments):
+    """By alignment: bytes of float16 that a thread copies for a slice."""
+    share = Counter()
+    m, n, terms = (int(a) for a in template_arguments(instance.kernel)[1][7:10])
+    for rows, alignment in zip((m, n), alignments, strict=True):
+        share[alignment] += rows * terms * 2 // instance.threads
+    return share
 
 
 def convolutions():

@@ -38,7 +38,7 @@ def problem(rows, length, unit=True):
         tiles=2,
         keeps_exp=False,
         per_row=False,
-        alignment=16,
+        alignments=(16,) * 5,
         roles=(ELEMENTWISE, ELEMENTWISE, PARAMETER, PARAMETER, ELEMENTWISE),
     )
 

@@ -150,30 +150,69 @@ def test_threads_slices_and_copies_give_the_same_bits(kernels):
 
 
 def test_past_the_caches(cpu, monkeypatch):
+    """Results are those that go through them, wherever cache lines and rows begin."""
     chosen = []
     original = matmul.configure
+    generator = np.random.default_rng(5)
+    cases = []
+    for dtype in ("float32", "float64"):
+        for m, n in ((16, 32), (9, 40), (8, 16), (21, 3)):
+            x1, x2 = (make_numbers(generator, s, dtype) for s in ((6, m, 12), (6, 12, n)))
+            cases.append((x1, x2, nnk.matmul(x1, x2)))
 
     def configure(problem, device):
-        chosen.append(original(problem, replace(device, cache_bytes=1024)))
+        chosen.append(original(problem, replace(device, cache_bytes=512)))
         return chosen[-1]
 
     monkeypatch.setattr(matmul, "configure", configure)
-    generator = np.random.default_rng(5)
-    for m, n in ((16, 32), (9, 40), (8, 16)):
-        x1, x2 = (make_numbers(generator, s, "float32") for s in ((6, m, 12), (6, 12, n)))
-        for shift in (0, 4, 1):
-            out = place(np.zeros((6, m, n), "f4"), dense((6, m, n), 4, shift))
-            cpu.machine.plans.clear()
-            nnk.matmul(x1, x2, out=out.view)
-            assert_right(out.view, x1, x2)
-            assert out.is_unchanged_outside
+    monkeypatch.setattr(matmul_small, "_STAGED_BYTES", 1024)
+
+    def body():
+        for x1, x2, wanted in cases:
+            for layout in past_the_caches(wanted):
+                out = place(np.zeros_like(wanted), layout)
+                nnk.matmul(x1, x2, out=out.view)
+                if not cpu.recording:
+                    assert_same_bits(out.view, wanted, "through the caches and past them")
+                    assert out.is_unchanged_outside
+
+    cpu.machine.plans.clear()
+    cpu.precompiled(body)
     cpu.machine.plans.clear()
     assert all(isinstance(c, SmallConfig) and c.streaming for c in chosen)
+    assert {True, False} == {c.staged_rows < c.tile_m for c in chosen}
+
+
+def past_the_caches(y):
+    """Layouts of results: dense from several bytes of a line on, rows apart, and upside down."""
+    for shift in (0, y.itemsize, 16, 1):
+        yield dense(y.shape, y.itemsize, shift)
+    for step in (2, -1):
+        yield lay_out(y.shape, y.itemsize, (0, 1, 2), (1, step, 1), 16)
+
+
+def test_an_epilogue_past_the_caches(cpu, monkeypatch):
+    original = matmul.configure
+    monkeypatch.setattr(
+        matmul, "configure", lambda p, device: original(p, replace(device, cache_bytes=512))
+    )
+    monkeypatch.setattr(matmul_small, "_STAGED_BYTES", 1024)
+    generator = np.random.default_rng(6)
+    a, b, c = (make_numbers(generator, (3, *s), "float32") for s in ((29, 16), (16, 33), (29, 33)))
+    wanted = np.maximum(2 * np.matmul(wide(a), wide(b)) - 3 * wide(c), 0).astype("f4")
+    cpu.machine.plans.clear()
+    assert_close(nnk.gemm(a, b, c, alpha=2, beta=-3, epilogue="relu"), wanted, 16, 100.0)
+    in_place = c.copy()
+    nnk.gemm(a, b, in_place, alpha=2, beta=-3, epilogue="relu", out=in_place)
+    cpu.machine.plans.clear()
+    assert_close(in_place, wanted, 16, 100.0)
 
 
 # ---- which kernel, and how ----------------------------------------------------------------------
 
-SMALL = MatmulProblem(32, 32, 32, (128, 4), (128, 4), (4, 4, 4), 4, False, 10**6, batches=9)
+SMALL = MatmulProblem(
+    32, 32, 32, (128, 4), (128, 4), (4, 4, 4), 4, False, 10**6, batches=9, strides_c=(128, 4)
+)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +224,15 @@ SMALL = MatmulProblem(32, 32, 32, (128, 4), (128, 4), (4, 4, 4), 4, False, 10**6
         ({"compute_itemsize": 8, "itemsizes": (8, 8, 8), "strides_b": (256, 8)}, {"vector": 16}),
         ({"m": 8, "n": 8, "k": 8}, {"ahead": 32}),
         ({"batches": 1}, {"ahead": 0}),
-        ({"batches": 683}, {"streaming": True}),
-        ({"batches": 682}, {"streaming": False}),
+        ({"batches": 683}, {"streaming": True, "staged_rows": 32, "staged_elements": 1024}),
+        ({"batches": 682}, {"streaming": False, "staged_rows": 0, "staged_elements": 0}),
+        ({"batches": 683, "strides_c": (128, 8)}, {"streaming": False, "staged_elements": 0}),
+        ({"batches": 999, "m": 100, "n": 64}, {"staged_rows": 64, "staged_elements": 4096}),
+        ({"batches": 999, "m": 20, "n": 8192, "k": 1}, {"staged_rows": 8}),
+        (
+            {"batches": 999, "itemsizes": (4, 4, 2), "strides_c": (64, 2)},
+            {"streaming": True, "staged_elements": 512},
+        ),
         ({"strides_b": (4, 128)}, {"pack_b": True, "fast_b": ROWS_FAST, "unit_b": True}),
         ({"strides_b": (4, 256)}, {"pack_b": True, "fast_b": ROWS_FAST, "unit_b": True}),
         ({"strides_b": (256, 8)}, {"pack_b": True, "fast_b": COLUMNS_FAST, "unit_b": False}),
@@ -200,7 +246,9 @@ def test_small_product(changes, expected):
     found = matmul.configure(replace(SMALL, **changes), CPU)
     assert isinstance(found, SmallConfig)
     assert {name: getattr(found, name) for name in expected} == expected
-    assert found.shared_elements(32) <= 32 * (found.tile_n + found.vector) + 8 * found.vector
+    packed_b = 32 * (found.tile_n + found.vector) if found.pack_b else 0
+    most = packed_b + 8 * found.vector + found.staged_elements
+    assert found.shared_elements(32) <= most
 
 
 @pytest.mark.parametrize(

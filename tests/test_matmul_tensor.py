@@ -130,8 +130,8 @@ LAYOUTS = {
 A_WAYS = {
     "terms": {tensor.ASYNC_TERMS, tensor.VECTOR_TERMS},
     "rows": {tensor.ASYNC_ROWS, tensor.VECTOR_ROWS},
-    "terms, misaligned": {tensor.SINGLE_TERMS},
-    "rows, misaligned": {tensor.SINGLE_ROWS},
+    "terms, misaligned": {tensor.VECTOR_TERMS},
+    "rows, misaligned": {tensor.VECTOR_ROWS},
     "every second term": {tensor.SINGLE_TERMS},
     "rows reversed": {tensor.SINGLE_ROWS},
     "one term for all": {tensor.ASYNC_ROWS, tensor.VECTOR_ROWS},
@@ -185,6 +185,116 @@ def test_every_pair_of_layouts(dtype, simulator, chosen):
                     assert_right(got, x, y, 2.0**-10 / 64 if tf32 else None)
 
     simulator.precompiled(body)
+
+
+# ---- lines that are not aligned -----------------------------------------------------------------
+
+# (Rows of A, columns, terms), elements that begin before the first line, and elements after each.
+SIZES = ((40, 56, 124), (33, 47, 77), (48, 64, 128), (36, 42, 70))
+BEFORE = ((0, 0), (8, 8), (4, 4), (2, 2), (1, 1), (0, 1), (0, 3), (16, 32), (4, 12), (8, 24))
+
+
+def in_lines(values, by_rows, before, after):
+    """An array whose lines of adjacent elements begin anywhere, between other numbers."""
+    x = values.T if by_rows else values
+    lines, length = x.shape
+    shape, size = (lines, length + after), x.dtype.itemsize
+    p = place(np.zeros(shape, x.dtype), lay_out(shape, size, (0, 1), (1, 1), before * size))
+    p.buffer[...] = 0xFF  # NaN
+    view = p.view[:, :length]
+    view[...] = x
+    return view.T if by_rows else view
+
+
+def alignment_by_hand(x, lines_of):
+    """Bytes that every line of an array and its length are multiples of; 16 at most."""
+    start, strides = x.__array_interface__["data"][0], x.strides
+    along = 1 - lines_of
+    numbers = (start, strides[lines_of], x.shape[along] * x.dtype.itemsize)
+    return next(n for n in (16, 8, 4, 2, 1) if not any(number % n for number in numbers))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_lines_that_begin_anywhere(dtype, simulator, chosen):
+    """Each operand comes in the widest accesses that its lines permit; the bits are the same."""
+    atom = tensor.atom_of(problem_of(dtype), simulator.device)
+    options = {"out_dtype": "int32"} if dtype == "int8" else {}
+    seen = set()
+
+    def expected(alignment, by_rows):
+        copied = atom.asynchronous and alignment >= 4 and (atom.transposes or not by_rows)
+        terms, rows = tensor.ASYNC_TERMS, tensor.ASYNC_ROWS
+        if copied:
+            return (rows if by_rows else terms), alignment
+        way = tensor.VECTOR_ROWS if by_rows else tensor.VECTOR_TERMS
+        return way, 16 if alignment == 16 else atom.itemsize
+
+    def body():
+        generator = np.random.default_rng(23)
+        for m, n, k in SIZES:
+            a, b = operands(24, m, n, k, dtype)
+            for before, after in BEFORE:
+                by_rows = [bool(generator.integers(2)) for _ in range(2)]
+                x = in_lines(a, by_rows[0], before, after)
+                # Every second time B is aligned as well as its length permits.
+                own = generator.integers(2)
+                length = n if by_rows[1] else k
+                y = in_lines(b.T, by_rows[1], before * own, after if own else -length % 16).T
+                chosen.clear()
+                simulator.machine.plans.clear()
+                with simulator.context(int(generator.integers(100))):
+                    got = nnk.matmul(x, y, **options)
+                    dense = nnk.matmul(a, b, **options)
+                c = chosen[0]
+                wanted = [
+                    expected(alignment_by_hand(o, lines), rows)
+                    for o, lines, rows in (
+                        (x, by_rows[0], by_rows[0]),
+                        (y, not by_rows[1], by_rows[1]),
+                    )
+                ]
+                assert [(c.way_a, c.alignment_a), (c.way_b, c.alignment_b)] == wanted
+                seen.update(wanted)
+                if simulator.recording:
+                    continue
+                assert_same_bits(got, dense, (m, n, k, before, after))
+                if dtype == "int8":
+                    assert np.array_equal(got, wide(a) @ wide(b))
+                else:
+                    assert_right(got, a, b)
+
+    simulator.precompiled(body)
+    alignments = (16, 8, 4, atom.itemsize)
+    every = {expected(n, by_rows) for n in alignments for by_rows in (False, True)}
+    assert seen == every
+
+
+def test_one_operand_that_is_not_aligned_leaves_the_other_alone():
+    device = PROFILES["sm_80"]
+    whole = problem_of("float16", 512, 512, 512)
+    for alignment in (8, 4, 2):
+        for first in (False, True):
+            alignments = (alignment, 16, 16) if first else (16, alignment, 16)
+            c = tensor.configure(replace(whole, alignments=alignments), device)
+            ways = [(c.way_a, c.alignment_a), (c.way_b, c.alignment_b)]
+            # A lies by terms, B by rows.
+            aligned = (tensor.ASYNC_ROWS if first else tensor.ASYNC_TERMS, 16)
+            assert ways[first] == aligned
+            other = ways[not first]
+            assert other[1] == alignment
+            assert (other[0] < tensor.VECTOR_TERMS) == (alignment >= 4)
+
+
+def test_a_stride_or_a_length_is_as_bad_as_an_address():
+    device = PROFILES["sm_80"]
+    for k, stride, alignment in (
+        (1004, 1008, 8),
+        (1008, 1002, 4),
+        (1001, 1008, 2),
+        (1008, 1008, 16),
+    ):
+        problem = problem_of("float16", 512, 512, k, strides_a=(2 * stride, 2))
+        assert tensor.configure(problem, device).alignment_a == alignment
 
 
 # ---- edges --------------------------------------------------------------------------------------
@@ -483,15 +593,16 @@ ATOMS = (
 
 
 def ways_of(atom):
-    singles = [tensor.SINGLE_TERMS, tensor.SINGLE_ROWS]
+    others = (tensor.VECTOR_TERMS, tensor.VECTOR_ROWS, tensor.SINGLE_TERMS, tensor.SINGLE_ROWS)
+    ways = [tensor.Way(way) for way in others]
     if atom.asynchronous:
-        rows = tensor.ASYNC_ROWS if atom.transposes else tensor.VECTOR_ROWS
-        return [tensor.ASYNC_TERMS, rows, *singles]
-    return [tensor.VECTOR_TERMS, tensor.VECTOR_ROWS, *singles]
+        copied = (tensor.ASYNC_TERMS, tensor.ASYNC_ROWS)[: 1 + atom.transposes]
+        ways += [tensor.Way(way, alignment) for way in copied for alignment in (16, 8, 4)]
+    return ways
 
 
 def layouts_in_shared_memory():
-    """(architecture, atom, rows, terms, threads, way) of every operand that can be chosen."""
+    """(architecture, atom, rows, terms, threads, Way) of every operand that can be chosen."""
     found = {}
     for arch, atom in ATOMS:
         for tile in tensor.tiles_of(atom, PROFILES[arch]):
@@ -522,7 +633,9 @@ def tables(cases):
     ]
     for number, (_, atom, rows, terms, threads, way) in enumerate(cases):
         element = {1: "int8", 2: "half", 4: "float", 8: "double"}[atom.itemsize]
-        operand = f"TensorOperand<{element}, int, {rows}, {terms}, {threads}, {way}>"
+        operand = (
+            f"TensorOperand<{element}, int, {rows}, {terms}, {threads}, {way.way}, {way.alignment}>"
+        )
         visible = 'extern "C" __attribute__((visibility("default"))) int'
         text.append(f"using O{number} = {operand};")
         text.append(f"{visible} slot{number}(int l, int c) {{ return O{number}::slot(l, c); }}")
@@ -537,7 +650,7 @@ def test_no_bank_conflicts():
     library = tables(cases)
     for number, (arch, atom, rows, terms, threads, way) in enumerate(cases):
         slot = getattr(library, f"slot{number}")
-        turned = way == tensor.ASYNC_ROWS
+        turned = way.way == tensor.ASYNC_ROWS
         lines, chunks = (terms, rows) if turned else (rows, terms)
         chunks = chunks * atom.itemsize // 16
         places = {slot(line, chunk) for line in range(lines) for chunk in range(chunks)}
@@ -551,7 +664,7 @@ def test_no_bank_conflicts():
                 assert extra_phases(read, atom.itemsize, 16, arch) == 0, (arch, atom, way)
         stores = extra_phases_of_stores(library, number, *cases[number])
         # Transposing stores are narrow, and lines of 64 bytes leave them half of the banks.
-        limit = 4 * rows * terms * atom.itemsize // 128 if way == tensor.VECTOR_ROWS else 0
+        limit = 4 * rows * terms * atom.itemsize // 128 if way.way == tensor.VECTOR_ROWS else 0
         assert stores <= limit, (arch, atom, rows, terms, threads, way)
 
 
@@ -559,9 +672,9 @@ def extra_phases_of_stores(library, number, arch, atom, rows, terms, threads, wa
     """Of all stores of a tile."""
     unit, depth = getattr(library, f"unit{number}"), getattr(library, f"depth{number}")()
     chunk = 16 // atom.itemsize
-    transposes = way == tensor.VECTOR_ROWS
-    access = depth * atom.itemsize if transposes else 16
-    units = rows * terms // chunk // (depth if transposes else 1)
+    transposes = way.way == tensor.VECTOR_ROWS
+    access = depth * atom.itemsize if transposes else way.alignment
+    units = rows * terms * atom.itemsize // ((16 * depth) if transposes else access)
     total = 0
     for warp in range(0, threads, atom.lanes):
         for i in range(-(-units // threads)):

@@ -44,7 +44,7 @@ def problem(rows, length, *, along=True, parameters=2, shared=True, size=4):
         tiles=2,
         keeps_exp=False,
         per_row=False,
-        alignment=16,
+        alignments=(16,) * 5,
         roles=(ELEMENTWISE, ELEMENTWISE, PARAMETER, PARAMETER, ELEMENTWISE),
     )
     return NormBackwardProblem(rows_problem, parameters, shared)

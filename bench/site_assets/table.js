@@ -19,6 +19,7 @@ NNK.table = (function () {
     numberColumn("gflops", "GFLOP/s", (row) => row.flops_per_s, NNK.giga),
     numberColumn("copy", "Copy", (row) => row.copy_share, NNK.percent),
     numberColumn("read", "Read", (row) => row.read_share, NNK.percent),
+    numberColumn("extra", "Extra MB", extra, (bytes) => (bytes / 1e6).toFixed(1)),
     textColumn("target", "Target", ({ target }) => target && NNK.asked(target)),
     textColumn("met", "Met", ({ target }) => target && NNK.met(target.met)),
     numberColumn("sets", "Sets", (row) => row.sets, sets),
@@ -37,7 +38,12 @@ NNK.table = (function () {
   }
 
   // Left out, like peers, where no row has anything there.
-  const SPARSE = ["axis", "read", "target", "met"];
+  const SPARSE = ["axis", "read", "extra", "target", "met"];
+
+  // Memory of a call beside operands and results, where `bench.py --memory` asked for it.
+  function extra(row) {
+    return row.timings[OURS].extra_bytes ?? null;
+  }
 
   function timeColumn(name) {
     const raw = (row) => (row.timings[name] && row.timings[name].median_s) || null;

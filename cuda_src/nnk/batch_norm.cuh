@@ -42,7 +42,11 @@ struct BatchNormForward {
     S activation[Activation::parameters > 0 ? Activation::parameters : 1];
     Geometry geometry;
   };
-  struct Coefficients { S mean, scale, shift; };
+  // mean, scale and shift
+  struct Coefficients {
+    S number[3];
+    NNK_FN S operator[](int i) const { return number[i]; }
+  };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     if constexpr (Stage == channel_finish) {
@@ -63,8 +67,7 @@ struct BatchNormForward {
         stats.save_parts(rows, args.workspace, args.parts, tile, part);
       } else {
         rows.each_row([&](int i, int c) {
-          const MomentsValue<S> m = {stats.mean[c][i], stats.low[c][i], stats.m2[c][i]};
-          write_channel(args, rows.result_row + c * Rows::lanes + i, m);
+          write_channel(args, rows.result_row + c * Rows::lanes + i, moments(stats, i, c));
         });
         if constexpr (Stage == channel_whole) apply(rows, args, stats);
       }
@@ -78,17 +81,19 @@ struct BatchNormForward {
     return channel_value<type_at<I, Parameters>>(args.parameter[I], args.channels,
                                                  args.parameter_step[I], c, otherwise);
   }
+  static NNK_FN MomentsValue<S> moments(const RowStats<Rows>& stats, int i, int c) {
+    return {stats.mean[c][i], stats.low[c][i], stats.m2[c][i]};
+  }
   static NNK_FN Coefficients coefficients(const Args& args, Index c, const MomentsValue<S>& m) {
     const S scale =
         reciprocal_root(m.m2 / S(args.geometry.length) + args.eps) * value<0>(args, c, S(1));
-    return {m.mean, scale, value<1>(args, c, S(0)) - m.low * scale};
+    return {{m.mean, scale, value<1>(args, c, S(0)) - m.low * scale}};
   }
   static NNK_FN void write_channel(const Args& args, Index c, const MomentsValue<S>& m) {
     if constexpr (Stage != channel_whole) {
       const Coefficients k = coefficients(args, c, m);
-      args.coefficients[c] = k.mean;
-      args.coefficients[args.coefficient_row + c] = k.scale;
-      args.coefficients[2 * args.coefficient_row + c] = k.shift;
+      NNK_UNROLL
+      for (int i = 0; i < 3; ++i) args.coefficients[i * args.coefficient_row + c] = k[i];
     }
     const S variance = m.m2 / S(args.geometry.length) * args.unbiased;
     const S mean = value<2>(args, c, S(0)), old = value<3>(args, c, S(0));
@@ -100,15 +105,21 @@ struct BatchNormForward {
   }
 
   static NNK_FN void apply(const Rows& rows, const Args& args, const RowStats<Rows>& stats) {
-    static_assert(Layout == along && Columns == 1, "a block has one whole channel");
-    const Coefficients k =
-        coefficients(args, rows.result_row, {stats.mean[0][0], stats.low[0][0], stats.m2[0][0]});
-    const V mean = V::splat(k.mean), scale = V::splat(k.scale), shift = V::splat(k.shift);
+    V k[Columns][3];
+    NNK_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      rows.spread(c, k[c], [&](int i) {
+        return coefficients(args, rows.result_row + c * Rows::lanes + i, moments(stats, i, c));
+      });
+    }
     rows.each(0, rows.groups, [&](Index g, bool full, int) {
-      const V x = rows.template load<0>(args.x, g, 0, full, S(0));
-      rows.template store<1, Streaming>(
-          args.y, g, 0, full,
-          BatchNormApply<Activation>::apply(args.activation, x, mean, scale, shift));
+      NNK_UNROLL
+      for (int c = 0; c < Columns; ++c) {
+        const V x = rows.template load<0>(args.x, g, c, full, S(0));
+        rows.template store<1, Streaming>(
+            args.y, g, c, full,
+            BatchNormApply<Activation>::apply(args.activation, x, k[c][0], k[c][1], k[c][2]));
+      }
     });
   }
 

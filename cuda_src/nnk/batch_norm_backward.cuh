@@ -43,7 +43,11 @@ struct BatchNormBackward {
     S eps;
     Geometry geometry;
   };
-  struct Coefficients { S mean, a, b, c; };
+  // mean, a, b and c
+  struct Coefficients {
+    S number[4];
+    NNK_FN S operator[](int i) const { return number[i]; }
+  };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     if constexpr (Stage == channel_finish) {
@@ -86,17 +90,15 @@ struct BatchNormBackward {
   }
   static NNK_FN Coefficients coefficients(const Args& args, Index c, const PairMoments<S>& m) {
     const S rstd = rstd_of(args, c, m), a = value<0>(args, c, S(1)) * rstd;
-    if constexpr (!Training) return {S(0), a, S(0), S(0)};
+    if constexpr (!Training) return {{S(0), a, S(0), S(0)}};
     const S b = -(a * rstd) * (m.co * rstd / S(args.geometry.length));
-    return {m.mean, a, b, -(a * m.other) - b * m.low};
+    return {{m.mean, a, b, -(a * m.other) - b * m.low}};
   }
   static NNK_FN void write_channel(const Args& args, Index c, const PairMoments<S>& m) {
     if constexpr (Stage != channel_whole) {
       const Coefficients k = coefficients(args, c, m);
-      args.coefficients[c] = k.mean;
-      args.coefficients[args.coefficient_row + c] = k.a;
-      args.coefficients[2 * args.coefficient_row + c] = k.b;
-      args.coefficients[3 * args.coefficient_row + c] = k.c;
+      NNK_UNROLL
+      for (int i = 0; i < 4; ++i) args.coefficients[i * args.coefficient_row + c] = k[i];
     }
     const S sum = S(args.geometry.length) * m.other;
     S deviations = m.co;  // sum of dy (x - mean)
@@ -107,18 +109,25 @@ struct BatchNormBackward {
   }
 
   static NNK_FN void apply(const Rows& rows, const Args& args, const Stats& stats) {
-    static_assert(Layout == along && Columns == 1, "a block has one whole channel");
-    const Coefficients k = coefficients(args, rows.result_row, stats.at(0, 0));
-    const V mean = V::splat(k.mean), a = V::splat(k.a), b = V::splat(k.b), c = V::splat(k.c);
+    V k[Columns][4];
+    NNK_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      rows.spread(c, k[c], [&](int i) {
+        return coefficients(args, rows.result_row + c * Rows::lanes + i, stats.at(i, c));
+      });
+    }
     rows.each(0, rows.groups, [&](Index g, bool full, int) {
-      V dx;
-      if constexpr (Training) {
-        const auto v = load(rows, args, g, 0, full);
-        dx = BatchNormGradient::apply(&args.eps, v.dy, v.x, mean, a, b, c);
-      } else {
-        dx = a * rows.template load<1>(args.dy, g, 0, full, S(0));
+      NNK_UNROLL
+      for (int c = 0; c < Columns; ++c) {
+        V dx;
+        if constexpr (Training) {
+          const auto v = load(rows, args, g, c, full);
+          dx = BatchNormGradient::apply(&args.eps, v.dy, v.x, k[c][0], k[c][1], k[c][2], k[c][3]);
+        } else {
+          dx = k[c][1] * rows.template load<1>(args.dy, g, c, full, S(0));
+        }
+        rows.template store<2, Streaming>(args.dx, g, c, full, dx);
       }
-      rows.template store<2, Streaming>(args.dx, g, 0, full, dx);
     });
   }
 

@@ -54,6 +54,23 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
     }
   }
 
+  // The coefficients of every lane of column c, given those of a row of this thread by its number.
+  // Coefficients has `count` numbers.
+  template <int count, class F> NNK_FN void spread(int c, V (&lanes)[count], F coefficients) const {
+    NNK_UNROLL
+    for (int k = 0; k < count; ++k) lanes[k] = V::splat(S(0));
+    NNK_UNROLL
+    for (int i = 0; i < Base::lanes; ++i) {
+      if (c * Base::lanes + i >= this->present) continue;
+      const auto found = coefficients(i);
+      NNK_UNROLL
+      for (int k = 0; k < count; ++k) {
+        if constexpr (Layout == along) lanes[k] = V::splat(found[k]);
+        else lanes[k].set(i, found[k]);
+      }
+    }
+  }
+
  private:
   static constexpr int last_axis = Geometry::inner_rank - 1;
 

@@ -73,7 +73,7 @@ struct ConvForm {
                                                        taps * groups_of_panel);
       at += taps * int(sizeof(Index) + 4 * groups_of_panel);
       weight_offsets = group.template dynamic_shared<Index>(at, taps);
-      if constexpr (Pixels == pixels_are_columns) {
+      if constexpr (Pixels == pixels_are_columns || ChannelsFast) {
         auto tap = Taps::of(g, 0);
         for (int t = 0; t < taps; ++t) {
           tap_offsets.store(t, tap.offset(g));
@@ -109,8 +109,9 @@ struct ConvForm {
           pack_pixels(from, packed, j * panel, j, columns, first_k, depth);
       } else if constexpr (ChannelsFast) {
         auto pixel = Pixel<Index>::of(g, first_k);
+        const auto first = Place::of(g, first_n);
         for (int k = 0; k < depth; ++k) {
-          copy_taps<N>(from, pixel, first_n, columns, [&](int j, const auto& x, int count) {
+          copy_taps<N>(from, pixel, first, columns, [&](int j, const auto& x, int count) {
             put_columns(packed, j / N * N * panel + k * N, j % N, x, count);
           });
           pixel.advance(g);
@@ -292,8 +293,9 @@ struct ConvForm {
       const auto* const from = words_at(a.data);
       if constexpr (Pixels == pixels_are_rows) {
         auto pixel = Pixel<Index>::of(g, first_m);
+        const auto first = Place::of(g, first_k);
         for (int i = 0; i < rows; ++i) {
-          copy_taps<0>(from, pixel, first_k, depth,
+          copy_taps<0>(from, pixel, first, depth,
                        [&](int k, const auto& x, int) { put_terms(packed, i * row + k, x); });
           pixel.advance(g);
         }
@@ -353,17 +355,69 @@ struct ConvForm {
     // Elements at once, no more than a packed row has to spare. What is written past the last one
     // is written again, or not looked at.
     static constexpr int piece = is_complex<S> ? 8 : 16;
-    // The taps [first, first + count) of one pixel, in pieces that do not cross a multiple of Side.
+    // Where a term is: element `at` of a run of channels, of one tap or all along the last axis.
+    struct Place {
+      int run, at;
+      int d, h, w;  // the run along the axes
+
+      static NNK_FN Place of(const Geometry& g, Index term) {
+        const int elements = int(g.adjacent * g.channels);
+        const int run = int(term / elements), places = int(g.kernel[2] / g.adjacent);
+        return {run, int(term - Index(run) * elements), run / places / int(g.kernel[1]),
+                run / places % int(g.kernel[1]), run % places};
+      }
+    };
+    // `count` taps of one pixel from a place on, in pieces that do not cross a multiple of Side.
     template <int Side, class T, class Put>
-    NNK_FN void copy_taps(const T* from, const Pixel<Index>& pixel, Index first, int count,
+    NNK_FN void copy_taps(const T* from, const Pixel<Index>& pixel, const Place& first, int count,
                           Put put) const {
+      from = byte_offset(from, pixel.in_image(g));
+      bool inside = true;
+      NNK_UNROLL
+      for (int axis = 0; axis < 3; ++axis) {
+        const Index at = pixel.position(g, axis);
+        inside = inside && is_inside(at, axis) &&
+                 is_inside(at + (g.kernel[axis] - 1) * g.tap[axis], axis);
+      }
+      if (inside) copy_all_taps<Side>(from, first, count, put);
+      else copy_some_taps<Side>(from, pixel, first, count, put);
+    }
+    // Of a pixel whose window is all inside the image.
+    template <int Side, class T, class Put>
+    NNK_FN void copy_all_taps(const T* from, const Place& first, int count, Put put) const {
+      const int adjacent = int(g.adjacent), run = adjacent * int(g.channels);
+      int at = first.at, tap = first.run * adjacent;
+      for (int k = 0; k < count; tap += adjacent, at = 0) {
+        const int n = run - at < count - k ? run - at : count - k;
+        const T* const there = byte_offset(from, tap_offsets.load(tap)) + at;
+        if (Side == 0 && n >= piece) {
+          for (int i = 0; i + piece < n; i += piece)
+            put(k + i, converted<ConjugateImage>(nnk::load<piece>(there + i)), piece);
+          put(k + n - piece, converted<ConjugateImage>(nnk::load<piece>(there + n - piece)), piece);
+        } else {
+          copy_pieces<Side>(there, k, 0, n, put);
+        }
+        k += n;
+      }
+    }
+    template <int Side, class T, class Put>
+    NNK_FN void copy_pieces(const T* there, int k, int low, int high, Put put) const {
+      for (int i = low; i < high;) {
+        const int some = pieces<Side>(k + i, high - i);
+        put(k + i,
+            converted<ConjugateImage>(some == piece
+                                          ? nnk::load<piece>(there + i)
+                                          : nnk::load_partial<piece>(there + i, some, T())),
+            some);
+        i += some;
+      }
+    }
+    template <int Side, class T, class Put>
+    NNK_FN void copy_some_taps(const T* from, const Pixel<Index>& pixel, const Place& first,
+                               int count, Put put) const {
       const int run = int(g.adjacent * g.channels);
       const int places = int(g.kernel[2] / g.adjacent);  // of runs along the last axis
-      Index outer = first / run;
-      int at = int(first - outer * run);
-      int w = int(outer % places), h = int(outer / places % g.kernel[1]),
-          d = int(outer / places / g.kernel[1]);
-      from = byte_offset(from, pixel.in_image(g));
+      int at = first.at, w = first.w, h = first.h, d = first.d;
       const Index of_w = pixel.position(g, 2);
       for (int k = 0; k < count;) {
         const int n = run - at < count - k ? run - at : count - k;
@@ -383,15 +437,7 @@ struct ConvForm {
                                   w * g.tap[2] * g.stride[3]) +
             at;
         put_zeros<Side>(k, low, put);
-        for (int i = low; i < high;) {
-          const int some = pieces<Side>(k + i, high - i);
-          put(k + i,
-              converted<ConjugateImage>(some == piece
-                                            ? nnk::load<piece>(there + i)
-                                            : nnk::load_partial<piece>(there + i, some, T())),
-              some);
-          i += some;
-        }
+        copy_pieces<Side>(there, k, low, high, put);
         put_zeros<Side>(k + high, n - high, put);
         k += n;
         at = 0;

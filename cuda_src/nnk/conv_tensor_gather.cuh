@@ -233,7 +233,8 @@ template <class Base, class Index, bool ChannelsFast, bool SeesAll> struct Gathe
       }
     }
   }
-  NNK_FN void store(const Shared<T>& memory, int first, Site site = NNK_HERE) const {
+  template <bool Partial>
+  NNK_FN void store(const Shared<T>& memory, int first, int, Site site = NNK_HERE) const {
     if (!is_there()) return;
     NNK_UNROLL
     for (int i = 0; i < units; ++i) memory.template store_vec<run>(first + place(i), held[i], site);

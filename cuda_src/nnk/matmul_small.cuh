@@ -6,7 +6,9 @@
 // all terms: each sum is a chain of fused multiply-adds in order, as in matmul_packed.cuh.
 //
 // Matrices come from memory faster than a processor asks for them by itself, so those of a later
-// block are fetched while the sums of this one are made.
+// block are fetched while the sums of this one are made. Results that go past the caches wait in
+// scratch memory until some rows of C are done, and are then written by whole cache lines, wherever
+// those begin: a line that is written in pieces is read from memory first.
 #pragma once
 #include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
@@ -20,6 +22,7 @@ namespace nnk {
 // MicroM: a power of two; N: two SIMD registers, or one
 // PackB: B is packed; then FastB is rows_fast or columns_fast, and UnitB says whether elements
 // along that axis are adjacent
+// Streaming: C, of which the elements of a row are adjacent, goes past the caches
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, int MicroM, int N,
           bool PackB, int FastB, bool UnitB, bool Streaming, class Epilogue>
 struct MatmulSmall {
@@ -28,7 +31,8 @@ struct MatmulSmall {
   static constexpr bool is_plain = is_same<Epilogue, PlainEpilogue>;
 
   struct Grid {
-    int32 ahead;  // how many blocks later what is fetched now is used; 0: nothing is
+    int32 ahead;        // how many blocks later what is fetched now is used; 0: nothing is
+    int32 staged_rows;  // of C that are written together
   };
   using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, Grid>;
 
@@ -37,6 +41,7 @@ struct MatmulSmall {
     View<const TA, 2, Index> a;
     View<const TB, 2, Index> b;
     View<TC, 2, Index> c;
+    int first_row;  // of C, to which c.data belongs
     Shared<S> packed_b, micro;
     typename Args::EpilogueOf epilogue;
     bool rows_of_c_adjacent;
@@ -46,28 +51,39 @@ struct MatmulSmall {
     Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, Index(group.block()), offset);
     const int packed = PackB ? int(args.k) * round_up(int(args.n)) : 0;
-    const Block block{args.matrix_a(offset, args.k),
-                      args.matrix_b(offset, args.k),
-                      args.matrix_c(offset),
-                      group.template dynamic_shared<S>(0, packed),
-                      group.template dynamic_shared<S>(packed * int(sizeof(S)), MicroM * N),
-                      args.epilogue_of(offset),
-                      args.stride_c[1] == Index(sizeof(TC))};
+    const int sums = packed * int(sizeof(S)), stage = sums + MicroM * N * int(sizeof(S));
+    Block block{args.matrix_a(offset, args.k),
+                args.matrix_b(offset, args.k),
+                args.matrix_c(offset),
+                0,
+                group.template dynamic_shared<S>(0, packed),
+                group.template dynamic_shared<S>(sums, MicroM * N),
+                args.epilogue_of(offset),
+                args.stride_c[1] == Index(sizeof(TC))};
     Fetch fetch;
     if (args.grid.ahead > 0 && group.block() + args.grid.ahead < group.blocks()) {
       Index later[Args::arrays];
       decode_batch(args.batch, args.batch_stride, Index(group.block() + args.grid.ahead), later);
       if (later[0] != offset[0]) fetch.add(block.a, later[0] - offset[0]);
       if (later[1] != offset[1]) fetch.add(block.b, later[1] - offset[1]);
+      if constexpr (Streaming) fetch_ends(block.c, later[2] - offset[2]);
     }
     if constexpr (PackB) pack_b(block);
     const int m = int(args.m), n = int(args.n);
-    for (int j = 0; j < n; j += N) {
-      const int columns = n - j < N ? n - j : N;
-      for (int i = 0, rows; i < m; i += rows) {
-        rows = multiply_rows<MicroM>(block, i, j, columns, fetch);
-        if (!is_plain || !block.rows_of_c_adjacent) write(block, i, j, rows, columns);
+    if constexpr (Streaming) {
+      const auto c = block.c;
+      const int most = args.grid.staged_rows;
+      const auto staged = group.template dynamic_shared<TC>(stage, most * n);
+      block.c.data = staged.data;
+      block.c.stride[0] = Index(n) * Index(sizeof(TC));
+      for (int i = 0; i < m; i += most) {
+        const int rows = m - i < most ? m - i : most;
+        block.first_row = i;
+        make_rows(block, i, i + rows, n, fetch);
+        write_staged(c, staged.data, i, rows);
       }
+    } else {
+      make_rows(block, 0, m, n, fetch);
     }
   }
 
@@ -167,12 +183,23 @@ struct MatmulSmall {
 
   // ---- multiplying ------------------------------------------------------------------------
 
+  // Rows [first, end) of C.
+  static NNK_FN void make_rows(const Block& block, int first, int end, int n, Fetch& fetch) {
+    for (int j = 0; j < n; j += N) {
+      const int columns = n - j < N ? n - j : N;
+      for (int i = first, rows; i < end; i += rows) {
+        rows = multiply_rows<MicroM>(block, i, end, j, columns, fetch);
+        if (!is_plain || !block.rows_of_c_adjacent) write(block, i, j, rows, columns);
+      }
+    }
+  }
+
   // As many rows as there are, a power of two; how many.
   template <int Rows>
-  static NNK_FN int multiply_rows(const Block& block, int i, int j, int columns, Fetch& fetch) {
+  static NNK_FN int multiply_rows(const Block& block, int i, int end, int j, int columns,
+                                  Fetch& fetch) {
     if constexpr (Rows > 1)
-      if (int(block.a.shape[0]) - i < Rows)
-        return multiply_rows<Rows / 2>(block, i, j, columns, fetch);
+      if (end - i < Rows) return multiply_rows<Rows / 2>(block, i, end, j, columns, fetch);
     if (columns == N) multiply<Rows, N, true>(block, i, j, columns, fetch);
     else if (N == register_lanes || columns > register_lanes)
       multiply<Rows, N, false>(block, i, j, columns, fetch);
@@ -228,11 +255,10 @@ struct MatmulSmall {
   template <bool Whole, int Columns>
   static NNK_FN void store_adjacent(const Block& block, int row, int column, int count,
                                     const Vec<TC, Columns>& y) {
-    const Line<TC, Index, unit_step> line{block.c.at(NNK_HERE, row, column), Index(count),
-                                          block.c.stride[1]};
-    if constexpr (!Whole) line.store_partial(Index(0), y, count);
-    else if constexpr (Streaming) line.store_streaming(Index(0), y);
-    else line.store(Index(0), y);
+    const Line<TC, Index, unit_step> line{block.c.at(NNK_HERE, row - block.first_row, column),
+                                          Index(count), block.c.stride[1]};
+    if constexpr (Whole) line.store(Index(0), y);
+    else line.store_partial(Index(0), y, count);
   }
 
   // From `block.micro`, by a loop: an epilogue for every row of every kind of micro-tile would
@@ -248,11 +274,42 @@ struct MatmulSmall {
       } else if (block.rows_of_c_adjacent) {
         store_adjacent<false>(block, i + r, j, columns, y);
       } else {
-        const Line<TC, Index> line{block.c.at(NNK_HERE, row, column), Index(columns),
-                                   block.c.stride[1]};
+        const Line<TC, Index> line{block.c.at(NNK_HERE, row - block.first_row, column),
+                                   Index(columns), block.c.stride[1]};
         line.store_partial(Index(0), y, columns);
       }
     }
+  }
+
+  // ---- writing past the caches ----------------------------------------------------------------
+
+  // Rows of C from scratch memory, where they have no gaps: as one run if C has none either.
+  static NNK_FN void write_staged(const View<TC, 2, Index>& c, const TC* from, int first,
+                                  int rows) {
+    const int n = int(c.shape[1]);
+    const bool dense = c.stride[0] == Index(n) * Index(sizeof(TC));
+    const int runs = dense ? 1 : rows, length = dense ? rows * n : n;
+    for (int r = 0; r < runs; ++r)
+      write_run(c.at(NNK_HERE, first + r, 0), from + int64(r) * length, length);
+  }
+  // The lines of which a later matrix without gaps has a part: its stores would wait for them.
+  static NNK_FN void fetch_ends(const View<TC, 2, Index>& c, Index later) {
+    const Index row = c.shape[1] * Index(sizeof(TC));
+    const TC* const first = byte_offset(c.data, later);
+    if (c.stride[0] != row || reinterpret_cast<uint64>(first) % cache_line == 0) return;
+    prefetch<1>(first);
+    prefetch<1>(byte_offset(first, c.shape[0] * row - 1));
+  }
+  // Adjacent elements. Of a line of which others write a part, only what is there is written.
+  static NNK_FN void write_run(TC* to, const TC* from, int count) {
+    constexpr int of_line = cache_line / int(sizeof(TC));
+    const int past = int(reinterpret_cast<uint64>(to) % cache_line);
+    int i = (past == 0 ? 0 : cache_line - past) / int(sizeof(TC));
+    if (i > count) i = count;
+    if (i > 0) store_partial(to, load_partial<of_line>(from, i, TC()), i);
+    for (; i + of_line <= count; i += of_line) store_streaming(to + i, load<of_line>(from + i));
+    if (i < count)
+      store_partial(to + i, load_partial<of_line>(from + i, count - i, TC()), count - i);
   }
 };
 

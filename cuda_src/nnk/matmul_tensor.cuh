@@ -31,12 +31,12 @@ struct TensorForm {
 };
 
 // TA, TB, TC: element types; S: type of the sums for the epilogue, of the bits of Atom::Sum
-// WayA, WayB: see matmul_tensor_operand.cuh
+// WayA, BytesA, WayB, BytesB: see matmul_tensor_operand.cuh
 // WideC: whether every row of C is whole 16-byte accesses
 // Form: what else the operands and C may be: see TensorForm, and conv_tensor_form.cuh
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, class Atom, int TileM,
-          int TileN, int TileK, int WarpM, int WarpN, int Stages, int WayA, int WayB, bool WideC,
-          class Epilogue, class Form = TensorForm>
+          int TileN, int TileK, int WarpM, int WarpN, int Stages, int WayA, int BytesA, int WayB,
+          int BytesB, bool WideC, class Epilogue, class Form = TensorForm>
 struct MatmulTensor {
   using Element = typename Atom::Element;
   using Sum = typename Atom::Sum;
@@ -48,9 +48,11 @@ struct MatmulTensor {
   static constexpr int steps = TileK / Atom::k;
   static_assert(steps >= 2 && steps % 2 == 0, "two sets of fragments take turns within a slice");
   using A =
-      typename Form::template A<TensorOperand<Element, Index, TileM, TileK, threads, WayA>, Index>;
+      typename Form::template A<TensorOperand<Element, Index, TileM, TileK, threads, WayA, BytesA>,
+                                Index>;
   using B =
-      typename Form::template B<TensorOperand<Element, Index, TileN, TileK, threads, WayB>, Index>;
+      typename Form::template B<TensorOperand<Element, Index, TileN, TileK, threads, WayB, BytesB>,
+                                Index>;
   static constexpr int stage = A::elements + B::elements;
   static constexpr bool any_asynchronous = A::asynchronous || B::asynchronous;
   static_assert(Stages >= 2, "one slice is read while another one is written");
@@ -191,11 +193,11 @@ struct MatmulTensor {
     NNK_UNROLL
     for (int i = 1; i < Stages - 1; ++i) copy(memory, a, b, i * stage, i < slices);
     if constexpr (!A::asynchronous) {
-      a.store(memory, 0);
+      a.template store<true>(memory, 0, missing);
       if (slices > 1) a.template load<false>(0);
     }
     if constexpr (!B::asynchronous) {
-      b.store(memory, A::elements);
+      b.template store<true>(memory, A::elements, missing);
       if (slices > 1) b.template load<false>(0);
     }
   }
@@ -208,11 +210,11 @@ struct MatmulTensor {
   // Stores the next slice from registers, and loads the one after it. `left`: slices not yet done
   static NNK_FN void pass_on(const Shared<Element>& memory, A& a, B& b, int to, Index left) {
     if constexpr (!A::asynchronous) {
-      if (left > 1) a.store(memory, to);
+      if (left > 1) a.template store<false>(memory, to, 0);
       if (left > 2) a.template load<false>(0);
     }
     if constexpr (!B::asynchronous) {
-      if (left > 1) b.store(memory, to + A::elements);
+      if (left > 1) b.template store<false>(memory, to + A::elements, 0);
       if (left > 2) b.template load<false>(0);
     }
   }

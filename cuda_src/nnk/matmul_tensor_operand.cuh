@@ -7,6 +7,7 @@
 // chunk, touch all 32 banks of 4 bytes once, and so do 8 chunks in a row. Where threads store lines
 // that are a multiple of 8 apart (vector_rows), the pattern goes on with every 8 lines.
 #pragma once
+#include "nnk/shifted_words.cuh"
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
 
@@ -15,8 +16,8 @@ namespace nnk {
 // How a tile comes to shared memory. `asynchronous`: without registers, while earlier tiles are
 // multiplied; the others are loaded to registers one tile ahead of their store to shared memory.
 enum : int {
-  async_terms = 0,   // asynchronous, chunks of adjacent terms
-  async_rows = 1,    // asynchronous, chunks of adjacent rows: a turned tile
+  async_terms = 0,   // asynchronous, pieces of adjacent terms
+  async_rows = 1,    // asynchronous, pieces of adjacent rows: a turned tile
   vector_terms = 2,  // chunks of adjacent terms
   vector_rows = 3,   // chunks of adjacent rows, transposed between load and store
   single_terms = 4,  // element by element, neighbouring threads reading neighbouring terms
@@ -24,10 +25,19 @@ enum : int {
 };
 
 // T: element type in shared memory, of the size of those in global memory
-template <class T, class Index, int Rows, int TileK, int Threads, int Way> struct TensorOperand {
+// Bytes: what lines of adjacent elements are aligned to, and whole multiples of, at most 16.
+// Asynchronous copies are of pieces of so many bytes, 4 or more. Where chunks for registers may lie
+// at any byte, they are read so if the machine can, or as words that are shifted.
+template <class T, class Index, int Rows, int TileK, int Threads, int Way, int Bytes = 16>
+struct TensorOperand {
   static constexpr int chunk = 16 / int(sizeof(T));
   static constexpr bool asynchronous = Way == async_terms || Way == async_rows;
   static constexpr bool turned = Way == async_rows;
+  static constexpr int piece = asynchronous ? Bytes / int(sizeof(T)) : chunk;
+  static_assert(piece >= 1 && (!asynchronous || Bytes >= 4), "cp.async moves 4, 8 or 16 bytes");
+  static constexpr bool unaligned = (Way == vector_terms || Way == vector_rows) && Bytes < 16;
+  // (A chunk of rows may reach beyond the last one.)
+  static constexpr bool shifted = unaligned && !(reads_unaligned && Way == vector_terms);
   // Those that are seen through windows (conv_tensor_operand.cuh) gather, and may need a table.
   static constexpr bool gathers = false;
   static constexpr int table_words = 0;
@@ -61,30 +71,37 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
 
   // ---- what a thread copies -------------------------------------------------------------------
 
-  // A unit is a chunk, or `depth` chunks of adjacent terms that are transposed together.
+  // A unit is a piece, or `depth` chunks of adjacent terms that are transposed together.
   static constexpr int share = elements / Threads / chunk;
   static constexpr int depth = Way != vector_rows ? 1
                                : share < 1        ? 1
                                : share > chunk    ? chunk
                                                   : share;
-  static constexpr int units = elements / (chunk * depth);
+  static constexpr int units = elements / (piece * depth);
   static constexpr int units_of_thread = (units + Threads - 1) / Threads;
   // Units along the axis that neighbouring threads share.
-  static constexpr int units_aside = Way == async_rows || Way == vector_rows ? Rows / chunk
+  static constexpr int units_aside = Way == async_rows || Way == vector_rows ? Rows / piece
                                      : Way == single_rows                    ? Rows
-                                                                             : TileK / chunk;
+                                                                             : TileK / piece;
 
   // Where units lie: addresses, or (see addresses_have_parts) bytes from a place that all threads
   // share, which moves on with the tiles, to one that no thread's is before.
   using Offset = conditional<sizeof(Index) == 4, uint32, uint64>;
   // Where units of a thread are so many terms of the same rows apart, the first one's is enough.
   static constexpr bool in_step = Way == async_rows && Threads >= units_aside;
-  static constexpr int froms = in_step ? 1 : units_of_thread;
+  // Of rows of narrow pieces a thread has so many that there are no registers for their addresses:
+  // it keeps the first one's, and goes on from there by rows, of which so many are left.
+  static constexpr bool by_rows =
+      Way == async_terms && piece < chunk && Threads >= units_aside && !addresses_have_parts;
+  static constexpr int froms = in_step || by_rows ? 1 : units_of_thread;
   conditional<addresses_have_parts, Offset, const char*> from[froms];
   static_assert(!(in_step && addresses_have_parts), "offsets of a unit before term 0 do not count");
   const char* shared_from;
-  Index step;  // bytes between terms
-  Registers<4> waiting[asynchronous ? 1 : units_of_thread * depth];
+  Index step, row_step, rows_left;  // steps: bytes between terms, and rows
+  // If shifted, by how many bytes a unit's first chunk begins after a multiple of 4: a number of
+  // its own, as a pointer from whose bits something is made is taken for one to any kind of memory.
+  uint32 past_words[shifted ? units_of_thread : 1];
+  Registers<shifted ? 5 : 4> waiting[asynchronous ? 1 : units_of_thread * depth];
   unsigned rank;
   Index rows, first_row, term, terms;  // the latter two for the checks of the simulator alone
 
@@ -92,8 +109,9 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   NNK_FN void begin(unsigned thread, const void* data, Index first, Index row_count,
                     Index term_count, Index row_stride, Index term_stride, int missing) {
     rank = thread;
-    step = term_stride;
+    step = term_stride, row_step = row_stride;
     first_row = first, rows = row_count, term = -missing, terms = term_count;
+    rows_left = row_count - 1 - clamped(row_of(0));
     // 64 bits: an index need not hold the offsets of terms that are not read.
     shared_from = static_cast<const char*>(data) + int64(first) * row_stride;
     int64 least = 0;
@@ -112,6 +130,9 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
       const Index row = clamped(row_of(i));
       check_access(row, row_chunk, rows, NNK_HERE);
       const int64 of_row = int64(row - first) * row_stride;
+      if constexpr (shifted)
+        past_words[i] = uint32(reinterpret_cast<uint64>(data)) + uint32(row) * uint32(row_stride) +
+                        uint32(term_of(i) - missing) * uint32(term_stride);
       if constexpr (addresses_have_parts)
         from[i] = Offset(of_row - least + int64(first_term(i, missing)) * term_stride);
       else from[i] = shared_from + of_row + int64(term_of(i)) * term_stride;
@@ -124,16 +145,17 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   NNK_FN void copy(const Shared<T>& memory, int first, int missing, bool wanted = true,
                    Site site = NNK_HERE) {
     static_assert(asynchronous, "other tiles are loaded and stored");
+    if constexpr (by_rows) row_step = opaque(row_step), rows_left = opaque(rows_left);
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
       if (!is_there(i)) continue;
       const int to = first + place(i);
       const T* source = reinterpret_cast<const T*>(address<Partial>(i, 0, missing));
       if constexpr (Partial) {
-        copy_async<chunk>(memory, to, source, term_of(i) >= missing, site);
+        copy_async<piece>(memory, to, source, term_of(i) >= missing, site);
       } else {
         if (wanted) check(i, site);
-        copy_async_if<chunk>(wanted, memory, to, source, site);
+        copy_async_if<piece>(wanted, memory, to, source, site);
       }
     }
     advance();
@@ -142,39 +164,46 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   // The same to registers, for store().
   template <bool Partial> NNK_FN void load(int missing, Site site = NNK_HERE) {
     static_assert(!asynchronous, "other tiles are copied");
+    // The places of so many stores are made as they are needed.
+    if constexpr (shifted && Way == vector_rows) rank = opaque(rank);
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
       if (!is_there(i)) continue;
       if (!Partial) check(i, site);
       NNK_UNROLL
-      for (int d = 0; d < depth; ++d)
-        waiting[i * depth + d] = bit_cast<Registers<4>>(fetch<Partial>(i, d, missing));
+      for (int d = 0; d < depth; ++d) {
+        if constexpr (shifted) waiting[i * depth + d] = fetch_words<Partial>(i, d, missing);
+        else waiting[i * depth + d] = bit_cast<Registers<4>>(fetch<Partial>(i, d, missing));
+      }
     }
     advance();
   }
-  NNK_FN void store(const Shared<T>& memory, int first, Site site = NNK_HERE) const {
+  // Partial, missing: of the load
+  template <bool Partial>
+  NNK_FN void store(const Shared<T>& memory, int first, int missing, Site site = NNK_HERE) const {
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
       if (!is_there(i)) continue;
       if constexpr (Way == vector_rows) {
+        Vec<T, chunk> loaded[depth];
+        NNK_UNROLL
+        for (int d = 0; d < depth; ++d) loaded[d] = fetched<Partial>(i, d, missing);
         NNK_UNROLL
         for (int r = 0; r < chunk; ++r) {
           Vec<T, depth> along;
           NNK_UNROLL
-          for (int d = 0; d < depth; ++d)
-            along.set(d, bit_cast<Vec<T, chunk>>(waiting[i * depth + d])[r]);
+          for (int d = 0; d < depth; ++d) along.set(d, loaded[d][r]);
           memory.template store_vec<depth>(first + place(i, r), along, site);
         }
       } else {
-        memory.template store_vec<chunk>(first + place(i), bit_cast<Vec<T, chunk>>(waiting[i]),
-                                         site);
+        memory.template store_vec<chunk>(first + place(i), fetched<Partial>(i, 0, missing), site);
       }
     }
   }
 
   // Where in the tile unit i begins, or row r of one that is transposed.
   NNK_FN int place(int i, int r = 0) const {
-    if constexpr (turned) return slot(term_of(i), row_of(i) / chunk);
+    if constexpr (turned) return slot(term_of(i), row_of(i) / chunk) + row_of(i) % chunk;
     else return slot(row_of(i) + r, term_of(i) / chunk) + term_of(i) % chunk;
   }
 
@@ -193,21 +222,22 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     if constexpr (step > 0) return int(rank / units_aside) + i * step;
     else return i / (units_aside / Threads);
   }
-  // Rows and terms that one access to global memory reads.
-  static constexpr int row_chunk = Way == async_rows || Way == vector_rows ? chunk : 1;
+  // Rows that are there or not together.
+  static constexpr int row_chunk =
+      (Way == async_rows || Way == vector_rows) && !unaligned ? piece : 1;
   static constexpr bool shares_rows =
-      units_aside * (Way == single_rows ? 1 : chunk) == Rows &&
+      units_aside * (Way == single_rows ? 1 : piece) == Rows &&
       (Way == async_rows || Way == vector_rows || Way == single_rows);
   NNK_FN int row_of(int i) const {
     if constexpr (Way == single_rows) return aside(i);
-    else if constexpr (shares_rows) return aside(i) * chunk;
+    else if constexpr (shares_rows) return aside(i) * piece;
     else return across(i);
   }
   NNK_FN int term_of(int i) const {
     if constexpr (Way == async_rows) return across(i);
     else if constexpr (Way == vector_rows) return across(i) * depth;
     else if constexpr (Way == single_rows) return across(i) * chunk;
-    else return aside(i) * chunk;
+    else return aside(i) * piece;
   }
   // Rows past the last one read that again: what is made of them is not written.
   NNK_FN Index clamped(int row) const {
@@ -229,16 +259,20 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
   NNK_FN const char* address(int i, int more_terms = 0, int missing = 0) const {
     if constexpr (Partial && addresses_have_parts) more_terms -= too_early(i, missing);
     if constexpr (in_step) more_terms += i * (Threads / units_aside);
-    const int64 more = int64(more_terms) * step;
-    if constexpr (addresses_have_parts) return shared_from + more + from[in_step ? 0 : i];
-    else return from[in_step ? 0 : i] + more;
+    int64 more = int64(more_terms) * step;
+    if constexpr (by_rows) {
+      const Index more_rows = i * (Threads / units_aside);
+      more = int64(more_rows < rows_left ? more_rows : rows_left) * row_step;
+    }
+    if constexpr (addresses_have_parts) return shared_from + more + from[froms == 1 ? 0 : i];
+    else return from[froms == 1 ? 0 : i] + more;
   }
 
   // A chunk from term `first` of a unit on. If Partial, its first `missing` elements (all of them,
   // where they are adjacent rows) are zeros.
   template <bool Partial> NNK_FN Vec<T, chunk> fetch(int unit, int first, int missing) const {
     const int zeros = Partial ? missing - term_of(unit) - first : 0;
-    if constexpr (Way == single_terms || Way == single_rows) {
+    if constexpr (Way == single_terms || Way == single_rows || (Partial && unaligned)) {
       Vec<T, chunk> x;
       NNK_UNROLL
       for (int i = 0; i < chunk; ++i) {
@@ -249,7 +283,38 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
       return x;
     } else {
       if (zeros > 0) return Vec<T, chunk>::splat(T());
-      return nnk::load<chunk>(reinterpret_cast<const T*>(address<Partial>(unit, first, missing)));
+      const char* source = address<Partial>(unit, first, missing);
+      if constexpr (unaligned) return load_unaligned<chunk, T>(source);
+      else return nnk::load<chunk>(reinterpret_cast<const T*>(source));
+    }
+  }
+  // The words of such a chunk, and what it is.
+  template <bool Partial> NNK_FN Registers<5> fetch_words(int unit, int first, int missing) const {
+    constexpr bool rows_aside = Way == vector_rows;
+    constexpr int size = int(sizeof(T));
+    const int zeros = Partial ? missing - term_of(unit) - first : 0;
+    if (Partial && zeros >= (rows_aside ? 1 : chunk)) return {};
+    const char* source = address<Partial>(unit, first, missing);
+    const Index left = rows - clamped(row_of(unit));
+    return load_words < !Partial || rows_aside,
+           !rows_aside > (source, past_word(unit, first), Partial && zeros > 0 ? zeros * size : 0,
+                          left < chunk ? int(left) * size - 1 : 15);
+  }
+  NNK_FN int past_word(int unit, int more_terms) const {
+    return int((past_words[unit] + uint32(more_terms) * uint32(step)) & 3);
+  }
+  template <bool Partial> NNK_FN Vec<T, chunk> fetched(int unit, int more, int missing) const {
+    if constexpr (!shifted) {
+      return bit_cast<Vec<T, chunk>>(waiting[unit * depth + more]);
+    } else {
+      auto x = bit_cast<Vec<T, chunk>>(
+          shifted_words(waiting[unit * depth + more], past_word(unit, more)));
+      if constexpr (Partial && Way == vector_terms) {
+        NNK_UNROLL
+        for (int e = 0; e < chunk; ++e)
+          if (term_of(unit) + e < missing) x.set(e, T());
+      }
+      return x;
     }
   }
   // A tile on. Where terms are adjacent that is a number of the machine code, in later ones too.
@@ -265,7 +330,7 @@ template <class T, class Index, int Rows, int TileK, int Threads, int Way> struc
     term += TileK;
   }
   NNK_FN void check(int i, Site site) const {
-    check_access(term + term_of(i), turned ? 1 : Way == vector_rows ? depth : chunk, terms, site);
+    check_access(term + term_of(i), turned ? 1 : Way == vector_rows ? depth : piece, terms, site);
   }
 };
 

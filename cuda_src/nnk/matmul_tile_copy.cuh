@@ -22,11 +22,18 @@ template <class S, int Terms, int Outer, int N, bool AlongTerms, int Threads> st
   // their own: a row is an odd multiple of 4 elements, so that whichever rows N elements apart
   // those are begin 8 N elements of 4 bytes apart in the circle of banks, and outer indices fill
   // what lies between.
-  static constexpr int row = Outer + (AlongTerms ? 4 : 0);
-  static constexpr int elements = (Terms * row + 3) / 4 * 4;  // a multiple of 16 bytes
+  // Where a piece is 32 bytes by itself and outer indices do not fill the circle, a row is longer
+  // by an N-th: the rows of the next piece begin where the outer indices of this one end.
   static constexpr int wanted = 32 / (N * int(sizeof(S)));
   static constexpr int side_by_side =
       AlongTerms && wanted > 1 && Terms / N % wanted == 0 ? wanted : 1;
+  static constexpr bool fills_banks = Outer * int(sizeof(S)) >= 128;
+  static constexpr bool is_vector = Outer / N * int(sizeof(S)) % 16 == 0;
+  static constexpr int padding = wanted == 1 && !fills_banks && is_vector ? Outer / N : 4;
+  static constexpr int row = Outer + (AlongTerms ? padding : 0);
+  static_assert(Outer * int(sizeof(S)) % 16 != 0 || row * int(sizeof(S)) % 16 == 0,
+                "rows that may be read 16 bytes at a time stay so");
+  static constexpr int elements = (Terms * row + 3) / 4 * 4;  // a multiple of 16 bytes
 
   static NNK_FN int term(int piece) {
     if constexpr (AlongTerms)

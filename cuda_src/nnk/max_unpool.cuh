@@ -19,7 +19,11 @@ template <class Index> struct UnpoolArgs {
   const void* indices;  // int64
   int64 units, tile;
   Divisor<Index> by_planes, by_rows;  // second axis of planes; rows of a pooled plane
-  Index sides[2][3];                  // of the plane and of what is pooled
+  // For vectors (max_unpool_vectors.cuh): of planes, whether places are multiples of numbers, and
+  // the least place of a vector.
+  Divisor<Index> by_groups;
+  Index lanes, linear, low;
+  Index sides[2][3];  // of the plane and of what is pooled
   Divisor<Index> by_height[2], by_width[2];
   PoolStrides<Index> at[3];
 
@@ -61,26 +65,7 @@ template <class T, class Index> struct MaxUnpool {
       for (Index i = group.rank(); i < args.template size<0>(); i += G::threads)
         put_element(byte_offset(plane, args.template offset<0>(i)), T());
       group.barrier();
-      if constexpr (G::threads == 1) put_rows(args, plane, pooled, indices);
-      else put_in_turns(group, args, plane, pooled, indices);
-    }
-  }
-
-  static NNK_FN void put_rows(const Args& args, T* plane, const T* pooled, Index indices) {
-    const Index* sides = args.sides[1];
-    for (Index row = 0; row < sides[0] * sides[1]; ++row) {
-      const Index first = row * sides[2];
-      if (sides[2] == 0) break;
-      Index from = args.template offset<1>(first);
-      Index index = indices + args.template offset<2>(first);
-      for (Index i = 0; i < sides[2]; ++i) {
-        const Index at = args.index_at(index);
-        if (at >= 0)
-          put_element(byte_offset(plane, args.template offset<0>(at)),
-                      get_element(byte_offset(pooled, from)));
-        from += args.at[1].space[2];
-        index += args.at[2].space[2];
-      }
+      put_in_turns(group, args, plane, pooled, indices);
     }
   }
 
@@ -108,7 +93,7 @@ template <class T, class Index> struct MaxUnpool {
   }
 };
 
-// A unit is a row for a block of one thread, else an element of what is pooled.
+// A unit is an element of what is pooled.
 template <class T, class Index> struct MaxUnpoolBackward {
   using Args = UnpoolArgs<Index>;
 
@@ -116,14 +101,8 @@ template <class T, class Index> struct MaxUnpoolBackward {
     const int64 first = group.block() * args.tile;
     const int64 last = lesser_of(first + args.tile, args.units);
     for (int64 unit = first + group.rank(); unit < last; unit += G::threads) {
-      if constexpr (G::threads == 1) {
-        const Index plane = args.by_rows.divide(Index(unit));
-        const Index row = Index(unit) - plane * args.by_rows.divisor;
-        for (Index i = 0; i < args.sides[1][2]; ++i) take(args, plane, row * args.sides[1][2] + i);
-      } else {
-        const Index row = args.by_width[1].divide(Index(unit)), plane = args.by_rows.divide(row);
-        take(args, plane, Index(unit) - plane * args.template size<1>());
-      }
+      const Index row = args.by_width[1].divide(Index(unit)), plane = args.by_rows.divide(row);
+      take(args, plane, Index(unit) - plane * args.template size<1>());
     }
   }
 

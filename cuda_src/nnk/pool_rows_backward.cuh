@@ -143,7 +143,8 @@ struct PoolRowsGather {
     if constexpr (by_labels) clear(piece.phases, args.axis[2].stride * args.phase);
     else clear(terms_of(args, piece, 0) + args.margin, piece.windows);
     if (piece.windows == 0) {
-      if constexpr (!by_labels) clear(piece.phases, args.axis[2].stride * args.phase);
+      clear(piece.phases, args.axis[2].stride * args.phase);
+      clear(piece.row, args.axis[2].stride * args.phase);
       return;
     }
     for (Index o = cover_d.first; o < cover_d.last; ++o) {
@@ -165,7 +166,32 @@ struct PoolRowsGather {
         }
       }
     }
-    if constexpr (!by_labels) add_phases(args, piece, 0, I(0));
+    if constexpr (!by_labels) {
+      if (spreads(args)) spread(args, piece);
+      else add_phases(args, piece, 0, I(0));
+    }
+  }
+
+  // Windows of many taps in a row give what they have to vectors of elements, one after the other.
+  static NNK_FN bool spreads(const Args& args) {
+    const auto& axis = args.axis[2];
+    if (by_labels || axis.dilation != 1 || axis.kernel < N) return false;
+    return axis.out <= 2 || 2 * axis.stride >= axis.kernel;  // few of them at one element
+  }
+  static NNK_FN void spread(const Args& args, const Piece& piece) {
+    clear(piece.row, args.axis[2].stride * args.phase);
+    const S* terms = terms_of(args, piece, 0) + args.margin;
+    for (Index i = 0; i < piece.windows; ++i) {
+      const auto w = args.axis[2].window(piece.window + i);
+      const Index first = greater_of(w.start + w.first - piece.first, Index(0));
+      const Index last = lesser_of(w.start + w.last - piece.first, piece.count);
+      const V term = V::splat(terms[i]);
+      for (Index e = first; e < last; e += N) {
+        const V sum = nnk::load<N>(piece.row + e) + term;
+        if (last - e >= N) nnk::store(piece.row + e, sum);
+        else nnk::store_partial(piece.row + e, sum, int(last - e));
+      }
+    }
   }
 
   static NNK_FN void clear(S* to, Index count) {
@@ -260,7 +286,8 @@ struct PoolRowsGather {
     const Line<const T, Index, Step> image{byte_offset(static_cast<const T*>(args.x), from),
                                            piece.count, args.at[3].space[2]};
     const Index stride = args.axis[2].stride;
-    if (stride == 2) {
+    const bool in_order = spreads(args);
+    if (stride == 2 && !in_order) {
       for (Index q = 0; 2 * q < piece.count; q += N) {
         const Vec<S, 2 * N> both = interleaved(nnk::load<N>(piece.phases + q),
                                                nnk::load<N>(piece.phases + args.phase + q));
@@ -269,8 +296,8 @@ struct PoolRowsGather {
       }
       return;
     }
-    const S* sums = piece.phases;
-    if (stride != 1) {
+    const S* sums = in_order ? piece.row : piece.phases;
+    if (stride != 1 && !in_order) {
       for (Index r = 0; r < stride; ++r) {
         for (Index q = 0; q < args.phase; ++q)
           piece.row[q * stride + r] = piece.phases[r * args.phase + q];

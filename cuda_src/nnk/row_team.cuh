@@ -377,7 +377,7 @@ struct RowTeam {
     constexpr int step_kind = int_at<O, Steps>;
     if constexpr (Layout == along) {
       // Known steps leave one product for all operands.
-      constexpr bool unit = step_kind == unit_step;
+      constexpr bool unit = is_adjacent(step_kind);
       const Index step =
           unit ? Index(sizeof(T)) : geometry.inner_stride[O][Geometry::inner_rank - 1];
       Index offset;

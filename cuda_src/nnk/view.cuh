@@ -18,7 +18,11 @@ enum : int {
   any_step = 0,   // any distance
   unit_step = 1,  // adjacent
   zero_step = 2,  // one element, seen by every index (broadcast)
+  // Adjacent, at an address that is a multiple of fewer bytes than a whole vector has: of
+  // Step - narrow_step, which are 1, 2, 4 or 8, and one access takes no more.
+  narrow_step = 16,
 };
+constexpr bool is_adjacent(int step) { return step == unit_step || step >= narrow_step; }
 
 // `length` elements, `step` bytes apart.
 template <class T, class Index, int Step = any_step> struct Line {
@@ -28,7 +32,7 @@ template <class T, class Index, int Step = any_step> struct Line {
   Index step;
 
   NNK_FN T* at(Index i) const {
-    if constexpr (Step == unit_step) return data + i;
+    if constexpr (is_adjacent(Step)) return data + i;
     else if constexpr (Step == zero_step) return data;
     else return byte_offset(data, i * step);
   }
@@ -36,6 +40,7 @@ template <class T, class Index, int Step = any_step> struct Line {
   template <int N> NNK_FN auto load(Index i, Site site = NNK_HERE) const {
     check_access(i, N, length, site);
     if constexpr (Step == unit_step) return nnk::load<N>(at(i));
+    else if constexpr (is_adjacent(Step)) return load_pieces<N>(at(i));
     else if constexpr (Step == zero_step) return splat_of<N>(nnk::load<1>(at(i))[0]);
     else return nnk::load_strided<N>(at(i), step, N, T());
   }
@@ -43,7 +48,7 @@ template <class T, class Index, int Step = any_step> struct Line {
   template <int N, class U>
   NNK_FN auto load_partial(Index i, int count, U fill, Site site = NNK_HERE) const {
     if (count > 0) check_access(i, count, length, site);
-    if constexpr (Step == unit_step) return nnk::load_partial<N>(at(i), count, fill);
+    if constexpr (is_adjacent(Step)) return nnk::load_partial<N>(at(i), count, fill);
     else if constexpr (Step == zero_step)
       return splat_of<N>(count > 0 ? nnk::load<1>(at(i))[0] : fill);
     else return nnk::load_strided<N>(at(i), step, count, fill);
@@ -51,6 +56,7 @@ template <class T, class Index, int Step = any_step> struct Line {
   template <int N> NNK_FN void store(Index i, const Vec<T, N>& v, Site site = NNK_HERE) const {
     check_access(i, N, length, site);
     if constexpr (Step == unit_step) nnk::store(at(i), v);
+    else if constexpr (is_adjacent(Step)) store_pieces(at(i), v);
     else nnk::store_strided(at(i), step, v, N);
   }
   // A store that leaves the caches alone where the platform has such a thing: for results
@@ -59,17 +65,42 @@ template <class T, class Index, int Step = any_step> struct Line {
   NNK_FN void store_streaming(Index i, const Vec<T, N>& v, Site site = NNK_HERE) const {
     check_access(i, N, length, site);
     if constexpr (Step == unit_step) nnk::store_streaming(at(i), v);
-    else nnk::store_strided(at(i), step, v, N);
+    else store(i, v, site);
   }
   template <int N>
   NNK_FN void store_partial(Index i, const Vec<T, N>& v, int count, Site site = NNK_HERE) const {
     if (count > 0) check_access(i, count, length, site);
-    if constexpr (Step == unit_step) nnk::store_partial(at(i), v, count);
+    if constexpr (is_adjacent(Step)) nnk::store_partial(at(i), v, count);
     else nnk::store_strided(at(i), step, v, count);
   }
 
  private:
   template <int N, class U> static NNK_FN auto splat_of(U x) { return Vec<U, N>::splat(x); }
+
+  // Elements of one access, of N.
+  template <int N> static constexpr int piece() {
+    constexpr int most = (Step - narrow_step) / int(sizeof(T));
+    return most < 1 ? 1 : most < N ? most : N;
+  }
+  template <int N, class U> static NNK_FN auto load_pieces(const U* p) {
+    Vec<U, N> v;
+    NNK_UNROLL
+    for (int i = 0; i < N; i += piece<N>()) {
+      const auto part = nnk::load<piece<N>()>(p + i);
+      NNK_UNROLL
+      for (int k = 0; k < piece<N>(); ++k) v.set(i + k, part[k]);
+    }
+    return v;
+  }
+  template <int N> static NNK_FN void store_pieces(T* p, const Vec<T, N>& v) {
+    NNK_UNROLL
+    for (int i = 0; i < N; i += piece<N>()) {
+      Vec<T, piece<N>()> part;
+      NNK_UNROLL
+      for (int k = 0; k < piece<N>(); ++k) part.set(k, v[i + k]);
+      nnk::store(p + i, part);
+    }
+  }
 };
 
 // A whole array: pointer, shape and byte strides by value.

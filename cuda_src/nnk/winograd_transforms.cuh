@@ -28,24 +28,26 @@ struct Winograd {
 
   // Six inputs at the points.
   template <class V> static NNK_FN void input(const V (&d)[6], V (&v)[6]) {
-    const V even_p = fma(all<V>(-qq), d[2], d[4]), odd_p = fma(all<V>(-qq), d[1], d[3]);
-    const V even_q = fma(all<V>(-pp), d[2], d[4]), odd_q = fma(all<V>(-pp), d[1], d[3]);
-    v[0] = fma(all<V>(pp * qq), d[0], fma(all<V>(-(pp + qq)), d[2], d[4]));
-    v[1] = fma(all<V>(p), odd_p, even_p);
-    v[2] = fma(all<V>(-p), odd_p, even_p);
-    v[3] = fma(all<V>(q), odd_q, even_q);
-    v[4] = fma(all<V>(-q), odd_q, even_q);
-    v[5] = fma(all<V>(pp * qq), d[1], fma(all<V>(-(pp + qq)), d[3], d[5]));
+    const V even_p = fma_always(all<V>(-qq), d[2], d[4]),
+            odd_p = fma_always(all<V>(-qq), d[1], d[3]);
+    const V even_q = fma_always(all<V>(-pp), d[2], d[4]),
+            odd_q = fma_always(all<V>(-pp), d[1], d[3]);
+    v[0] = fma_always(all<V>(pp * qq), d[0], fma_always(all<V>(-(pp + qq)), d[2], d[4]));
+    v[1] = fma_always(all<V>(p), odd_p, even_p);
+    v[2] = fma_always(all<V>(-p), odd_p, even_p);
+    v[3] = fma_always(all<V>(q), odd_q, even_q);
+    v[4] = fma_always(all<V>(-q), odd_q, even_q);
+    v[5] = fma_always(all<V>(pp * qq), d[1], fma_always(all<V>(-(pp + qq)), d[3], d[5]));
   }
   // Three weights at the points.
   template <class V> static NNK_FN void weights(const V (&g)[3], V (&u)[6]) {
-    const V even_p = fma(all<V>(weight_p * pp), g[2], all<V>(weight_p) * g[0]);
-    const V even_q = fma(all<V>(weight_q * qq), g[2], all<V>(weight_q) * g[0]);
+    const V even_p = fma_always(all<V>(weight_p * pp), g[2], all<V>(weight_p) * g[0]);
+    const V even_q = fma_always(all<V>(weight_q * qq), g[2], all<V>(weight_q) * g[0]);
     u[0] = all<V>(weight_0) * g[0];
-    u[1] = fma(all<V>(weight_p * p), g[1], even_p);
-    u[2] = fma(all<V>(-weight_p * p), g[1], even_p);
-    u[3] = fma(all<V>(weight_q * q), g[1], even_q);
-    u[4] = fma(all<V>(-weight_q * q), g[1], even_q);
+    u[1] = fma_always(all<V>(weight_p * p), g[1], even_p);
+    u[2] = fma_always(all<V>(-weight_p * p), g[1], even_p);
+    u[3] = fma_always(all<V>(weight_q * q), g[1], even_q);
+    u[4] = fma_always(all<V>(-weight_q * q), g[1], even_q);
     u[5] = g[2];
   }
   // Four sums from the products.
@@ -53,9 +55,9 @@ struct Winograd {
     const V even_p = m[1] + m[2], odd_p = m[1] - m[2];
     const V even_q = m[3] + m[4], odd_q = m[3] - m[4];
     y[0] = (even_p + even_q) + m[0];
-    y[1] = fma(all<V>(p), odd_p, all<V>(q) * odd_q);
-    y[2] = fma(all<V>(pp), even_p, all<V>(qq) * even_q);
-    y[3] = fma(all<V>(p * pp), odd_p, fma(all<V>(q * qq), odd_q, m[5]));
+    y[1] = fma_always(all<V>(p), odd_p, all<V>(q) * odd_q);
+    y[2] = fma_always(all<V>(pp), even_p, all<V>(qq) * even_q);
+    y[3] = fma_always(all<V>(p * pp), odd_p, fma_always(all<V>(q * qq), odd_q, m[5]));
   }
 
  private:

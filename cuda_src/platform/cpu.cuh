@@ -34,6 +34,9 @@ constexpr bool lanes_are_simd = true;
 // For kernels of GPUs: see platform/cuda.cuh.
 constexpr int terms_in_a_row = 1;
 constexpr bool addresses_have_parts = false;
+constexpr bool reads_unaligned = true;
+// See platform/cuda.cuh.
+template <class T> NNK_FN T opaque(T x) { return x; }
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};

@@ -58,6 +58,15 @@ constexpr int terms_in_a_row = 64;
 // Whether an address is made of a part that all threads of a warp share and a short one of each of
 // them, at no cost: ptxas adds such parts in every thread, so an address is better kept whole.
 constexpr bool addresses_have_parts = false;
+// Whether an access may lie at an address that is no multiple of its size.
+constexpr bool reads_unaligned = false;
+// The same number, of which the compiler knows nothing: what is made of it is made where it stands,
+// not before a loop, from where registers would have to hold it.
+template <class T> NNK_FN T opaque(T x) {
+  if constexpr (sizeof(T) == 8) asm volatile("" : "+l"(x));
+  else asm volatile("" : "+r"(x));
+  return x;
+}
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};

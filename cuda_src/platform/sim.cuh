@@ -123,6 +123,10 @@ constexpr int terms_in_a_row = 1;
 // Whether an address is made of a part that all threads share and a short one: as on the GPUs of
 // that width.
 constexpr bool addresses_have_parts = warp_width == 64;
+// Whether an access may lie at an address that is no multiple of its size: likewise.
+constexpr bool reads_unaligned = warp_width == 64;
+// See platform/cuda.cuh.
+template <class T> NNK_FN T opaque(T x) { return x; }
 
 // ---- shared memory ------------------------------------------------------------------------
 // `T` may be any trivial type. There is no pointer to the data: every access is checked.

@@ -64,6 +64,11 @@ constexpr int terms_in_a_row = 4;
 // Whether an address is made of a part that all threads of a warp share and a short one of each of
 // them, at no cost: a scalar register holds the former.
 constexpr bool addresses_have_parts = true;
+// Whether an access may lie at an address that is no multiple of its size: in the mode in which HIP
+// runs kernels (unaligned-access-mode in LLVM's user guide for AMDGPU).
+constexpr bool reads_unaligned = true;
+// See platform/cuda.cuh.
+template <class T> NNK_FN T opaque(T x) { return x; }
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};

@@ -75,7 +75,7 @@ class ChannelConfig:
     Attributes
     ----------
     applies : bool
-        Whether a block has a whole channel, and goes on to write the result.
+        Whether a block has whole channels, and goes on to write their result.
     tiles : int
         Blocks for each part.
     """
@@ -122,6 +122,8 @@ def _configure_cpu(
     useful = problem.length * min(side, problem.channels) // _CPU_PART
     wanted = 1 if layout == ALONG and tiles >= _CPU_CHANNELS else -(-_CPU_BLOCKS // tiles)
     steps = _steps(problem, layout, 1, device)
+    # What stays in a level-2 cache is read again at once: one launch less.
+    whole = layout == ALONG or problem.length * side <= 2 * _CPU_PART
     written = problem.channels * problem.length * problem.itemsizes[-1]
     return _config(
         problem,
@@ -133,7 +135,7 @@ def _configure_cpu(
         team=1,
         parts=min(wanted, useful),
         tiles=tiles,
-        whole=True,
+        whole=whole,
         streaming=written >= device.cache_bytes and steps[-1] == UNIT_STEP,
     )
 
@@ -163,7 +165,7 @@ def _configure_gpu(
         team=team,
         parts=parts,
         tiles=tiles,
-        whole=whole,
+        whole=whole and layout == ALONG,
         streaming=False,
     )
 
@@ -200,7 +202,7 @@ def _config(
         crosses=layout == ALONG and _crosses(problem, vector),
         parts=parts,
         part_groups=part_groups,
-        applies=layout == ALONG and parts == 1 and whole,
+        applies=parts == 1 and whole,
         tiles=tiles,
         index=_index(problem),
         streaming=streaming,

@@ -18,6 +18,7 @@ from nnkernels.config.matmul_tensor import (
     VECTOR_TERMS,
     Atom,
     TensorConfig,
+    Way,
 )
 from nnkernels.dispatch.axes import largest_power_of_two
 
@@ -125,7 +126,7 @@ def _vector(problem: ConvProblem) -> int:
     return largest_power_of_two(max(wanted, 1), problem.channels)
 
 
-def _ways(problem: ConvProblem, atom: Atom) -> tuple[int, int]:
+def _ways(problem: ConvProblem, atom: Atom) -> tuple[Way, Way]:
     """How the operands come to shared memory."""
     plain_a, plain_b = matmul_tensor.ways_of_matrices(problem.product, atom)
     size = problem.product.itemsizes[0]
@@ -135,17 +136,17 @@ def _ways(problem: ConvProblem, atom: Atom) -> tuple[int, int]:
         if problem.scattered:
             plain_a = _way_of_pixels(_pixels_have_chunks(problem, problem.product.m, size), atom)
         return plain_a, _way_of_pixels(chunks, atom)
-    image = SINGLE_ROWS
+    image = Way(SINGLE_ROWS)
     if chunks:
-        image = ASYNC_TERMS if atom.asynchronous else VECTOR_TERMS
+        image = Way(ASYNC_TERMS if atom.asynchronous else VECTOR_TERMS)
     return (image, plain_b) if problem.pixels == ROWS else (plain_a, image)
 
 
-def _way_of_pixels(chunks: bool, atom: Atom) -> int:
+def _way_of_pixels(chunks: bool, atom: Atom) -> Way:
     """How an operand comes whose terms are pixels."""
     if not chunks:
-        return SINGLE_TERMS
-    return ASYNC_ROWS if atom.asynchronous and atom.transposes else VECTOR_ROWS
+        return Way(SINGLE_TERMS)
+    return Way(ASYNC_ROWS if atom.asynchronous and atom.transposes else VECTOR_ROWS)
 
 
 def _pixels_have_chunks(problem: ConvProblem, rows: int, size: int) -> bool:

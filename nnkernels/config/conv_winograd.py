@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import gcd
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import micro_tile
@@ -62,22 +63,26 @@ class WinogradConfig:
 
     Attributes
     ----------
+    lanes_are : str
+        What is transformed at once: ``TILES``, or ``CHANNELS`` and outputs.
     lanes : int
-        Tiles whose inputs are transformed at once.
+        How many of them.
     vector, micro_m : int
-        Tiles and outputs whose sums stay in registers.
+        Columns and rows of products whose sums stay in registers: tiles and outputs, or outputs
+        and tiles.
     tile_n, tile_m : int
         Tiles and outputs of a block.
-    rows_at_once : int
+    outputs_at_once : int
         Outputs whose products wait to be transformed.
     """
 
+    lanes_are: str
     lanes: int
     vector: int
     micro_m: int
     tile_n: int
     tile_m: int
-    rows_at_once: int
+    outputs_at_once: int
 
     def blocks(self, problem: WinogradProblem) -> tuple[int, int]:
         """How many blocks there are along tiles and outputs."""
@@ -85,17 +90,25 @@ class WinogradConfig:
 
     def point_elements(self, problem: WinogradProblem) -> int:
         """Elements of the transformed weights of a point."""
-        return round_up(problem.outputs, self.micro_m) * problem.channels + _PAD
+        side = self.micro_m if self.lanes_are == TILES else self.vector
+        return round_up(problem.outputs, side) * problem.channels + _PAD
 
     def shared_bytes(self, channels: int) -> int:
         """Scratch memory of a thread."""
         runs = round_up(self.tile_n * _RUN_BYTES, 64)
-        lines = 2 * POINTS * (4 * self.tile_n + 2 * max(2 * self.lanes, 16))
-        waiting = (channels + self.rows_at_once) * self.tile_n + 2 * _PAD
-        return runs + 4 * (lines + POINTS * POINTS * waiting)
+        if self.lanes_are == TILES:
+            lines = 2 * POINTS * (4 * self.tile_n + 2 * max(2 * self.lanes, 16))
+            waiting = (channels + self.outputs_at_once) * self.tile_n
+        else:
+            lines = 0
+            row = round_up(channels, self.lanes) + _PAD + self.outputs_at_once
+            waiting = round_up(self.tile_n, self.micro_m) * row
+        return runs + 4 * (lines + POINTS * POINTS * (waiting + 2 * _PAD))
 
 
-# Of cuda_src/nnk/conv_winograd.cuh: sizeof(TileRun), and `pad`.
+# What is transformed at once.
+TILES, CHANNELS = "tiles", "channels"
+# Of cuda_src/nnk/conv_winograd*.cuh: sizeof(TileRun), and `pad` and `row_pad`.
 _RUN_BYTES, _PAD = 48, 16
 
 
@@ -119,12 +132,9 @@ def reason_against(problem: WinogradProblem, device: Device) -> str | None:
 def pays(problem: WinogradProblem, device: Device) -> bool:
     """Whether it is faster than the direct sum.
 
-    Lanes are tiles, so that channels-last images, whose neighbours along a row are far apart, go
-    the direct way. How many threads there are must not decide, since the two ways round otherwise:
-    it is as if there were one.
+    How many threads there are must not decide, since the two ways round otherwise: it is as if
+    there were one.
     """
-    if problem.channels_fast:
-        return False
     device = replace(device, processors=1)
     chosen = configure(problem, device)
     pixels = problem.images * problem.pixels[1] * problem.pixels[2]
@@ -136,28 +146,51 @@ def pays(problem: WinogradProblem, device: Device) -> bool:
 def configure(problem: WinogradProblem, device: Device) -> WinogradConfig:
     """The blocks for a convolution: those that threads finish first, by a rough count of cycles.
 
-    Neither registers nor blocks change a sum, so that threads may decide.
+    Neither lanes nor registers nor blocks change a sum, so that threads may decide.
     """
-    candidates = [
-        _config(problem, device, tile_n, output_blocks)
-        for tile_n in _TILES
-        for output_blocks in range(1, device.processors + 1)
-    ]
+    parts = range(1, device.processors + 1)
+    if problem.channels_fast:
+        sizes = _MOST_TILES[_weights_are_far(problem)]
+        candidates = [_lanes_are_channels(problem, device, n, m) for n in sizes for m in parts]
+    else:
+        candidates = [_lanes_are_tiles(problem, device, n, m) for n in _TILES for m in parts]
     return min(candidates, key=lambda chosen: _cycles(problem, chosen, device))
 
 
-def _config(
+def _lanes_are_tiles(
     problem: WinogradProblem, device: Device, tile_n: int, output_blocks: int
 ) -> WinogradConfig:
     vector, micro_m = micro_tile(tile_n, 4, device)
     tile_m = round_up(-(-problem.outputs // output_blocks), micro_m)
     return WinogradConfig(
+        lanes_are=TILES,
         lanes=device.vector_bytes // 4,
         vector=vector,
         micro_m=micro_m,
         tile_n=tile_n,
         tile_m=tile_m,
-        rows_at_once=min(_ROWS_AT_ONCE, tile_m),
+        outputs_at_once=min(_OUTPUTS_AT_ONCE[TILES], tile_m),
+    )
+
+
+def _lanes_are_channels(
+    problem: WinogradProblem, device: Device, most_tiles: int, output_blocks: int
+) -> WinogradConfig:
+    vector, micro_m = micro_tile(problem.outputs, 4, device)
+    tile_m = round_up(-(-problem.outputs // output_blocks), vector)
+    # Rows of products are tiles, of which there may be any number: as many blocks as keep all
+    # threads busy.
+    output_blocks = -(-problem.outputs // tile_m)
+    rounds = device.processors // gcd(device.processors, output_blocks)
+    tile_blocks = round_up(-(-problem.tiles // most_tiles), rounds)
+    return WinogradConfig(
+        lanes_are=CHANNELS,
+        lanes=device.vector_bytes // 4,
+        vector=vector,
+        micro_m=micro_m,
+        tile_n=max(-(-problem.tiles // tile_blocks), 1),
+        tile_m=tile_m,
+        outputs_at_once=min(_OUTPUTS_AT_ONCE[CHANNELS], tile_m),
     )
 
 
@@ -166,27 +199,40 @@ def _cycles(problem: WinogradProblem, chosen: WinogradConfig, device: Device) ->
     along_tiles, along_outputs = chosen.blocks(problem)
     rounds = -(-along_tiles * along_outputs // device.processors)
     channels, outputs = problem.channels, min(chosen.tile_m, problem.outputs)
-    tiles = min(chosen.tile_n, round_up(problem.tiles, chosen.vector // 2))
-    products = tiles * outputs * channels * POINTS * POINTS / _PRODUCTS
-    transforms = _TRANSFORM * tiles * (channels + outputs)
-    weights = POINTS * POINTS * 4 * problem.outputs * channels
+    tiles = min(chosen.tile_n, problem.tiles)
+    if chosen.lanes_are == TILES:
+        tiles, transform = round_up(tiles, chosen.vector // 2), _TRANSFORM
+        made = tiles * outputs
+    else:
+        transform = _TRANSFORM_CHANNELS
+        made = round_up(tiles, chosen.micro_m // 2) * round_up(outputs, chosen.vector // 2)
+    products = made * channels * POINTS * POINTS / _PRODUCTS
+    transforms = transform * tiles * (channels + outputs)
     read = 0.0
-    if weights > _NEAR_BYTES:
-        read = weights * outputs / problem.outputs / _BYTES
-    made = _WEIGHT * problem.outputs * channels / device.processors
-    return _LAUNCH + made + rounds * (products + transforms + read)
+    if _weights_are_far(problem):
+        read = POINTS * POINTS * 4 * outputs * channels / _BYTES
+    prepared = _WEIGHT * problem.outputs * channels / device.processors
+    return _LAUNCH + prepared + rounds * (products + transforms + read)
+
+
+def _weights_are_far(problem: WinogradProblem) -> bool:
+    """Whether those at the points come from beyond the level-2 cache, once for every block."""
+    return POINTS * POINTS * 4 * problem.outputs * problem.channels > _NEAR_BYTES
 
 
 # Multiply-adds of a cycle here, and in the direct sum. These numbers are fitted to measurements on
 # two cores of an Emerald Rapids Xeon, and on the safe side for few channels.
 _PRODUCTS, _DIRECT_PRODUCTS = 21, 25
 # Cycles of the transform of the inputs of a tile and channel, or of the products of a tile and
-# output, and of that of the weights of an output and channel; and of a second launch.
-_TRANSFORM, _WEIGHT, _LAUNCH = 24, 40, 15000
-# Weights of more bytes come from beyond the level-2 cache, so many a cycle.
+# output, where lanes are tiles or channels, and of that of the weights of an output and channel;
+# and of a second launch.
+_TRANSFORM, _TRANSFORM_CHANNELS, _WEIGHT, _LAUNCH = 24, 9, 40, 15000
+# Weights of more bytes are far, and come so many bytes a cycle.
 _NEAR_BYTES, _BYTES = 1 << 20, 4
 # Share of the time of the direct sum that makes it worth its rounding errors.
 _WORTH = 0.8
-# Tiles of a block: whole micro-tiles of any registers, and half of that.
+# Tiles of a block: whole micro-tiles of any registers, and half of that. Where lanes are channels,
+# the most of them, by whether weights are far; from 24 to 60 made no difference for 64 channels.
 _TILES = (64, 32)
-_ROWS_AT_ONCE = 24
+_MOST_TILES: dict[bool, tuple[int, ...]] = {False: (40,), True: (40, 72)}
+_OUTPUTS_AT_ONCE = {TILES: 24, CHANNELS: 64}

@@ -59,7 +59,8 @@ class SimtConfig:
         return self.teams * (self.tile_m // self.micro_m) * (self.tile_n // self.micro_n)
 
     def shared_elements(self, k: int) -> int:
-        """Accumulator-type elements of shared memory of a block, for sums of `k` terms."""
+        """Accumulator-type elements of shared memory of a block, for sums of `k` terms; or more."""
+        # Of padding 4 elements at most: see `TileLayout` in cuda_src/nnk/matmul_tile_copy.cuh.
         a = self.tile_k * (self.tile_m + (4 if self.fast_a == COLUMNS_FAST else 0))
         b = self.tile_k * (self.tile_n + (4 if self.fast_b == ROWS_FAST else 0))
         # Teams of a warp begin in other banks: see there.

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind, round_up
+from nnkernels.dispatch.axes import largest_power_of_two
 
 # How an operand comes to shared memory: as in cuda_src/nnk/matmul_tensor_operand.cuh.
 ASYNC_TERMS, ASYNC_ROWS, VECTOR_TERMS, VECTOR_ROWS, SINGLE_TERMS, SINGLE_ROWS = range(6)
+# The narrowest asynchronous copy: PTX ISA, cp.async.
+_LEAST_COPY = 4
+
+
+class Way(NamedTuple):
+    """How an operand comes to shared memory.
+
+    Attributes
+    ----------
+    way : int
+        By which accesses, in which order.
+    alignment : int
+        Of lines of adjacent elements, in bytes: 16, 8 or 4, which is how wide asynchronous copies
+        are, or the size of an element. Of no account where each is read alone.
+    """
+
+    way: int
+    alignment: int = 16
 
 
 @dataclass(frozen=True)
@@ -70,8 +90,8 @@ class TensorConfig:
 
     Attributes
     ----------
-    way_a, way_b : int
-        How the operands come to shared memory.
+    way_a, alignment_a, way_b, alignment_b : int
+        How the operands come to shared memory: see `Way`.
     wide_c : bool
         Whether C is written in accesses of 16 bytes.
     shared : int
@@ -88,7 +108,9 @@ class TensorConfig:
     warp_n: int
     stages: int
     way_a: int
+    alignment_a: int
     way_b: int
+    alignment_b: int
     wide_c: bool
     shared: int
     index: str
@@ -225,7 +247,7 @@ def tiled(
     problem: MatmulProblem,
     device: Device,
     atom: Atom,
-    ways: tuple[int, int],
+    ways: tuple[Way, Way],
     wide_c: bool,
     many_places: bool = False,
 ) -> TensorConfig | None:
@@ -233,7 +255,7 @@ def tiled(
 
     Parameters
     ----------
-    ways : pair of int
+    ways : pair of Way
         Of A and B.
     wide_c : bool
         Whether C is written in accesses of 16 bytes.
@@ -273,12 +295,14 @@ def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
     return [tile for tile in tiles if made(tile) <= _MOST_MADE * least]
 
 
-def _for_operands(atom: Atom, tile: Tile, ways: tuple[int, int], many_places: bool) -> Tile:
+def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bool) -> Tile:
     """The tile, or one that suits operands that come through registers; of as many terms."""
-    copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way in ways]
-    if not atom.asynchronous or (all(copied) and not many_places):
+    copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way, _ in ways]
+    narrow = any(alignment < 16 for _, alignment in ways)
+    if not atom.asynchronous or (all(copied) and not narrow and not many_places):
         return tile
-    # Twice as many threads, each with half as many sums, have registers for what they load.
+    # Twice as many threads, each with half as many sums, have registers for what they load, or for
+    # the places of two or four times as many copies.
     tile = replace(tile, n=min(tile.n, 128), stages=tile.stages if any(copied) else 2)
     if tile.warp_m > tile.warp_n:
         return replace(tile, warp_m=tile.warp_m // 2)
@@ -302,7 +326,7 @@ def _config(
     atom: Atom,
     tile: Tile,
     splits: int,
-    ways: tuple[int, int],
+    ways: tuple[Way, Way],
     wide_c: bool,
 ) -> TensorConfig:
     return TensorConfig(
@@ -313,7 +337,8 @@ def _config(
         tile.warp_m,
         tile.warp_n,
         tile.stages,
-        *ways,
+        *ways[0],
+        *ways[1],
         wide_c=wide_c,
         shared=_shared_bytes(atom, tile) // atom.sum_itemsize,
         index=index_kind(problem.reach),
@@ -324,7 +349,7 @@ def _config(
 # ---- how operands and results are read and written --------------------------------------------
 
 
-def ways_of_matrices(problem: MatmulProblem, atom: Atom) -> tuple[int, int]:
+def ways_of_matrices(problem: MatmulProblem, atom: Atom) -> tuple[Way, Way]:
     """How operands that are matrices come to shared memory."""
     a, b = problem.strides_a, problem.strides_b
     size, k = problem.itemsizes[0], problem.k
@@ -334,14 +359,27 @@ def ways_of_matrices(problem: MatmulProblem, atom: Atom) -> tuple[int, int]:
     )
 
 
-def _way(row: int, term: int, rows: int, k: int, size: int, alignment: int, atom: Atom) -> int:
-    """How an operand of `rows` rows comes to shared memory; strides in bytes."""
-    if alignment >= 16:
-        if term == size and row % 16 == 0 and k * size % 16 == 0:
-            return ASYNC_TERMS if atom.asynchronous else VECTOR_TERMS
-        if row == size and term % 16 == 0 and rows * size % 16 == 0:
-            return ASYNC_ROWS if atom.asynchronous and atom.transposes else VECTOR_ROWS
-    return SINGLE_TERMS if abs(term) <= abs(row) else SINGLE_ROWS
+def _way(row: int, term: int, rows: int, k: int, size: int, alignment: int, atom: Atom) -> Way:
+    """How an operand of `rows` rows comes to shared memory; strides in bytes.
+
+    Chunks of terms count from the end of a line, as the first slice is the one that is cut.
+    """
+    along_terms = largest_power_of_two(alignment, row, k * size) if term == size else 0
+    along_rows = largest_power_of_two(alignment, term, rows * size) if row == size else 0
+    widest = max(along_terms, along_rows)
+    if widest < size:
+        return Way(SINGLE_TERMS if abs(term) <= abs(row) else SINGLE_ROWS)
+    copied = atom.asynchronous and widest >= _LEAST_COPY
+    if along_terms == widest:
+        return Way(ASYNC_TERMS, widest) if copied else _vectors(VECTOR_TERMS, widest, size)
+    if copied and atom.transposes:
+        return Way(ASYNC_ROWS, widest)
+    return _vectors(VECTOR_ROWS, widest, size)
+
+
+def _vectors(way: int, alignment: int, size: int) -> Way:
+    """Vectors of 16 bytes; if they are not aligned, one kernel reads them wherever they lie."""
+    return Way(way, 16 if alignment == 16 else size)
 
 
 def is_wide(problem: MatmulProblem) -> bool:

@@ -15,6 +15,8 @@ from nnkernels.dispatch.windows import Axis
 _GPU_THREADS = 256
 # Results of a block on a CPU, about.
 _CPU_RESULTS = 16384
+# Elements that a block adds up, about, where windows are large.
+_CPU_TAPS = 65536
 # Registers that make a vector where neighbours are independent: loops over taps are short.
 _CPU_REGISTERS = 4
 # Elements of a row of an image in scratch memory: with its companions it stays in a level-1 cache.
@@ -22,8 +24,14 @@ _PIECE = 2048
 # What the windows of one vector may span, and how far apart they may be, to be made from there.
 _REACH = 2048
 _STRIDE = 64
-# Of fewer windows in a row, most lanes of a vector would be idle.
+# Of fewer windows in a row, most lanes of a vector would be idle, but where sums of so many taps
+# are vectors of their own.
 _LEAST_WINDOWS = 3
+_LONG_WINDOW = 12
+# Rows of a window from which they are added up in scratch memory where channels are adjacent, and
+# the memory that they may take, as far as a vector of channels leaves a choice.
+_HIGH_WINDOW = 7
+_COLUMNS_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class PoolProblem:
         "i" or "q", see `index_of`.
     has_powers : bool
         Whether a tap costs a logarithm and an exponential.
+    labelled : bool
+        Whether labels of maxima are written or read.
     """
 
     axes: tuple[Axis, Axis, Axis]
@@ -70,6 +80,7 @@ class PoolProblem:
     alignment: int
     index: str
     has_powers: bool = False
+    labelled: bool = False
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -95,7 +106,10 @@ class PoolConfig:
         Results of a row that are made at once.
     group : int
         Planes of one vector, where groups of them take the place of the second axis of planes: so
-        that all results of a group are made before those of the next.
+        that all results of a group are made before those of the next. Of columns, the planes
+        whose columns are added up at once.
+    columns : bool
+        Whether the rows that windows see are added up before columns are, of lanes.
     """
 
     rows: bool
@@ -111,6 +125,7 @@ class PoolConfig:
     tile: int
     piece: int = 0
     group: int = 0
+    columns: bool = False
 
     @property
     def blocks(self) -> int:
@@ -120,7 +135,7 @@ class PoolConfig:
 
 def configure(problem: PoolProblem, device: Device) -> PoolConfig:
     """The kernel for a problem on a device. No choice changes a bit of the result."""
-    lanes = _adjacent_lanes(problem)
+    lanes = adjacent_lanes(problem)
     if device.is_gpu:
         return _with_lanes(problem, lanes, _gpu_vector(problem, lanes, device), device)
     width = device.vector_bytes // problem.compute_itemsize
@@ -128,13 +143,19 @@ def configure(problem: PoolProblem, device: Device) -> PoolConfig:
         return _with_rows(problem, width, device)
     if lanes and lane_count(problem, lanes) > width and not problem.has_powers:
         width *= _CPU_REGISTERS
-    return _with_lanes(problem, lanes or _any_lanes(problem), width, device)
+    if (
+        lanes
+        and has_high_windows(problem)
+        and _columns_of(problem, width, width) <= device.shared_limit
+    ):
+        return _with_columns(problem, lanes, width, device)
+    return _with_lanes(problem, lanes or any_lanes(problem), width, device)
 
 
 # ---- vectors along planes -----------------------------------------------------------------------
 
 
-def _adjacent_lanes(problem: PoolProblem) -> str:
+def adjacent_lanes(problem: PoolProblem) -> str:
     """Channels or images of a batch that are neighbours in memory."""
     for name, axis in (("channels", 1), ("batch", 0)):
         if problem.planes[axis] > 1 and problem.strides[0][axis] == problem.itemsizes[0]:
@@ -142,7 +163,8 @@ def _adjacent_lanes(problem: PoolProblem) -> str:
     return ""
 
 
-def _any_lanes(problem: PoolProblem) -> str:
+def any_lanes(problem: PoolProblem) -> str:
+    """Planes of which several make a vector though they are apart: both axes if they are one."""
     batch, channels = problem.planes
     if all(s[0] == s[1] * channels for s in problem.strides):
         return "planes"
@@ -193,7 +215,7 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
     count = lane_count(problem, lanes)
     planes = planes_beside(problem, lanes)
     strides = [lane_stride(s, lanes) for s in problem.strides]
-    step = _common_step(problem, strides) if lanes else UNIT_STEP
+    step = common_step(problem, strides) if lanes else UNIT_STEP
     depth, height, width = problem.spatial
     group = 0
     if not device.is_gpu and step == ANY_STEP and planes[1] == 1 and count % vector == 0:
@@ -210,14 +232,51 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
         threads=_GPU_THREADS if device.is_gpu else 1,
         step=step,
         index=problem.index,
-        streaming=_streams(problem, step, device),
+        streaming=step == UNIT_STEP and streams(problem, device),
         units=rows * width * vectors if device.is_gpu else rows,
         tile=_GPU_THREADS if device.is_gpu else _rows_of_a_block(width * count),
         group=group,
     )
 
 
-def _common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
+def has_high_windows(problem: PoolProblem) -> bool:
+    """Whether windows have so many rows that these are added up first."""
+    depth, height, _ = problem.axes
+    plain = not (problem.backward or problem.labelled or problem.adaptive)
+    return plain and depth.kernel * height.kernel >= _HIGH_WINDOW
+
+
+def _columns_of(problem: PoolProblem, group: int, vector: int) -> int:
+    """Scratch memory for a row of an image, in bytes."""
+    return problem.axes[2].size * -(-group // vector) * vector * problem.compute_itemsize
+
+
+def _with_columns(problem: PoolProblem, lanes: str, vector: int, device: Device) -> PoolConfig:
+    count = lane_count(problem, lanes)
+    group = max(_COLUMNS_BYTES // _columns_of(problem, vector, vector), 1) * vector
+    group = min(group, count)
+    planes = planes_beside(problem, lanes)
+    step = common_step(problem, [lane_stride(s, lanes) for s in problem.strides])
+    depth, height, width = problem.axes
+    taps = depth.kernel * height.kernel * width.size * group
+    return PoolConfig(
+        rows=False,
+        lanes=lanes,
+        planes=planes,
+        lane_count=count,
+        vector=vector,
+        threads=1,
+        step=step,
+        index=problem.index,
+        streaming=step == UNIT_STEP and streams(problem, device),
+        units=prod(planes) * -(-count // group) * depth.out * height.out,
+        tile=max(_CPU_TAPS // taps, 1),
+        group=group,
+        columns=True,
+    )
+
+
+def common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
     """Whether a vector is one access of every operand; where of one it is not, of none: what is
     scattered costs more than what is not could save, and instances would be many.
     """
@@ -225,10 +284,10 @@ def _common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
     return UNIT_STEP if adjacent else ANY_STEP
 
 
-def _streams(problem: PoolProblem, step: int, device: Device) -> bool:
+def streams(problem: PoolProblem, device: Device) -> bool:
+    """Whether a result is too large for the caches of a CPU."""
     written = prod(problem.planes) * prod(problem.spatial) * problem.itemsizes[problem.result]
-    large = not device.is_gpu and written >= device.cache_bytes
-    return large and step == UNIT_STEP
+    return not device.is_gpu and written >= device.cache_bytes
 
 
 def _rows_of_a_block(results: int) -> int:
@@ -245,8 +304,14 @@ def fits_rows(problem: PoolProblem) -> bool:
         not problem.adaptive
         and width.reach <= _REACH
         and width.stride <= _STRIDE
-        and width.out >= _LEAST_WINDOWS
+        and (width.out >= _LEAST_WINDOWS or has_long_windows(problem))
     )
+
+
+def has_long_windows(problem: PoolProblem) -> bool:
+    """Whether the taps of a window along a row make vectors."""
+    width = problem.axes[2]
+    return not problem.labelled and width.dilation == 1 and width.kernel >= _LONG_WINDOW
 
 
 def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
@@ -257,7 +322,7 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         piece = min(whole, max(_PIECE // width.stride // vector, 1) * vector) * width.stride
     else:
         piece = min(results, max(_PIECE // width.stride // vector, 1) * vector)
-    step = _common_step(problem, [s[4] for s in problem.strides])
+    step = common_step(problem, [s[4] for s in problem.strides])
     units = prod(problem.planes) * -(-results // piece) * prod(problem.spatial[:2])
     return PoolConfig(
         rows=True,
@@ -268,7 +333,7 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         threads=1,
         step=step,
         index=problem.index,
-        streaming=_streams(problem, step, device),
+        streaming=step == UNIT_STEP and streams(problem, device),
         units=units,
         tile=_rows_of_a_block(piece),
         piece=piece,

@@ -9,6 +9,8 @@ from nnkernels.dispatch.axes import Shape, Strides, index_kind, largest_power_of
 
 ALONG, ACROSS = 0, 1
 ANY_STEP, UNIT_STEP, ZERO_STEP, PERIOD_STEP = 0, 1, 2, 3
+# Adjacent elements of which one access of a GPU takes so many bytes more than this at most.
+NARROW_STEP = 16
 # What an operand has: an element for each of a row, a number that rows or their elements share
 # (weights: 0 is an ordinary stride of theirs), or one number for a row.
 ELEMENTWISE, PARAMETER, PER_ROW = 0, 1, 2
@@ -18,6 +20,9 @@ KEEP_NONE, KEEP_REGISTERS, KEEP_SHARED, KEEP_EXP = 0, 1, 2, 3
 _GPU_KEPT = 32
 # The most threads that do: 1024 have 64 registers each, and need some to compute with.
 _GPU_KEPT_THREADS = 512
+# In so many accesses a vector of a result is written. Of each, neighbouring threads fill one in so
+# many parts of a sector, and level-2 caches take sectors; what is read again lies in level 1.
+_GPU_STORES = 2
 # Threads of a block that holds several short rows.
 _GPU_SHORT_BLOCK = 128
 _GPU_ACROSS_BLOCK = 256
@@ -52,8 +57,8 @@ class RowsProblem:
         Whether exponentials are computed once and kept (softmax), or nothing but the row.
     per_row : bool
         Whether the last operand has one element for a row.
-    alignment : int
-        A power of two that divides all addresses.
+    alignments : tuple of int
+        For each operand a power of two that divides its address.
     roles : tuple of int
         Of each operand; without any, all are element-wise, but the last with ``per_row``.
     period : int
@@ -62,6 +67,8 @@ class RowsProblem:
     read_again : bool
         Whether one reading of a row tells all that is to be known of it (moments of norms), so that
         a CPU keeps long rows nowhere but in its caches.
+    written : int
+        How many of the last operands are results.
     crowding : int
         A thread of a GPU keeps so many times fewer numbers of rows, where sums need registers too.
     """
@@ -75,10 +82,11 @@ class RowsProblem:
     tiles: int
     keeps_exp: bool
     per_row: bool
-    alignment: int
+    alignments: tuple[int, ...]
     roles: tuple[int, ...] = ()
     period: int = 0
     read_again: bool = False
+    written: int = 1
     crowding: int = 1
 
     def operands(self, *roles: int) -> list[int]:
@@ -278,6 +286,7 @@ def _cpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
 def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
     steps = _steps(problem, ALONG)
     vector = _along_vector(problem, _gpu_vector(problem, device, steps, ALONG))
+    steps = _gpu_steps(problem, device, steps, vector, ALONG)
     groups = -(-problem.length // vector)
     limit = max(_GPU_KEPT // problem.crowding // (vector * max(problem.tiles, 1)), 1)
     threads, team = _gpu_team(problem, groups, limit, device)
@@ -352,25 +361,38 @@ def _fits_shared(problem: RowsProblem, elements: int, device: Device) -> bool:
 
 
 def _gpu_vector(problem: RowsProblem, device: Device, steps: tuple[int, ...], layout: int) -> int:
+    """Elements that are worked on together: as many as one access takes of some operand."""
     operands = problem.operands(ELEMENTWISE)
-    parameters = [o for o in problem.operands(PARAMETER) if steps[o] == UNIT_STEP]
     if any(steps[o] != UNIT_STEP for o in operands):
         return 1
+    taken = {o: _gpu_access(problem, device, o, layout) // problem.itemsizes[o] for o in operands}
     vector = device.vector_bytes // max(problem.itemsizes[o] for o in operands)
-    while vector > 1:
-        # A parameter of a wider type is read in several accesses.
-        wanted = [
-            (o, min(vector * problem.itemsizes[o], device.vector_bytes))
-            for o in operands + parameters
-        ]
-        if all(
-            largest_power_of_two(size, problem.alignment, *_other_strides(problem, o, layout))
-            == size
-            for o, size in wanted
-        ):
-            break
-        vector //= 2
+    vector = min(vector, max(1, *taken.values()))
+    for o in operands:
+        if o >= len(problem.itemsizes) - problem.written:
+            vector = min(vector, _GPU_STORES * max(taken[o], 1))
     return vector
+
+
+def _gpu_access(problem: RowsProblem, device: Device, operand: int, layout: int) -> int:
+    """Bytes of the widest access of an operand whose elements are adjacent."""
+    others = _other_strides(problem, operand, layout)
+    return largest_power_of_two(device.vector_bytes, problem.alignments[operand], *others)
+
+
+def _gpu_steps(
+    problem: RowsProblem, device: Device, steps: tuple[int, ...], vector: int, layout: int
+) -> tuple[int, ...]:
+    """Steps, with the width of accesses where it is not that of a vector."""
+    found = list(steps)
+    for o, size in enumerate(problem.itemsizes):
+        if steps[o] == UNIT_STEP and vector > 1:
+            # What is wider than an access takes several as it is.
+            wanted = min(vector * size, device.vector_bytes)
+            access = _gpu_access(problem, device, o, layout)
+            if access < wanted:
+                found[o] = NARROW_STEP + access
+    return tuple(found)
 
 
 def _other_strides(problem: RowsProblem, operand: int, layout: int) -> list[int]:
@@ -382,6 +404,7 @@ def _other_strides(problem: RowsProblem, operand: int, layout: int) -> list[int]
 def _gpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
     steps = _steps(problem, ACROSS)
     vector = min(_gpu_vector(problem, device, steps, ACROSS), 4)
+    steps = _gpu_steps(problem, device, steps, vector, ACROSS)
     neighbours = -(-problem.outer[-1] // vector)
     side = min(next_power_of_two(neighbours), 32)
     threads = _GPU_ACROSS_BLOCK

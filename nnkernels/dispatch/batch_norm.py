@@ -72,8 +72,9 @@ def _call(
     machine, address = machines.for_array(arrays[0])
     known, addresses = described(arrays, address)
     key: Any = (make, axis, options, activation, known)
-    alignment = alignment_of(*addresses)
+    alignment = 1
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
+        alignment = alignment_of(*addresses)
         key = (*key, alignment)
     plans = machine.plans
     plan = plans.get(key)
@@ -88,8 +89,10 @@ def _call(
 
 
 def _launch(plan: ChannelPlan, machine: Any, address: Any, addresses: list[int]) -> tuple[Any, ...]:
-    results = tuple(None if a is None else a.make(machine) for a in plan.results)
-    pointers = addresses + [0 if r is None else address(r) for r in results]
+    results = tuple([None if a is None else a.make(machine) for a in plan.results])
+    pointers = addresses
+    for result in results:
+        pointers.append(0 if result is None else address(result))
     if plan.fill:
         for result in results:
             # CuPy writes on the current device, which need not be the array's.
@@ -102,7 +105,9 @@ def _launch(plan: ChannelPlan, machine: Any, address: Any, addresses: list[int])
     if plan.coefficients is not None:
         rows = plan.coefficients.make(machine)
         first = address(rows)
-        pointers += [first + row * plan.row_bytes for row in range(plan.coefficients.shape[0])]
+        pointers += [first + row for row in plan.row_starts]
+    else:
+        pointers += [0] * len(plan.row_starts)
     if plan.workspace is not None:
         workspace = plan.workspace.make(machine)
         pointers.append(address(workspace))

@@ -8,9 +8,9 @@ from typing import Any
 from nnkernels.dispatch.channel_plan import (
     ChannelPlan,
     Channels,
+    add_coefficients,
     add_elementwise,
     add_reduction,
-    coefficients,
     compute_element,
 )
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, name_of, numpy_dtype, require
@@ -144,7 +144,7 @@ def training(
     plan = ChannelPlan((channels.like(numpy_dtype(written.name)), *running))
     if 0 in x.shape:
         return plan
-    plan.coefficients = coefficients(channels, 3)
+    add_coefficients(plan, channels, 3)
     scalars = activation[1] if activation else ()
     problem = channels.problem(
         [(found, x.strides), (written, channels.strides_like(written))],
@@ -208,10 +208,10 @@ def inference(
     eps, is_wide = options
     written = compute_element(channels.found) if is_wide else channels.found
     y = channels.like(numpy_dtype(written.name))
-    plan = ChannelPlan((y, None, None), row_bytes=channels.row_bytes)
+    plan = ChannelPlan((y, None, None))
     if 0 in x.shape:
         return plan
-    plan.coefficients = coefficients(channels, 3)
+    add_coefficients(plan, channels, 3)
     sources = [(4, variance), (1, weight), (2, bias)]
     _add_coefficients(plan, channels, machine, sources, (9, 10), eps, alignment)
     source = (3, _element(mean), _step(mean))
@@ -254,7 +254,7 @@ def _backward(
     if 0 in x.shape:
         plan.fill = True
         return plan
-    plan.coefficients = coefficients(channels, 4)
+    add_coefficients(plan, channels, 4)
     sources = (weight, None, None) if is_training else (weight, mean, variance)
     problem = channels.problem(
         [(found, x.strides), (_element(dy), dy.strides), (found, channels.strides_like(found))],

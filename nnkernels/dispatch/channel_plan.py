@@ -42,8 +42,8 @@ class ChannelPlan:
         its other arguments.
     coefficients, workspace : Allocation or None
         What lies between launches.
-    row_bytes : int
-        From one row of coefficients to the next.
+    row_starts : tuple of int
+        The byte at which each row of coefficients begins, also where there are none.
     fill : bool
         Whether the results are zeros, and nothing is launched.
     """
@@ -52,7 +52,7 @@ class ChannelPlan:
     launches: list[tuple[Any, Any, Any, bytes]] = field(default_factory=list)
     coefficients: Allocation | None = None
     workspace: Allocation | None = None
-    row_bytes: int = 0
+    row_starts: tuple[int, ...] = ()
     fill: bool = False
 
     def add(self, start: Any, numbers: tuple[int, ...], tail: bytes) -> None:
@@ -144,7 +144,8 @@ def add_reduction(
     found = channels.found
     tail = _pack(problem, chosen, channels, len(numbers), scalars)
     traffic = channels.count * channels.length * sum(problem.itemsizes)
-    plan.row_bytes = channels.row_bytes
+    if chosen.applies:
+        plan.coefficients = None  # nothing lies between launches
     if chosen.parts > 1:
         size = channels.count * chosen.parts * saved
         plan.workspace = Allocation((size,), numpy_dtype(found.compute_name), (0,))
@@ -244,10 +245,11 @@ def add_elementwise(
     )
 
 
-def coefficients(channels: Channels, rows: int) -> Allocation:
-    """Rows of coefficients, one element of each for a channel."""
+def add_coefficients(plan: ChannelPlan, channels: Channels, rows: int) -> None:
+    """Give a plan rows of coefficients, one element of each for a channel."""
     dtype = numpy_dtype(channels.found.compute_name)
-    return Allocation((rows, channels.row_elements), dtype, (0, 1))
+    plan.coefficients = Allocation((rows, channels.row_elements), dtype, (0, 1))
+    plan.row_starts = tuple(row * channels.row_bytes for row in range(rows))
 
 
 def compute_element(found: Element) -> Element:

@@ -9,7 +9,8 @@ import numpy as np
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_winograd as config
-from nnkernels.config.conv_winograd import POINTS, WinogradConfig, WinogradProblem
+from nnkernels.config.conv_winograd import CHANNELS, POINTS, WinogradConfig, WinogradProblem
+from nnkernels.config.matmul_problem import round_up
 from nnkernels.dispatch.conv_geometry import NO_AXIS, Weights, WindowAxis, WindowProduct
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
 from nnkernels.dispatch.matmul_instances import epilogue_type
@@ -115,9 +116,12 @@ def _prepare_weights(
     packer = Packer(2, "q")
     packer.add("q", weights.rows, weights.channels, point)
     packer.add("q", weights.row_stride, weights.channel_stride, *weights.tap_strides[1:])
-    instance = Instance("conv_winograd", f"WinogradWeights<{chosen.lanes}>", 1)
+    panel, blocks = 0, round_up(weights.rows, chosen.micro_m)
+    if chosen.lanes_are == CHANNELS:
+        panel, blocks = chosen.vector, round_up(weights.rows, chosen.vector) // chosen.lanes
+    instance = Instance("conv_winograd_weights", f"WinogradWeights<{chosen.lanes}, {panel}>", 1)
     traffic = weights.rows * weights.channels * (POINTS * POINTS + 9) * 4
-    return packer.finish(), machine.prepare(instance, weights.rows, 0, traffic)
+    return packer.finish(), machine.prepare(instance, blocks, 0, traffic)
 
 
 def _prepare(
@@ -131,6 +135,10 @@ def _prepare(
     machine: Any,
 ) -> tuple[bytes, Any]:
     d = None if bias_stride is None else (bias_stride, 0)
+    layout = f"LanesAreTiles<{chosen.lanes}, {chosen.vector}>"
+    if chosen.lanes_are == CHANNELS:
+        d = None if bias_stride is None else (0, bias_stride)
+        layout = f"LanesAreChannels<{chosen.lanes}, {chosen.vector}, {chosen.micro_m}>"
     none = (0, 0)
     call = Call(
         Product((), product.rows, 1, product.channels, none, none, none, d),
@@ -151,12 +159,12 @@ def _prepare(
     packer.add("q", image.batch, image.channel, *image.spatial[1:])
     packer.add("q", pixels.batch, pixels.channel, *pixels.spatial[1:])
     packer.add("q", blocks[1])
-    packer.add("i", chosen.tile_n, chosen.tile_m, chosen.rows_at_once, 0)
+    packer.add("i", chosen.tile_n, chosen.tile_m, chosen.outputs_at_once, 0)
     pack_epilogue(packer, call)
     finish, more_headers = epilogue_type(epilogue, types)
     instance = Instance(
         "conv_winograd",
-        f"ConvWinograd<{chosen.lanes}, {chosen.vector}, {chosen.micro_m}, {finish}>",
+        f"ConvWinograd<{layout}, {chosen.vector}, {chosen.micro_m}, {finish}>",
         1,
         more_headers,
     )

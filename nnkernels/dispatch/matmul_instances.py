@@ -99,7 +99,8 @@ def _simt(call: Call, chosen: SimtConfig) -> _Template:
 def _tensor(call: Call, chosen: TensorConfig) -> _Template:
     options = (
         f"{chosen.atom.name}, {chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.warp_m}, "
-        f"{chosen.warp_n}, {chosen.stages}, {chosen.way_a}, {chosen.way_b}, {_flags(chosen.wide_c)}"
+        f"{chosen.warp_n}, {chosen.stages}, {chosen.way_a}, {chosen.alignment_a}, {chosen.way_b}, "
+        f"{chosen.alignment_b}, {_flags(chosen.wide_c)}"
     )
     return "matmul_tensor", "MatmulTensor", chosen.threads, call.types.storage_c, options
 

@@ -163,7 +163,7 @@ def _pack_small_grid(
     packer: Packer, chosen: SmallConfig, tiles: tuple[int, int], batches: int, of_range: int
 ) -> int:
     """What blocks of a CPU that make a matrix each have to know; how many there are."""
-    packer.add("i", chosen.ahead)
+    packer.add("i", chosen.ahead, chosen.staged_rows)
     return batches
 
 

@@ -115,12 +115,13 @@ def _run(norm: Norm, operands: Sequence[Any], machine: Any, address: Any) -> tup
     known, addresses = described(operands, address)
     key: Any = (norm, known)
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
-        key = (key, alignment_of(*addresses))
+        key = (key, *map(alignment_of, addresses))
     plans = machine.plans
     plan = plans.get(key)
     if plan is None:
+        alignments = (*map(alignment_of, addresses), alignment_of())
         plan = norm_plan.make_plan(
-            norm, axes_of(norm, operands), operands, machine, alignment_of(*addresses), None
+            norm, axes_of(norm, operands), operands, machine, alignments, None
         )
         remember(plans, key, plan)
     y = plan.allocation.make(machine)
@@ -147,17 +148,18 @@ def _run_out(
     norm: Norm, operands: Sequence[Any], machine: Any, address: Any, out: Any
 ) -> tuple[Any, ...]:
     known, places = described((out, *operands), address)
-    alignment = 1
+    alignments = (1,) * len(places)
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
-        alignment = alignment_of(*places)
-    key = (_run_out, norm, alignment, known)
+        first, *others = map(alignment_of, places)
+        alignments = (*others, first)
+    key = (_run_out, norm, alignments, known)
     plans = machine.plans
     plan = plans.get(key)
     if plan is None:
         axes = axes_of(norm, operands)
         check_out(out, "out", operands[0].shape, operands[0].dtype)
         machines.require_aligned(machine, (out,), ("out",))
-        plan = norm_plan.make_plan(norm, axes, operands, machine, alignment, out)
+        plan = norm_plan.make_plan(norm, axes, operands, machine, alignments, out)
         plan.reaches = [(0, 0) if a is None else reach(a) for a in (out, *operands)]
         remember(plans, key, plan)
     # It may be x or the residual; what is shared by rows would be read after it was written. An

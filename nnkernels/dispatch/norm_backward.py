@@ -47,17 +47,18 @@ _NEEDED = ("dy", "x")
 
 def _run(norm: Norm, arrays: Sequence[Any], machine: Any, address: Any) -> tuple[Any, ...]:
     known, pointers = described(arrays, address)
-    alignment = 1
+    alignments = (1,) * len(pointers)
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
-        alignment = alignment_of(*pointers)
-    key = (_run, norm, known, alignment)
+        alignments = tuple(map(alignment_of, pointers))
+    key = (_run, norm, known, alignments)
     plans = machine.plans
     plan = plans.get(key)
     if plan is None:
         named = {n: a for n, a in zip(_NAMES, arrays, strict=True) if a is not None}
         axes = _axes_of(norm, named)
         machines.require_aligned(machine, named.values(), named)
-        plan = norm_backward_plan.make_plan(norm, axes, named, machine, alignment)
+        aligned = dict(zip(_NAMES, alignments, strict=True))
+        plan = norm_backward_plan.make_plan(norm, axes, named, machine, aligned)
         remember(plans, key, plan)
     results = [None if a is None else a.make(machine) for a in plan.results]
     if plan.zeros:

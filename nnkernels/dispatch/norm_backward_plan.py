@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any
@@ -100,17 +100,22 @@ class Plan:
 
 
 def make_plan(
-    norm: Norm, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignment: int
+    norm: Norm, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignments: dict[str, int]
 ) -> Plan:
     """The plan of a call whose arrays have been checked."""
-    return _Maker(norm.kind, axes, arrays, machine, alignment).make(norm.eps, norm.offset)
+    return _Maker(norm.kind, axes, arrays, machine, alignments).make(norm.eps, norm.offset)
 
 
 class _Maker:
     def __init__(
-        self, kind: str, axes: NormAxes, arrays: dict[str, Any], machine: Any, alignment: int
+        self,
+        kind: str,
+        axes: NormAxes,
+        arrays: dict[str, Any],
+        machine: Any,
+        alignments: dict[str, int],
     ) -> None:
-        self.kind, self.axes, self.machine, self.alignment = kind, axes, machine, alignment
+        self.kind, self.axes, self.machine, self.alignments = kind, axes, machine, alignments
         x = arrays["x"]
         self.found: Element = ELEMENTS[x.dtype.name]
         self.dy: Element = ELEMENTS[arrays["dy"].dtype.name]
@@ -199,7 +204,7 @@ class _Maker:
             tiles=2,
             keeps_exp=False,
             per_row=False,
-            alignment=self.alignment,
+            alignments=self._alignments(*names),
             roles=(ELEMENTWISE, ELEMENTWISE, PARAMETER, added, ELEMENTWISE),
         )
         with_bias = "bias" in self.arrays
@@ -330,7 +335,10 @@ class _Maker:
         )
         strides = [self.strides["x"], self.strides["dy"], number, dweight, dbias]
         geometry = geometry_of(self.shape, strides, others, (*outer_axes, *others))
-        problem = self._sums_problem(geometry, found.itemsize, self.dy.itemsize)
+        # The mean of every row follows the deviations of all of them.
+        between = alignment_of(rows.rows.rows * found.compute_itemsize)
+        aligned = (*self._alignments("x", "dy"), between)
+        problem = self._sums_problem(geometry, found.itemsize, self.dy.itemsize, aligned)
         chosen = rows_config.configure(problem, self.machine.device)
         outputs = rows.parameters
         pointers = [(X, 0), (DY, 0), (values, 0), (DWEIGHT, 0), (DBIAS, 0)]
@@ -376,7 +384,8 @@ class _Maker:
         )
         # Where the sums for dbias begin, after those for dweight.
         bias = (outputs - 1) * width * size * (count if by_output else 1)
-        problem = replace(self._sums_problem(geometry, size, size), alignment=alignment_of(bias))
+        aligned = (alignment_of(bias), alignment_of(bias), alignment_of())  # both by one step
+        problem = self._sums_problem(geometry, size, size, aligned)
         chosen = config.of_partials(problem, self.machine.device)
         pointers = [(partial, 0), (partial, bias), (_NOTHING, 0)]
         self._add_sums_step(
@@ -402,7 +411,17 @@ class _Maker:
             step *= self.shape[a]
         return tuple(found)
 
-    def _sums_problem(self, geometry: Geometry, itemsize: int, other_itemsize: int) -> RowsProblem:
+    def _alignments(self, *names: str) -> tuple[int, ...]:
+        return tuple(self.alignments[n] if n in self.arrays else alignment_of() for n in names)
+
+    def _sums_problem(
+        self,
+        geometry: Geometry,
+        itemsize: int,
+        other_itemsize: int,
+        alignments: tuple[int, ...],
+    ) -> RowsProblem:
+        """`alignments`: of all operands but the results."""
         found = self.found
         sizes = [
             found.compute_itemsize if r is None else r.dtype.itemsize for r in self.results[1:]
@@ -417,7 +436,7 @@ class _Maker:
             tiles=0,
             keeps_exp=False,
             per_row=True,
-            alignment=self.alignment,
+            alignments=(*alignments, *(alignment_of(),) * 2),
             roles=(ELEMENTWISE, ELEMENTWISE, *(PARAMETER,) * 3),
         )
 

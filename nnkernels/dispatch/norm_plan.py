@@ -12,6 +12,7 @@ from nnkernels.config.rows import ELEMENTWISE, PARAMETER, RowsConfig, RowsProble
 from nnkernels.dispatch import machines
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
+from nnkernels.dispatch.elementwise import alignment_of
 from nnkernels.dispatch.norm_axes import NormAxes
 from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation
@@ -53,9 +54,17 @@ class NormPlan:
 
 
 def make_plan(
-    norm: Norm, axes: NormAxes, operands: Sequence[Any], machine: Any, alignment: int, out: Any
+    norm: Norm,
+    axes: NormAxes,
+    operands: Sequence[Any],
+    machine: Any,
+    alignments: tuple[int, ...],
+    out: Any,
 ) -> NormPlan:
-    """The plan of a call; with ``out``, for a result that is given."""
+    """The plan of a call; with ``out``, for a result that is given.
+
+    `alignments` are those of the operands, and of the result.
+    """
     given = [(a, n) for a, n in zip(operands, NAMES, strict=True) if a is not None]
     machines.require_aligned(machine, [a for a, _ in given], [n for _, n in given])
     x, residual, *_ = operands
@@ -66,9 +75,9 @@ def make_plan(
         return plan
     dense = contiguous_strides(x.shape, written.itemsize, order)
     results = (written, dense, dense if out is None else out.strides)
-    problem, siblings = _problem(axes, operands, results, alignment), 1
+    problem, siblings = _problem(axes, operands, results, alignments), 1
     apart = channels_apart(axes, x.shape, problem) if machine.device.machine == "cpu" else None
-    separate = None if apart is None else _problem(apart, operands, results, alignment)
+    separate = None if apart is None else _problem(apart, operands, results, alignments)
     # Rows are numbered in the order of channels, if these are the last of the outer axes.
     if separate is not None and separate.outer[-1] == x.shape[axes.channel]:
         problem = separate
@@ -90,7 +99,7 @@ def _problem(
     axes: NormAxes,
     operands: Sequence[Any],
     results: tuple[Element, Strides, Strides],
-    alignment: int,
+    alignments: tuple[int, ...],
 ) -> RowsProblem:
     """Results: their element type, and the strides of the sum with a residual and of y."""
     x, residual, weight, bias = operands
@@ -111,6 +120,10 @@ def _problem(
     ]
     described = [*elements(like_x, found), *parameters, *elements(new, written)]
     strides = [s for s, _, _ in described]
+    aligned = [n for a, n in zip(operands, alignments, strict=False) if a is not None]
+    if residual is not None:
+        aligned.append(alignment_of())  # of the sum, which is new
+    aligned.append(alignments[-1])
     geometry = geometry_of(shape, strides, axes.reduced, memory_order(shape, strides[0]))
     roles = tuple(role for _, _, role in described)
     inner, inner_strides, period = shared_parameters(geometry, roles, found.itemsize)
@@ -124,10 +137,11 @@ def _problem(
         tiles=1,
         keeps_exp=False,
         per_row=False,
-        alignment=alignment,
+        alignments=tuple(aligned),
         roles=roles,
         period=period,
         read_again=True,
+        written=len(new),
     )
 
 

@@ -10,6 +10,7 @@ from nnkernels.dispatch import machines
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype, require
 from nnkernels.dispatch.elementwise import alignment_of, remember
+from nnkernels.dispatch.pool_crowded import add_scatter, add_search, scatter_of
 from nnkernels.dispatch.pool_plan import (
     Launch,
     Mode,
@@ -45,16 +46,21 @@ class Pooling:
     mode: Mode
     windows: Windows | tuple[int, ...]
 
-    @property
-    def adaptive(self) -> bool:
-        """Whether windows divide the image."""
-        return not isinstance(self.windows, Windows)
+    def geometry(self, sizes: Sequence[int]) -> tuple[tuple[Axis, ...], bool]:
+        """The axes for an image of some sizes, and whether windows divide it unequally.
 
-    def axes(self, sizes: Sequence[int]) -> tuple[Axis, ...]:
-        """The geometry for an image of some sizes; ShapeError if windows do not fit into it."""
+        Raises
+        ------
+        ShapeError
+            If windows do not fit into it.
+        """
         if isinstance(self.windows, Windows):
-            return self.windows.axes(sizes)
-        return adaptive_axes(sizes, self.windows)
+            return self.windows.axes(sizes), False
+        if 0 not in sizes and not any(n % out for n, out in zip(sizes, self.windows, strict=True)):
+            parts = tuple(n // out for n, out in zip(sizes, self.windows, strict=True))
+            ones = (1,) * len(parts)
+            return Windows(parts, parts, ones, "valid").axes(sizes), False
+        return adaptive_axes(sizes, self.windows), True
 
 
 # ---- the functions ------------------------------------------------------------------------------
@@ -160,7 +166,7 @@ def _forward(
     given: Any,
 ) -> PoolPlan:
     found = require(x.dtype, kinds, "x")
-    axes = pooling.axes(x.shape[2:])
+    axes, adaptive = pooling.geometry(x.shape[2:])
     shape = (*x.shape[:2], *out_shape(axes))
     result, strides = ordered(shape, x.dtype, x)
     if given is not None:
@@ -177,7 +183,7 @@ def _forward(
         launch = Launch(
             mode=pooling.mode,
             axes=three_axes(axes),
-            adaptive=pooling.adaptive,
+            adaptive=adaptive,
             backward=False,
             planes=x.shape[:2],
             operands=(
@@ -188,7 +194,8 @@ def _forward(
             pointers=(0, 1, 2 if indices else 3),
             flat=True,
         )
-        add_launch(plan, launch, machine, alignment)
+        add = add_search if indices else add_launch
+        add(plan, launch, machine, alignment)
     return plan
 
 
@@ -196,43 +203,52 @@ def _backward_of_max(
     pooling: Pooling, dy: Any, x: Any, machine: Any, alignment: int, given: Any
 ) -> PoolPlan:
     found = require(x.dtype, "f", "x")
-    axes = pooling.axes(x.shape[2:])
+    axes, adaptive = pooling.geometry(x.shape[2:])
     check_cotangent(dy, (*x.shape[:2], *out_shape(axes)), x.dtype)
     result, strides = _gradient(x.shape, x.dtype, memory_order(x.shape, x.strides), given)
     three = three_axes(axes)
-    element = label_element(three)
-    workspace, label_strides = ordered(dy.shape, numpy_dtype(element.name), x)
-    plan = PoolPlan((result,), workspace)
-    if 0 in x.shape:
-        return plan
-    image = Operand(found, five_strides(x.strides), True)
-    labels = Operand(element, five_strides(label_strides), False)
     common: dict[str, Any] = {
         "mode": pooling.mode,
         "axes": three,
-        "adaptive": pooling.adaptive,
+        "adaptive": adaptive,
         "planes": x.shape[:2],
     }
+    image, dx, windows = (
+        Operand(found, five_strides(s), is_image)
+        for s, is_image in ((x.strides, True), (strides, True), (dy.strides, False))
+    )
+
+    def labels_of(name: str) -> tuple[Allocation, Operand]:
+        workspace, label_strides = ordered(dy.shape, numpy_dtype(name), x)
+        return workspace, Operand(ELEMENTS[name], five_strides(label_strides), False)
+
+    def gradient(labels: Operand) -> Launch:
+        # dx, dy and labels, and no x.
+        operands = (dx, windows, labels, None)
+        return Launch(**common, backward=True, operands=operands, pointers=(2, 0, 3, 4))
+
+    workspace, labels = labels_of("int32")
+    scatter = scatter_of(gradient(labels), machine, alignment)
+    if scatter is None:  # the smallest dtype for the number of a tap
+        workspace, labels = labels_of(label_element(three).name)
+    elif scatter.index == "q":
+        workspace, labels = labels_of("int64")
+    plan = PoolPlan((result,), workspace)
+    if 0 in x.shape:
+        return plan
     if 0 not in dy.shape:
         places = Launch(
             **common,
             backward=False,
             operands=(image, None, labels),
             pointers=(1, 4, 3),
+            flat=scatter is not None,
         )
-        add_launch(plan, places, machine, alignment)
-    gather = Launch(
-        **common,
-        backward=True,
-        operands=(
-            Operand(found, five_strides(strides), True),
-            Operand(found, five_strides(dy.strides), False),
-            labels,
-            None,
-        ),
-        pointers=(2, 0, 3, 4),
-    )
-    add_launch(plan, gather, machine, alignment)
+        add_search(plan, places, machine, alignment)
+    if scatter is None:
+        add_launch(plan, gradient(labels), machine, alignment)
+    else:
+        add_scatter(plan, gradient(labels), scatter, machine, alignment)
     return plan
 
 
@@ -245,7 +261,7 @@ def _backward_of_sum(
     given: Any,
 ) -> PoolPlan:
     found = require(dy.dtype, "f", "dy")
-    axes = pooling.axes(shape[2:])
+    axes, adaptive = pooling.geometry(shape[2:])
     check_cotangent(dy, (*shape[:2], *out_shape(axes)), dy.dtype)
     order = memory_order(dy.shape, dy.strides)
     result, strides = _gradient(shape, dy.dtype, order, given)
@@ -254,7 +270,7 @@ def _backward_of_sum(
         launch = Launch(
             mode=pooling.mode,
             axes=three_axes(axes),
-            adaptive=pooling.adaptive,
+            adaptive=adaptive,
             backward=True,
             planes=(shape[0], shape[1]),
             operands=(
@@ -273,7 +289,7 @@ def _backward_of_norm(
     pooling: Pooling, dy: Any, x: Any, y: Any, machine: Any, alignment: int, given: Any
 ) -> PoolPlan:
     found = require(x.dtype, "f", "x")
-    axes = pooling.axes(x.shape[2:])
+    axes, adaptive = pooling.geometry(x.shape[2:])
     shape = (*x.shape[:2], *out_shape(axes))
     check_cotangent(dy, shape, x.dtype)
     check_cotangent(y, shape, x.dtype, "y")
@@ -283,7 +299,7 @@ def _backward_of_norm(
         launch = Launch(
             mode=pooling.mode,
             axes=three_axes(axes),
-            adaptive=False,
+            adaptive=adaptive,
             backward=True,
             planes=x.shape[:2],
             operands=(

@@ -173,6 +173,17 @@ class Launch:
 
 def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> None:
     """Configure a launch and add it to a plan."""
+    problem, compute = problem_of(launch, alignment)
+    chosen = config.configure(problem, machine.device)
+    instance = _instance(launch, chosen, compute)
+    tail, scratch = _pack(launch, chosen, compute)
+    run = machine.prepare(instance, chosen.blocks, scratch, traffic_of(launch))
+    pointers = launch.pointers[:2] if chosen.columns else launch.pointers
+    plan.launches.append((run, pointer_struct(len(pointers)).pack, pointers, tail))
+
+
+def problem_of(launch: Launch, alignment: int) -> tuple[PoolProblem, Element]:
+    """What a configuration is chosen for, and the computing type."""
     given = [o for o in launch.operands if o is not None]
     images = tuple(o.image for o in given)
     strides = tuple(o.strides for o in given)
@@ -194,35 +205,41 @@ def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> 
         alignment=alignment,
         index=index,
         has_powers=launch.mode.name == "Power",
+        labelled=labelled,
     )
-    chosen = config.configure(problem, machine.device)
-    instance = _instance(launch, chosen, compute)
-    tail, scratch = _pack(launch, chosen, compute)
-    traffic = sum(
+    return problem, compute
+
+
+def traffic_of(launch: Launch) -> int:
+    """Bytes that a launch moves, if it moves each once."""
+    return sum(
         o.element.itemsize
         * prod(launch.planes)
         * prod(a.size if o.image else a.out for a in launch.axes)
-        for o in given
+        for o in launch.operands
+        if o is not None
     )
-    pack = pointer_struct(len(launch.operands)).pack
-    run = machine.prepare(instance, chosen.blocks, scratch, traffic)
-    plan.launches.append((run, pack, launch.pointers, tail))
 
 
 def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
     first = next(o for o in launch.operands if o is not None)
     labels = launch.operands[2]
     name = f"Pool{launch.mode.name}"
+    index = "int32" if chosen.index == "i" else "int64"
+    streaming = str(chosen.streaming).lower()
+    if chosen.columns:
+        text = f"{name}, {first.element.storage}, {compute.storage}, {chosen.step}, "
+        text += f"{chosen.vector}, {index}, {streaming}"
+        return Instance("pool_columns", f"PoolColumns<{text}>", chosen.threads)
     labelled = launch.mode.name == "Max" and labels is not None
     if labelled and not launch.backward:
         name += "Index"
     text = f"{name}, {first.element.storage}, "
     text += f"{labels.element.storage if labelled and labels else 'uint8'}, {compute.storage}, "
-    text += f"{chosen.step}, {chosen.vector}, "
-    text += "int32" if chosen.index == "i" else "int64"
+    text += f"{chosen.step}, {chosen.vector}, {index}"
     if not chosen.rows:
         text += ", true" if launch.adaptive else ", false"
-    text += ", true" if chosen.streaming else ", false"
+    text += f", {streaming}"
     header, struct = {
         (False, False): ("pool", "PoolWindows"),
         (False, True): ("pool_rows", "PoolRows"),
@@ -236,6 +253,8 @@ def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
 
 
 def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, int]:
+    if chosen.columns:
+        return _pack_columns(launch, chosen, compute)
     packer = Packer(len(launch.operands), chosen.index)
     packer.add("q", chosen.units, chosen.tile)
     scratch = 0
@@ -252,42 +271,60 @@ def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, 
         packer.add_divisor(vectors)
     packer.add_divisor(chosen.planes[1])
     for axis in launch.axes:
-        _pack_axis(packer, axis, launch.adaptive)
+        pack_axis(packer, axis, launch.adaptive)
     for operand in launch.operands:
-        _pack_strides(packer, operand, chosen)
+        pack_strides(packer, operand, chosen.lanes, chosen.group)
     kernels = [axis.kernel for axis in launch.axes]
     if launch.backward:
         packer.add_index(*kernels[1:])
     else:
-        _pack_labels(packer, launch)
+        pack_labels(packer, launch)
     parameters = launch.mode.parameters() if compute.kind == "f" else (0, 0, 0, 0)
     packer.add_scalars(compute.name, parameters)
     return packer.finish(), scratch
 
 
-def _pack_axis(packer: Packer, axis: Axis, adaptive: bool) -> None:
+def _pack_columns(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, int]:
+    packer = Packer(2, chosen.index)
+    packer.add("q", chosen.units, chosen.tile)
+    padded = -(-chosen.group // chosen.vector) * chosen.vector
+    packer.add_index(chosen.lane_count, chosen.group, padded, int(launch.mode.include_pad))
+    packer.add_divisor(-(-chosen.lane_count // chosen.group))
+    packer.add_divisor(chosen.planes[1])
+    for axis in launch.axes:
+        pack_axis(packer, axis, False)
+    for operand in launch.operands[:2]:
+        pack_strides(packer, operand, chosen.lanes, 0)
+    packer.add_scalars(compute.name, launch.mode.parameters() if compute.kind == "f" else (0,) * 4)
+    return packer.finish(), launch.axes[2].size * padded * compute.itemsize
+
+
+def pack_axis(packer: Packer, axis: Axis, adaptive: bool) -> None:
+    """A ``PoolAxis``."""
     packer.add_index(axis.size, axis.out, axis.kernel, axis.stride, axis.dilation, axis.low)
     packer.add_index(axis.size + axis.high, 0 if adaptive else axis.reach - 1)
     for divisor in (axis.stride, axis.dilation, axis.out, axis.size):
         packer.add_divisor(max(divisor, 1))
 
 
-def _pack_strides(packer: Packer, operand: Operand | None, chosen: PoolConfig) -> None:
+def pack_strides(packer: Packer, operand: Operand | None, lanes: str, group: int) -> None:
+    """A ``PoolStrides``; `group` planes of the lanes are the second axis of planes, unless 0."""
     if operand is None:
         packer.add_index(*(0,) * 6)
         return
     batch, channels, *space = operand.strides
-    lane = config.lane_stride(operand.strides, chosen.lanes)
+    lane = config.lane_stride(operand.strides, lanes)
     first, second = {
         "": (batch, channels),
         "channels": (batch, 0),
         "batch": (0, channels),
         "planes": (0, 0),
-    }[chosen.lanes]
-    packer.add_index(first, second if chosen.group == 0 else chosen.group * lane, *space, lane)
+    }[lanes]
+    packer.add_index(first, second if group == 0 else group * lane, *space, lane)
 
 
-def _pack_labels(packer: Packer, launch: Launch) -> None:
+def pack_labels(packer: Packer, launch: Launch) -> None:
+    """A ``PoolLabels``."""
     _, height, width = launch.axes
     if launch.flat:
         blocks = (height.size * width.size, width.size, 1)

@@ -95,12 +95,11 @@ def _run(
     addresses = [address(a) for a in arrays]
     plans = machine.plans
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
-        key = (*key, alignment_of(*addresses))
+        key = (*key, *map(alignment_of, addresses))
     plan = plans.get(key)
     if plan is None:
-        plan = rows_plan.make_plan(
-            kernel, arrays, axis, keepdims, machine, alignment_of(*addresses), None
-        )
+        alignments = (*map(alignment_of, addresses), alignment_of())
+        plan = rows_plan.make_plan(kernel, arrays, axis, keepdims, machine, alignments, None)
         remember(plans, key, plan)
     result = plan.allocation.make(machine)
     _launch(plan, machine, address, addresses, result)
@@ -119,13 +118,14 @@ def _apply_out(
     view = adopt_out(out, "out", library, like)
     machine, address = machines.for_array(arrays[0])
     addresses = [address(view), *(address(a) for a in arrays)]
-    alignment = alignment_of(*addresses)
+    first, *others = map(alignment_of, addresses)
+    alignments = (*others, first)
     described = tuple((a.shape, a.strides, a.dtype) for a in (*arrays, view))
     key = (
         kernel,
         axis if type(axis) is int else checked_axis(axis),
         keepdims,
-        alignment,
+        alignments,
         described,
     )
     plans = machine.plans
@@ -138,7 +138,7 @@ def _apply_out(
         )
         check_out(view, "out", shape, arrays[0].dtype)
         machines.require_aligned(machine, (view,), ("out",))
-        plan = rows_plan.make_plan(kernel, arrays, axis, keepdims, machine, alignment, view)
+        plan = rows_plan.make_plan(kernel, arrays, axis, keepdims, machine, alignments, view)
         plan.reaches = [reach(a) for a in (view, *arrays)]
         remember(plans, key, plan)
     in_place = 0 if kernel.per_row else len(arrays)

@@ -82,10 +82,13 @@ def make_plan(
     axis: Any,
     keepdims: bool,
     machine: Any,
-    alignment: int,
+    alignments: tuple[int, ...],
     out: Any,
 ) -> RowsPlan:
-    """The plan of a call; with ``out``, for a result that is given."""
+    """The plan of a call; with ``out``, for a result that is given.
+
+    `alignments` are those of the arrays and the result.
+    """
     found = check_inputs(kernel, arrays)
     machines.require_aligned(machine, arrays, kernel.names)
     main = arrays[0]
@@ -122,7 +125,7 @@ def make_plan(
         tiles=kernel.tiles,
         keeps_exp=kernel.keeps_exp,
         per_row=kernel.per_row,
-        alignment=alignment,
+        alignments=alignments,
     )
     chosen = config.configure(problem, machine.device)
     _add_steps(plan, kernel, found, problem, chosen, machine)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from nnkernels.compile.instance import Instance
+from nnkernels.config.device import Device
+from nnkernels.config.elementwise import ANY_STEP, UNIT_STEP
 from nnkernels.dispatch.axes import (
     INT32_MAX,
     Shape,
@@ -26,6 +29,7 @@ _TURN = 128
 _GPU_THREADS = 256
 # Elements of a block on a CPU, about.
 _CPU_ELEMENTS = 16384
+_INDICES = {"i": "int32", "q": "int64"}
 
 
 def forward(x: Any, indices: Any, shape: Shape, out: Any = None) -> Any:
@@ -73,16 +77,18 @@ def _plan(takes: bool, views: Any, shape: Shape | None, machine: Any, given: Any
     if 0 in result:
         return plan
     plane, small = (array.strides, strides) if takes else (strides, array.strides)
-    packed = _pack(takes, shape, pooled, (plane, small, indices.strides), machine)
-    tail, instance_index, units, tile, threads = packed
-    struct = "MaxUnpoolBackward" if takes else "MaxUnpool"
-    index = "int32" if instance_index == "i" else "int64"
-    instance = Instance("max_unpool", f"{struct}<{found.storage}, {index}>", threads)
+    arrays = (
+        _Array(shape, plane, found.itemsize),
+        _Array(pooled, small, found.itemsize),
+        _Array(pooled, indices.strides, indices.dtype.itemsize),
+    )
+    make = _for_threads if machine.device.is_gpu else _for_vectors
+    launch = make(takes, arrays, found.storage, machine.device)
     traffic = found.itemsize * (prod(shape) + prod(pooled)) + 8 * prod(pooled)
-    run = machine.prepare(instance, -(-units // tile), 0, traffic)
+    run = machine.prepare(launch.instance, launch.blocks, 0, traffic)
     # The array of planes, what is pooled, the indices.
     numbers = (0, 2, 1) if takes else (2, 0, 1)
-    plan.launches.append((run, pointer_struct(3).pack, numbers, tail))
+    plan.launches.append((run, pointer_struct(3).pack, numbers, launch.tail))
     return plan
 
 
@@ -94,36 +100,108 @@ def _check_planes(dy: Any, indices: Any) -> None:
         )
 
 
-def _pack(
-    takes: bool, shape: Shape, pooled: Shape, strides: tuple[Strides, ...], machine: Any
-) -> tuple[bytes, str, int, int, int]:
-    """The arguments behind the pointers, the index type, the units, those of a block, threads."""
-    planes, count = shape[0] * shape[1], prod(pooled[2:])
-    sides = [(*(1,) * (5 - len(s)), *s[2:]) for s in (shape, pooled)]
-    kinds = [
-        index_kind(s, [stride], slack=4096)
-        for s, stride in zip((shape, pooled, pooled), strides, strict=True)
-    ]
-    wide = "q" in kinds or prod(shape[2:]) > INT32_MAX - 4096
-    rows = sides[1][0] * sides[1][1]
-    gpu = machine.device.is_gpu
-    if not takes:
-        units, threads = planes, _TURN if gpu else 1
-        tile = 1 if gpu else max(_CPU_ELEMENTS // max(prod(shape[2:]), 1), 1)
-    elif gpu:
-        units, threads, tile = planes * count, _GPU_THREADS, _GPU_THREADS
+# ---- launches -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Array:
+    shape: Shape
+    strides: Strides
+    itemsize: int
+
+    @property
+    def sides(self) -> Shape:
+        return (*(1,) * (5 - len(self.shape)), *self.shape[2:])
+
+    @property
+    def space(self) -> Strides:
+        return five_strides(self.strides)[2:]
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether an element of a plane is at its number times the last stride."""
+        step = self.space[2]
+        _, height, width = self.sides
+        wanted = (height * width * step, width * step, step)
+        return all(n == 1 or s == w for n, s, w in zip(self.sides, self.space, wanted, strict=True))
+
+    def joined(self) -> _Array:
+        """The same with one spatial axis, if it is linear."""
+        shape = (*self.shape[:2], prod(self.sides))
+        return _Array(shape, (*self.strides[:2], self.space[2]), self.itemsize)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    instance: Instance
+    blocks: int
+    tail: bytes
+
+
+_Arrays = tuple[_Array, _Array, _Array]
+
+
+def _for_threads(takes: bool, arrays: _Arrays, storage: str, device: Device) -> _Launch:
+    """For a GPU: blocks with a plane for itself, or a thread for each element."""
+    planes, count = prod(arrays[0].shape[:2]), prod(arrays[1].shape[2:])
+    index = _index_of(arrays)
+    if takes:
+        units, threads, tile, struct = planes * count, *(_GPU_THREADS,) * 2, "MaxUnpoolBackward"
     else:
-        units, threads = planes * rows, 1
-        tile = max(_CPU_ELEMENTS // max(sides[1][2], 1), 1)
-    packer = Packer(3, "q" if wide else "i")
+        units, threads, tile, struct = planes, _TURN, 1, "MaxUnpool"
+    tail = _pack(arrays, index, units, tile, ())
+    text = f"{struct}<{storage}, {_INDICES[index]}>"
+    return _Launch(Instance("max_unpool", text, threads), -(-units // tile), tail)
+
+
+def _for_vectors(takes: bool, arrays: _Arrays, storage: str, device: Device) -> _Launch:
+    """For a CPU: vectors along channels, if indices are neighbours there, or along rows."""
+    plane, pooled, indices = arrays
+    across = pooled.shape[1] > 1 and indices.strides[1] == indices.itemsize
+    if takes and not across and pooled.is_linear and indices.is_linear:
+        pooled, indices = pooled.joined(), indices.joined()
+    vector = device.vector_bytes // max(plane.itemsize, 4)
+    lanes = pooled.shape[1] if across else 1
+    groups = -(-lanes // vector)
+    steps = [a.strides[1] if across else a.space[2] for a in (pooled, indices)]
+    step = UNIT_STEP if steps == [pooled.itemsize, indices.itemsize] else ANY_STEP
+    depth, height, width = pooled.sides
+    units = pooled.shape[0] * (groups if across else pooled.shape[1])
+    elements = (width if takes else prod(plane.sides)) * min(lanes, vector)
+    if takes:
+        units *= depth * height
+    tile = max(_CPU_ELEMENTS // max(elements, 1), 1)
+    arrays = (plane, pooled, indices)
+    index = _index_of(arrays)
+    tail = _pack(arrays, index, units, tile, (lanes, vector) if across else ())
+    struct = "MaxUnpoolBackwardVectors" if takes else "MaxUnpoolVectors"
+    text = f"{struct}<{storage}, {_INDICES[index]}, {vector}, {step}, {str(across).lower()}>"
+    return _Launch(Instance("max_unpool_vectors", text, 1), -(-units // tile), tail)
+
+
+def _index_of(arrays: _Arrays) -> str:
+    kinds = [index_kind(a.shape, [a.strides], slack=4096) for a in arrays]
+    wide = "q" in kinds or prod(arrays[0].shape[2:]) > INT32_MAX - 4096
+    return "q" if wide else "i"
+
+
+def _pack(arrays: _Arrays, index: str, units: int, tile: int, across: tuple[int, ...]) -> bytes:
+    """The arguments behind the pointers; `across`: planes along vectors, and of one vector."""
+    plane, pooled, _ = arrays
+    lanes, vector = across or (1, 1)
+    packer = Packer(3, index)
     packer.add("q", units, tile)
-    packer.add_divisor(max(shape[1], 1))
-    packer.add_divisor(max(rows, 1))
-    for side in sides:
-        packer.add_index(*side)
+    packer.add_divisor(1 if across else max(plane.shape[1], 1))
+    packer.add_divisor(max(pooled.sides[0] * pooled.sides[1], 1))
+    packer.add_divisor(-(-lanes // vector))
+    low = min((prod(plane.sides) - 1) * plane.space[2], 0)
+    low += min((min(lanes, vector) - 1) * plane.strides[1], 0)
+    packer.add_index(lanes, int(plane.is_linear), low)
+    for array in arrays[:2]:
+        packer.add_index(*array.sides)
     for axis in (1, 2):
-        packer.add_divisors(max(side[axis], 1) for side in sides)
-    for stride in strides:
-        five = five_strides(stride)
-        packer.add_index(*five, 0)
-    return packer.finish(), packer.index, units, tile, threads
+        packer.add_divisors(max(array.sides[axis], 1) for array in arrays[:2])
+    for array in arrays:
+        batch, channels, *space = five_strides(array.strides)
+        packer.add_index(batch, *((0, *space, channels) if across else (channels, *space, 0)))
+    return packer.finish()

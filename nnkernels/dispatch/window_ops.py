@@ -202,18 +202,7 @@ class PixelShuffle:
                 f"x has shape {shape}: its {channels} channels (axis {k}) must be a multiple of "
                 f"factor^2 = {r * r}"
             )
-        c = channels // (r * r)
-        return Geometry(
-            (*leading, c, height * r, width * r),
-            (*_whole(leading), (c, r, r), (height,), (width,)),
-            (*_whole(leading), (c,), (height, r), (width, r)),
-            # Squares by rows and columns: (c, r1, r2), h, w to c, (h, r1), (w, r2).
-            (*((a, a) for a in range(k)), (k, k), (k + 1, k + 2), (k + 2, k + 4)),
-            (
-                Mapped(_joined(height), (k + 3,), (k + 1,)),
-                Mapped(_joined(width), (k + 4,), (k + 3,)),
-            ),
-        )
+        return _squares(leading, channels // (r * r), height, width, r)
 
 
 @dataclass(frozen=True)
@@ -228,20 +217,42 @@ class PixelUnshuffle:
     def geometry(self, shape: Shape) -> Geometry:
         """Of x, (..., C, H factor, W factor)."""
         *leading, c, height, width = shape
-        r, k = self.factor, len(shape) - 3
+        r = self.factor
         if height % r or width % r:
             raise ShapeError(
                 f"x has shape {shape}: its height {height} and width {width} must be multiples of "
                 f"factor {r}"
             )
-        h, w = height // r, width // r
-        return Geometry(
-            (*leading, c * r * r, h, w),
-            (*_whole(leading), (c,), (h, r), (w, r)),
-            (*_whole(leading), (c, r, r), (h,), (w,)),
-            (*((a, a) for a in range(k)), (k, k), (k + 2, k + 1), (k + 4, k + 2)),
-            (Mapped(_joined(h), (k + 1,), (k + 3,)), Mapped(_joined(w), (k + 3,), (k + 4,))),
-        )
+        return _inverse(_squares(leading, c, height // r, width // r, r))
+
+
+def _squares(leading: Sequence[int], c: int, height: int, width: int, r: int) -> Geometry:
+    """From c r^2 channels of height x width to squares of r x r pixels.
+
+    Squares by rows and columns: (c, r1, r2), h, w to c, (h, r1), (w, r2).
+    """
+    k = len(leading)
+    return Geometry(
+        (*leading, c, height * r, width * r),
+        (*_whole(leading), (c, r, r), (height,), (width,)),
+        (*_whole(leading), (c,), (height, r), (width, r)),
+        (*((a, a) for a in range(k)), (k, k), (k + 1, k + 2), (k + 2, k + 4)),
+        (
+            Mapped(_joined(height), (k + 3,), (k + 1,)),
+            Mapped(_joined(width), (k + 4,), (k + 3,)),
+        ),
+    )
+
+
+def _inverse(geometry: Geometry) -> Geometry:
+    """The same between x and the result the other way round, of identities alone."""
+    return Geometry(
+        tuple(prod(split) for split in geometry.ins),
+        geometry.outs,
+        geometry.ins,
+        tuple((b, a) for a, b in geometry.plain),
+        tuple(Mapped(m.map, m.outs, m.ins) for m in geometry.mapped),
+    )
 
 
 def _joined(size: int) -> AxisMap:

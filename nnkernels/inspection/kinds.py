@@ -59,7 +59,7 @@ def kind_of(instance: Instance, warp: int) -> str:
         return f"tile {arguments[6]}x{arguments[7]}x{arguments[8]}{teams}{_form(arguments[-1])}"
     if name == "MatmulTensor":
         tile, warp_tile = "x".join(arguments[7:10]), "x".join(arguments[10:12])
-        ways = " and ".join(_WAYS[int(way)] for way in arguments[13:15])
+        ways = " and ".join(_way(*map(int, arguments[at : at + 2])) for at in (13, 15))
         return f"{arguments[6]}, tile {tile}, warps of {warp_tile}, {arguments[12]} stages, {ways}"
     if name == "MatmulSplits":
         return f"sums of splits, {arguments[4]} at once"
@@ -83,6 +83,14 @@ def kind_of(instance: Instance, warp: int) -> str:
         who = f"block of {threads}" if int(layout) != rows.ACROSS else f"{team} threads a column"
         return _CHANNEL_STAGES[stage].format(who=who)
     return "-"
+
+
+def _way(way: int, alignment: int) -> str:
+    """How an operand comes to shared memory, and by how many bytes if that is not 16."""
+    name = _WAYS[way]
+    if alignment == 16 or name.startswith("single"):
+        return name
+    return f"{name}, {f'{alignment} bytes' if name.endswith('copied') else 'not aligned'}"
 
 
 def _form(form: str) -> str:

@@ -1,0 +1,310 @@
+"""Pooling on a CPU of windows that are large, or that overlap much: which kernels run, and bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from comparing import assert_close, assert_same_bits, assert_same_numbers
+from pools import channels_last, expected, image
+from threads import same_on_any_threads
+
+import nnkernels as nnk
+from nnkernels.config import pool as config
+from nnkernels.config import pool_crowded
+from nnkernels.config.device import PROFILES
+from nnkernels.dispatch.machines import cpu_machine
+from nnkernels.dispatch.pool_plan import five_strides, three_axes
+from nnkernels.dispatch.windows import Windows
+
+
+def backwards(x):
+    """The same array, of which channels and the last axis run backwards in memory."""
+    return np.ascontiguousarray(x[:, ::-1, ..., ::-1])[:, ::-1, ..., ::-1]
+
+
+def every_other(x):
+    """The same array with gaps between the elements of a row."""
+    return np.repeat(x, 2, axis=-1)[..., ::2]
+
+
+LAYOUTS = (np.ascontiguousarray, channels_last, backwards)
+
+
+@pytest.fixture
+def plans():
+    """No plans of other tests before, and none of this one afterwards."""
+    cpu_machine().plans.clear()
+    yield cpu_machine().plans
+    cpu_machine().plans.clear()
+
+
+# Shapes, and options of windows.
+OVERLAPPING = (
+    ((2, 3, 9, 12), {"kernel_size": 3, "stride": 1, "padding": 1}),
+    ((2, 20, 9, 40), {"kernel_size": 5, "stride": 1, "padding": 2}),
+    ((1, 37, 40), {"kernel_size": 4, "stride": 2, "padding": 2, "dilation": 2}),
+    ((1, 5, 4, 6, 40), {"kernel_size": 3, "stride": (1, 2, 1), "padding": 1}),
+    ((1, 17, 20, 30), {"kernel_size": 5, "stride": (2, 1), "padding": ((1, 0), (4, 9))}),
+    ((2, 3, 9, 12), {"kernel_size": 3, "stride": 1, "padding": 8}),
+)
+
+
+# ---- gradients of maxima ---------------------------------------------------------------------
+
+
+def test_scattering_gives_the_bits_of_gathering(cpu, plans, monkeypatch):
+    """In one band, and in bands of a few rows or depths."""
+    generator = np.random.default_rng(1)
+    known = cpu.machine.device
+    bands = set()
+
+    def scattered(*arguments, original=pool_crowded.configure_scatter):
+        chosen = original(*arguments)
+        bands.add(None if chosen is None else chosen.bands != (1, 1))
+        return chosen
+
+    monkeypatch.setattr(pool_crowded, "configure_scatter", scattered)
+    monkeypatch.setattr(pool_crowded, "_ADDITIONS", 0)
+    monkeypatch.setattr(pool_crowded, "_VISITS", 9)
+    monkeypatch.setattr(pool_crowded, "_SAVING", 10**9)  # fewer kernels
+
+    def gradients(dy, x, options):
+        for ups, room in ((10**9, known.shared_limit), (0, known.shared_limit), (0, 12288)):
+            monkeypatch.setattr(pool_crowded, "_LOOK_UPS", ups)
+            monkeypatch.setattr(cpu.machine, "device", replace(known, shared_limit=room))
+            plans.clear()
+            yield nnk.max_pool_backward(dy, x, **options)
+
+    def body():
+        for (shape, options), layout in product(OVERLAPPING, LAYOUTS[:2]):
+            narrow = shape == OVERLAPPING[1][0] and layout is channels_last
+            for dtype in ("float32", "float16") if narrow else ("float32",):
+                x = layout(image(generator, shape, dtype, ties=True))
+                dy = image(generator, expected("max_pool", x, **options).shape, dtype)
+                gathered, *others = gradients(dy, x, options)
+                if cpu.recording:
+                    continue
+                right = expected("max_pool_backward", dy, x, **options)
+                assert_close(gathered, right, 25, what=str(options))
+                for dx in others:
+                    assert_same_bits(dx, gathered, f"{shape} {options}")
+
+    cpu.precompiled(body)
+    assert bands == {None, False, True}
+
+
+def test_scattering_unequal_divisions(cpu, plans):
+    def body():
+        generator = np.random.default_rng(2)
+        for shape, out in (((2, 5, 7, 11), (3, 4)), ((1, 40, 9), (5,))):
+            x = image(generator, shape, ties=True)
+            dy = image(generator, (*shape[:2], *out))
+            dx = nnk.adaptive_max_pool_backward(dy, x)
+            if not cpu.recording:
+                assert_close(dx, expected("adaptive_max_pool_backward", dy, x), 4)
+
+    cpu.precompiled(body)
+
+
+@pytest.mark.parametrize("ring", [128 * 1024, 3000], ids=["whole rows", "pieces"])
+def test_searching_rows_first_finds_the_same(ring, cpu, plans, monkeypatch):
+    monkeypatch.setattr(pool_crowded, "_RING_BYTES", ring)
+    monkeypatch.setattr(pool_crowded, "_SAVING", 0)
+    pieces = []
+
+    def searched(problem, device, original=pool_crowded.configure_search):
+        chosen = original(problem, device)
+        if chosen is not None:
+            pieces.append(chosen.piece < problem.axes[2].out)
+        return chosen
+
+    monkeypatch.setattr(pool_crowded, "configure_search", searched)
+
+    def body():
+        generator = np.random.default_rng(3)
+        for (shape, options), layout in product(OVERLAPPING, LAYOUTS[:2]):
+            narrow = shape == OVERLAPPING[1][0] and layout is channels_last
+            for dtype in ("float32", "int8") if narrow else ("float32",):
+                x = image(generator, shape, dtype, ties=True)
+                if dtype == "float32":
+                    x.flat[::13], x.flat[::7] = np.nan, -np.inf
+                y, indices = nnk.max_pool(layout(x), **options, return_indices=True)
+                if cpu.recording:
+                    continue
+                right, labels = expected("max_pool", x, **options, return_indices=True)
+                assert_same_numbers(y, right, f"{shape} {options}")
+                assert_same_numbers(indices, labels, f"{shape} {options}")
+
+    cpu.precompiled(body)
+    assert (True in pieces) == (ring == 3000)
+    assert False in pieces
+
+
+# ---- which way -------------------------------------------------------------------------------
+
+# Of images of 8 x 32 planes: sides, window, stride; channels-last; searched first, scattered.
+WAYS = {
+    "few look-ups": ((56, 56), 3, 2, False, (False, False)),
+    "few look-ups, channels": ((56, 56), 3, 2, True, (False, False)),
+    "as many windows as elements": ((56, 56), 3, 1, False, (True, False)),
+    "large": ((28, 28), 13, 1, False, (True, True)),
+    "large, channels": ((28, 28), 13, 1, True, (True, True)),
+    "far apart": ((56, 56), 7, 2, False, (True, True)),
+    "few windows": ((20, 3), 3, 2, False, (False, True)),
+    "rows too long for bands": ((8, 20000), 7, 2, True, (True, False)),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_which_way(name, cpu):
+    sides, kernel, stride, last, wanted = WAYS[name]
+    axes = three_axes(Windows.checked(2, kernel, stride, kernel // 2, 1).axes(sides))
+    layout = channels_last if last else np.ascontiguousarray
+    strides = five_strides(layout(np.empty((8, 32, *sides), np.float32)).strides)
+    problem = config.PoolProblem(
+        axes=axes,
+        adaptive=False,
+        backward=True,
+        planes=(8, 32),
+        strides=(strides,) * 3,
+        images=(True, False, False),
+        itemsizes=(4, 4, 4),
+        compute_itemsize=4,
+        result=0,
+        alignment=64,
+        index="i",
+        labelled=True,
+    )
+    device = cpu.machine.device
+    search = pool_crowded.configure_search(replace(problem, backward=False), device)
+    scatter = pool_crowded.configure_scatter(problem, device)
+    assert (search is not None, scatter is not None) == wanted
+    assert pool_crowded.configure_search(problem, PROFILES["sm_90"]) is None
+    assert pool_crowded.configure_scatter(problem, PROFILES["sm_90"]) is None
+
+
+# ---- sums of large windows -------------------------------------------------------------------
+
+# Images, and how many windows divide them.
+DIVIDED = (
+    ((2, 3, 20, 30), (1, (2, 1), (5, 3), (10, 2), (4, 7))),
+    ((1, 70, 12, 40), (1, (3, 2), (1, 5))),
+    ((2, 20, 4, 16, 18), (1, (2, 4, 1))),
+)
+
+
+@pytest.fixture
+def choices(plans, monkeypatch):
+    found = []
+
+    def configure(problem, device, original=config.configure):
+        found.append(original(problem, device))
+        return found[-1]
+
+    monkeypatch.setattr(config, "configure", configure)
+    return found
+
+
+def test_windows_that_divide_an_image(cpu, choices):
+    def body():
+        generator = np.random.default_rng(4)
+        for (shape, outs), layout in product(DIVIDED, LAYOUTS):
+            x = layout(image(generator, shape))
+            for out in outs:
+                y = nnk.adaptive_avg_pool(x, out)
+                best = nnk.adaptive_max_pool(x, out)
+                dy = image(generator, y.shape)
+                dx = nnk.adaptive_avg_pool_backward(layout(dy), shape)
+                if cpu.recording:
+                    continue
+                what = f"{shape} in {out}"
+                assert_close(y, expected("adaptive_avg_pool", x, out), 600, what=what)
+                assert_same_numbers(best, expected("adaptive_max_pool", x, out), what)
+                assert_close(dx, expected("adaptive_avg_pool_backward", dy, shape), 4, what=what)
+
+    cpu.precompiled(body)
+    assert {(c.rows, c.columns) for c in choices} == {(True, False), (False, True), (False, False)}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+def test_sums_of_large_windows(last, cpu, choices, monkeypatch):
+    monkeypatch.setattr(config, "_COLUMNS_BYTES", 6000)  # groups of channels
+    options = {"stride": (3, 9), "padding": ((3, 5), (8, 8)), "ceil_mode": True}
+    shape, kernel = (2, 70, 14, 20), (8, 17)
+
+    def body():
+        generator = np.random.default_rng(5)
+        x = image(generator, shape)
+        given = channels_last(x) if last else x
+        for padded in (False, True):
+            more = {**options, "count_include_pad": padded}
+            y = nnk.avg_pool(given, kernel, **more)
+            dy = image(generator, y.shape)
+            dx = nnk.avg_pool_backward(dy, shape, kernel, **more)
+            if not cpu.recording:
+                assert_close(y, expected("avg_pool", x, kernel, **more), 136)
+                assert_close(dx, expected("avg_pool_backward", dy, shape, kernel, **more), 16)
+        y = nnk.lp_pool(given, kernel, **options)
+        dx = nnk.lp_pool_backward(dy, given, y, kernel, **options)
+        if not cpu.recording:
+            assert_close(y, expected("lp_pool", x, kernel, **options), 136)
+            right = expected("lp_pool_backward", dy, x, y, kernel, **options)
+            assert_close(dx, right, 16, 4.0)
+
+    cpu.precompiled(body)
+    forward = [c for c in choices if c.columns or c.rows]
+    assert {c.columns for c in forward} == ({True, False} if last else {False})
+
+
+def test_layouts_give_the_same_bits(cpu):
+    x = image(np.random.default_rng(6), (2, 70, 24, 20))
+    for out in (1, (3, 5)):
+        results = [nnk.adaptive_avg_pool(layout(x), out) for layout in LAYOUTS]
+        for other in results[1:]:
+            assert_same_bits(other, results[0], f"of another layout, in {out}")
+
+
+def test_any_number_of_threads_gives_the_same_bits(cpu, plans):
+    generator = np.random.default_rng(7)
+    x, dy = image(generator, (4, 30, 40, 41)), image(generator, (4, 30, 40, 41))
+    for layout in LAYOUTS[:2]:
+        given = layout(x)
+        same_on_any_threads(
+            lambda given=given: (
+                nnk.max_pool_backward(dy, given, 7, stride=1, padding=3),
+                *nnk.max_pool(given, 7, stride=1, padding=3, return_indices=True),
+                nnk.adaptive_avg_pool(given, 1),
+                nnk.avg_pool_backward(dy[..., :1, :1], x.shape, (40, 41)),
+            )
+        )
+
+
+# ---- unpooling -------------------------------------------------------------------------------
+
+
+def test_unpooling_of_any_layouts(cpu):
+    """Of images and of indices, each of which decides about vectors."""
+
+    def body():
+        generator = np.random.default_rng(8)
+        both = product((*LAYOUTS, every_other), repeat=2)
+        for (of_image, of_indices), (shape, pooled) in product(
+            both, (((2, 3, 7, 10), (4, 5)), ((1, 37, 9, 10), (3, 20)))
+        ):
+            x = of_image(image(generator, (*shape[:2], *pooled)))
+            indices = of_indices(generator.integers(-2, 92, x.shape))
+            dy = of_image(image(generator, shape))
+            y = nnk.max_unpool(x, indices, shape)
+            dx = nnk.max_unpool_backward(dy, indices)
+            part = nnk.max_unpool_backward(dy[:, :, ::-1, 1:], indices)  # no element by its number
+            if cpu.recording:
+                continue
+            assert_same_numbers(y, expected("max_unpool", x, indices, shape), "y")
+            assert_same_numbers(dx, expected("max_unpool_backward", dy, indices), "dx")
+            right = expected("max_unpool_backward", dy[:, :, ::-1, 1:], indices)
+            assert_same_numbers(part, right, "dx of a part")
+
+    cpu.precompiled(body)
