@@ -6,7 +6,8 @@ VENV ?= .venv
 # Worker processes of the tests. Each one also compiles kernels: more than cores do not help.
 JOBS ?= 2
 PYTEST_ARGS ?=
-BENCH_ARGS ?= --op softmax --peer numpy,torch
+# Three minutes, and one more where nothing is compiled yet.
+BENCH_ARGS ?= --suite overview
 # Two commits; a dot stands for the files as they are.
 BASE ?= main
 HEAD ?= .
@@ -32,7 +33,7 @@ help:
 	@echo "make test     all tests, and the examples in docstrings"
 	@echo "make lint     ruff, mypy and clang-format, changing nothing"
 	@echo "make format   apply ruff's and clang-format's layout"
-	@echo "make bench    time an operation against its peers (BENCH_ARGS=...)"
+	@echo "make bench    time every family of operations against its peers (BENCH_ARGS=...)"
 	@echo "make bench-compare BASE=main   time two commits in turn; what got slower (HEAD=... COMPARE_ARGS=...)"
 	@echo "make gpu-check  tests, compute-sanitizer and bench on this machine's GPU; PART=tests,bench"
 	@echo "make site     a page of all results in RESULTS, to open in a browser (in SITE=build/site)"

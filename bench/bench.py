@@ -8,6 +8,8 @@ Examples:
     python bench/bench.py --family norm --peer torch
     python bench/bench.py --family conv --suite resnet50 --layout contiguous,channels_last
     python bench/bench.py --op conv --backward --shape 8x64x56x56 --case "128 3x3/2"
+    python bench/bench.py --config bench/example.toml --min-time 0.1
+    python bench/bench.py --suite models --compile-time
     python bench/bench.py --suite foundation --json result.json --plot result.png
     python bench/bench.py --list
 
@@ -20,9 +22,12 @@ import argparse
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import configuration
 import selection
 
 # From a checkout without installation.
@@ -31,10 +36,22 @@ if importlib.util.find_spec("nnkernels") is None:
 
 if TYPE_CHECKING:
     from peers import Library
+    from problems import Problem
 
 # Libraries read these once, when they are imported: nothing that imports NumPy may come before
 # main() has set them.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Of what neither the command line nor the configuration file says.
+_DEFAULTS = {
+    "backend": "cpu",
+    "peer": None,
+    "threads": None,
+    "min_time": 0.5,
+    "repeat": None,
+    "out": False,
+    "memory": False,
+    "compile_time": False,
+}
 _PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -50,12 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     what = selection.add_arguments(parser)
     what.add_argument("--list", action="store_true", help="show ops, their peers, and suites")
     who = parser.add_argument_group("on what, and against whom")
-    who.add_argument("--backend", choices=("cpu", "cupy", "reference"), default="cpu")
+    who.add_argument("--backend", choices=configuration.BACKENDS, help="(default: cpu)")
     who.add_argument(
         "--peer",
         type=selection.listed,
         metavar="NAMES",
-        help="numpy, torch, cupy or none (default: those that fit the backend; torch in a suite)",
+        help="numpy, scipy, torch, cupy or none (default: numpy and torch, on a GPU torch and "
+        "cupy; torch in a suite)",
     )
     who.add_argument(
         "--threads", type=selection.positive, help="of everybody (default: all processors)"
@@ -64,12 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--out",
         action="store_true",
+        default=None,
         help="write into arrays made beforehand; otherwise a call allocates its result",
     )
     how.add_argument(
         "--min-time",
         type=selection.seconds,
-        default=0.5,
         metavar="SECONDS",
         help="time measured for each provider of a row (default: 0.5)",
     )
@@ -82,7 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--memory",
         action="store_true",
+        default=None,
         help="also the most memory that a call takes beside operands and results (Linux)",
+    )
+    how.add_argument(
+        "--compile-time",
+        action="store_true",
+        default=None,
+        help="also the seconds of the first call where nothing is compiled yet",
     )
     results = parser.add_argument_group("results")
     results.add_argument("--json", type=Path, metavar="FILE")
@@ -93,19 +118,18 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     parser = _parser()
     arguments = parser.parse_args()
-    if arguments.threads is not None:
-        for name in _THREAD_VARIABLES:
-            os.environ[name] = str(arguments.threads)
-    from problems import UsageError
-
     try:
+        selection.complete(arguments, _DEFAULTS)
+        if arguments.threads is not None:
+            for name in _THREAD_VARIABLES:
+                os.environ[name] = str(arguments.threads)
         if arguments.list:
             import listing
 
-            print(listing.text())
+            print(listing.text(arguments.configuration))
             return 0
         return _bench(arguments)
-    except UsageError as error:
+    except configuration.UsageError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE_ERROR
 
@@ -114,7 +138,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     import report
     import session
     import suites
-    from problems import UsageError
+    from configuration import UsageError
 
     problems, skipped = selection.chosen(arguments)
     for reason in skipped:
@@ -122,12 +146,16 @@ def _bench(arguments: argparse.Namespace) -> int:
     _check_files(arguments)
     if arguments.memory and arguments.backend != "cpu":
         raise UsageError("--memory is that of a CPU: give --backend cpu")
+    if arguments.compile_time and arguments.backend == "reference":
+        raise UsageError("--compile-time: the references have nothing to compile")
     if arguments.backend == "cupy":
         session.gpu_facts()  # an error here comes before any work
     threads = session.set_threads(arguments.threads)
+    names = selection.suite_names(arguments)
+    problems, opened = _with_peers(problems, arguments, names, threads)
     request = session.Request(
         problems=problems,
-        peers=_peers(arguments, threads),
+        peers=opened,
         backend=arguments.backend,
         threads=threads,
         min_time=arguments.min_time,
@@ -135,7 +163,10 @@ def _bench(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         memory=arguments.memory,
         # The references have nothing to compile.
-        with_startup=arguments.suite in suites.WITH_STARTUP and arguments.backend != "reference",
+        with_startup=any(name in suites.WITH_STARTUP for name in names)
+        and arguments.backend != "reference",
+        compile_time=arguments.compile_time,
+        suites=names,
     )
     result = session.run(request)
     print(report.text(result))
@@ -162,7 +193,7 @@ def _say(message: str) -> None:
 
 def _check_files(arguments: argparse.Namespace) -> None:
     """Find out now, and not after minutes of work, that a result cannot be written."""
-    from problems import UsageError
+    from configuration import UsageError
 
     for option, path in (("--json", arguments.json), ("--plot", arguments.plot)):
         if path is None:
@@ -178,29 +209,58 @@ def _check_files(arguments: argparse.Namespace) -> None:
             raise UsageError('--plot needs matplotlib: pip install "nnkernels[bench]"')
 
 
-def _peers(arguments: argparse.Namespace, threads: int) -> list[Library]:
-    import peers
-    from problems import UsageError
-
+def _with_peers(
+    problems: list[Problem], arguments: argparse.Namespace, names: Sequence[str], threads: int
+) -> tuple[list[Problem], list[Library]]:
+    """The problems with the names of their peers, and all these peers."""
+    general = arguments.peer
+    if general is None:
+        general = _default_peers(names, arguments.backend == "cupy")
     on_gpu = arguments.backend == "cupy"
-    names = arguments.peer
-    if names is None:
-        # The targets of most suites are against PyTorch, those of products against the best peer.
-        only_torch = arguments.suite not in (None, "products")
-        names = ["torch"] if only_torch else ["torch", "cupy"] if on_gpu else ["numpy", "torch"]
-    opened = []
-    for name in dict.fromkeys(names):
-        if name == "none":
-            continue
-        if name not in peers.PEERS:
-            raise UsageError(
-                f"no peer is called {name!r}; there are {', '.join(peers.PEERS)}, none"
-            )
+    if all(problem.peers is None for problem in problems):
+        return problems, _opened(general, on_gpu, threads)
+    # Some suites name their own: the others have those of the run.
+    problems = [p if p.peers is not None else replace(p, peers=tuple(general)) for p in problems]
+    wanted = dict.fromkeys(name for problem in problems for name in problem.peers or ())
+    return problems, _opened(list(wanted), on_gpu, threads)
+
+
+def _default_peers(names: Sequence[str], on_gpu: bool) -> list[str]:
+    """The targets of most suites are against PyTorch, those of products against the best peer."""
+    import suites
+
+    if names and all(name in suites.SUITES for name in names):
+        found = dict.fromkeys(peer for n in names for peer in suites.PEERS.get(n, ("torch",)))
+        return [peer for peer in found if not (on_gpu and peer in ("numpy", "scipy"))]
+    return ["torch", "cupy"] if on_gpu else ["numpy", "torch"]
+
+
+def _opened(names: Sequence[str], on_gpu: bool, threads: int) -> list[Library]:
+    """The peers that are there; a message for each other one.
+
+    Raises
+    ------
+    UsageError
+        If none of the names is one.
+    """
+    import peers
+
+    names = [name for name in names if name != "none"]
+    unknown = [name for name in names if name not in peers.PEERS]
+    reasons = [
+        f"no peer is called {name!r}; there are {', '.join(peers.PEERS)}, none" for name in unknown
+    ]
+    if reasons and len(unknown) == len(names):
+        raise configuration.UsageError(reasons[0])
+    found = []
+    for name in dict.fromkeys(name for name in names if name in peers.PEERS):
         try:
-            opened.append(peers.open_peer(name, on_gpu, threads))
+            found.append(peers.open_peer(name, on_gpu, threads))
         except peers.Unavailable as reason:
-            _say(f"peer left out: {reason}")
-    return opened
+            reasons.append(str(reason))
+    for text in dict.fromkeys(reasons):
+        _say(f"peer left out: {text}")
+    return found
 
 
 if __name__ == "__main__":

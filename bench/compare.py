@@ -5,7 +5,7 @@ Examples:
     python bench/compare.py main HEAD
     python bench/compare.py HEAD~1 HEAD --op softmax,layer_norm --dtype float32,float16
     python bench/compare.py v0.1 HEAD --suite norm --threshold 1.05 --markdown table.md
-    python bench/compare.py main .
+    python bench/compare.py main . --config bench/example.toml
     python bench/compare.py old.json new.json
 
 "." stands for the files of the checkout as they are, committed or not.
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from results_files import Result
 
 DEFAULT_SUITE = "regression"
+_BACKENDS = ("cpu", "cupy")
+# Of what neither the command line nor the configuration file says.
+_DEFAULTS = {"backend": "cpu", "threads": None, "min_time": 0.3, "repeat": None, "out": False}
 REGRESSED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
 
@@ -51,15 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("head", metavar="HEAD", help="another one of the same kind")
     selection.add_arguments(parser)
     how = parser.add_argument_group("how commits are timed")
-    how.add_argument("--backend", choices=("cpu", "cupy"), default="cpu")
+    how.add_argument("--backend", choices=_BACKENDS, help="(default: cpu)")
     how.add_argument("--threads", type=selection.positive, help="(default: all processors)")
-    how.add_argument("--out", action="store_true", help="write into arrays made beforehand")
+    how.add_argument(
+        "--out", action="store_true", default=None, help="write into arrays made beforehand"
+    )
     how.add_argument(
         "--min-time",
         type=selection.seconds,
-        default=0.3,
         metavar="SECONDS",
-        help="time measured for each side of a row (default: %(default)s)",
+        help="time measured for each side of a row (default: 0.3)",
     )
     how.add_argument(
         "--repeat", type=selection.positive, metavar="N", help="so many turns each instead"
@@ -88,9 +92,12 @@ def main() -> int:
     parser = _parser()
     arguments = parser.parse_args()
     from compare_commits import SideError
-    from problems import UsageError
+    from configuration import UsageError
 
     try:
+        selection.complete(arguments, _DEFAULTS)
+        if arguments.backend not in _BACKENDS:
+            raise UsageError(f"backend {arguments.backend}: compare on {' or '.join(_BACKENDS)}")
         return _compare(arguments)
     except (UsageError, SideError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
@@ -99,7 +106,7 @@ def main() -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     import comparison
-    from problems import UsageError
+    from configuration import UsageError
 
     for option, path in (("--markdown", arguments.markdown), ("--json", arguments.json)):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
@@ -165,8 +172,9 @@ def _of_commits(arguments: argparse.Namespace) -> tuple[str, list[Line], list[st
     from tqdm import tqdm
 
     base, head = (compare_commits.resolve(text) for text in (arguments.base, arguments.head))
-    if arguments.op is None and arguments.family is None and arguments.suite is None:
-        arguments.suite = DEFAULT_SUITE
+    named = arguments.op is not None or arguments.family is not None or arguments.suite
+    if not named and arguments.configuration is None:
+        arguments.suite = [DEFAULT_SUITE]
     problems, skipped = selection.chosen(arguments)
     for reason in skipped:
         tqdm.write(f"left out: {reason}", file=sys.stderr)
@@ -211,7 +219,7 @@ def _of_files(arguments: argparse.Namespace) -> tuple[str, list[Line], list[str]
 
 
 def _read(path: Path) -> Result:
-    from problems import UsageError
+    from configuration import UsageError
     from results_files import BadFile, read_result
 
     try:

@@ -217,8 +217,9 @@ def _interleaved(sides: dict[str, Side], problem: Problem, settings: Settings) -
             continue
         slowest = max(slowest, opened["seconds"])
         found.medians[name] = []
-    length = max(TURN_SECONDS, min(slowest, settings.min_time / LEAST_TURNS))
-    least = settings.repeat or max(LEAST_TURNS, round(settings.min_time / length))
+    min_time = problem.min_time or settings.min_time
+    length = max(TURN_SECONDS, min(slowest, min_time / LEAST_TURNS))
+    least = settings.repeat or max(LEAST_TURNS, round(min_time / length))
     order = list(found.medians)
     for _ in range(least):
         for name in order:

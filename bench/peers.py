@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import array_functions
 import numpy as np
+import scipy_functions
 import torch_conv
 import torch_functions
+import torch_models
 import torch_norms
 import torch_pool
 import torch_windows
@@ -19,7 +21,7 @@ from problems import Problem
 from nnkernels.dispatch.dtypes import numpy_dtype
 
 OURS = "nnkernels"
-PEERS = ("numpy", "torch", "cupy")
+PEERS = ("numpy", "scipy", "torch", "cupy")
 
 
 class Unavailable(Exception):
@@ -82,6 +84,22 @@ class ArrayLibrary(OwnLibrary):
         return Functions(function, function if takes_out else None)
 
 
+class ScipyLibrary(OwnLibrary):
+    """SciPy: `special`, `signal` and `ndimage`, on NumPy arrays and in one thread."""
+
+    name = "scipy"
+
+    def __init__(self, scipy: Any) -> None:
+        self._scipy = scipy
+
+    def functions(self, problem: Problem) -> Functions | None:
+        table = scipy_functions.table(
+            self._scipy, problem.shape, problem.axis, problem.options, problem.dtype
+        )
+        pair = table.get(problem.op)
+        return None if pair is None else Functions(*pair)
+
+
 class TorchLibrary:
     """PyTorch on the very memory of the arrays, on the CPU or a GPU."""
 
@@ -118,6 +136,8 @@ class TorchLibrary:
             )
         if problem.record.family == "conv":
             functions = torch_conv.table(self._torch, problem.shape, problem.options, problem.dtype)
+        if problem.record.family == "models":
+            functions = torch_models.table(self._torch)
         pair = functions.get(problem.op)
         return None if pair is None else Functions(*pair)
 
@@ -144,6 +164,8 @@ def open_peer(name: str, on_gpu: bool, threads: int) -> Library:
         from cupyx.scipy import special
 
         return ArrayLibrary("cupy", cupy, special)
+    if name == "scipy":
+        return _open_scipy(on_gpu)
     try:
         import torch
     except ImportError as error:
@@ -153,3 +175,17 @@ def open_peer(name: str, on_gpu: bool, threads: int) -> Library:
     if on_gpu and not torch.cuda.is_available():
         raise Unavailable("this torch has no GPU support")
     return TorchLibrary(torch, threads)
+
+
+def _open_scipy(on_gpu: bool) -> ScipyLibrary:
+    if on_gpu:
+        raise Unavailable("scipy cannot take CuPy arrays; it is a peer of --backend cpu")
+    try:
+        import scipy.ndimage
+        import scipy.signal
+        import scipy.special
+    except ImportError as error:
+        raise Unavailable(
+            f'scipy cannot be imported ({error}): pip install "nnkernels[bench]"'
+        ) from None
+    return ScipyLibrary(scipy)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from math import gcd, prod
 from typing import Any
 
 import convolutions
+import models
 import numpy as np
 import windows
+from configuration import UsageError as UsageError  # re-exported
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
 from nnkernels.dispatch.windows import Windows, out_shape
@@ -29,14 +32,11 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "lp_pool": {"kernel_size": 2},
 }
 POOLED = 7
+LARGEST_INTEGER = 50  # of operands
 GROUPS = 32  # of group norms, where so many divide the channels
 # Families whose ops have many options. A module of each tells options, shapes of operands and
 # obstacles of a case.
 CASES: dict[str, Any] = {"conv": convolutions, "windows": windows}
-
-
-class UsageError(Exception):
-    """A request that cannot be measured; the message says what could."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,13 @@ class Problem:
     target: Target | None = None
     case: str = ""  # of an op that is timed with several options: see CASES
     mean: Mean | None = None
+    # Of this problem alone, where a suite says so: who takes part, and for how long it is timed.
+    peers: tuple[str, ...] | None = None
+    min_time: float | None = None
 
     @property
     def record(self) -> Op:
-        return all_ops()[self.op]
+        return known_ops()[self.op]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -136,6 +139,12 @@ def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
+@cache
+def known_ops() -> dict[str, Op]:
+    """All that can be timed by name: the ops, and the models, which consist of them."""
+    return {**all_ops(), **models.OPS}
+
+
 # ---- default problems ----------------------------------------------------------------------
 
 # (shape, axis or None for the op's own, layout). Matrix products are written MxKxN.
@@ -185,7 +194,7 @@ _IMAGES = (
     ((8, 64, 56, 56), None, "contiguous"),
     ((8, 64, 56, 56), None, "channels_last"),
 )
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "rows": _ROWS,
     "elementwise": _ELEMENTWISE,
     "matmul": _MATMUL,
@@ -197,6 +206,7 @@ DEFAULTS = {
     "pool": _POOL,
     "windows": _IMAGES,
     "conv": _IMAGES,
+    **{name: ((shape, None, "contiguous"),) for name, shape in models.SHAPES.items()},
 }
 
 
@@ -214,24 +224,47 @@ def default_axis(op: Op) -> int | None:
 # ---- from the command line -----------------------------------------------------------------
 
 
-def find_ops(names: Sequence[str], backward: bool) -> list[Op]:
-    """Records by name, and with ``backward`` that of each op's gradient after it."""
-    ops = all_ops()
+def find_ops(names: Sequence[str], direction: str | None = None) -> tuple[list[Op], list[str]]:
+    """Records by name, and a message for each name that is none.
+
+    Parameters
+    ----------
+    direction
+        ``"forward"`` leaves gradients out, ``"backward"`` takes the gradients instead of the ops,
+        ``"both"`` takes each op's gradients after it; None: the ops that are named.
+
+    Raises
+    ------
+    UsageError
+        If nothing is left.
+    """
+    ops = known_ops()
+    unknown = [f"no op is called {name!r}; --list names them all" for name in names]
+    unknown = [text for text, name in zip(unknown, names, strict=True) if name not in ops]
     found: list[Op] = []
-    for name in names:
-        if name not in ops:
-            raise UsageError(f"no op is called {name!r}; --list names them all")
-        found.append(ops[name])
-        if backward and not ops[name].is_gradient:
-            found += [ops[gradient] for gradient in ops[name].gradients]
-    return list({op.name: op for op in found}.values())
+    for op in (ops[name] for name in names if name in ops):
+        if goes(op, direction):
+            found.append(op)
+        if direction in ("backward", "both"):
+            found += [ops[gradient] for gradient in op.gradients if gradient in ops]
+    if not found:
+        reason = unknown[0] if unknown else f"{', '.join(names)}: nothing here is {direction}"
+        raise UsageError(reason)
+    return list({op.name: op for op in found}.values()), list(dict.fromkeys(unknown))
+
+
+def goes(op: Op, direction: str | None) -> bool:
+    """Whether an op is one of that direction."""
+    if op.family == models.FAMILY and direction not in (None, "both"):
+        return models.DIRECTIONS[op.name] == direction
+    return direction in (None, "both") or op.is_gradient == (direction == "backward")
 
 
 def names_of_family(family: str) -> list[str]:
     """The names of its ops."""
-    found = [op.name for op in all_ops().values() if op.family == family]
+    found = [op.name for op in known_ops().values() if op.family == family]
     if not found:
-        known = ", ".join(dict.fromkeys(op.family for op in all_ops().values()))
+        known = ", ".join(dict.fromkeys(op.family for op in known_ops().values()))
         raise UsageError(f"no family is called {family!r}; there are {known}")
     return found
 
@@ -332,6 +365,8 @@ def obstacle(problem: Problem) -> str:
     if problem.dtype not in op.dtypes:
         return f"{op.name} takes {', '.join(op.dtypes)}, not {problem.dtype}"
     shape = shape_text(problem.shape)
+    if op.family == models.FAMILY:
+        return models.obstacle(op.name, problem.shape, problem.layout)
     if op.name.startswith("gemv"):
         if rank < 2:
             return f"{op.name}: the shape is MxK, or BxMxK for a batch, not {shape}"
@@ -367,6 +402,8 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     if op.family in CASES:
         found: tuple[Shape, ...] = CASES[op.family].operand_shapes(op.name, shape, problem.case)
         return found
+    if op.family == models.FAMILY:
+        return models.operand_shapes(op.name, shape)
     special: dict[str, Shape] = {}
     if op.family == "pool":
         large = {"max_unpool": (), "max_unpool_backward": ("dy",)}.get(op.name, ("x",))
@@ -424,6 +461,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
     random = np.random.default_rng(1)
     dtype = numpy_dtype(problem.dtype)
     op, shapes = problem.record, operand_shapes(problem)
+    if op.family == models.FAMILY:
+        return models.operands(op, shapes, dtype)
     arrays = {
         name: op.special[name](random, shapes, problem.options)
         if name in op.special
@@ -442,7 +481,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
 
 def _random(random: np.random.Generator, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray:
     if dtype.kind in "iu":
-        return random.integers(0 if dtype.kind == "u" else -50, 50, shape).astype(dtype)
+        least = 0 if dtype.kind == "u" else -LARGEST_INTEGER
+        return random.integers(least, LARGEST_INTEGER, shape).astype(dtype)
     values = random.standard_normal(shape, np.float32)
     if dtype.kind == "c":
         return (values + 1j * random.standard_normal(shape, np.float32)).astype(dtype)

@@ -57,7 +57,8 @@ def heading(result: dict[str, Any]) -> str:
 def table(rows: Sequence[Row], peers: Sequence[str]) -> str:
     """One line for each row of a result file."""
     columns = ["op", "shape", "axis", "dtype", "layout", OURS, *peers]
-    columns += ["ratio", "paired", "rate", "copy", "read", "sets", "extra MB", "target"]
+    columns += ["ratio", "paired", "rate", "copy", "read", "sets", "extra MB"]
+    columns += ["host", "cold", "target"]
     lines = [_line(row, peers) for row in rows]
     notes = []
     if any("*" in cell for line in lines for cell in line):
@@ -83,6 +84,8 @@ def _line(row: Row, peers: Sequence[str]) -> list[str]:
         _share(row["read_share"]),
         "warm" if row["caches"] == "warm" else str(row["sets"]),
         _extra(row["timings"], peers),
+        _host(row, peers),
+        _cold(row["timings"][OURS]),
         _verdict(row["target"]),
     ]
 
@@ -93,6 +96,21 @@ def _extra(timings: dict[str, Any], peers: Sequence[str]) -> str:
     if all(extra is None for extra in known):
         return ""
     return " / ".join("-" if extra is None else f"{extra / 1e6:.1f}" for extra in known)
+
+
+def _host(row: Row, peers: Sequence[str]) -> str:
+    """What a call costs the host, where that is not the time itself: ours and each peer's."""
+    if row["backend"] != "cupy":
+        return ""
+    known = [row["timings"].get(name, {}).get("host_median_s") for name in (OURS, *peers)]
+    if all(seconds is None for seconds in known):
+        return ""
+    return " / ".join("-" if seconds is None else duration(seconds) for seconds in known)
+
+
+def _cold(timing: dict[str, Any]) -> str:
+    """From the first call to its result, with nothing compiled."""
+    return "" if timing.get("cold_s") is None else duration(timing["cold_s"])
 
 
 def _share(share: float | None) -> str:
@@ -115,7 +133,7 @@ def _time(timing: dict[str, Any] | None, wanted_out: bool) -> str:
 
 
 def _rate(row: Row) -> str:
-    if row["family"] in ("matmul", "conv") and row["flops_per_s"]:
+    if row["family"] in ("matmul", "conv", "models") and row["flops_per_s"]:
         return f"{row['flops_per_s'] / 1e9:.3g} GFLOP/s"
     return "" if row["bytes_per_s"] is None else f"{row['bytes_per_s'] / 1e9:.3g} GB/s"
 
@@ -180,8 +198,9 @@ def _is_number(cell: str) -> bool:
 
 
 def problems_text(rows: Sequence[Row]) -> list[str]:
-    """What did not work, a line for each distinct message."""
+    """What did not work, a line for each distinct message, and what each peer lacks."""
     found: dict[str, None] = {}
+    missing: dict[str, dict[str, None]] = {}
     for row in rows:
         for name, timing in row["timings"].items():
             what = f"{row['op']} {shape_text(row['shape'])} {row['dtype']} {row['layout']}"
@@ -193,8 +212,17 @@ def problems_text(rows: Sequence[Row]) -> list[str]:
                 reason = timing["message"].partition("\n")[0]
                 found[f"{name} failed on {what}: {reason}"] = None
             elif timing["status"] == "missing":
-                found[f"{name} has no {row['op']}"] = None
-    return list(found)
+                missing.setdefault(name, {})[_lacking(name, row, rows)] = None
+    return [*found, *(f"{name} has no {', '.join(ops)}" for name, ops in missing.items())]
+
+
+def _lacking(name: str, row: Row, rows: Sequence[Row]) -> str:
+    """What a peer lacks: an op, or an op in one type."""
+    alike = [other for other in rows if other["op"] == row["op"]]
+    has_others = any(
+        other["timings"][name]["status"] != "missing" for other in alike if name in other["timings"]
+    )
+    return f"{row['op']} of {row['dtype']}" if has_others else row["op"]
 
 
 def ours_is_right(rows: Sequence[Row]) -> bool:

@@ -47,6 +47,7 @@ class Timing:
     calls_per_run: int | None = None
     turns: int | None = None
     extra_bytes: int | None = None
+    cold_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ class Result:
     rows: list[Row]
     checks: list[Check]
     name: str = ""
+    suites: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
     compiler: str | None = None
     commit: Commit | None = None

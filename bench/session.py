@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import bandwidth
+import compile_time
 import machine
 import memory
 import numpy as np
@@ -41,6 +42,8 @@ class Request:
     out: bool
     memory: bool
     with_startup: bool
+    compile_time: bool = False
+    suites: Sequence[str] = ()
 
 
 def set_threads(count: int | None) -> int:
@@ -72,6 +75,7 @@ def run(request: Request) -> dict[str, Any]:
         "out": request.out,
         "min_time_s": request.min_time,
         "repeat": request.repeat,
+        "suites": list(request.suites),
         "peers": [peer.name for peer in request.peers],
         "copy": None,
         "read": None,
@@ -125,6 +129,9 @@ def _fill(request: Request, result: dict[str, Any]) -> None:
             judge(row, problem, result["rows"])
             if request.memory:
                 memory.add(row, problem, request.threads)
+            if request.compile_time:
+                bar.set_description(f"first call of {problem.label}")
+                compile_time.add(row, problem, request.backend, request.threads)
             result["rows"].append(row)
             bar.update()
             _release(xp, request.peers)

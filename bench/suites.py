@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import models as end_to_end
 from problems import Mean, Problem, Shape, Target
 
 _ROW_OPS = ("softmax", "log_softmax")
@@ -266,6 +269,37 @@ def gpu() -> list[Problem]:
     return found
 
 
+def models() -> list[Problem]:
+    """A training step of examples/digits.py, and a block of a transformer with its gradients."""
+    return [Problem(name, shape) for name, shape in end_to_end.SHAPES.items()]
+
+
+OVERVIEW_SECONDS = 0.15  # for each provider of a row
+
+
+def overview() -> list[Problem]:
+    """Every family once or twice, against all peers: three minutes."""
+    rows_, image = (4096, 1024), (4, 64, 56, 56)
+    found = [
+        Problem("relu", (8, 8)),
+        Problem("gelu", (2048, 2048)),
+        Problem("gelu_backward", (2048, 2048), "bfloat16"),
+        Problem("softmax", rows_, axis=-1),
+        Problem("softmax_backward", rows_, axis=-1),
+        Problem("matmul", (512, 512, 512)),
+        Problem("matmul", (512, 512, 512), "bfloat16"),
+        Problem("gemv", (2048, 2048)),
+        Problem("layer_norm", rows_, axis=-1),
+        Problem("batch_norm", image, axis=1, layout="channels_last"),
+        Problem("conv", (1, *image[1:]), case="64 3x3"),
+        Problem("conv_backward_weight", (1, *image[1:]), case="64 3x3"),
+        Problem("max_pool", image),
+        Problem("interpolate", image, layout="channels_last", case="linear x2"),
+        *models(),
+    ]
+    return [replace(problem, min_time=OVERVIEW_SECONDS) for problem in found]
+
+
 def regression() -> list[Problem]:
     """A little of every family in some seconds each: what a change may have slowed down."""
     large, image = (1024, 1024), (8, 64, 56, 56)
@@ -311,12 +345,16 @@ SUITES = {
     "resnet50": (resnet50,),
     "calls": (calls,),
     "gpu": (gpu,),
+    "models": (models,),
+    "overview": (overview,),
     "regression": (regression,),
     "startup": (),
 }
 # Those of shapes, which --dtype and --layout may vary.
 OF_SHAPES = ("resnet50",)
 WITH_STARTUP = ("foundation", "startup")
+# Those that are not against PyTorch alone.
+PEERS = {"products": ("numpy", "torch"), "overview": ("numpy", "scipy", "torch")}
 MEANINGS = {
     "foundation": "rows, elementwise, calls and startup",
     "rows": rows.__doc__,
@@ -329,6 +367,8 @@ MEANINGS = {
     "resnet50": resnet50.__doc__,
     "calls": calls.__doc__,
     "gpu": gpu.__doc__,
+    "models": models.__doc__,
+    "overview": overview.__doc__,
     "regression": regression.__doc__,
     "startup": "Import time and first calls, from a cold and from a warm cache.",
 }
