@@ -322,3 +322,11 @@ def test_a_is_read_where_its_words_lie(way):
         whole = way in ("bfloat16_pairs", "int16_pairs", "int16_pairs_vnni")
         assert c.read_a == (whole and k == 512 and strides[1] == sizes[0])
         assert c.shared_elements(k) * 4 <= 3 << 19
+
+
+def test_the_reference_backend_needs_no_tile_registers():
+    x = np.arange(6, dtype=np.int8).reshape(2, 3)
+    with nnk.use_backend("reference"):
+        y = nnk.matmul(x, x.T, out_dtype="int32")
+    assert y.dtype == np.int32
+    assert np.array_equal(y, x.astype(np.int32) @ x.T.astype(np.int32))

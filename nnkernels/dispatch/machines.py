@@ -51,6 +51,10 @@ class DryMachine:
         """The device for which the CPU machine plans."""
         return cpu_machine().device
 
+    def allows_tiles(self) -> bool:
+        """Whether kernels may use tile registers: no kernel is there to use them."""
+        return False
+
     def prepare(
         self, instance: Instance, blocks: int, shared_bytes: int, traffic: int
     ) -> Callable[[bytes], None]:
