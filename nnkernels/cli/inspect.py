@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--dtype", help="comma-separated (default: float32; with --all: every one)")
     parser.add_argument(
         "--arch",
-        help=f"comma-separated, among {', '.join(PROFILES)} (default: sm_90; with --all: every one; "
+        help=f"comma-separated, among {', '.join(PROFILES)} (default: sm_90; with --all: all; "
         "with a table: those that it has)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead")

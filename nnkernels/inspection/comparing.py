@@ -14,7 +14,8 @@ from nnkernels.inspection.inspect import Choice
 from nnkernels.inspection.result import Resources, widths_text
 from nnkernels.inspection.static_table import COLUMNS, Identity, Row, Table
 
-# Of the threads that a multiprocessor holds, and of what multiplies in the main loop, so much may go.
+# Of the threads that a multiprocessor holds, and of what multiplies in the main loop, so much may
+# go.
 OCCUPANCY_LOSS = 0.25
 LOOP_LOSS = 0.1
 # A loop of which less than this multiplies and adds has something else to do.

@@ -1,4 +1,4 @@
-"""What the machine code of an instance depends on, as a hash: its text, its headers, how it is read.
+"""A hash of all that decides the machine code of an instance: text, headers, and how it is read.
 
 Only the headers that an instance includes, by whatever way, count, and of these neither comments
 nor layout. So an edit of a header of convolutions leaves the hashes of other kernels as they are.
@@ -70,10 +70,10 @@ def _found(name: str) -> Path | None:
 
 
 def bare(text: str) -> str:
-    """C++ without comments, empty lines and indentation.
+    r"""C++ without comments, empty lines and indentation.
 
-    >>> bare("int a;  // one\\n\\n  /* two */ int  b;\\n")
-    'int a;\\nint b;'
+    >>> bare("int a;  // one\n\n  /* two */ int  b;\n")
+    'int a;\nint b;'
     """
     lines = (" ".join(line.split()) for line in _COMMENT.sub(" ", text).splitlines())
     return "\n".join(line for line in lines if line)

@@ -1,7 +1,7 @@
 """The committed table of what compilers made of a set of instances: one file an architecture.
 
-A line of comment with the version of the format, the architecture and the compiler; then CSV, sorted,
-one instance a line, which ends with a checksum of itself.
+A line of comment with the version of the format, the architecture and the compiler; then CSV,
+sorted, one instance a line, which ends with a checksum of itself.
 """
 
 from __future__ import annotations
