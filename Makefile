@@ -8,6 +8,8 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --op softmax --peer numpy,torch
 DEMO_ARGS ?=
+# --arch sm_90,gfx90a
+STATIC_ARGS ?=
 
 BIN := $(VENV)/bin
 # A source distribution may lack some of these directories; a checkout has them all.
@@ -16,7 +18,7 @@ CXX_FILES = $(shell find cuda_src hip_src tests -name '*.cuh' -o -name '*.cc')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench table clean distclean
+.PHONY: help demo test lint format bench static static-check table clean distclean
 
 help:
 	@echo "make demo     train a classifier of handwritten digits with nnkernels"
@@ -24,6 +26,7 @@ help:
 	@echo "make lint     ruff, mypy and clang-format, changing nothing"
 	@echo "make format   apply ruff's and clang-format's layout"
 	@echo "make bench    time an operation against its peers (BENCH_ARGS=...)"
+	@echo "make static   compile what changed of the static report, bench/static; static-check compares"
 	@echo "make table    write the table of ops into README.md, from the registry"
 	@echo "make clean    remove what building and testing leave; distclean removes $(VENV) too"
 
@@ -67,6 +70,13 @@ format: $(VENV)/.stamp-dev
 
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python bench/bench.py $(BENCH_ARGS)
+
+# No GPU is needed. The compilers decide what is in the table: those of the extra "test".
+static: $(VENV)/.stamp-test,demo
+	$(BIN)/python -m nnkernels inspect --all --update bench/static $(STATIC_ARGS)
+
+static-check: $(VENV)/.stamp-test,demo
+	$(BIN)/python -m nnkernels inspect --all --compare bench/static $(STATIC_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

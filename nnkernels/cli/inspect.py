@@ -231,8 +231,9 @@ def _print_json(rows: Iterator[Report | Unavailable | Rejected]) -> None:
     separator = "["
     try:
         for row in rows:
-            print(separator, json.dumps(as_dict(row), indent=1), sep="\n", flush=True)
+            text = f"{separator}\n{json.dumps(as_dict(row), indent=1)}\n"
             separator = ","
+            print(text, end="", flush=True)
     finally:
         print("]" if separator == "," else "[]", flush=True)
 
