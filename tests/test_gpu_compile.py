@@ -1,7 +1,7 @@
 """GPU kernels as the compilers make them: nothing spills, and memory is read 16 bytes at a time.
 
-No GPU is needed. What the static report (`bench/static`) has is read there: it is compared with what
-is compiled by test_static_report.py. Of all other instances that the configurations can choose, a
+No GPU is needed. What the static report (`bench/static`) has is read there: test_static_report.py
+compares that with what is compiled. Of all other instances that the configurations can choose, a
 quarter of the float32 ones of a few ops and one in 24 of the others are compiled for one NVIDIA or
 AMD GPU. The profile `deep` of Hypothesis, or NNKERNELS_TEST_ALL_INSTANCES=1, compiles all of them
 everywhere (20 minutes).

@@ -21,9 +21,9 @@ from nnkernels.inspection import amd, nvidia, store
 from nnkernels.inspection.contents import content_hash
 from nnkernels.inspection.result import Resources
 
-# Kernels of one translation unit: ten seconds, which is what an interrupt loses at most. The
-# headers take 0.1 to 0.2 s of each.
-BATCH = 16
+# Kernels of one translation unit: two to eight seconds, which is what an interrupt loses at most.
+# The headers take 0.1 to 0.2 s of it.
+BATCH = 8
 
 Found = dict[str, Resources | str]
 
