@@ -115,12 +115,15 @@ def test_instances(arch, share):
     assert not faults, "\n".join(faults)
 
 
-# Found by the static report, and not mended yet: 8 bytes on the stack of a product of a vector, and
-# 16 to 24 bytes of scratch memory, outside the main loop, of convolutions of small images. That it
-# gets no worse, the comparison with the table sees to.
+# Found by the static report, and not mended yet: 8 to 24 bytes on the stack of a product of a vector,
+# 8 of a large transposed convolution, and 16 to 24 bytes of scratch memory of convolutions of small
+# images. That it gets no worse, the comparison with the table sees to.
 _SMALL_IMAGES = "2 stages, terms by vectors and single rows)"
 KNOWN = {
     "sm_80 matmul_backward float16, example 3 (warp for 1 sums along memory)",
+    "sm_90 matmul_backward float16, example 3 (warp for 1 sums along memory)",
+    "sm_90 conv_transpose float16, large, channels last (MmaSm80<half>, tile 128x64x32, warps of "
+    "64x32, 4 stages, terms copied and terms copied)",
     *(
         f"gfx90a {op} {dtype}, example 1 (MmaGfx90a<{tile}, warps of 32x32, {_SMALL_IMAGES}"
         for op in ("conv", "conv_backward_data")
