@@ -115,9 +115,9 @@ def test_instances(arch, share):
     assert not faults, "\n".join(faults)
 
 
-# Found by the static report, and not mended yet: 8 to 24 bytes on the stack of a product of a vector,
-# 8 of a large transposed convolution, and 16 to 24 bytes of scratch memory of convolutions of small
-# images. That it gets no worse, the comparison with the table sees to.
+# Found by the static report, and not mended yet: 8 to 24 bytes on the stack of a product of a
+# vector, 8 of a large transposed convolution, and 16 to 24 bytes of scratch memory of small
+# convolutions. That it gets no worse, the comparison with the table sees to.
 _SMALL_IMAGES = "2 stages, terms by vectors and single rows)"
 KNOWN = {
     "sm_80 matmul_backward float16, example 3 (warp for 1 sums along memory)",
