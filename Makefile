@@ -18,6 +18,8 @@ RESULTS ?= bench/results
 SITE ?= build/site
 PICTURE_VIEW ?= machine=Intel%28R%29+Xeon%28R%29+Processor%2C+2+threads&family=matmul&dtype=float32&dtype=bfloat16
 DEMO_ARGS ?=
+# --arch sm_90,gfx90a
+STATIC_ARGS ?=
 
 BIN := $(VENV)/bin
 # A source distribution may lack some of these directories; a checkout has them all.
@@ -26,7 +28,7 @@ CXX_FILES = $(shell find cuda_src hip_src tests -name '*.cuh' -o -name '*.cc')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench bench-compare gpu-check site site-picture table clean distclean
+.PHONY: help demo test lint format bench bench-compare gpu-check site site-picture static static-check table clean distclean
 
 help:
 	@echo "make demo     train a classifier of handwritten digits with nnkernels"
@@ -37,6 +39,7 @@ help:
 	@echo "make bench-compare BASE=main   time two commits in turn; what got slower (HEAD=... COMPARE_ARGS=...)"
 	@echo "make gpu-check  tests, compute-sanitizer and bench on this machine's GPU; PART=tests,bench"
 	@echo "make site     a page of all results in RESULTS, to open in a browser (in SITE=build/site)"
+	@echo "make static   compile what changed of the static report, bench/static; static-check compares"
 	@echo "make table    write the table of ops into README.md, from the registry"
 	@echo "make clean    remove what building and testing leave; distclean removes $(VENV) too"
 
@@ -95,6 +98,13 @@ site: $(VENV)/.stamp-bench
 site-picture: $(VENV)/.stamp-test,demo site
 	$(BIN)/python bench/site_screenshot.py $(SITE)/index.html docs/images/speed-page.png \
 	  --fragment "$(PICTURE_VIEW)" --height 1720
+
+# No GPU is needed. The compilers decide what is in the table: those of the extra "test".
+static: $(VENV)/.stamp-test,demo
+	$(BIN)/python -m nnkernels inspect --all --update bench/static $(STATIC_ARGS)
+
+static-check: $(VENV)/.stamp-test,demo
+	$(BIN)/python -m nnkernels inspect --all --compare bench/static $(STATIC_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

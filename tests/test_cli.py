@@ -64,7 +64,7 @@ def test_help(command, capsys):
     [
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["info", "more"], "unrecognized arguments: more"),
-        (["inspect"], "the following arguments are required: OP"),
+        (["inspect"], "name an OP, or give --all"),
         (["selftest", "--seed", "soon"], "invalid int value: 'soon'"),
         (["inspect", "softmin"], "no op is called 'softmin'; there are relu, "),
         (["inspect", "softmax", "--dtype", "int8"], "softmax has no dtype 'int8'; it has float16"),
@@ -238,7 +238,7 @@ def test_inspect(arch, capsys):
     assert lines[0] == f"relu, float32, {arch}"
     assert lines[1].split() == [
         "problem", "kind", "threads", "registers", "spills", "local", "shared", "blocks", "loads",
-        "stores", "main", "loop", "instructions",
+        "stores", "main", "loop", "roofline", "instructions",
     ]  # fmt: skip
     (dense,) = (line for line in lines if line.startswith("dense, large "))
     cells = re.split(r"  +", dense)

@@ -24,7 +24,7 @@ _DIGEST_BYTES = 32
 
 # Everything here has a name that nobody else gives: the directory may be one that the user has
 # other things in.
-_ENTRY_NAME = re.compile(r"[a-z]+-[0-9a-f]{32}\.so")
+_ENTRY_NAME = re.compile(r"[a-z]+-[0-9a-f]{32}\.so|inspect-[a-z0-9_]+-[0-9a-f]{32}\.json")
 _BUILD_PREFIX = "nnkernels-build-"
 # A compile takes seconds: a build directory this old was left by a process that was killed.
 _STALE_SECONDS = 24 * 3600.0
@@ -89,14 +89,21 @@ def entry(machine: str, key: str) -> Path:
 
 def is_whole(path: Path) -> bool:
     """Whether an entry exists and holds what was written to it."""
+    return content(path) is not None
+
+
+def content(path: Path) -> bytes | None:
+    """What was written to an entry; None if there is none, or only a part of it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            return False
-        content = path.read_bytes()
+            return None
+        whole = path.read_bytes()
     except OSError:
-        return False
-    code, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-    return code.endswith(_TRAILER) and hashlib.sha256(code).digest() == digest
+        return None
+    code, digest = whole[:-_DIGEST_BYTES], whole[-_DIGEST_BYTES:]
+    if not code.endswith(_TRAILER) or hashlib.sha256(code).digest() != digest:
+        return None
+    return code[: -len(_TRAILER)]
 
 
 def seal(path: Path) -> None:

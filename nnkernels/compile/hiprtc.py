@@ -55,6 +55,28 @@ def _comgr_path() -> str | None:
     return str(found) if found is not None else system_library("amd_comgr")
 
 
+def _required_library() -> str:
+    library = library_path()
+    if library is None:
+        raise BackendError(
+            "hipRTC is not installed: install ROCm, or Debian's packages libamdhip64-5 and "
+            "libhiprtc-builtins5"
+        )
+    return library
+
+
+def version_text() -> str:
+    """Which hipRTC it is, by the names of its libraries; to ask it would load it.
+
+    Raises
+    ------
+    BackendError
+        If it is not installed.
+    """
+    found = [_required_library(), _comgr_path()]
+    return "hipRTC of " + " and ".join(Path(path).resolve().name for path in found if path)
+
+
 def options_for(arch: str) -> tuple[str, ...]:
     """The options that a RawModule of CuPy ends up with on that architecture."""
     from nnkernels.launch.gpu import compile_options
@@ -74,12 +96,7 @@ def compile_code_object(text: str, arch: str, *, disassemble: bool = False) -> C
     CompileError
         If it rejects the text; the error has its log.
     """
-    library = library_path()
-    if library is None:
-        raise BackendError(
-            "hipRTC is not installed: install ROCm, or Debian's packages libamdhip64-5 and "
-            "libhiprtc-builtins5"
-        )
+    library = _required_library()
     if not re.fullmatch(r"gfx[0-9a-f]+", arch):
         raise BackendError(f"{arch!r} is no AMD architecture; they are called gfx90a, gfx1100, ...")
     request = {

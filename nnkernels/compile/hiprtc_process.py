@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import json
+import signal
 import sys
 from typing import Any
 
@@ -72,6 +73,8 @@ def disassemble(comgr: Any, code: bytes, arch: str) -> str | None:
 
 def main() -> None:
     """Answer one request."""
+    # An interrupt ends the compile at once, also where the caller does not want to see it itself.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     request = json.load(sys.stdin)
     library = ctypes.CDLL(request["library"])
     code, log = compile_text(library, request["text"], request["options"])

@@ -89,6 +89,22 @@ def architectures() -> tuple[str, ...]:
     return tuple(f"sm_{number}" for number in numbers)
 
 
+def require(arch: str) -> None:
+    """Do nothing if this NVRTC can compile for an architecture.
+
+    Raises
+    ------
+    BackendError
+        If it cannot, or is not installed.
+    """
+    if not re.fullmatch(r"sm_\d+[af]?", arch) or arch.rstrip("af") not in architectures():
+        major, minor = version()
+        raise BackendError(
+            f"NVRTC {major}.{minor} cannot compile for {arch}; it can for "
+            f"{', '.join(architectures())}"
+        )
+
+
 def options_for(arch: str) -> tuple[str, ...]:
     """The options that a RawModule of CuPy ends up with, and a report of resources."""
     from nnkernels.launch.gpu import compile_options
@@ -110,12 +126,7 @@ def compile_cubin(text: str, arch: str) -> Cubin:
         If it rejects the text; the error has its log.
     """
     library = _library()
-    if not re.fullmatch(r"sm_\d+[af]?", arch) or arch.rstrip("af") not in architectures():
-        major, minor = version()
-        raise BackendError(
-            f"NVRTC {major}.{minor} cannot compile for {arch}; it can for "
-            f"{', '.join(architectures())}"
-        )
+    require(arch)
     program = ctypes.c_void_p()
     _check(
         library.nvrtcCreateProgram(

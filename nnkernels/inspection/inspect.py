@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from nnkernels.compile.instance import source_text
+import numpy as np
+
 from nnkernels.config.device import PROFILES, Device
 from nnkernels.errors import BackendError
-from nnkernels.inspection import amd, nvidia
+from nnkernels.inspection.batches import Compilers, compiler_for, resources_of
 from nnkernels.inspection.kinds import kind_of
 from nnkernels.inspection.occupancy import blocks_per_processor
 from nnkernels.inspection.problems import Problem, problems
-from nnkernels.inspection.record import Launch, launches
-from nnkernels.inspection.result import Report, Resources, Unavailable
+from nnkernels.inspection.record import Launch, call
+from nnkernels.inspection.result import Beginning, Rejected, Report, Resources, Unavailable
+from nnkernels.inspection.roofline import Cost, cost_of
 from nnkernels.registry import Op
 
 
@@ -25,6 +27,7 @@ class Choice:
     dtype: str
     problem: Problem
     launch: Launch
+    cost: Cost
 
 
 def choices(
@@ -51,13 +54,16 @@ def choices(
         for problem in problems(op):
             if not wanted(dtype, problem):
                 continue
-            for launch in launches(op.function, *problem.arguments(op, dtype), device):
-                symbol = launch.instance.symbol
-                known = found.get(symbol)
+            arguments, options = problem.arguments(op, dtype)
+            launches, results = call(op.function, arguments, options, device)
+            arrays, more = (
+                [a for a in given if isinstance(a, np.ndarray)]
+                for given in (arguments, options.values())
+            )
+            cost = cost_of(op, problem.options, arrays, more, results)
+            for launch in launches:
                 # Shared memory grows with the row: report the most.
-                if known is None or launch.shared_bytes > known.launch.shared_bytes:
-                    first = problem if known is None else known.problem
-                    found[symbol] = Choice(op, dtype, first, launch)
+                add(found, Choice(op, dtype, problem, launch, cost))
     return list(found.values())
 
 
@@ -75,7 +81,7 @@ def device_of(arch: str) -> Device:
 
 
 def compile_all(chosen: Sequence[Choice], arch: str) -> dict[str, Resources]:
-    """Compile instances as one translation unit; their resources by symbol.
+    """Compile instances as one translation unit, here and now; their resources by symbol.
 
     Raises
     ------
@@ -84,10 +90,8 @@ def compile_all(chosen: Sequence[Choice], arch: str) -> dict[str, Resources]:
     CompileError
         If it rejects one of them.
     """
-    machine = device_of(arch).machine
-    instances = {choice.launch.instance.symbol: choice.launch.instance for choice in chosen}
-    text = source_text(tuple(instances.values()), machine)
-    return (nvidia if machine == "cuda" else amd).resources(text, arch)
+    device_of(arch)
+    return resources_of([choice.launch.instance for choice in chosen], arch)
 
 
 def report(choice: Choice, arch: str, resources: Resources) -> Report:
@@ -108,32 +112,71 @@ def report(choice: Choice, arch: str, resources: Resources) -> Report:
         dynamic_shared=launch.shared_bytes,
         blocks_per_processor=blocks_per_processor(arch, threads, resources.registers, shared),
         resources=resources,
+        cost=choice.cost,
     )
 
 
-def inspect(op: Op, dtypes: Sequence[str], archs: Sequence[str]) -> Iterator[Report | Unavailable]:
-    """Every instance of an op that the configurations choose, on some architectures.
+def inspect(
+    ops: Sequence[Op], dtypes: Sequence[str] | None, archs: Sequence[str], compilers: Compilers
+) -> Iterator[Beginning | Report | Unavailable | Rejected]:
+    """Every instance of some ops that the configurations choose, on some architectures.
 
     Parameters
     ----------
-    op : Op
-        Of the registry.
-    dtypes : sequence of str
-        Among those of the op.
+    ops : sequence of Op
+        Of the registry. An instance that several choose is reported for the first of them.
+    dtypes : sequence of str, optional
+        Those that an op does not have are passed over. Default: all of each op.
     archs : sequence of str
         ``"sm_90"``, ``"gfx90a"``, ...
 
     Yields
     ------
-    Report or Unavailable
-        An architecture that cannot be compiled for here is one row that says why.
+    Beginning, Report, Unavailable or Rejected
+        In order, each as soon as it is known. An architecture that cannot be compiled for here is
+        one row that says why.
     """
     for arch in archs:
         try:
-            chosen = choices(op, dtypes, arch)
-            compiled = compile_all(chosen, arch)
+            compiler_for(arch)
+            chosen = choices_of(ops, dtypes, arch)
+            yield Beginning(arch, len(chosen))
+            yield from reports(chosen, arch, compilers)
         except BackendError as error:
             yield Unavailable(arch, str(error))
-            continue
-        for choice in chosen:
-            yield report(choice, arch, compiled[choice.launch.instance.symbol])
+
+
+def choices_of(ops: Sequence[Op], dtypes: Sequence[str] | None, arch: str) -> list[Choice]:
+    """The instances of several ops, each of them once, for the first op that chooses it."""
+    found: dict[str, Choice] = {}
+    for op in ops:
+        of_op = op.dtypes if dtypes is None else [name for name in dtypes if name in op.dtypes]
+        for choice in choices(op, of_op, arch):
+            add(found, choice)
+    return list(found.values())
+
+
+def add(found: dict[str, Choice], choice: Choice) -> None:
+    """Add an instance to those that are known by symbol; the most shared memory counts."""
+    symbol = choice.launch.instance.symbol
+    known = found.setdefault(symbol, choice)
+    if choice.launch.shared_bytes > known.launch.shared_bytes:
+        found[symbol] = replace(known, launch=choice.launch)
+
+
+def reports(
+    chosen: Sequence[Choice], arch: str, compilers: Compilers, *, fresh: bool = False
+) -> Iterator[Report | Rejected]:
+    """Compile instances, and report each of them, in order, as soon as it is known.
+
+    Raises
+    ------
+    BackendError
+        If there is no compiler for the architecture.
+    """
+    instances = [choice.launch.instance for choice in chosen]
+    for choice, found in zip(chosen, compilers.compile(instances, arch, fresh=fresh), strict=True):
+        if isinstance(found, str):
+            yield Rejected(choice.op.name, choice.dtype, arch, choice.problem.label, found)
+        else:
+            yield report(choice, arch, found)

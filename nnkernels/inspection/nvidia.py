@@ -89,13 +89,25 @@ def _plain(instruction: str) -> str:
     return instruction.partition(".")[0]
 
 
-def _disassembled(code: bytes) -> dict[str, Code]:
+def disassembler() -> str:
+    """Path of nvdisasm.
+
+    Raises
+    ------
+    BackendError
+        If it is not installed.
+    """
     program = nvrtc.nvdisasm_path()
     if program is None:
         raise BackendError(
             "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm (or "
             "nvidia-cuda-nvcc-cu12), or set CUDA_PATH to a CUDA toolkit"
         )
+    return program
+
+
+def _disassembled(code: bytes) -> dict[str, Code]:
+    program = disassembler()
     with tempfile.TemporaryDirectory(prefix="nnkernels-") as directory:
         path = Path(directory) / "kernel.cubin"
         path.write_bytes(code)

@@ -87,5 +87,17 @@ def blocks_per_processor(arch: str, threads: int, registers: int, shared: int) -
     return min(counts)
 
 
+def share_of_threads(arch: str, threads: int, blocks: int | None) -> float | None:
+    """Warps that so many blocks have, over those that there is room for.
+
+    >>> share_of_threads("sm_90", 256, 4)
+    0.5
+    """
+    if blocks is None:
+        return None
+    limits = LIMITS[arch]
+    return blocks * -(-threads // limits.warp) / limits.warps
+
+
 def _round_up(n: int, step: int) -> int:
     return -(-n // step) * step

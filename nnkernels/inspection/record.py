@@ -53,9 +53,19 @@ def launches(
     """The launches of one call of a public function on a device, in order.
 
     The call goes the way of every call, through the checks, the plan and the configuration; only
-    the machine at its end is another. What it returns holds nothing.
+    the machine at its end is another.
     """
+    return call(function, arrays, options, device)[0]
+
+
+def call(
+    function: Callable[..., Any],
+    arrays: Sequence[np.ndarray],
+    options: dict[str, Any],
+    device: Device,
+) -> tuple[list[Launch], Any]:
+    """The launches of one call, and what it returns, which holds nothing."""
     recorder = Recorder(device)
     with use_machine(recorder):
-        function(*arrays, **options)
-    return recorder.launches
+        results = function(*arrays, **options)
+    return recorder.launches, results

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from nnkernels.inspection.occupancy import share_of_threads
+from nnkernels.inspection.roofline import Cost
+
 # Bytes of one access, widest first.
-WIDTHS = (16, 8, 4, 2, 1)
+WIDTHS = (16, 12, 8, 4, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Report:
         not known here.
     resources : Resources
         What the compiler made of it.
+    cost : Cost
+        Operations and bytes of the call, and what multiplies in it.
     """
 
     op: str
@@ -81,11 +86,17 @@ class Report:
     dynamic_shared: int
     blocks_per_processor: int | None
     resources: Resources
+    cost: Cost
 
     @property
     def shared(self) -> int:
         """Static and dynamic shared memory of a block."""
         return self.resources.static_shared + self.dynamic_shared
+
+    @property
+    def occupancy(self) -> float | None:
+        """Share of the threads that a multiprocessor can hold; None if that is not known."""
+        return share_of_threads(self.arch, self.threads, self.blocks_per_processor)
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,25 @@ class Unavailable:
     """An architecture that could not be compiled for, and why."""
 
     arch: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """An architecture comes next, with so many instances."""
+
+    arch: str
+    instances: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An instance that does not compile, and what the compiler says."""
+
+    op: str
+    dtype: str
+    arch: str
+    problem: str
     reason: str
 
 

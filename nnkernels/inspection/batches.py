@@ -1,0 +1,196 @@
+"""Many instances compiled on all cores, a batch in a process, and each of them only once."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import Any
+
+from nnkernels.compile import hiprtc, nvrtc
+from nnkernels.compile.instance import Instance, source_text
+from nnkernels.config.device import PROFILES
+from nnkernels.errors import BackendError, CompileError
+from nnkernels.inspection import amd, nvidia, store
+from nnkernels.inspection.contents import content_hash
+from nnkernels.inspection.result import Resources
+
+# Kernels of one translation unit: two to eight seconds, which is what an interrupt loses at most.
+# The headers take 0.1 to 0.2 s of it.
+BATCH = 8
+
+Found = dict[str, Resources | str]
+
+
+def compiler_for(arch: str) -> str:
+    """Name and version of the compiler that would be used for an architecture.
+
+    Raises
+    ------
+    BackendError
+        If there is none here.
+    """
+    if PROFILES[arch].machine == "hip":
+        return hiprtc.version_text()
+    nvrtc.require(arch)
+    nvidia.disassembler()
+    major, minor = nvrtc.version()
+    return f"NVRTC {major}.{minor}"
+
+
+class Compilers:
+    """Processes that compile; a context manager. They start when there is work for them.
+
+    Parameters
+    ----------
+    jobs : int, optional
+        How many processes. Default: as many as this one may use cores.
+
+    Attributes
+    ----------
+    compiled, known : int
+        How many instances were compiled, and how many taken from the cache directory.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs = jobs or _cores()
+        self.compiled = self.known = 0
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Compilers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._executor is None:
+            return
+        if kind is not None:  # do not wait for what is being compiled
+            self._end.set()
+        self._executor.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def compile(
+        self, instances: Sequence[Instance], arch: str, *, fresh: bool = False
+    ) -> Iterator[Resources | str]:
+        """Resources of each instance, in order, as soon as they are known; text if it is rejected.
+
+        Parameters
+        ----------
+        fresh : bool
+            Compile also what is known from earlier runs.
+
+        Raises
+        ------
+        BackendError
+            If there is no compiler for the architecture, or it gives up.
+        """
+        compiler = compiler_for(arch)
+        before = {} if fresh else store.load(arch)
+        keys = {i.symbol: store.key_of(content_hash(i, arch), compiler) for i in instances}
+        missing = {i.symbol: i for i in instances if keys[i.symbol] not in before}
+        futures = self._submit(list(missing.values()), keys, arch)
+        try:
+            for instance in instances:
+                symbol = instance.symbol
+                if symbol in missing:
+                    yield futures[symbol].result()[symbol]
+                    self.compiled += 1
+                else:
+                    yield before[keys[symbol]]
+                    self.known += 1
+        except BrokenProcessPool as error:
+            self._executor = None
+            raise BackendError(
+                f"a process that compiled for {arch} ended before it was done"
+            ) from error
+        finally:
+            for future in futures.values():
+                future.cancel()
+
+    def _submit(
+        self, missing: list[Instance], keys: dict[str, str], arch: str
+    ) -> dict[str, Future[Found]]:
+        size = max(1, min(BATCH, -(-len(missing) // self.jobs)))
+        futures: dict[str, Future[Found]] = {}
+        for first in range(0, len(missing), size):
+            batch = missing[first : first + size]
+            of_batch = {i.symbol: keys[i.symbol] for i in batch}
+            future = self._processes().submit(compile_batch, batch, of_batch, arch)
+            futures.update((i.symbol, future) for i in batch)
+        return futures
+
+    def _processes(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            # Not forked: NVRTC, once loaded, has threads.
+            context = multiprocessing.get_context("spawn")
+            self._end = context.Event()
+            self._executor = ProcessPoolExecutor(
+                self.jobs, context, _start_worker, (self._end, os.getpid())
+            )
+        return self._executor
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start_worker(end: Any, parent: int) -> None:
+    """Leave interrupts to the parent, and go when it says so or is no more.
+
+    A compiler cannot be interrupted, but its process can end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while not end.wait(1.0) and os.getppid() == parent:
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def compile_batch(instances: Sequence[Instance], keys: dict[str, str], arch: str) -> Found:
+    """Compile instances as one translation unit, and keep what came of it under their keys.
+
+    One that is rejected does not take the others along: halves are tried, and halves of these.
+    """
+    try:
+        found: Found = dict(resources_of(instances, arch))
+    except CompileError as error:
+        if len(instances) == 1:
+            return {instances[0].symbol: str(error)}
+        half = len(instances) // 2
+        return {
+            **compile_batch(instances[:half], keys, arch),
+            **compile_batch(instances[half:], keys, arch),
+        }
+    # A directory that cannot be written was told of when the run began.
+    with contextlib.suppress(BackendError):
+        store.save(arch, {keys[s]: r for s, r in found.items() if isinstance(r, Resources)})
+    return found
+
+
+def resources_of(instances: Sequence[Instance], arch: str) -> dict[str, Resources]:
+    """Compile instances as one translation unit, here; their resources by symbol.
+
+    Raises
+    ------
+    BackendError
+        If there is no compiler for the architecture.
+    CompileError
+        If it rejects one of them.
+    """
+    machine = PROFILES[arch].machine
+    text = source_text(tuple({i.symbol: i for i in instances}.values()), machine)
+    return (nvidia if machine == "cuda" else amd).resources(text, arch)
