@@ -67,6 +67,19 @@ NNK_FN float sinf(float x) { return __builtin_sinf(x); }
 NNK_FN double sin(double x) { return __builtin_sin(x); }
 NNK_FN float cosf(float x) { return __builtin_cosf(x); }
 NNK_FN double cos(double x) { return __builtin_cos(x); }
+// The same for what nnk/fused_math.cuh takes lane by lane.
+NNK_FN float tanf(float x) { return __builtin_tanf(x); }
+NNK_FN double tan(double x) { return __builtin_tan(x); }
+NNK_FN float exp2f(float x) { return __builtin_exp2f(x); }
+NNK_FN double exp2(double x) { return __builtin_exp2(x); }
+NNK_FN float log2f(float x) { return __builtin_log2f(x); }
+NNK_FN double log2(double x) { return __builtin_log2(x); }
+NNK_FN float powf(float x, float y) { return __builtin_powf(x, y); }
+NNK_FN double pow(double x, double y) { return __builtin_pow(x, y); }
+NNK_FN float fmodf(float x, float y) { return __builtin_fmodf(x, y); }
+NNK_FN double fmod(double x, double y) { return __builtin_fmod(x, y); }
+NNK_FN float copysignf(float x, float y) { return __builtin_copysignf(x, y); }
+NNK_FN double copysign(double x, double y) { return __builtin_copysign(x, y); }
 NNK_FN float fabsf(float x) { return __builtin_fabsf(x); }
 NNK_FN double fabs(double x) { return __builtin_fabs(x); }
 // One rounding where the machine has the instruction, else two: a software fma would take
