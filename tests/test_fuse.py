@@ -152,7 +152,7 @@ def test_every_operation(dtype, backend):
             names, results, found, traced.program.results, strict=True
         ):
             what = f"{name} of {number_kind} {dtype}"
-            assert_right(result, value, np.where(np.isfinite(error), error, error), place, what)
+            assert_right(result, value, error, place, what)
 
 
 def test_whole_results_are_exact(backend):
@@ -270,7 +270,8 @@ def test_another_number_or_shape_compiles_nothing(cpu, compiled):
         assert len(first) == 1
         for factor in (2.0, 0.25, 7, -0.0, 1e-3):
             result = scaled(factor)(x, y)
-            wanted = nnk.silu(x * np.float32(factor) + np.float32(0.25)) - 2 * y
+            z = x * factor + 0.25
+            wanted = z / (1 + np.exp(-z)) - 2 * y
             assert np.allclose(result, wanted, rtol=1e-5)
         scaled(2.0)(x[:3, :17].copy(), y[:3, :17].copy())
     assert set(compiled) == first
@@ -315,35 +316,28 @@ def test_captured_numbers_are_looked_up_at_every_call(monkeypatch):
         monkeypatch.setitem(globals(), "scale_of_module", 2.0)
 
 
-def test_a_function_is_traced_once():
-    count = 0
+def test_a_function_is_traced_once(monkeypatch):
+    pure = nnk.fuse(lambda x: x * 3.0)
+    x = np.ones(3, np.float32)
+    assert pure(x).tolist() == [3.0] * 3
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pure), "_trace_again", None)
+        pure(x)
+        pure(np.ones((2, 5), np.float32))
+    with pytest.raises(nnk.TraceError):
+        nnk.fuse(lambda x: 1 / x.missing)(x)
 
-    def note():
-        nonlocal count
-        count += 1
 
+def test_a_function_that_reads_attributes_is_traced_at_every_call():
     class Settings:
         factor = 2.0
 
     settings = Settings()
-    pure = nnk.fuse(lambda x: x * 3.0)
-    calls = []
-    pure.fused_function = lambda x: x * 3.0
+    fused = nnk.fuse(lambda x: x * settings.factor)
     x = np.ones(3, np.float32)
-    assert pure(x).tolist() == [3.0] * 3
-    trace_again = type(pure)._trace_again
-    try:
-        type(pure)._trace_again = lambda self, kinds: calls.append(kinds) or trace_again(self, kinds)
-        pure(x)
-        pure(np.ones((2, 5), np.float32))
-        assert not calls
-        # It reads an attribute, of which nobody knows when it changes.
-        other = nnk.fuse(lambda x: x * settings.factor)
-        assert other(x).tolist() == [2.0] * 3
-        settings.factor = 5.0
-        assert other(x).tolist() == [5.0] * 3
-    finally:
-        type(pure)._trace_again = trace_again
+    assert fused(x).tolist() == [2.0] * 3
+    settings.factor = 5.0
+    assert fused(x).tolist() == [5.0] * 3
 
 
 def test_equal_values_are_computed_once():

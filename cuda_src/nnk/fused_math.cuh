@@ -8,22 +8,6 @@
 
 namespace nnk {
 
-#define NNK_FUSED_LIBM(name)                                         \
-  NNK_FN float name##_lane(float x) { return NNK_LIBM(name##f)(x); } \
-  NNK_FN double name##_lane(double x) { return NNK_LIBM(name)(x); }
-NNK_FUSED_LIBM(sin)
-NNK_FUSED_LIBM(cos)
-NNK_FUSED_LIBM(tan)
-NNK_FUSED_LIBM(exp2)
-NNK_FUSED_LIBM(log2)
-#undef NNK_FUSED_LIBM
-NNK_FN float pow_lane(float x, float y) { return NNK_LIBM(powf)(x, y); }
-NNK_FN double pow_lane(double x, double y) { return NNK_LIBM(pow)(x, y); }
-NNK_FN float copysign_lane(float x, float y) { return NNK_LIBM(copysignf)(x, y); }
-NNK_FN double copysign_lane(double x, double y) { return NNK_LIBM(copysign)(x, y); }
-NNK_FN float fmod_lane(float x, float y) { return NNK_LIBM(fmodf)(x, y); }
-NNK_FN double fmod_lane(double x, double y) { return NNK_LIBM(fmod)(x, y); }
-
 // A function of one lane for all of them. On a CPU the loop stays one: 64 calls in a row would only
 // be longer.
 template <class T, int N, class F> NNK_FN Vec<T, N> each_lane(const Vec<T, N>& x, F f) {
@@ -58,38 +42,29 @@ NNK_FN Vec<T, N> each_lane(const Vec<T, N>& x, const Vec<T, N>& y, F f) {
 }
 
 template <class T, int N> NNK_FN Vec<T, N> sin(const Vec<T, N>& x) {
-  return each_lane(x, [](T a) NNK_INLINE { return sin_lane(a); });
+  return each_lane(x, [](T a) NNK_INLINE { return nnk::sin(a); });
 }
 template <class T, int N> NNK_FN Vec<T, N> cos(const Vec<T, N>& x) {
-  return each_lane(x, [](T a) NNK_INLINE { return cos_lane(a); });
+  return each_lane(x, [](T a) NNK_INLINE { return nnk::cos(a); });
 }
 template <class T, int N> NNK_FN Vec<T, N> tan(const Vec<T, N>& x) {
-  return each_lane(x, [](T a) NNK_INLINE { return tan_lane(a); });
+  return each_lane(x, [](T a) NNK_INLINE { return nnk::tan(a); });
 }
 template <class T, int N> NNK_FN Vec<T, N> fmod(const Vec<T, N>& x, const Vec<T, N>& y) {
-  return each_lane(x, y, [](T a, T b) NNK_INLINE { return fmod_lane(a, b); });
+  return each_lane(x, y, [](T a, T b) NNK_INLINE { return nnk::fmod(a, b); });
 }
 template <class T, int N> NNK_FN Vec<T, N> pow(const Vec<T, N>& x, const Vec<T, N>& y) {
-  return each_lane(x, y, [](T a, T b) NNK_INLINE { return pow_lane(a, b); });
+  return each_lane(x, y, [](T a, T b) NNK_INLINE { return nnk::pow(a, b); });
 }
 
 // ---- rounding -----------------------------------------------------------------------------
-
-// The magnitude of x with the sign of `sign`, also of a zero.
-template <class T, int N> NNK_FN Vec<T, N> with_sign(const Vec<T, N>& x, const Vec<T, N>& sign) {
-  if constexpr (lanes_are_simd) {
-    return math_of(x).copysign(x, sign);
-  } else {
-    return each_lane(x, sign, [](T a, T b) NNK_INLINE { return copysign_lane(a, b); });
-  }
-}
 
 // To the nearest whole number, ties to even: 2^23 (2^52) leaves no room for a fraction. Larger
 // numbers, infinities and NaN are whole already.
 template <class T, int N> NNK_FN Vec<T, N> round_even(const Vec<T, N>& x) {
   constexpr T shift = sizeof(T) == 4 ? T(8388608.0) : T(4503599627370496.0);
   const auto a = abs(x);
-  return with_sign(where(a < shift, (a + shift) - shift, a), x);
+  return copysign(where(a < shift, (a + shift) - shift, a), x);
 }
 template <class T, int N> NNK_FN Vec<T, N> floor(const Vec<T, N>& x) {
   const auto r = round_even(x);
@@ -101,37 +76,7 @@ template <class T, int N> NNK_FN Vec<T, N> ceil(const Vec<T, N>& x) {
   return where(r < x, where(x < T(0), -abs(r + T(1)), r + T(1)), r);
 }
 
-// ---- exponentials and logarithms -----------------------------------------------------------
-
-// 2^x = 2^n e^((x - n) ln 2), n the nearest whole number.
-template <class T, int N> NNK_FN Vec<T, N> exp2(const Vec<T, N>& x) {
-  if constexpr (lanes_are_simd) {
-    return apply_math<math_registers>(x, [](const auto& part) NNK_INLINE {
-      const auto math = math_of(part);
-      constexpr T most = sizeof(T) == 4 ? 130 : 1030, least = sizeof(T) == 4 ? -152 : -1078;
-      const auto y = math.at_least(math.at_most(part, most), least), n = math.shifted_round(y);
-      const auto r = (y - math.unshifted(n)) * T(0.693147180559945309417);
-      return math.scale(math.exp_polynomial(r), n);
-    });
-  } else {
-    return each_lane(x, [](T a) NNK_INLINE { return exp2_lane(a); });
-  }
-}
-
-// The exponent is added last, so that powers of two are exact.
-template <class T, int N> NNK_FN Vec<T, N> log2(const Vec<T, N>& x) {
-  if constexpr (lanes_are_simd) {
-    return apply_math<math_registers>(x, [](const auto& part) NNK_INLINE {
-      const auto math = math_of(part);
-      const auto m = math.mantissa_of(part + T(0)), n = math.exponent_of(part, m);
-      const auto zero = math.splat(T(0));
-      return math.log_special(part,
-                              math.log_polynomial(m - T(1), zero) * T(1.44269504088896340736) + n);
-    });
-  } else {
-    return each_lane(x, [](T a) NNK_INLINE { return log2_lane(a); });
-  }
-}
+// ---- logarithms -----------------------------------------------------------
 
 // log(e^a + e^b), the exponential taken where it is at most 1.
 template <class T, int N> NNK_FN Vec<T, N> logaddexp(const Vec<T, N>& a, const Vec<T, N>& b) {
@@ -169,7 +114,7 @@ template <class T, int N> NNK_FN Vec<T, N> remainder(const Vec<T, N>& x, const V
   if constexpr (is_floating<T>) {
     const auto r = fmod(x, y);
     const auto other_sign = ((r < T(0)) & (y > T(0))) | ((r > T(0)) & (y < T(0)));
-    return where(r == T(0), with_sign(r, y), where(other_sign, r + y, r));
+    return where(r == T(0), copysign(r, y), where(other_sign, r + y, r));
   } else {
     return each_lane(x, y, [](T a, T b) NNK_INLINE {
       // 0 for division by zero, as NumPy has it; nothing remains of a division by -1, whose
@@ -185,7 +130,7 @@ template <class T, int N> NNK_FN Vec<T, N> floor_divide(const Vec<T, N>& x, cons
     // Python's: of the exact multiple, so that the rounding of x / y cannot lift the quotient.
     const auto quotient = (x - remainder(x, y)) / y, low = floor(quotient);
     const auto q = where(quotient - low > T(0.5), low + T(1), low);
-    return where(y == T(0), x / y, where(quotient == T(0), with_sign(q, x / y), q));
+    return where(y == T(0), x / y, where(quotient == T(0), copysign(q, x / y), q));
   } else {
     return each_lane(x, y, [](T a, T b) NNK_INLINE {
       const bool minus_one = T(-1) < T(0) && T(b + T(1)) == T(0);

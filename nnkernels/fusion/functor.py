@@ -104,7 +104,7 @@ def number_packer(
 def _fitting(value: float, computed: str, dtype: str) -> Any:
     """A number as its computing type holds it: floats that are too large are infinite."""
     if computed == "float32":
-        return value if abs(value) <= _LARGEST else float(np.float32(value))
+        return value if abs(value) <= _LARGEST else value * float("inf")
     if computed == "float64":
         try:
             return float(value)

@@ -106,6 +106,8 @@ class Fused:
         if not plain:
             return self._call_other(arguments, out)
         traced = self._traced(kinds)
+        if not traced.arrays:
+            return self._call_other(arguments, out)
         arrays = (
             arguments
             if len(traced.arrays) == len(arguments)
@@ -208,7 +210,8 @@ class Fused:
                 kinds.append(None)
                 positions.append(position)
         if not positions:
-            raise DTypeError(f"one argument of {self!r} must be an array")
+            names = ", ".join(self._names(len(arguments)))
+            raise DTypeError(f"one of {names} must be an array; got only numbers and options")
         return kinds, positions
 
     def _traced(self, kinds: Sequence[Any]) -> Traced:
