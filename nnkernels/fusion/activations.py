@@ -77,3 +77,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "Swiglu": Activation("swiglu"),
     "Geglu": Activation("geglu"),
 }
+
+# The functors of gradients, by name: of which activation.
+GRADIENTS = {found.backward or f"{name}Backward": name for name, found in ACTIVATIONS.items()}

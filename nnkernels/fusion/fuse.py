@@ -56,7 +56,7 @@ class Traced:
 
 
 # One functor for equal programs, so that functions of one structure share plans.
-_functor_of = functools.lru_cache(maxsize=1024)(functor_of)
+shared_functor = functools.lru_cache(maxsize=1024)(functor_of)
 
 
 class Fused:
@@ -129,14 +129,7 @@ class Fused:
         for argument in arguments:
             if isinstance(argument, Tracer):  # inside another fused function
                 return self.fused_function(*arguments)
-        kinds, positions = self._kinds(arguments)
-        names = self._names(len(arguments))
-        views, library, like = adopt_all(
-            [arguments[i] for i in positions], [names[i] for i in positions]
-        )
-        for position, view in zip(positions, views, strict=True):
-            kinds[position] = view.dtype
-        traced = self._traced(kinds)
+        traced, views, library, like = self.adopted(arguments)
         machine, address = machines.for_array(views[0])
         outs = None if out is None else self._outs(traced, out)
         if machine is machines.REFERENCE:
@@ -156,6 +149,17 @@ class Fused:
             return out
         restored = tuple(library.restore(result, like) for result in results)
         return restored if traced.several else restored[0]
+
+    def adopted(self, arguments: Sequence[Any]) -> tuple[Traced, list[Any], Any, Any]:
+        """The trace for some arguments, views of the arrays, their library, and one of them."""
+        kinds, positions = self._kinds(arguments)
+        names = self._names(len(arguments))
+        views, library, like = adopt_all(
+            [arguments[i] for i in positions], [names[i] for i in positions]
+        )
+        for position, view in zip(positions, views, strict=True):
+            kinds[position] = view.dtype
+        return self._traced(kinds), views, library, like
 
     @staticmethod
     def _outs(traced: Traced, out: Any) -> tuple[Any, ...]:
@@ -178,21 +182,25 @@ class Fused:
     ) -> tuple[Any, ...]:
         from nnkernels.reference.fusion import evaluate, values_of
 
+        functor, numbers = traced.functor, traced.numbers(arguments)
         with machines.use_machine(machines.DRY):  # all checks, and no kernel
             if outs is None:
                 elementwise.run(
-                    traced.functor, views, (), machines.DRY, machines.numpy_address, (),
-                    traced.numbers(arguments),
-                )  # fmt: skip
+                    functor, views, (), machines.DRY, machines.numpy_address, (), numbers
+                )
             else:
                 given = outs if len(outs) > 1 else outs[0]
-                elementwise.run_out(
-                    traced.functor, views, (), given, library, like, traced.numbers(arguments)
-                )
+                elementwise.run_out(functor, views, (), given, library, like, numbers)
         results = evaluate(traced.program, views, values_of(traced.sources, arguments))
         for result, out in zip(results, outs or (), strict=False):
             adopt_out(out, "out", library, like)[...] = result
         return results
+
+    def gradient(self, *arguments: Any) -> tuple[Any, Callable[..., tuple[Any, ...]]]:
+        """Value and pullback: see :func:`nnkernels.vjp`."""
+        from nnkernels.fusion.pullback import pullback_of
+
+        return self(*arguments), pullback_of(self, arguments)
 
     # ---- tracing -----------------------------------------------------------------------------------
 
@@ -241,7 +249,7 @@ class Fused:
             several,
             arrays,
             names,
-            _functor_of(program, tuple(names[i] for i in arrays)),
+            shared_functor(program, tuple(names[i] for i in arrays)),
             number_packer(program, sources, names),
         )
         if captures.known:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
-from nnkernels.fusion.activations import ACTIVATIONS
+from nnkernels.fusion.activations import ACTIVATIONS, GRADIENTS
 from nnkernels.fusion.expression import BOOL, OPERATIONS, Argument, Node, Program, Source
 from nnkernels.reference import elementwise
 
@@ -83,6 +83,8 @@ def _value(
         return _wide(operands[0], node.dtype)
     if node.op == "rounded":
         return _wide(operands[0].astype(numpy_dtype(node.dtype)), node.dtype)
+    if node.op == "part":
+        return operands[0][node.detail]
     if node.op == "activation":
         return _activation(node, operands)
     operation = OPERATIONS[node.op]
@@ -91,12 +93,23 @@ def _value(
 
 
 def _activation(node: Node, operands: list[Any]) -> Any:
-    functor = node.detail
-    found = ACTIVATIONS[functor.name]
-    function = getattr(elementwise, found.reference)
-    numbers = [float(x) for x in operands[functor.arrays :]]
+    name, count = node.detail.name, node.detail.arrays
+    arrays, numbers = operands[:count], [float(x) for x in operands[count:]]
+    if name == "HardSigmoidBackward":  # of the kinks as values of x
+        alpha, low, high = numbers
+        return np.where((arrays[1] <= low) | (arrays[1] >= high), 0.0, alpha * arrays[0])
+    if name.startswith("Prelu"):  # of a weight for each element
+        *dy, x, weight = arrays
+        if not dy:
+            return np.where(x > 0, x, weight * x)
+        return np.where(x > 0, *dy, weight * dy[0]), np.where(x > 0, 0.0, dy[0] * x)
+    found = ACTIVATIONS[GRADIENTS.get(name, name)]
+    if name in ("SwigluBackward", "GegluBackward"):
+        dy, x, gate = arrays
+        gated = elementwise.silu if name == "SwigluBackward" else elementwise.gelu
+        slope = elementwise.silu_backward if name == "SwigluBackward" else elementwise.gelu_backward
+        return dy * gated(gate), slope(dy * x, gate)
+    suffix = "_backward" if name in GRADIENTS else ""
+    function = getattr(elementwise, found.reference + suffix)
     options = dict(zip(found.options, numbers, strict=True)) | dict(found.fixed)
-    if functor.name == "Prelu":  # of a weight for each element
-        x, weight = operands[:2]
-        return np.where(x > 0, x, weight * x)
-    return function(*operands[: functor.arrays], **options)
+    return function(*arrays, **options)
