@@ -116,7 +116,7 @@ def _spread(node: Any, middle: Any, ends: Any, arrays: Any, numbers: Any) -> Any
 
 
 def assert_right(result: np.ndarray, value: Any, error: Any, dtype: str, what: str) -> float:
-    """Raise unless a result lies within its error; gives the share of elements that were checked."""
+    """Raise unless a result lies within its error; gives the share that was checked."""
     shape = result.shape
     value, error = np.broadcast_to(value, shape), np.broadcast_to(error, shape)
     certain = np.isfinite(error)

@@ -56,7 +56,7 @@ def check(fused, arguments, results, what=""):
     return min(shares)
 
 
-# ---- random functions ------------------------------------------------------------------------------
+# ---- random functions ---------------------------------------------------------------------------
 
 
 @st.composite
@@ -120,7 +120,7 @@ def test_random_functions(backend):
     assert np.mean(shares) > 0.6  # most is certain, so that most is checked
 
 
-# ---- every operation ---------------------------------------------------------------------------------
+# ---- every operation ----------------------------------------------------------------------------
 
 
 def every_function(kind):
@@ -134,7 +134,9 @@ def every_function(kind):
 
 
 @pytest.mark.in_turn
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32", "uint8", "int64", BOOL])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float64", "float16", "int32", "uint8", "int64", BOOL]
+)
 def test_every_operation(dtype, backend):
     kind = "b" if dtype == BOOL else np.dtype(dtype).kind
     fused, names = every_function(kind)
@@ -148,11 +150,10 @@ def test_every_operation(dtype, backend):
             results = backend.numpy(fused(backend.array(x), backend.array(y)))
         traced = program_of(fused, (x, y))
         found = evaluate_with_errors(traced.program, (x, y), ())
-        for name, result, (value, error), place in zip(
-            names, results, found, traced.program.results, strict=True
-        ):
+        results_of = zip(names, results, found, traced.program.results, strict=True)
+        for name, result, (value, error), result_dtype in results_of:
             what = f"{name} of {number_kind} {dtype}"
-            assert_right(result, value, error, place, what)
+            assert_right(result, value, error, result_dtype, what)
 
 
 def test_whole_results_are_exact(backend):
@@ -195,7 +196,7 @@ def test_integers_of_every_size(backend):
     backend.precompiled(body)
 
 
-# ---- types ---------------------------------------------------------------------------------------------
+# ---- types --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_large_numbers_and_bounds():
         nnk.fuse(lambda x: x + 1)(np.ones(2, np.complex64))
 
 
-# ---- kernels and traces ---------------------------------------------------------------------------------
+# ---- kernels and traces -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -365,13 +366,16 @@ def test_functions_of_other_namespaces():
     )
 
 
-# ---- results ---------------------------------------------------------------------------------------------
+# ---- results ------------------------------------------------------------------------------------
 
 
 def test_out(backend):
     fused = nnk.fuse(lambda x, y: (x * y, x > y))
     x, y = np.arange(12, dtype=np.float32).reshape(3, 4), np.full((3, 1), 5, np.float32)
-    a, b = backend.array(np.zeros((3, 8), np.float32)[:, ::2]), backend.array(np.zeros((3, 4), bool))
+    a, b = (
+        backend.array(np.zeros((3, 8), np.float32)[:, ::2]),
+        backend.array(np.zeros((3, 4), bool)),
+    )
     with backend.context():
         given = fused(backend.array(x), backend.array(y), out=(a, b))
     assert given[0] is a
@@ -426,4 +430,6 @@ def test_other_libraries():
 def test_fused_functions_of_fused_functions():
     inner = nnk.fuse(lambda x: x * x)
     x = np.arange(4.0)
-    assert nnk.fuse(lambda x: inner(x) + inner(x + 1))(x).tolist() == (x * x + (x + 1) ** 2).tolist()
+    assert (
+        nnk.fuse(lambda x: inner(x) + inner(x + 1))(x).tolist() == (x * x + (x + 1) ** 2).tolist()
+    )

@@ -327,7 +327,9 @@ def along_axis(weight: Any, x: Any, axis: int, name: str) -> Any:
     ShapeError
         If the vector has neither one element nor the length of that axis.
     """
-    if hasattr(type(x), "apply_functor"):  # inside a fused function, the weight broadcasts by itself
+    if hasattr(
+        type(x), "apply_functor"
+    ):  # inside a fused function, the weight broadcasts by itself
         return weight
     library_of(x, "x")
     if type(weight) in (int, float):

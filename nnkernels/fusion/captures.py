@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import dis
 import types
 from collections.abc import Callable
 from typing import Any
@@ -57,8 +56,8 @@ class Captures:
             self._readers.append(lambda: tuple((function.__kwdefaults__ or {}).items()))
         for cell in function.__closure__ or ():
             self._watch(lambda cell=cell: cell.cell_contents)  # type: ignore[misc]
+        namespace = function.__globals__
         for name in _globals_of(function.__code__):
-            namespace = function.__globals__
             if name in namespace or not hasattr(builtins, name):
                 self._watch(lambda name=name: namespace.get(name, _MISSING))  # type: ignore[misc]
 
@@ -101,7 +100,10 @@ def _key(value: Any) -> Any:
 
 
 def _globals_of(code: types.CodeType) -> list[str]:
-    names = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    import dis  # only now: a program that fuses nothing need not wait for it
+
+    loads = ("LOAD_GLOBAL", "LOAD_NAME")
+    names = [i.argval for i in dis.get_instructions(code) if i.opname in loads]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names += _globals_of(constant)

@@ -74,7 +74,7 @@ def is_differentiable(dtype: str) -> bool:
     return dtype != BOOL and ELEMENTS[dtype].kind == "f"
 
 
-# ---- rules: cotangent, result, operands -> the cotangent of each operand, None for none -----------
+# ---- rules: cotangent, result, operands -> the cotangent of each operand, None for none ---------
 
 _LN2 = math.log(2.0)
 _ERF_SLOPE = 2.0 / math.sqrt(math.pi)
@@ -137,9 +137,7 @@ _RULES: dict[str, Callable[..., tuple[Any, ...]]] = {
 
 
 @lru_cache(maxsize=256)
-def gradient(
-    program: Program, given: tuple[bool, ...], wide: tuple[bool | None, ...]
-) -> Gradient:
+def gradient(program: Program, given: tuple[bool, ...], wide: tuple[bool | None, ...]) -> Gradient:
     """The gradient of a program.
 
     Parameters
@@ -189,7 +187,7 @@ class _Reverse:
 
     def _add(self, position: int, d: Tracer) -> None:
         known = self.cotangents.get(position)
-        self.cotangents[position] = d if known is None else known + d
+        self.cotangents[position] = d if known is None else self.run.apply("add", (known, d))
 
     def gradient(self) -> Gradient:
         nodes = self.program.nodes
@@ -263,5 +261,3 @@ def _without_unused(program: Program, sources: tuple[Source, ...]) -> Gradient:
     )
     inputs = tuple(program.inputs[number] for number in used)
     return Gradient(replace(program, nodes=nodes, inputs=inputs), sources, tuple(used))
-
-

@@ -1,7 +1,7 @@
 """C++ for a program: a functor over Vecs, which loads and stores nothing.
 
-The elementwise kernel calls it (``cuda_src/nnk/elementwise.cuh``, ``fused.cuh``), and any other kernel
-may that has a Vec of each operand in registers.
+The elementwise kernel calls it (``cuda_src/nnk/elementwise.cuh``, ``fused.cuh``), and any other
+kernel may that has a Vec of each operand in registers.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def emit(program: Program) -> Emitted:
     lines = body.lines()
     text = "\n".join(lines)
     name = f"Fused_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    headers = dict.fromkeys(
-        n.detail.header for n in program.nodes if n.op == "activation"
-    )
+    headers = dict.fromkeys(n.detail.header for n in program.nodes if n.op == "activation")
     return Emitted(name, f"struct {name} {{\n{text}\n}};", ("fused", *headers))
 
 
@@ -132,9 +130,7 @@ class _Body:
         functor = node.detail
         lanes = self.lanes[-1]
         arrays = ", ".join(f"t{k}" for k in node.operands[: functor.arrays])
-        numbers = [
-            f"p.s{self.program.nodes[k].detail}" for k in node.operands[functor.arrays :]
-        ]
+        numbers = [f"p.s{self.program.nodes[k].detail}" for k in node.operands[functor.arrays :]]
         if not numbers:
             return f"{functor.name}::apply(static_cast<const {lanes}*>(nullptr), {arrays})"
         values = f"Numbers<{lanes}, {len(numbers)}>{{{', '.join(numbers)}}}.value"

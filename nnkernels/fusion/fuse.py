@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +72,7 @@ class Fused:
         self.fused_function = function
         self._captures: Captures | None = None
         self._traces: dict[Any, Traced] = {}
+        self._known_names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"nnkernels.fuse({self.fused_function!r})"
@@ -202,7 +202,7 @@ class Fused:
 
         return self(*arguments), pullback_of(self, arguments)
 
-    # ---- tracing -----------------------------------------------------------------------------------
+    # ---- tracing --------------------------------------------------------------------------------
 
     def _kinds(self, arguments: Sequence[Any]) -> tuple[list[Any], list[int]]:
         """What a trace depends on of the arguments that are no arrays, and where arrays are."""
@@ -236,7 +236,9 @@ class Fused:
         return self._trace_again(kinds)
 
     def _trace_again(self, kinds: Sequence[Any]) -> Traced:
-        captures = Captures(self.fused_function)
+        captures = self._captures
+        if captures is None or captures.known:  # what was unknown once stays so
+            captures = Captures(self.fused_function)
         names = self._names(len(kinds))
         described = tuple(_described(k, n) for k, n in zip(kinds, names, strict=True))
         program, sources, several = trace(
@@ -260,12 +262,12 @@ class Fused:
         return traced
 
     def _names(self, count: int) -> tuple[str, ...]:
-        try:
-            parameters = inspect.signature(self.fused_function).parameters.values()
-        except (TypeError, ValueError):
-            parameters = ()  # type: ignore[assignment]
-        known = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        return tuple(known[:count]) + tuple(f"argument {i}" for i in range(len(known), count))
+        """Of so many arguments, for messages."""
+        if count > len(self._known_names):
+            found = [p.name for p in _positional(self.fused_function)][:count]
+            found += [f"argument {i}" for i in range(len(found), count)]
+            self._known_names = tuple(found)
+        return self._known_names[:count]
 
 
 def _described(kind: Any, name: str) -> Any:
@@ -273,7 +275,9 @@ def _described(kind: Any, name: str) -> Any:
     if not isinstance(kind, np.dtype):
         return kind
     found = name_of(kind)
-    if found != BOOL and (found not in ELEMENTS or ELEMENTS[found].kind == "c" or not kind.isnative):
+    if found != BOOL and (
+        found not in ELEMENTS or ELEMENTS[found].kind == "c" or not kind.isnative
+    ):
         raise DTypeError(
             f"{name} has dtype {kind}, which fused functions do not have; they have bool, "
             "integers of 8 to 64 bits, float16, bfloat16, float32 and float64"
@@ -371,7 +375,7 @@ def device_source(function: Callable[..., Any], /, *dtypes: Any) -> str:
     fused = fuse(function)
     given: list[Any] = [d if d in (int, float) else _numpy_dtype_of(d) for d in dtypes]
     if len(given) < 2:
-        count = _argument_count(fused.fused_function)
+        count = sum(p.default is p.empty for p in _positional(fused.fused_function))
         given = (given or [np.dtype("float32")]) * max(count, 1)
     emitted = emit(fused._traced(given).program)
     includes = "".join(f'#include "nnk/{header}.cuh"\n' for header in emitted.headers)
@@ -384,7 +388,12 @@ def _numpy_dtype_of(dtype: Any) -> Any:
     return numpy_dtype(dtype) if isinstance(dtype, str) else np.dtype(dtype)
 
 
-def _argument_count(function: Callable[..., Any]) -> int:
-    parameters = inspect.signature(function).parameters.values()
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+def _positional(function: Callable[..., Any]) -> list[Any]:
+    """The parameters of a function that are given by position."""
+    import inspect
+
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of a built-in function that does not tell
+        return []
+    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -28,7 +28,7 @@ from nnkernels.fusion.expression import (
 )
 
 # Frames in here are not the user's: of nnkernels, and of NumPy, whose functions call it back.
-_OURS = tuple(os.path.dirname(os.path.abspath(m.__file__)) + os.sep for m in (nnkernels, np))
+_OURS = tuple(os.path.dirname(os.path.abspath(str(m.__file__))) + os.sep for m in (nnkernels, np))
 
 
 def fail(what: str) -> TraceError:
@@ -238,7 +238,7 @@ class Trace:
         """The tracer of a node."""
         return Tracer(self, position)
 
-    # ---- operands ----------------------------------------------------------------------------------
+    # ---- operands -------------------------------------------------------------------------------
 
     def position_of(self, value: Any, what: str) -> int:
         """The node of an operand: a tracer, or a number of the function."""
@@ -320,7 +320,7 @@ class Trace:
                 if isinstance(source, Constant) and not limits.min <= source.value <= limits.max:
                     raise fail(f"{what}: {source.value} does not fit {dtype}")
 
-    # ---- operations ----------------------------------------------------------------------------------
+    # ---- operations -----------------------------------------------------------------------------
 
     def apply(self, name: str, values: Sequence[Any]) -> Tracer:
         """One operation on values."""
@@ -355,7 +355,7 @@ class Trace:
         return self.tracer(self.builder.add(name, tuple(positions), result))
 
     def power(self, base: Any, exponent: Any) -> Any:
-        """``base ** exponent``, by products where the exponent is a small number of the function."""
+        """``base ** exponent``, by products where the function has a small exponent."""
         if isinstance(base, Tracer) and _is_number(exponent):
             special = {
                 1: "positive", 2: "square", 3: "cube", 4: "fourth_power",
@@ -363,9 +363,7 @@ class Trace:
             }.get(exponent)  # fmt: skip
             if isinstance(exponent, np.generic):  # which promotes
                 base = self.tracer(
-                    self.common(
-                        [self.position_of(v, "pow") for v in (base, exponent)], "pow"
-                    )[0]
+                    self.common([self.position_of(v, "pow") for v in (base, exponent)], "pow")[0]
                 )
             if special is not None:
                 return self.apply(special, (base,))

@@ -45,6 +45,10 @@ def _on_cpu(arrays: Sequence[Any]) -> bool:
         if not isinstance(x, (int, float, complex)):
             try:
                 return isinstance(library_of(x, "").adopt(x, ""), np.ndarray)
-            except (DTypeError, BackendError, TraceError):  # said again, and better, by the function itself
+            except (
+                DTypeError,
+                BackendError,
+                TraceError,
+            ):  # said again, and better, by the function itself
                 return True
     return True

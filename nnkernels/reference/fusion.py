@@ -74,7 +74,9 @@ def _value(
         # As the computing type holds it: 0.1 is another number in float32.
         if ELEMENTS[node.dtype].kind != "f":
             return _wide(numbers[node.detail], node.dtype)
-        return _wide(np.asarray(numbers[node.detail], ELEMENTS[node.dtype].compute_name), node.dtype)
+        return _wide(
+            np.asarray(numbers[node.detail], ELEMENTS[node.dtype].compute_name), node.dtype
+        )
     if node.op == "truth":
         return np.asarray(node.detail)
     if node.op == "where":
@@ -102,7 +104,7 @@ def _activation(node: Node, operands: list[Any]) -> Any:
         *dy, x, weight = arrays
         if not dy:
             return np.where(x > 0, x, weight * x)
-        return np.where(x > 0, *dy, weight * dy[0]), np.where(x > 0, 0.0, dy[0] * x)
+        return np.where(x > 0, dy[0], weight * dy[0]), np.where(x > 0, 0.0, dy[0] * x)
     found = ACTIVATIONS[GRADIENTS.get(name, name)]
     if name in ("SwigluBackward", "GegluBackward"):
         dy, x, gate = arrays
