@@ -188,6 +188,8 @@ def _peers(arguments: argparse.Namespace, threads: int) -> list[Library]:
         # The targets of most suites are against PyTorch, those of products against the best peer.
         only_torch = arguments.suite not in (None, "products")
         names = ["torch"] if only_torch else ["torch", "cupy"] if on_gpu else ["numpy", "torch"]
+        if arguments.suite == "fusion" and not on_gpu:
+            names = ["numpy", "torch", "torch_compile"]
     opened = []
     for name in dict.fromkeys(names):
         if name == "none":

@@ -7,8 +7,7 @@ import contextlib
 import peers
 import problems
 import suites
-
-from nnkernels.registry import all_ops
+from fusion import all_ops
 
 
 def text() -> str:

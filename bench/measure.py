@@ -10,12 +10,12 @@ from typing import Any
 import convolutions
 import numpy as np
 from bandwidth import Bandwidth
+from fusion import all_ops
 from peers import OURS, Functions, Library, OwnLibrary, as_tuple
 from problems import Problem, footprint, laid_out, operand_shapes, random_operands
 from timing import Arguments, EventClock, HostClock, Provider, Settings, interleave, paired_ratio
 
 from nnkernels.dispatch.dtypes import ELEMENTS
-from nnkernels.registry import all_ops
 
 # More sets would only cost time to make.
 _MOST_SETS = 64

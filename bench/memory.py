@@ -71,11 +71,11 @@ def _main(request: str, name: str, threads: int) -> int:
     # Pages of 2 MiB would be counted whole.
     ctypes.CDLL(None).prctl(_DISABLE_HUGE_PAGES, 1, 0, 0, 0)
     import numpy as np
+    from fusion import all_ops
     from peers import OURS, OwnLibrary, as_tuple, open_peer
     from problems import Problem, laid_out, random_operands
 
     import nnkernels as nnk
-    from nnkernels.registry import all_ops
 
     fields = json.loads(request)
     problem = Problem(**fields | {"shape": tuple(fields["shape"])})

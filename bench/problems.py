@@ -12,10 +12,11 @@ from typing import Any
 import convolutions
 import numpy as np
 import windows
+from fusion import all_ops
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
 from nnkernels.dispatch.windows import Windows, out_shape
-from nnkernels.registry import Op, all_ops
+from nnkernels.registry import Op
 
 Shape = tuple[int, ...]
 
@@ -197,6 +198,7 @@ DEFAULTS = {
     "pool": _POOL,
     "windows": _IMAGES,
     "conv": _IMAGES,
+    "fusion": (((4096, 4096), None, "contiguous"), ((8, 8), None, "contiguous")),
 }
 
 
