@@ -366,6 +366,15 @@ def test_functions_of_other_namespaces():
     )
 
 
+def test_long_rows_take_several_registers_at_once(cpu, chosen):
+    x = make_numbers(np.random.default_rng(2), (5, 4099), "float32")
+    with cpu.context():
+        fused = nnk.fuse(lambda x: nnk.silu(x) * np.exp(x))
+        long, short = fused(x), fused(x[:, :7].copy().T.copy().T[:, ::2])
+    assert [c.vector for c in chosen] == [4 * chosen[1].vector, chosen[1].vector]
+    assert_same_numbers(np.ascontiguousarray(short), long[:, :7:2].copy(), "long and short rows")
+
+
 # ---- results ------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,8 @@ class Functor:
     cotangent : bool
         Whether the first array must have the shape to which the others broadcast: true by default
         where it is called dy.
+    chains : int
+        See ``config.elementwise.ElementwiseProblem``.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Functor:
     kinds: str
     names: tuple[str, ...] = ("x",)
     cotangent: bool | None = None
+    chains: int = 1
 
     def __post_init__(self) -> None:
         if self.cotangent is None:

@@ -118,6 +118,7 @@ def make_plan(
         compute_itemsize=widest,
         results=functor.outputs,
         alignment=alignment,
+        chains=functor.chains,
     )
     chosen = config.configure(problem, machine.device)
     storage = [ELEMENTS[d.name].storage if d.name in ELEMENTS else "uint8" for d in dtypes]

@@ -53,6 +53,9 @@ def functor_of(program: Program, names: tuple[str, ...]) -> FusedFunctor:
         "",
         names,
         cotangent=False,
+        # Of 16 M float32 elements on 2 cores of a Xeon with AVX-512, 5 operations of arithmetic
+        # took 5.0 ms with one register at a time and 4.0 with four; exp and tanh 15.7 and 12.8.
+        chains=4,
         program=program,
     )
 
