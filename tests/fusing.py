@@ -48,7 +48,12 @@ class Recipe:
 def named_steps() -> list[tuple[Any, int]]:
     """Every function of values with the number of its operands."""
     found = [(FUNCTIONS[op.name], op.operands) for op in OPERATIONS.values()]
-    return [*found, (FUNCTIONS["where"], 3), (FUNCTIONS["clip"], 3)]
+    return [*found, (FUNCTIONS["where"], 3), (FUNCTIONS["clip"], 3), *[(_larger_or, 3)] * 3]
+
+
+def _larger_or(x: Any, y: Any, z: Any) -> Any:
+    # Of values drawn at random, few are bools, which a condition must be.
+    return FUNCTIONS["where"](FUNCTIONS["greater"](x, y), x, z)
 
 
 def evaluate_with_errors(

@@ -307,6 +307,10 @@ def test_captured_numbers_are_looked_up_at_every_call(monkeypatch):
 
     plain = nnk.fuse(lambda x: helper(x) * scale_of_module)
     x = np.ones(3, np.float32)
+    same = nnk.fuse(lambda x: x * alpha)
+    for zero in (0.0, -0.0, 0.0):  # equal as numbers, and two results
+        alpha = zero
+        assert np.signbit(same(x)).tolist() == [math.copysign(1.0, zero) < 0] * 3
     for fused_now in (fused, plain):
         alpha = 1.0
         assert fused_now(x).tolist() == [4.0] * 3
