@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import array_functions
+import fusion
 import numpy as np
 import scipy_functions
 import torch_conv
@@ -21,7 +22,7 @@ from problems import Problem
 from nnkernels.dispatch.dtypes import numpy_dtype
 
 OURS = "nnkernels"
-PEERS = ("numpy", "scipy", "torch", "cupy")
+PEERS = ("numpy", "scipy", "torch", "torch_compile", "cupy")
 
 
 class Unavailable(Exception):
@@ -77,6 +78,8 @@ class ArrayLibrary(OwnLibrary):
             return None  # ml_dtypes lends NumPy a loop for it, of minutes
         is_complex = problem.dtype.startswith("complex")
         table = array_functions.table(self._xp, self._special, problem.axis, is_complex)
+        if problem.record.family == "fusion":
+            return Functions(fusion.functions(self._xp.exp)[problem.op], None)
         function = table.get(problem.op)
         if function is None:
             return None
@@ -126,6 +129,8 @@ class TorchLibrary:
         return tensor.cpu().numpy()
 
     def functions(self, problem: Problem) -> Functions | None:
+        if problem.record.family == "fusion":
+            return Functions(fusion.functions(self._torch.exp)[problem.op], None)
         functions = torch_functions.table(self._torch, problem.axis)
         functions |= torch_norms.table(self._torch, problem.axis, problem.groups)
         if problem.record.family == "pool":
@@ -140,6 +145,18 @@ class TorchLibrary:
             functions = torch_models.table(self._torch)
         pair = functions.get(problem.op)
         return None if pair is None else Functions(*pair)
+
+
+class CompiledTorch(TorchLibrary):
+    """PyTorch's own fusion of the same expressions: `torch.compile`."""
+
+    name = "torch_compile"
+
+    def functions(self, problem: Problem) -> Functions | None:
+        if problem.record.family != "fusion":
+            return None
+        function = fusion.functions(self._torch.exp)[problem.op]
+        return Functions(self._torch.compile(function, dynamic=False), None)
 
 
 Library = OwnLibrary | TorchLibrary
@@ -174,7 +191,8 @@ def open_peer(name: str, on_gpu: bool, threads: int) -> Library:
         ) from None
     if on_gpu and not torch.cuda.is_available():
         raise Unavailable("this torch has no GPU support")
-    return TorchLibrary(torch, threads)
+    kind = CompiledTorch if name == "torch_compile" else TorchLibrary
+    return kind(torch, threads)
 
 
 def _open_scipy(on_gpu: bool) -> ScipyLibrary:

@@ -11,6 +11,7 @@ from math import gcd, prod
 from typing import Any
 
 import convolutions
+import fusion
 import models
 import numpy as np
 import windows
@@ -18,7 +19,7 @@ from configuration import UsageError as UsageError  # re-exported
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype
 from nnkernels.dispatch.windows import Windows, out_shape
-from nnkernels.registry import Op, all_ops
+from nnkernels.registry import Op
 
 Shape = tuple[int, ...]
 
@@ -141,8 +142,8 @@ def shape_text(shape: Sequence[int]) -> str:
 
 @cache
 def known_ops() -> dict[str, Op]:
-    """All that can be timed by name: the ops, and the models, which consist of them."""
-    return {**all_ops(), **models.OPS}
+    """All that can be timed by name: ops, fused functions, and models, which consist of ops."""
+    return {**fusion.all_ops(), **models.OPS}
 
 
 # ---- default problems ----------------------------------------------------------------------
@@ -207,6 +208,7 @@ DEFAULTS: dict[str, Any] = {
     "windows": _IMAGES,
     "conv": _IMAGES,
     **{name: ((shape, None, "contiguous"),) for name, shape in models.SHAPES.items()},
+    "fusion": (((4096, 4096), None, "contiguous"), ((8, 8), None, "contiguous")),
 }
 
 

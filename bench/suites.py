@@ -222,6 +222,21 @@ def conv() -> list[Problem]:
     return found
 
 
+def fusion() -> list[Problem]:
+    """Chains of elementwise operations on 16 M elements, each one kernel."""
+    shape = (4096, 4096)
+    found = [Problem("fused_chain", shape, target=Target("times numpy", 3.0))]
+    found += [Problem(op, shape, target=_times_compiled(1.0)) for op in _FUSED]
+    return [*found, Problem("fused_chain", shape, "bfloat16", target=_times_torch(1.0))]
+
+
+_FUSED = ("fused_chain", "fused_gate")
+
+
+def _times_compiled(limit: float) -> Target:
+    return Target("times torch_compile", limit)
+
+
 def calls() -> list[Problem]:
     """What a call costs that has next to nothing to compute."""
     return [
@@ -343,6 +358,7 @@ SUITES = {
     "windows": (windows,),
     "conv": (conv,),
     "resnet50": (resnet50,),
+    "fusion": (fusion,),
     "calls": (calls,),
     "gpu": (gpu,),
     "models": (models,),
@@ -354,7 +370,11 @@ SUITES = {
 OF_SHAPES = ("resnet50",)
 WITH_STARTUP = ("foundation", "startup")
 # Those that are not against PyTorch alone.
-PEERS = {"products": ("numpy", "torch"), "overview": ("numpy", "scipy", "torch")}
+PEERS = {
+    "products": ("numpy", "torch"),
+    "overview": ("numpy", "scipy", "torch"),
+    "fusion": ("numpy", "torch", "torch_compile"),
+}
 MEANINGS = {
     "foundation": "rows, elementwise, calls and startup",
     "rows": rows.__doc__,
@@ -365,6 +385,7 @@ MEANINGS = {
     "windows": windows.__doc__,
     "conv": conv.__doc__,
     "resnet50": resnet50.__doc__,
+    "fusion": fusion.__doc__,
     "calls": calls.__doc__,
     "gpu": gpu.__doc__,
     "models": models.__doc__,

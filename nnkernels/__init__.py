@@ -9,7 +9,8 @@ from nnkernels._version import __version__
 from nnkernels.compile.sources import get_include
 from nnkernels.differentiation import vjp
 from nnkernels.dispatch.machines import clear_cache, set_num_threads, use_backend
-from nnkernels.errors import BackendError, CompileError, DTypeError, ShapeError
+from nnkernels.errors import BackendError, CompileError, DTypeError, ShapeError, TraceError
+from nnkernels.fusion.fuse import device_source, fuse
 from nnkernels.ops.activations import (
     celu,
     elu,
@@ -120,6 +121,7 @@ __all__ = [
     "CompileError",
     "DTypeError",
     "ShapeError",
+    "TraceError",
     "__version__",
     "adaptive_avg_pool",
     "adaptive_avg_pool_backward",
@@ -136,9 +138,11 @@ __all__ = [
     "conv_backward_data",
     "conv_backward_weight",
     "conv_transpose",
+    "device_source",
     "elu",
     "elu_backward",
     "fold",
+    "fuse",
     "geglu",
     "geglu_backward",
     "gelu",

@@ -18,7 +18,8 @@ def vjp(function: Callable[..., Any], /, *arrays: Array, **options: Any) -> tupl
     Parameters
     ----------
     function : callable
-        A differentiable function of nnkernels, such as ``nnk.softmax``.
+        A differentiable function of nnkernels, such as ``nnk.softmax``, or a function that
+        :func:`fuse` gave.
     *arrays : array
         Its array arguments.
     **options
@@ -56,7 +57,11 @@ def vjp(function: Callable[..., Any], /, *arrays: Array, **options: Any) -> tupl
     [0.0, 1.0]
     """
     from nnkernels import registry
+    from nnkernels.fusion.fuse import Fused
 
+    if isinstance(function, Fused):
+        y, pullback = function.gradient(*arrays, **options)
+        return y, _checked(pullback, y)
     op = registry.of_function(function)
     if op is None:
         raise TypeError(

@@ -11,6 +11,13 @@ class DTypeError(TypeError):
     """Element types, or kinds of argument, that an operation cannot work with."""
 
 
+class TraceError(TypeError):
+    """Something in a function for :func:`nnkernels.fuse` that no fused kernel can do.
+
+    The message names the operation, and the file and line of the function.
+    """
+
+
 class BackendError(RuntimeError):
     """A machine, compiler, cache or device that cannot do what was asked."""
 

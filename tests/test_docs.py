@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
@@ -23,11 +24,25 @@ def test_readme_has_the_table_of_the_registry():
 
 def test_every_op_is_public_and_every_public_op_has_a_record():
     public = {name for name in nnk.__all__ if callable(getattr(nnk, name))}
-    helpers = {"clear_cache", "get_include", "set_num_threads", "use_backend", "vjp"}
+    helpers = {
+        "clear_cache",
+        "device_source",
+        "fuse",
+        "get_include",
+        "set_num_threads",
+        "use_backend",
+        "vjp",
+    }
     errors = {name for name in public if isinstance(getattr(nnk, name), type)}
     assert public - helpers - errors == set(registry.all_ops())
     for name, op in registry.all_ops().items():
         assert op.function is getattr(nnk, name)
+
+
+def test_examples_of_fusion():
+    found = doctest.testfile(str(ROOT / "docs" / "fusion.md"), module_relative=False)
+    assert found.attempted > 10
+    assert not found.failed
 
 
 @pytest.mark.parametrize("name", sorted(registry.all_ops()))
@@ -43,6 +58,7 @@ def test_docstring_is_whole(name):
     [
         "README.md",
         "docs/design.md",
+        "docs/fusion.md",
         "docs/add-an-op.md",
         "docs/benchmarking.md",
         "CONTRIBUTING.md",

@@ -11,7 +11,9 @@
 namespace nnk {
 
 // F       functor: F::apply(parameters, Vec<S, N>...) -> Vec<S, N> or Results<Vec<S, N>, n>
-// S       the type in which it computes
+// S       the type in which it computes, or OwnTypes: then each operand comes in the computing type
+//         of its own elements, the parameters are the struct F::Parameters, and several results
+//         are a Several<...> (see nnk/fused.cuh)
 // Outs    Types<...> of the results, Ins of the inputs
 // Steps   Ints<...>: any_step, unit_step or zero_step of each operand along the inner axis,
 //         results first
@@ -22,14 +24,35 @@ template <class F, class S, class Outs, class Ins, class Steps, int N, int Unrol
           class Index, bool Streaming>
 struct Elementwise;
 
+struct OwnTypes {};
+
+// The arguments of a functor that are no arrays.
+template <class F, class S> struct FunctorParameters {
+  using type = S[F::parameters > 0 ? F::parameters : 1];
+};
+template <class F> struct FunctorParameters<F, OwnTypes> { using type = typename F::Parameters; };
+
+// One Vec of each operand, all of one type.
+template <class S, int N, class... T> struct OperandVecs {
+  Vec<S, N> value[sizeof...(T)];
+  template <int I> NNK_FN auto& at() { return value[I]; }
+  template <int I> NNK_FN const auto& at() const { return value[I]; }
+};
+// Or each of the computing type of its elements.
+template <int N, class... T> struct OperandVecs<OwnTypes, N, T...> {
+  Several<Vec<Accumulator<T>, N>...> value;
+  template <int I> NNK_FN auto& at() { return value.template at<I>(); }
+  template <int I> NNK_FN const auto& at() const { return value.template at<I>(); }
+};
+
 template <class F, class S, class... Out, class... In, class Steps, int N, int Unroll, int Rank,
           class Index, bool Streaming>
 struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, Index, Streaming> {
   static constexpr int outputs = sizeof...(Out);
   static constexpr int inputs = sizeof...(In);
   static constexpr int operands = outputs + inputs;
-  using V = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 ? 128 : 0;
+  static constexpr bool own_types = is_same<S, OwnTypes>;
+  static constexpr int register_budget = sizeof(S) > 4 || own_types ? 128 : 0;
 
   struct Args {
     void* data[operands];
@@ -40,7 +63,7 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
     Divisor<Index> by_row_vectors;
     Divisor<Index> by_shape[Rank];  // of the outer axes; the last entry is not used
     Index stride[operands][Rank];   // in bytes
-    S parameters[F::parameters > 0 ? F::parameters : 1];
+    typename FunctorParameters<F, S>::type parameters;
   };
 
   // The rows of all operands at one outer position.
@@ -69,22 +92,26 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
         args.stride[O][Rank - 1]};
   }
 
-  struct Inputs { V value[inputs]; };
+  using Inputs = OperandVecs<S, N, In...>;
+  template <int I> using Computed = conditional<own_types, Accumulator<Element<outputs + I>>, S>;
 
   template <int... I>
   static NNK_FN Inputs load(const Args& args, const Row& row, Index i, int count, Ints<I...>) {
     Inputs in;
     if (count == N) {
-      ((in.value[I] = convert<S>(line<outputs + I>(args, row).template load<N>(i))), ...);
+      ((in.template at<I>() =
+            convert<Computed<I>>(line<outputs + I>(args, row).template load<N>(i))),
+       ...);
     } else {
-      ((in.value[I] = convert<S>(line<outputs + I>(args, row).template load_partial<N>(
-            i, count, Element<outputs + I>()))),
+      ((in.template at<I>() =
+            convert<Computed<I>>(line<outputs + I>(args, row).template load_partial<N>(
+                i, count, Element<outputs + I>()))),
        ...);
     }
     return in;
   }
 
-  template <int O>
+  template <int O, class V>
   static NNK_FN void store_one(const Args& args, const Row& row, Index i, int count, const V& v) {
     const auto y = convert<Element<O>>(v);
     const auto to = line<O>(args, row);
@@ -97,10 +124,10 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
   static NNK_FN void apply_and_store(const Args& args, const Row& row, Index i, int count,
                                      const Inputs& in, Ints<I...>, Ints<O...>) {
     if constexpr (outputs == 1) {
-      store_one<0>(args, row, i, count, F::apply(args.parameters, in.value[I]...));
+      store_one<0>(args, row, i, count, F::apply(args.parameters, in.template at<I>()...));
     } else {
-      const auto result = F::apply(args.parameters, in.value[I]...);
-      (store_one<O>(args, row, i, count, result.value[O]), ...);
+      const auto result = F::apply(args.parameters, in.template at<I>()...);
+      (store_one<O>(args, row, i, count, result.template at<O>()), ...);
     }
   }
 

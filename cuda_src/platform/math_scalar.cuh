@@ -25,6 +25,17 @@ NNK_SCALAR_FUNCTION(erfc, erfc)
 NNK_SCALAR_FUNCTION(sqrt, sqrt)
 NNK_SCALAR_FUNCTION(sin, sin)
 NNK_SCALAR_FUNCTION(cos, cos)
+NNK_SCALAR_FUNCTION(tan, tan)
+NNK_SCALAR_FUNCTION(exp2, exp2)
+NNK_SCALAR_FUNCTION(log2, log2)
+#undef NNK_SCALAR_FUNCTION
+
+#define NNK_SCALAR_FUNCTION(name)                                         \
+  NNK_FN float name(float x, float y) { return NNK_LIBM(name##f)(x, y); } \
+  NNK_FN double name(double x, double y) { return NNK_LIBM(name)(x, y); }
+NNK_SCALAR_FUNCTION(pow)
+NNK_SCALAR_FUNCTION(fmod)
+NNK_SCALAR_FUNCTION(copysign)
 #undef NNK_SCALAR_FUNCTION
 
 NNK_FN float abs(float x) { return NNK_LIBM(fabsf)(x); }

@@ -67,6 +67,19 @@ NNK_FN float sinf(float x) { return __builtin_sinf(x); }
 NNK_FN double sin(double x) { return __builtin_sin(x); }
 NNK_FN float cosf(float x) { return __builtin_cosf(x); }
 NNK_FN double cos(double x) { return __builtin_cos(x); }
+// The same for what nnk/fused_math.cuh takes lane by lane.
+NNK_FN float tanf(float x) { return __builtin_tanf(x); }
+NNK_FN double tan(double x) { return __builtin_tan(x); }
+NNK_FN float exp2f(float x) { return __builtin_exp2f(x); }
+NNK_FN double exp2(double x) { return __builtin_exp2(x); }
+NNK_FN float log2f(float x) { return __builtin_log2f(x); }
+NNK_FN double log2(double x) { return __builtin_log2(x); }
+NNK_FN float powf(float x, float y) { return __builtin_powf(x, y); }
+NNK_FN double pow(double x, double y) { return __builtin_pow(x, y); }
+NNK_FN float fmodf(float x, float y) { return __builtin_fmodf(x, y); }
+NNK_FN double fmod(double x, double y) { return __builtin_fmod(x, y); }
+NNK_FN float copysignf(float x, float y) { return __builtin_copysignf(x, y); }
+NNK_FN double copysign(double x, double y) { return __builtin_copysign(x, y); }
 NNK_FN float fabsf(float x) { return __builtin_fabsf(x); }
 NNK_FN double fabs(double x) { return __builtin_fabs(x); }
 // One rounding where the machine has the instruction, else two: a software fma would take
@@ -97,5 +110,30 @@ NNK_VEC_FUNCTION(tanh)
 NNK_VEC_FUNCTION(erf)
 NNK_VEC_FUNCTION(erfc)
 #undef NNK_VEC_FUNCTION
+
+// The functions below are for fused functions: nnk/fused_math.cuh.
+
+// 2^x = 2^n e^((x - n) ln 2), n the nearest whole number.
+template <class T, int N> NNK_FN Vec<T, N> exp2(const Vec<T, N>& x) {
+  return apply_math<math_registers>(x, [](const auto& part) NNK_INLINE {
+    const auto math = math_of(part);
+    constexpr T most = sizeof(T) == 4 ? 130 : 1030, least = sizeof(T) == 4 ? -152 : -1078;
+    const auto y = math.at_least(math.at_most(part, most), least), n = math.shifted_round(y);
+    const auto r = (y - math.unshifted(n)) * T(0.693147180559945309417);
+    return math.scale(math.exp_polynomial(r), n);
+  });
+}
+// The exponent is added last, so that powers of two are exact.
+template <class T, int N> NNK_FN Vec<T, N> log2(const Vec<T, N>& x) {
+  return apply_math<math_registers>(x, [](const auto& part) NNK_INLINE {
+    const auto math = math_of(part);
+    const auto m = math.mantissa_of(part + T(0)), n = math.exponent_of(part, m);  // +0 for -0
+    const auto fraction = math.log_polynomial(m - T(1), math.splat(T(0)));
+    return math.log_special(part, fraction * T(1.44269504088896340736) + n);
+  });
+}
+template <class T, int N> NNK_FN Vec<T, N> copysign(const Vec<T, N>& x, const Vec<T, N>& sign) {
+  return math_of(x).copysign(x, sign);
+}
 
 }  // namespace nnk

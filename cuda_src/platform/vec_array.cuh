@@ -163,7 +163,13 @@ NNK_VEC_FUNCTION(erfc)
 NNK_VEC_FUNCTION(sqrt)
 NNK_VEC_FUNCTION(rsqrt)
 NNK_VEC_FUNCTION(conj)
+NNK_VEC_FUNCTION(exp2)
+NNK_VEC_FUNCTION(log2)
 #undef NNK_VEC_FUNCTION
+// The magnitude of x with the sign of `sign`, also of a zero.
+template <class T, int N> NNK_FN Vec<T, N> copysign(const Vec<T, N>& x, const Vec<T, N>& sign) {
+  return map_lanes(x, sign, [](T a, T b) { return nnk::copysign(a, b); });
+}
 
 // ---- conversion -------------------------------------------------------------------
 

@@ -20,16 +20,21 @@ class Instance:
         Threads of a block.
     more_headers : tuple of str
         Further headers of ``nnk/`` that the type needs.
+    definitions : tuple of str
+        Generated C++ that the type needs, for namespace ``nnk``: functors of fused functions. Each
+        text has a name of its own in it, by which two of them are told apart.
     """
 
     header: str
     kernel: str
     threads: int
     more_headers: tuple[str, ...] = ()
+    definitions: tuple[str, ...] = ()
     symbol: str = field(init=False)
 
     def __post_init__(self) -> None:
-        digest = hashlib.sha256(f"{self.kernel} {self.threads}".encode()).hexdigest()[:16]
+        material = " ".join([f"{self.kernel} {self.threads}", *self.definitions])
+        digest = hashlib.sha256(material.encode()).hexdigest()[:16]
         object.__setattr__(self, "symbol", f"nnk_{self.header}_{digest}")
 
 
@@ -42,6 +47,7 @@ def source_text(instances: tuple[Instance, ...], machine: str) -> str:
     lines = [f'#include "platform/{machine}.cuh"']
     lines += [f'#include "nnk/{header}.cuh"' for header in headers]
     lines.append("namespace nnk {")
+    lines += dict.fromkeys(text for instance in instances for text in instance.definitions)
     lines += [f"NNK_ENTRY({i.symbol}, {i.threads}, {i.kernel})" for i in instances]
     lines.append("}  // namespace nnk")
     return "\n".join(lines) + "\n"

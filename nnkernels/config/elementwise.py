@@ -15,6 +15,9 @@ _GPU_THREADS = 256
 _GPU_UNROLL = 4
 # Elements of a tile on a CPU: large enough to hide the cost of a block, small enough to share out.
 _CPU_TILE = 16384
+# Registers of a row on a CPU from which on several are taken at once: the rest of a row is then
+# little of it.
+_LONG_ROW = 64
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class ElementwiseProblem:
         How many of the operands are results.
     alignment : int
         A power of two that divides all addresses.
+    chains : int
+        On a CPU, how many registers of each operand are computed side by side where rows are long:
+        each is a chain of operations that wait for each other.
     """
 
     shape: Shape
@@ -41,6 +47,7 @@ class ElementwiseProblem:
     compute_itemsize: int
     results: int
     alignment: int
+    chains: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ def _configure_cpu(
         vector = device.vector_bytes // max(problem.compute_itemsize, *problem.itemsizes)
     else:
         vector = 1
+    if problem.shape[-1] >= _LONG_ROW * vector:
+        vector *= problem.chains
     results = range(problem.results)
     written = sum(_elements(problem.shape) * problem.itemsizes[r] for r in results)
     streaming = written >= device.cache_bytes and all(steps[r] == UNIT_STEP for r in results)

@@ -10,6 +10,8 @@ import numpy as np
 
 from nnkernels.dispatch import elementwise_plan, machines
 from nnkernels.dispatch.axes import Shape, memory_order
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
+from nnkernels.dispatch.packing import Packer
 from nnkernels.dispatch.results import Allocation, adopt_out, check_memory, check_out, reach
 from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import NUMPY, Library, adopt_all, library_of
@@ -35,6 +37,8 @@ class Functor:
     cotangent : bool
         Whether the first array must have the shape to which the others broadcast: true by default
         where it is called dy.
+    chains : int
+        See ``config.elementwise.ElementwiseProblem``.
     """
 
     name: str
@@ -44,10 +48,36 @@ class Functor:
     kinds: str
     names: tuple[str, ...] = ("x",)
     cotangent: bool | None = None
+    chains: int = 1
 
     def __post_init__(self) -> None:
         if self.cotangent is None:
             object.__setattr__(self, "cotangent", self.names[0] == "dy")
+
+    # What differs for the functor of a fused function.
+
+    def written(self, arrays: Sequence[Any], wide: tuple[bool, ...] = ()) -> tuple[Any, ...]:
+        """The dtype of each result, or its computing type where that is asked for."""
+        _, dtype = elementwise_plan.result_type(self, arrays)
+        computing = numpy_dtype(ELEMENTS[dtype.name].compute_name)
+        return tuple(computing if w else dtype for w in wide or (False,) * self.outputs)
+
+    def computing(self, arrays: Sequence[Any]) -> tuple[str, int]:
+        """The C++ type in which it computes, and its size; 0 if there is no register of it."""
+        result = self._result(arrays)
+        return result.compute, 0 if result.kind == "c" else result.compute_itemsize
+
+    def pack(self, packer: Packer, arrays: Sequence[Any], params: tuple[complex, ...]) -> None:
+        """Append the parameters to the arguments of a kernel."""
+        packer.add_scalars(self._result(arrays).compute_name, params or (0,))
+
+    def source(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Headers of ``nnk/``, and generated text, with its definition."""
+        return (self.header,), ()
+
+    def _result(self, arrays: Sequence[Any]) -> Element:
+        _, dtype = elementwise_plan.result_type(self, arrays)
+        return ELEMENTS[dtype.name]
 
 
 @dataclass(frozen=True)
@@ -94,8 +124,8 @@ def apply(
         if type(array) is not np.ndarray:
             return _apply_adopted(functor, arrays, params, out, wide)
     if out is not None:
-        return _apply_out(functor, arrays, params, out, NUMPY, arrays[0])
-    return _run(functor, arrays, params, machines.for_numpy(), machines.numpy_address, wide)
+        return run_out(functor, arrays, params, out, NUMPY, arrays[0])
+    return run(functor, arrays, params, machines.for_numpy(), machines.numpy_address, wide)
 
 
 def _apply_adopted(
@@ -107,23 +137,28 @@ def _apply_adopted(
 ) -> Any:
     if arrays[0] is OPERAND:
         return Traced(functor, params)
+    for array in arrays:
+        if hasattr(type(array), "apply_functor"):  # a value of a function that is being fused
+            return array.apply_functor(functor, arrays, params, out)
     views, library, like = adopt_all(arrays, functor.names)
     if out is not None:
-        return _apply_out(functor, views, params, out, library, like)
+        return run_out(functor, views, params, out, library, like)
     machine, address = machines.for_array(views[0])
-    result = _run(functor, views, params, machine, address, wide)
+    result = run(functor, views, params, machine, address, wide)
     # Several results are of NumPy or CuPy arrays: of others, apply_and_sum has made those.
     return result if functor.outputs > 1 else library.restore(result, like)
 
 
-def _run(
+def run(
     functor: Functor,
     arrays: Sequence[Any],
     params: tuple[complex, ...],
     machine: Any,
     address: Any,
-    wide: tuple[bool, ...],
+    wide: tuple[bool, ...] = (),
+    numbers: bytes = b"",
 ) -> Any:
+    """Launch on arrays of one machine; ``numbers`` end the arguments of a fused functor."""
     if len(arrays) == 1:
         x = arrays[0]
         key: Any = (functor, params, x.shape, x.strides, x.dtype)
@@ -142,22 +177,24 @@ def _run(
     if functor.outputs == 1:
         result = plan.allocations[0].make(machine)
         if plan.start is not None:
-            plan.start(plan.pack(address(result), *addresses) + plan.tail)
+            plan.start(plan.pack(address(result), *addresses) + plan.tail + numbers)
         return result
     results = tuple(allocation.make(machine) for allocation in plan.allocations)
     if plan.start is not None:
-        plan.start(plan.pack(*map(address, results), *addresses) + plan.tail)
+        plan.start(plan.pack(*map(address, results), *addresses) + plan.tail + numbers)
     return results
 
 
-def _apply_out(
+def run_out(
     functor: Functor,
     arrays: Sequence[Any],
     params: tuple[complex, ...],
     out: Any,
     library: Library,
     like: Any,
+    numbers: bytes = b"",
 ) -> Any:
+    """The same into arrays that are given."""
     outs = out if functor.outputs > 1 else (out,)
     names = ("out",) if functor.outputs == 1 else tuple(f"out[{i}]" for i in range(functor.outputs))
     views = [adopt_out(o, name, library, like) for o, name in zip(outs, names, strict=True)]
@@ -172,8 +209,8 @@ def _apply_out(
     plans = machine.plans
     plan = plans.get(key)
     if plan is None:
-        shape, dtype = elementwise_plan.result_type(functor, arrays)
-        for view, name in zip(views, names, strict=True):
+        shape = elementwise_plan.result_shape(functor, arrays)
+        for view, name, dtype in zip(views, names, functor.written(arrays), strict=True):
             check_out(view, name, shape, dtype)
         machines.require_aligned(machine, views, names)
         plan = elementwise_plan.make_plan(
@@ -190,7 +227,7 @@ def _apply_out(
             known = addresses[i:n], reaches[i:n]
             check_memory(view, names[i], views[i + 1 :], names[i + 1 :], 0, *known)
     if plan.start is not None:
-        plan.start(plan.pack(*addresses) + plan.tail)
+        plan.start(plan.pack(*addresses) + plan.tail + numbers)
     return out
 
 
@@ -293,6 +330,10 @@ def along_axis(weight: Any, x: Any, axis: int, name: str) -> Any:
     ShapeError
         If the vector has neither one element nor the length of that axis.
     """
+    if hasattr(
+        type(x), "apply_functor"
+    ):  # inside a fused function, the weight broadcasts by itself
+        return weight
     library_of(x, "x")
     if type(weight) in (int, float):
         return weight

@@ -44,7 +44,7 @@ class Plan:
 
 
 def result_type(functor: Functor, arrays: Sequence[Any]) -> tuple[Shape, Any]:
-    """Shape and dtype of the results.
+    """Shape and dtype of the results, for a functor whose results have one dtype.
 
     Raises
     ------
@@ -54,6 +54,17 @@ def result_type(functor: Functor, arrays: Sequence[Any]) -> tuple[Shape, Any]:
     names = tuple(
         require(a.dtype, functor.kinds, n).name for a, n in zip(arrays, functor.names, strict=True)
     )
+    return result_shape(functor, arrays), numpy_dtype(promote(names))
+
+
+def result_shape(functor: Functor, arrays: Sequence[Any]) -> Shape:
+    """Shape of the results.
+
+    Raises
+    ------
+    ShapeError
+        Naming the arguments that do not fit.
+    """
     shapes = [a.shape for a in arrays]
     first = 1 if functor.cotangent else 0
     try:
@@ -67,7 +78,7 @@ def result_type(functor: Functor, arrays: Sequence[Any]) -> tuple[Shape, Any]:
             f"{functor.names[0]} has shape {shapes[0]}; it must have the shape {shape} of the "
             "result"
         )
-    return shape, numpy_dtype(promote(names))
+    return shape
 
 
 def make_plan(
@@ -80,17 +91,15 @@ def make_plan(
     wide: tuple[bool, ...] = (),
 ) -> Plan:
     """The plan of a call; with ``outs``, for results that are given."""
-    shape, dtype = result_type(functor, arrays)
+    shape = result_shape(functor, arrays)
+    written = functor.written(arrays, wide)
     machines.require_aligned(machine, arrays, functor.names)
-    result = ELEMENTS[dtype.name]
-    widened = wide or (False,) * functor.outputs
-    written = [ELEMENTS[result.compute_name] if w else result for w in widened]
     inputs = [broadcast_strides(a.shape, a.strides, shape) for a in arrays]
     if outs is None:
         leader = next((i for i, a in enumerate(arrays) if a.shape == shape), 0)
         order = memory_order(shape, inputs[leader])
-        allocations = tuple(Allocation(shape, numpy_dtype(e.name), order) for e in written)
-        results = [contiguous_strides(shape, e.itemsize, order) for e in written]
+        allocations = tuple(Allocation(shape, dtype, order) for dtype in written)
+        results = [contiguous_strides(shape, dtype.itemsize, order) for dtype in written]
     else:
         allocations = ()
         results = [o.strides for o in outs]
@@ -98,21 +107,26 @@ def make_plan(
     operands = functor.outputs + functor.inputs
     if 0 in shape:
         return Plan(allocations, None, b"", operands)
-    elements = written + [ELEMENTS[a.dtype.name] for a in arrays]
+    dtypes = [*written, *(a.dtype for a in arrays)]
+    text, widest = functor.computing(arrays)
     strides = [tuple(s[axis] for axis in order) for s in (*results, *inputs)]
     merged_shape, merged = merge(tuple(shape[axis] for axis in order), strides)
     problem = ElementwiseProblem(
         shape=merged_shape,
         strides=tuple(merged),
-        itemsizes=tuple(e.itemsize for e in elements),
-        compute_itemsize=0 if result.kind == "c" else result.compute_itemsize,
+        itemsizes=tuple(dtype.itemsize for dtype in dtypes),
+        compute_itemsize=widest,
         results=functor.outputs,
         alignment=alignment,
+        chains=functor.chains,
     )
     chosen = config.configure(problem, machine.device)
-    instance = make_instance(functor, result, elements, len(merged_shape), chosen)
-    tail, blocks = pack_arguments(problem, chosen, result, params)
-    traffic = sum(e.itemsize for e in elements) * int(np.prod(shape, dtype=np.int64))
+    storage = [ELEMENTS[d.name].storage if d.name in ELEMENTS else "uint8" for d in dtypes]
+    instance = _instance(functor, text, storage, len(merged_shape), chosen)
+    packer, blocks = pack_geometry(problem, chosen)
+    functor.pack(packer, arrays, params)
+    tail = packer.finish()
+    traffic = sum(dtype.itemsize for dtype in dtypes) * int(np.prod(shape, dtype=np.int64))
     return Plan(allocations, machine.prepare(instance, blocks, 0, traffic), tail, operands)
 
 
@@ -124,16 +138,23 @@ def make_instance(
     chosen: ElementwiseConfig,
 ) -> Instance:
     """The template instance for a functor, the types of results and inputs, and a config."""
-    outs = ", ".join(e.storage for e in elements[: functor.outputs])
-    ins = ", ".join(e.storage for e in elements[functor.outputs :])
+    return _instance(functor, result.compute, [e.storage for e in elements], rank, chosen)
+
+
+def _instance(
+    functor: Functor, computing: str, storage: list[str], rank: int, chosen: ElementwiseConfig
+) -> Instance:
+    outs = ", ".join(storage[: functor.outputs])
+    ins = ", ".join(storage[functor.outputs :])
     steps = ", ".join(map(str, chosen.steps))
     index = "int32" if chosen.index == "i" else "int64"
     streaming = "true" if chosen.streaming else "false"
     kernel = (
-        f"Elementwise<{functor.name}, {result.compute}, Types<{outs}>, Types<{ins}>, "
+        f"Elementwise<{functor.name}, {computing}, Types<{outs}>, Types<{ins}>, "
         f"Ints<{steps}>, {chosen.vector}, {chosen.unroll}, {rank}, {index}, {streaming}>"
     )
-    return Instance("elementwise", kernel, chosen.threads, (functor.header,))
+    headers, definitions = functor.source()
+    return Instance("elementwise", kernel, chosen.threads, headers, definitions)
 
 
 def pack_arguments(
@@ -143,6 +164,13 @@ def pack_arguments(
     params: tuple[complex, ...],
 ) -> tuple[bytes, int]:
     """Everything that follows the pointers, and the number of blocks."""
+    packer, blocks = pack_geometry(problem, chosen)
+    packer.add_scalars(result.compute_name, params or (0,))
+    return packer.finish(), blocks
+
+
+def pack_geometry(problem: ElementwiseProblem, chosen: ElementwiseConfig) -> tuple[Packer, int]:
+    """What follows the pointers, up to the parameters, and the number of blocks."""
     inner = problem.shape[-1]
     row_vectors = -(-inner // chosen.vector)
     rows = int(np.prod(problem.shape[:-1], dtype=np.int64))
@@ -154,5 +182,4 @@ def pack_arguments(
     packer.add_divisors(problem.shape)
     for strides in problem.strides:
         packer.add_index(*strides)
-    packer.add_scalars(result.compute_name, params or (0,))
-    return packer.finish(), -(-vectors // chosen.tile)
+    return packer, -(-vectors // chosen.tile)

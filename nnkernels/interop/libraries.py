@@ -68,6 +68,8 @@ def library_of(x: Any, argument: str) -> Library:
     kind = type(x)
     found = _KNOWN.get(kind)
     if found is None:
+        if hasattr(kind, "refused"):  # a value of a function that is being fused
+            raise x.refused(argument)
         found = _identify(x)
         if found is None:
             raise DTypeError(

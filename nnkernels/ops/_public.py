@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from nnkernels.dispatch import machines
-from nnkernels.errors import BackendError, DTypeError
+from nnkernels.errors import BackendError, DTypeError, TraceError
 from nnkernels.interop.libraries import library_of
 from nnkernels.ops._documentation import documented
 
@@ -45,6 +45,10 @@ def _on_cpu(arrays: Sequence[Any]) -> bool:
         if not isinstance(x, (int, float, complex)):
             try:
                 return isinstance(library_of(x, "").adopt(x, ""), np.ndarray)
-            except (DTypeError, BackendError):  # said again, and better, by the function itself
+            except (
+                DTypeError,
+                BackendError,
+                TraceError,
+            ):  # said again, and better, by the function itself
                 return True
     return True
