@@ -34,12 +34,13 @@ class Recipe:
     def __call__(self, *values: Any) -> Any:
         pool = list(values)
         for function, places, number in self.steps:
-            operands = [pool[place % len(pool)] for place in places]
+            # From the last value on: what no result needs is left out of a kernel.
+            operands = [pool[-1 - place % len(pool)] for place in places]
             if number:
                 operands[-1] = number
             try:
                 pool.append(function(*operands))
-            except TraceError:
+            except (TraceError, ValueError):  # the latter of an option of an activation
                 continue
         found = tuple(pool[-self.results :])
         return found if self.results > 1 else found[0]
@@ -110,6 +111,8 @@ def _spread(node: Any, middle: Any, ends: Any, arrays: Any, numbers: Any) -> Any
         size = np.abs(middle)
         if node.op == "logaddexp":  # a logarithm added to the larger operand, which may cancel
             size = size + np.fmax(*(np.abs(operand[0]) for operand in ends))
+        if node.op == "activation":  # several operations, on numbers of the size of its operand
+            size = 3 * size + np.fmin(np.abs(ends[0][0]), 1.0)
         rounding = ROUNDINGS * info.eps * size + 4 * info.tiny
         if node.op == "rounded":
             kind = {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(node.dtype, 0.0)
