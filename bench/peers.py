@@ -44,6 +44,8 @@ class OwnLibrary:
     """nnkernels, on the arrays that the bench makes."""
 
     name = OURS
+    # Whether a first call says nothing about the later ones. (Ours has been called by then.)
+    compiles = False
 
     def adopt(self, array: Any) -> Any:
         return array
@@ -107,6 +109,7 @@ class TorchLibrary:
     """PyTorch on the very memory of the arrays, on the CPU or a GPU."""
 
     name = "torch"
+    compiles = False
 
     def __init__(self, torch: Any, threads: int) -> None:
         self._torch = torch
@@ -151,6 +154,7 @@ class CompiledTorch(TorchLibrary):
     """PyTorch's own fusion of the same expressions: `torch.compile`."""
 
     name = "torch_compile"
+    compiles = True
 
     def functions(self, problem: Problem) -> Functions | None:
         if problem.record.family != "fusion":
