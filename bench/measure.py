@@ -81,7 +81,7 @@ def measure(problem: Problem, bench: Bench) -> dict[str, Any]:
             continue
         try:
             provider, entry["out"] = _provider(library, functions, bench.out, sets, results)
-            if library.compiles:
+            if functions.compiles:
                 provider.call(*provider.sets[0])
             start = time.perf_counter()
             got = provider.call(*provider.sets[0])

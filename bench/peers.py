@@ -30,10 +30,14 @@ class Unavailable(Exception):
 
 
 class Functions(NamedTuple):
-    """An op in one library: a call, and one with ``out=`` where the library has that."""
+    """An op in one library: a call, and one with ``out=`` where the library has that.
+
+    ``compiles``: a first call takes far longer than others. (Ours has been called by then.)
+    """
 
     call: Callable[..., Any]
     call_out: Callable[..., Any] | None = None
+    compiles: bool = False
 
 
 def as_tuple(result: Any) -> tuple[Any, ...]:
@@ -44,8 +48,6 @@ class OwnLibrary:
     """nnkernels, on the arrays that the bench makes."""
 
     name = OURS
-    # Whether a first call says nothing about the later ones. (Ours has been called by then.)
-    compiles = False
 
     def adopt(self, array: Any) -> Any:
         return array
@@ -109,7 +111,6 @@ class TorchLibrary:
     """PyTorch on the very memory of the arrays, on the CPU or a GPU."""
 
     name = "torch"
-    compiles = False
 
     def __init__(self, torch: Any, threads: int) -> None:
         self._torch = torch
@@ -154,13 +155,12 @@ class CompiledTorch(TorchLibrary):
     """PyTorch's own fusion of the same expressions: `torch.compile`."""
 
     name = "torch_compile"
-    compiles = True
 
     def functions(self, problem: Problem) -> Functions | None:
         if problem.record.family != "fusion":
             return None
         function = fusion.functions(self._torch.exp)[problem.op]
-        return Functions(self._torch.compile(function, dynamic=False), None)
+        return Functions(self._torch.compile(function, dynamic=False), compiles=True)
 
 
 Library = OwnLibrary | TorchLibrary

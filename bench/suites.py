@@ -310,6 +310,7 @@ def overview() -> list[Problem]:
         Problem("conv_backward_weight", (1, *image[1:]), case="64 3x3"),
         Problem("max_pool", image),
         Problem("interpolate", image, layout="channels_last", case="linear x2"),
+        Problem("fused_chain", (2048, 2048)),
         *models(),
     ]
     return [replace(problem, min_time=OVERVIEW_SECONDS) for problem in found]
