@@ -11,9 +11,11 @@ from nnkernels.config.device import PROFILES
 from nnkernels.inspection.inspect import Choice, compile_all, device_of, report
 from nnkernels.inspection.problems import Problem, contiguous
 from nnkernels.inspection.record import launches
+from nnkernels.inspection.roofline import Cost
 
 ARCHS = ("sm_80", "sm_90", "sm_120", "gfx90a")
 X, WEIGHT = (8, 64, 28, 28), (64, 1, 3, 3)
+NO_COST = Cost(0.0, 0)  # of no interest here
 GIVEN = {
     "conv": ((X, WEIGHT, (64,)), {}),
     "conv_backward_data": ((X, WEIGHT), {"x_shape": X}),
@@ -40,7 +42,7 @@ def chosen(arch):
                 arguments = problem.arguments(op, dtype)
                 for launch in launches(op.function, *arguments, device_of(arch)):
                     if launch.instance.kernel.startswith("ConvDirect"):
-                        yield Choice(op, dtype, problem, launch)
+                        yield Choice(op, dtype, problem, launch, NO_COST)
 
 
 @pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
