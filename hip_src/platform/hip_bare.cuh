@@ -58,7 +58,17 @@ NNK_BARE(erfc)
 NNK_BARE(sqrt)
 NNK_BARE(sin)
 NNK_BARE(cos)
+NNK_BARE(tan)
+NNK_BARE(exp2)
+NNK_BARE(log2)
 NNK_BARE(fabs)
+#undef NNK_BARE
+#define NNK_BARE(name)                                   \
+  extern "C" __device__ float name##f(float x, float y); \
+  extern "C" __device__ double name(double x, double y);
+NNK_BARE(pow)
+NNK_BARE(fmod)
+NNK_BARE(copysign)
 #undef NNK_BARE
 extern "C" __device__ float fmaf(float a, float b, float c);
 extern "C" __device__ double fma(double a, double b, double c);
