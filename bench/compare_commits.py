@@ -105,16 +105,15 @@ def _git(*arguments: str) -> str:
 class Side:
     """A process that runs nnkernels from one tree."""
 
-    def __init__(self, tree: Path, backend: str, threads: int | None) -> None:
-        """Start it.
+    def __init__(self, tree: Path, bench: Path, backend: str, threads: int | None) -> None:
+        """Start it, with the bench of some commit.
 
         Raises
         ------
         SideError
             If this bench cannot run that nnkernels.
         """
-        # Of this commit, so that both sides are timed in the same way.
-        worker = BENCH / "compare_worker.py"
+        worker = bench / "compare_worker.py"
         settings = json.dumps({"backend": backend, "threads": threads})
         self._process = subprocess.Popen(
             [sys.executable, str(worker), settings],
@@ -194,13 +193,24 @@ def measure(
         for name, tree in trees.items():
             progress(f"import of {name}")
             try:
-                sides[name] = Side(tree, settings.backend, settings.threads)
+                sides[name] = _started(tree, settings)
             except SideError as reason:
                 raise SideError(f"{name}: {reason}") from None
             stack.callback(sides[name].close)
         for problem in problems:
             progress(problem.label)
             yield _interleaved(sides, problem, settings)
+
+
+def _started(tree: Path, settings: Settings) -> Side:
+    """With this bench, so that both sides are timed in the same way; else with the tree's own."""
+    try:
+        return Side(tree, BENCH, settings.backend, settings.threads)
+    except SideError:
+        own = tree / "bench"
+        if not (own / "compare_worker.py").is_file():
+            raise
+        return Side(tree, own, settings.backend, settings.threads)
 
 
 def _interleaved(sides: dict[str, Side], problem: Problem, settings: Settings) -> Turns:

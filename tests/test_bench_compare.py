@@ -282,6 +282,24 @@ def test_commits_that_are_none(compare):
     assert "'no-such-branch' is neither a result file nor a commit" in err
 
 
+def test_a_bench_that_needs_something_new_leaves_the_base_to_its_own(history):
+    changed = {
+        history / "nnkernels" / "__init__.py": "\nbrand_new = 1\n",
+        history / "bench" / "measure.py": "\nfrom nnkernels import brand_new as brand_new\n",
+    }
+    before = {path: path.read_text() for path in changed}
+    for path, more in changed.items():
+        path.write_text(before[path] + more)
+    try:
+        done = compare_commits(
+            history, "HEAD", ".", "--op", "gelu", "--shape", "8x8", "--repeat", "7"
+        )
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_nnkernels_that_this_bench_cannot_run(history):
     package = history / "nnkernels" / "__init__.py"
     text = package.read_text()
