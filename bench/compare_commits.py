@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fresh_process import description
 from problems import Problem, UsageError
 from timing import TURN_SECONDS
 
@@ -215,9 +216,7 @@ def _started(tree: Path, settings: Settings) -> Side:
 
 def _interleaved(sides: dict[str, Side], problem: Problem, settings: Settings) -> Turns:
     found = Turns()
-    fields = {
-        name: getattr(problem, name) for name in ("op", "shape", "dtype", "axis", "layout", "case")
-    }
+    fields = description(problem)
     slowest = 0.0
     for name, side in sides.items():
         try:

@@ -7,14 +7,14 @@ nnkernels imported and the operands at hand, to its result.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from fresh_process import description, empty_caches, output_of
 
 _BENCH = Path(__file__).resolve().parent
 
@@ -27,30 +27,10 @@ def cold_seconds(problem: Any, backend: str, threads: int) -> float:
     RuntimeError
         With the message of a process that failed.
     """
-    names = ("op", "shape", "dtype", "axis", "layout", "case")
-    request = {name: getattr(problem, name) for name in names}
-    path = os.pathsep.join(filter(None, [str(_BENCH.parent), os.environ.get("PYTHONPATH", "")]))
+    request = json.dumps(description(problem))
     with tempfile.TemporaryDirectory(prefix="nnkernels-bench-") as cache:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": path,
-            "NNKERNELS_CACHE_DIR": cache,
-            "CUPY_CACHE_DIR": str(Path(cache) / "cupy"),
-        }
-        done = subprocess.run(
-            [
-                *(sys.executable, str(Path(__file__).resolve())),
-                *(json.dumps(request), backend, str(threads)),
-            ],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise RuntimeError(f"the process that times a first call failed:\n{done.stderr.strip()}")
-    return float(done.stdout)
+        arguments = [str(Path(__file__).resolve()), request, backend, str(threads)]
+        return float(output_of(arguments, "times a first call", empty_caches(cache)))
 
 
 def add(row: dict[str, Any], problem: Any, backend: str, threads: int) -> None:

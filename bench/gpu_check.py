@@ -3,7 +3,7 @@
 
     make gpu-check
     make gpu-check PART=sanitizer,bench
-    python bench/gpu_check.py --minutes 20 --folder /tmp/report
+    python bench/gpu_check.py --minutes 20 --folder report
 
 It needs this checkout and a Python with CuPy, pytest, hypothesis and what nnkernels itself imports;
 compute-sanitizer, PyTorch and pytest-xdist are used where they are. Whatever fails, the rest goes

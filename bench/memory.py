@@ -14,11 +14,12 @@ import ctypes
 import gc
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from fresh_process import description, output_of
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5)
@@ -38,23 +39,10 @@ def extra_bytes(problem: Any, library: str, threads: int) -> int | None:
     """
     if not os.access(_CLEAR_REFS, os.W_OK):
         return None
-    names = ("op", "shape", "dtype", "axis", "layout", "case")
-    request = {name: getattr(problem, name) for name in names}
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads)) | _FRESH_MEMORY
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), json.dumps(request), library, str(threads)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"the process that measures memory failed:\n{done.stderr.strip()}")
-    return int(done.stdout)
+    request = json.dumps(description(problem))
+    environment = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | _FRESH_MEMORY
+    arguments = [str(Path(__file__).resolve()), request, library, str(threads)]
+    return int(output_of(arguments, "measures memory", environment))
 
 
 def add(row: dict[str, Any], problem: Any, threads: int) -> None:

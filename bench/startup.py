@@ -6,16 +6,13 @@ Each measurement is a process of its own, with the clock inside it.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nnkernels
+from fresh_process import empty_caches, output_of
 
 IMPORT_SECONDS = 0.15
 COLD_SECONDS = {"cpu": 2.0, "cupy": 0.4}
@@ -81,26 +78,7 @@ def _first_calls(
 
 
 def _timed(script: str, cache: Path) -> list[float]:
-    # The child finds the same nnkernels, also where it is not installed.
-    root = str(Path(nnkernels.__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": path,
-        "NNKERNELS_CACHE_DIR": str(cache),
-        "CUPY_CACHE_DIR": str(cache / "cupy"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"a timed process failed:\n{done.stderr.strip()}")
-    return json.loads(done.stdout)
+    return json.loads(output_of(["-c", script], "is timed", empty_caches(cache)))
 
 
 def _check(name: str, seconds: list[float], limit: float | None) -> dict[str, Any]:
