@@ -9,6 +9,23 @@
 
 namespace nnk {
 
+// The columns of some outputs from products, which begin at `from`: half of the way to results.
+template <int Lanes, class Block>
+NNK_FN void sum_columns(const Block& block, int from,
+                        Vec<float, Lanes> (&half)[4][Winograd::points]) {
+  constexpr int points = Winograd::points;
+  NNK_UNROLL
+  for (int j = 0; j < points; ++j) {
+    Vec<float, Lanes> m[points], y[4];
+    NNK_UNROLL
+    for (int i = 0; i < points; ++i)
+      m[i] = block.made.template load_vec<Lanes>((i * points + j) * block.made_step + from);
+    Winograd::sums(m, y);
+    NNK_UNROLL
+    for (int i = 0; i < 4; ++i) half[i][j] = y[i];
+  }
+}
+
 // ---- tiles ------------------------------------------------------------------------------------
 
 // Tiles that follow each other, images and rows of tiles included. Inputs are first transformed
@@ -120,16 +137,7 @@ template <int Lanes, int N> struct LanesAreTiles {
     for (int t = 0; t < block.tiles; t += Lanes) {
       const int from = row * block.made_row + t;
       V half[4][points];
-      NNK_UNROLL
-      for (int j = 0; j < points; ++j) {
-        V m[points], y[4];
-        NNK_UNROLL
-        for (int i = 0; i < points; ++i)
-          m[i] = block.made.template load_vec<Lanes>((i * points + j) * block.made_step + from);
-        Winograd::sums(m, y);
-        NNK_UNROLL
-        for (int i = 0; i < 4; ++i) half[i][j] = y[i];
-      }
+      sum_columns<Lanes>(block, from, half);
       NNK_UNROLL
       for (int i = 0; i < 4; ++i) {
         V y[4];
@@ -262,16 +270,7 @@ template <int Lanes, int N, int MicroM> struct LanesAreChannels {
                                int columns, float* to) {
     const Geometry& g = block.geometry();
     V half[4][points];
-    NNK_UNROLL
-    for (int j = 0; j < points; ++j) {
-      V m[points], y[4];
-      NNK_UNROLL
-      for (int i = 0; i < points; ++i)
-        m[i] = block.made.template load_vec<Lanes>((i * points + j) * block.made_step + from);
-      Winograd::sums(m, y);
-      NNK_UNROLL
-      for (int i = 0; i < 4; ++i) half[i][j] = y[i];
-    }
+    sum_columns<Lanes>(block, from, half);
     count = count < Lanes ? count : Lanes;
     const uint32 bits = lanes_from<Lanes>(0, count);
     to = byte_offset(to, output * g.result[1]);
