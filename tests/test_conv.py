@@ -263,6 +263,14 @@ def test_edges(geometry, backend):
     assert_all_right(geometry, arrays, results)
 
 
+def test_taps_that_no_pixel_has_are_no_memory(cpu):
+    """Of pixels between strides wider than the weight; conftest.py guards the scratch memory."""
+    dy, weight = np.ones((4, 64, 8, 8), "float32"), np.ones((64, 32, 1, 1), "float32")
+    dx = nnk.conv_backward_data(dy, weight, (4, 32, 16, 16), stride=2)
+    assert (dx[:, :, ::2, ::2] == 64).all()
+    assert not dx[:, :, 1::2].any() and not dx[..., 1::2].any()
+
+
 def test_named_padding(cpu):
     x = np.arange(1.0, 8.0).reshape(1, 1, 7)
     weight = np.array([[[1.0, 10.0, 100.0, 1000.0]]])

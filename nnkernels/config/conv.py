@@ -100,6 +100,8 @@ class ConvPackedConfig:
         most = packed.tile_k if self.pixels == TERMS else packed.tile_n
         index = 4 if packed.index == "i" else 8
         runs = 2 * (most * (index + 8) + 8)
+        # Pixels of no tap have what is known of one.
+        kernel = max(kernel[0], 1), max(kernel[1], 1), max(kernel[2], 1)
         masks = sum(kernel) * -(-most // self.lanes) * 4
         taps = prod(kernel) * (2 * index + self.panel_columns // self.lanes * 4)
         return packed.shared_elements(k) * compute_itemsize + runs + masks + taps
