@@ -66,9 +66,11 @@ from nnkernels.ops.activations_backward import (
 from nnkernels.ops.batch_norm import batch_norm, batch_norm_backward
 from nnkernels.ops.conv import (
     conv,
+    conv_backward,
     conv_backward_data,
     conv_backward_weight,
     conv_transpose,
+    conv_transpose_backward,
 )
 from nnkernels.ops.gated import (
     geglu,
@@ -135,9 +137,11 @@ __all__ = [
     "celu_backward",
     "clear_cache",
     "conv",
+    "conv_backward",
     "conv_backward_data",
     "conv_backward_weight",
     "conv_transpose",
+    "conv_transpose_backward",
     "device_source",
     "elu",
     "elu_backward",

@@ -10,7 +10,14 @@ from nnkernels.ops import _options
 from nnkernels.ops._activation import ActivationLike, fused
 from nnkernels.ops._public import public
 
-__all__ = ["conv", "conv_backward_data", "conv_backward_weight", "conv_transpose"]
+__all__ = [
+    "conv",
+    "conv_backward",
+    "conv_backward_data",
+    "conv_backward_weight",
+    "conv_transpose",
+    "conv_transpose_backward",
+]
 
 PerAxis = int | Sequence[int]
 Padding = int | str | Sequence[int | Sequence[int]]
@@ -275,3 +282,119 @@ def conv_backward_weight(
     """
     flip = _options.flag("flip", flip)
     return dispatch.backward_weight(dy, x, weight_shape, (stride, padding, dilation, groups, flip))
+
+
+@public
+def conv_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    /,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+    algorithm: str | None = None,
+    wrt: int | Sequence[int] | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `conv`: `conv_backward_data`, `conv_backward_weight` and sums for the bias.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `conv`, before its
+        epilogue; of its shape and any strides.
+    x, weight, bias : array
+        The operands of `conv`, of a real floating or complex type. Of ``bias`` only the shape and
+        dtype are used.
+    stride, padding, dilation, groups, flip
+        As in `conv`.
+    algorithm : {None, "direct", "winograd"}, default None
+        As in `conv`; of the gradient by ``x``.
+    wrt : int or tuple of int, optional
+        Positions of the operands whose gradients are made; the others are None. All by default.
+
+    Returns
+    -------
+    dx, dweight : array
+        Of the shapes and dtypes of ``x`` and ``weight``.
+    dbias : array or None
+        Of the shape and dtype of ``bias``; None without it.
+
+    {raises of convolutions}
+
+    {references of gradients}
+
+    {examples}
+    >>> dy, x = np.array([[[1.0, 2.0]]]), np.array([[[1.0, 10.0, 100.0]]])
+    >>> dx, dw, db = nnk.conv_backward(dy, x, np.array([[[3.0, 5.0]]]), np.zeros(1))
+    >>> dx.tolist(), dw.tolist(), db.tolist()
+    ([[[3.0, 11.0, 10.0]]], [[[21.0, 210.0]]], [3.0])
+    >>> nnk.conv_backward(dy, x, np.array([[[3.0, 5.0]]]), wrt=1)
+    (None, array([[[ 21., 210.]]]), None)
+    """
+    options = (stride, padding, dilation, groups, _options.flag("flip", flip))
+    algorithm = _options.algorithm("algorithm", algorithm)
+    return dispatch.gradients(dy, x, weight, bias, options, algorithm, _options.wanted(wrt, 3))
+
+
+@public
+def conv_transpose_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    /,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    output_padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+    algorithm: str | None = None,
+    wrt: int | Sequence[int] | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `conv_transpose`: by ``x`` the convolution of ``dy`` that it transposes.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `conv_transpose`,
+        before its epilogue; of its shape and any strides.
+    x, weight, bias : array
+        The operands of `conv_transpose`, of a real floating or complex type. Of ``bias`` only the
+        shape and dtype are used.
+    stride, padding, output_padding, dilation, groups, flip
+        As in `conv_transpose`.
+    algorithm : {None, "direct", "winograd"}, default None
+        As in `conv`; of the gradient by ``x``.
+    wrt : int or tuple of int, optional
+        Positions of the operands whose gradients are made; the others are None. All by default.
+
+    Returns
+    -------
+    dx, dweight : array
+        Of the shapes and dtypes of ``x`` and ``weight``.
+    dbias : array or None
+        Of the shape and dtype of ``bias``; None without it.
+
+    {raises of convolutions}
+
+    {references of gradients}
+
+    {examples}
+    >>> dy, x = np.array([[[1.0, 10.0, 100.0]]]), np.array([[[1.0, 2.0]]])
+    >>> dx, dw, _ = nnk.conv_transpose_backward(dy, x, np.array([[[3.0, 5.0]]]))
+    >>> dx.tolist(), dw.tolist()
+    ([[[53.0, 530.0]]], [[[21.0, 210.0]]])
+    """
+    options = (stride, padding, dilation, groups, _options.flag("flip", flip))
+    algorithm = _options.algorithm("algorithm", algorithm)
+    wanted = _options.wanted(wrt, 3)
+    return dispatch.transposed_gradients(
+        dy, x, weight, bias, options, output_padding, algorithm, wanted
+    )
