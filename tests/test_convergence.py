@@ -51,6 +51,7 @@ def curve(module, model, dtype, steps=STEPS):
 
 def torch_curve(module, model, dtype):
     """The losses of PyTorch's, with float32 weights that are rounded for each step."""
+    torch_vision = module("torch_vision")
     networks = module("networks")
     network = networks.MODELS[model]((1, 8, 8), 10)
     initial = network.initial(np.random.default_rng(1))
@@ -66,7 +67,7 @@ def torch_curve(module, model, dtype):
     losses = []
     for images, labels in batches():
         rounded = {n: x if "norm" in n else x.to(kind) for n, x in masters.items()}
-        logits = vision.torch_logits(model, rounded, statistics, torch.tensor(images).to(kind))
+        logits = torch_vision.logits(model, rounded, statistics, torch.tensor(images).to(kind))
         loss = torch.nn.functional.cross_entropy(logits.float(), torch.tensor(labels))
         descent.zero_grad()
         (scale * loss).backward()

@@ -72,7 +72,7 @@ def save(path: Path, header: dict[str, Any], groups: dict[str, dict[str, Array]]
     try:
         with os.fdopen(handle, "wb") as file:
             text = json.dumps({"version": _VERSION, **header})
-            np.savez(file, header=np.array(text), **arrays)
+            np.savez(file, **{"header": np.array(text), **arrays})  # type: ignore[arg-type]
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

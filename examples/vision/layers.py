@@ -19,8 +19,8 @@ import nnkernels as nnk
 
 Array = Any  # a NumPy or a CuPy array
 Arrays = dict[str, Array]
-# (gradient of the output, where gradients of parameters go, whether that of the input is needed)
-Back = Callable[[Array, Arrays, bool], Any]
+# From the gradient of the output, and where gradients of parameters go, to that of the input.
+Back = Callable[[Array, Arrays], Any]
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Layer:
 def through(rule: tuple[Array, Callable[..., tuple[Any, ...]]]) -> tuple[Array, Back]:
     """Return what `nnk.vjp` gave for an op of one array, as a layer without parameters has it."""
     y, pullback = rule
-    return y, lambda dy, gradients, wanted: pullback(dy)[0]
+    return y, lambda dy, gradients: pullback(dy)[0]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Conv(Layer):
     stride: int = 1
     padding: int = 0
     bias: bool = False
+    first: bool = False  # of the network: the images need no gradient
 
     def initial(self, random: np.random.Generator) -> Arrays:
         """Return weights scaled for ReLU (He et al., arXiv 1502.01852), and zeros."""
@@ -86,21 +87,20 @@ class Conv(Layer):
         return found
 
     def forward(self, x: Array, run: Pass) -> tuple[Array, Back]:
-        """Return the convolution; the images themselves need no gradient."""
-        weight = run.parameters[f"{self.name}.weight"]
-        bias = (run.parameters[f"{self.name}.bias"],) if self.bias else ()
-        options = {"stride": self.stride, "padding": self.padding}
-        y, pullback = nnk.vjp(nnk.conv, x, weight, *bias, **options)
+        """Return the convolution."""
+        names = [f"{self.name}.weight", f"{self.name}.bias"][: 1 + self.bias]
+        y, pullback = nnk.vjp(
+            nnk.conv,
+            x,
+            *(run.parameters[name] for name in names),
+            wrt=tuple(range(self.first, 1 + len(names))),
+            stride=self.stride,
+            padding=self.padding,
+        )
 
-        def back(dy: Array, gradients: Arrays, wanted: bool) -> Any:
-            if wanted:
-                dx, dweight, *dbias = pullback(dy)
-            else:
-                dx, dweight = None, nnk.conv_backward_weight(dy, x, weight.shape, **options)
-                dbias = [dy.sum(axis=(0, 2, 3))] if self.bias else []
-            gradients[f"{self.name}.weight"] = dweight
-            if self.bias:
-                gradients[f"{self.name}.bias"] = dbias[0]
+        def back(dy: Array, gradients: Arrays) -> Any:
+            dx, *found = pullback(dy)
+            gradients.update(zip(names, found, strict=True))
             return dx
 
         return y, back
@@ -141,7 +141,7 @@ class BatchNorm(Layer):
         (y, *renewed), pullback = nnk.vjp(nnk.batch_norm, x, *arrays, training=True)
         run.statistics[mean], run.statistics[variance] = renewed
 
-        def back(dy: Array, gradients: Arrays, wanted: bool) -> Any:
+        def back(dy: Array, gradients: Arrays) -> Any:
             dx, dweight, dbias = pullback(dy, None, None)[:3]
             gradients[f"{self.name}.weight"], gradients[f"{self.name}.bias"] = dweight, dbias
             return dx
@@ -149,7 +149,7 @@ class BatchNorm(Layer):
         return y, back
 
 
-def unreachable(dy: Array, gradients: Arrays, wanted: bool) -> Any:
+def unreachable(dy: Array, gradients: Arrays) -> Any:
     """Refuse to differentiate a pass that is no training."""
     raise RuntimeError("gradients were asked of a pass that kept nothing for them")
 
@@ -175,7 +175,7 @@ class Linear(Layer):
         names = f"{self.name}.weight", f"{self.name}.bias"
         y, pullback = nnk.vjp(nnk.linear, x, *(run.parameters[name] for name in names))
 
-        def back(dy: Array, gradients: Arrays, wanted: bool) -> Any:
+        def back(dy: Array, gradients: Arrays) -> Any:
             dx, gradients[names[0]], gradients[names[1]] = pullback(dy)
             return dx
 
@@ -204,9 +204,7 @@ class GlobalAverage(Layer):
     def forward(self, x: Array, run: Pass) -> tuple[Array, Back]:
         """Return the rows."""
         y, pullback = nnk.vjp(nnk.adaptive_avg_pool, x, 1)
-        return y.reshape(x.shape[:2]), lambda dy, gradients, wanted: pullback(dy.reshape(y.shape))[
-            0
-        ]
+        return y.reshape(x.shape[:2]), lambda dy, gradients: pullback(dy.reshape(y.shape))[0]
 
 
 class Flatten(Layer):
@@ -214,7 +212,7 @@ class Flatten(Layer):
 
     def forward(self, x: Array, run: Pass) -> tuple[Array, Back]:
         """Return the rows."""
-        return x.reshape(len(x), -1), lambda dy, gradients, wanted: dy.reshape(x.shape)
+        return x.reshape(len(x), -1), lambda dy, gradients: dy.reshape(x.shape)
 
 
 class Chain(Layer):
@@ -238,9 +236,9 @@ class Chain(Layer):
             x, back = layer.forward(x, run)
             backs.append(back)
 
-        def all_back(dy: Array, gradients: Arrays, wanted: bool) -> Any:
+        def all_back(dy: Array, gradients: Arrays) -> Any:
             while backs:  # what a layer kept is let go as soon as it was used
-                dy = backs.pop()(dy, gradients, wanted or bool(backs))
+                dy = backs.pop()(dy, gradients)
             return dy
 
         return x, all_back
@@ -267,11 +265,9 @@ class Residual(Layer):
         short, short_back = self.shortcut.forward(x, run)
         y, pullback = nnk.vjp(sum_and_relu, main, short)
 
-        def back(dy: Array, gradients: Arrays, wanted: bool) -> Any:
+        def back(dy: Array, gradients: Arrays) -> Any:
             d_main, d_short = pullback(dy)
-            dx = main_back(d_main, gradients, wanted)
-            dx_short = short_back(d_short, gradients, wanted)
-            return dx + dx_short if wanted else None
+            return main_back(d_main, gradients) + short_back(d_short, gradients)
 
         return y, back
 

@@ -40,7 +40,7 @@ def lenet(image: tuple[int, int, int], classes: int) -> Chain:
     """
     channels, height, width = image
     return Chain(
-        Conv("conv1", channels, 20, kernel=5, padding=2, bias=True),
+        Conv("conv1", channels, 20, kernel=5, padding=2, bias=True, first=True),
         Relu(),
         MaxPool(),
         Conv("conv2", 20, 50, kernel=5, padding=2, bias=True),
@@ -64,7 +64,7 @@ def resnet8(image: tuple[int, int, int], classes: int) -> Chain:
         before = widths[max(stage - 1, 0)]
         blocks.append(_block(f"block{stage + 1}", before, width, stride=1 if stage == 0 else 2))
     return Chain(
-        Conv("conv1", image[0], 16, kernel=3, padding=1),
+        Conv("conv1", image[0], 16, kernel=3, padding=1, first=True),
         BatchNorm("norm1", 16),
         Relu(),
         *blocks,
@@ -109,24 +109,25 @@ def loss_and_gradients(
     images : array
         Of shape (N, C, H, W) and the dtype of the parameters.
     targets : array
-        Probability of each class for each image, (N, classes), float32: rows with a single one,
-        if nothing is smoothed.
+        Probability of each class for each image, (N, classes): rows with a single one, if
+        nothing is smoothed. In their dtype, float32 usually, the loss is computed.
     scale : float
         Of the gradients, so that those of float16 do not underflow.
 
     Returns
     -------
     loss : array
-        Without axes, float32.
+        Without axes, of the dtype of the targets.
     gradients : dict
         By name, of the dtypes of the parameters.
     """
     logits, back = network.forward(images, run)
-    log_probabilities, pullback = nnk.vjp(nnk.log_softmax, logits.astype(np.float32, copy=False))
+    wide = logits.astype(targets.dtype, copy=False)
+    log_probabilities, pullback = nnk.vjp(nnk.log_softmax, wide)
     loss = -(log_probabilities * targets).sum() / len(images)
-    (d_logits,) = pullback(targets * np.float32(-scale / len(images)))
+    d_logits: Array = pullback(targets * (-scale / len(images)))[0]
     gradients: Arrays = {}
-    back(d_logits.astype(logits.dtype, copy=False), gradients, False)
+    back(d_logits.astype(logits.dtype, copy=False), gradients)
     return loss, gradients
 
 

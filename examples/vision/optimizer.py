@@ -73,18 +73,15 @@ class Descent:
         for name, gradient in gradients.items():
             master, velocity = self.masters[name], self.velocities[name]
             decay = self.decay if master.ndim > 1 else 0.0
+            numbers = rate, self.momentum, decay
             copy = self.parameters[name]
-            if copy is master and scale == 1.0:
-                numbers = rate, self.momentum, decay
-                descend(master, gradient, velocity, *numbers, out=(master, velocity))
-            else:
-                numbers = rate, self.momentum, decay, scale
-                results = (master, velocity, self.parameters[name])
-                if copy is master:
-                    gradient = gradient * np.float32(scale)
-                    descend(master, gradient, velocity, *numbers[:3], out=results[:2])
-                else:
-                    descend_and_round(master, gradient, velocity, copy, *numbers, out=results)
+            if copy is not master:
+                out = master, velocity, copy
+                descend_and_round(master, gradient, velocity, copy, *numbers, scale, out=out)
+                continue
+            if scale != 1.0:
+                gradient = gradient * np.float32(scale)
+            descend(master, gradient, velocity, *numbers, out=(master, velocity))
 
 
 def cosine(rate: float, step: int, steps: int, warmup: int) -> float:

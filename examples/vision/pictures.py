@@ -50,7 +50,8 @@ class Pictures:
     @property
     def image(self) -> tuple[int, int, int]:
         """Channels, height and width."""
-        return tuple(self.train.shape[1:])
+        channels, height, width = self.train.shape[1:]
+        return channels, height, width
 
 
 def load(xp: ModuleType, source: str) -> Pictures:
@@ -152,7 +153,8 @@ def _cifar(folder: Path) -> Pictures:
         *("airplane", "automobile", "bird", "cat", "deer"),
         *("dog", "frog", "horse", "ship", "truck"),
     )
-    return Pictures("cifar10", *found, names, mirrored=True)
+    train, train_labels, test, test_labels = found
+    return Pictures("cifar10", train, train_labels, test, test_labels, names, mirrored=True)
 
 
 # ---- augmentation --------------------------------------------------------------------------
