@@ -131,7 +131,7 @@ def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
         chosen = replace(chosen, read_a=chosen.read_a and not problem.packs_a)
         columns = chosen.vector // 2
     else:
-        chosen = matmul_packed.configure(product, device, few_rows=False)
+        chosen = matmul_packed.configure(product, device, plain=False)
         columns = chosen.vector
     itemsize = product.compute_itemsize
     return ConvPackedConfig(
