@@ -59,9 +59,10 @@ def conv(
         of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
         options.
     algorithm : {None, "direct", "winograd"}, default None
-        ``"direct"`` adds products up, and nothing else. ``"winograd"`` makes 3x3 windows of stride
-        and dilation 1 from a quarter of the multiplications, on a CPU, for float32 and one group:
-        see the notes. By default nnkernels chooses by what is faster.
+        ``"direct"`` adds products up, and nothing else. ``"winograd"`` makes windows of 3x3 or, in
+        three dimensions, Dx3x3, of stride and dilation 1 along the axes of 3, from a quarter of
+        the multiplications, on a CPU, for float32 or float64 and one group: see the notes. By
+        default nnkernels chooses by what is faster.
 
     Returns
     -------
