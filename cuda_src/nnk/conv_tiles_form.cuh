@@ -31,14 +31,16 @@ struct ConvTilesForm
     // pixels.
     static constexpr int square = transposed_lanes<uint32, N>();
     static_assert(G == 2 * square, "a register of pixels is a register of words");
+    // Of a block.
+    static constexpr int most_columns = N * N;
 
     // ---- B ----------------------------------------------------------------------------------
 
     // Panels of N columns, each as [word][column], `panel` words apart; zeros follow the last term
-    // up to so many words.
+    // up to so many words. Memory for N N sums is free meanwhile.
     NNK_FN void pack_b(const View<const bfloat16, 2, Index>& b, const Shared<uint32>& packed,
-                       int panel, Index first_n, int columns, Index first_k, int depth,
-                       int words) const {
+                       int panel, Index first_n, int columns, Index first_k, int depth, int words,
+                       S* sums) const {
       const Word* const from = Gather::words_at(b.data);
       if constexpr (Elements::gathers_b) {
         for (int j = 0; j < columns; j += N)
@@ -48,7 +50,8 @@ struct ConvTilesForm
         for (int j = 0; j < columns; j += N)
           pack_pixels(from, packed, j / N * panel, j, columns, first_k, depth);
       } else if constexpr (ChannelsFast) {
-        pack_channels(from, packed, panel, first_n, columns, first_k, depth);
+        pack_channels(from, packed, panel, first_n, columns, first_k, depth,
+                      reinterpret_cast<Word*>(sums));
       } else {
         for (int j = 0; j < columns; j += square)
           pack_taps(from, packed, j / N * panel + j % N, first_n + j, columns - j, depth);
@@ -149,24 +152,30 @@ struct ConvTilesForm
       }
     }
 
-    // Columns are channels of taps, terms are pixels: a word is filled by one pixel after the
-    // other.
+    // Columns are channels of taps, terms are pixels: what two pixels see is copied, each to a
+    // line, and then put together.
     NNK_FN void pack_channels(const Word* from, const Shared<uint32>& packed, int panel,
-                              Index first_n, int columns, Index first_k, int depth) const {
+                              Index first_n, int columns, Index first_k, int depth,
+                              Word* lines) const {
       auto pixel = Pixel<Index>::of(g, first_k);
       const auto first = Place::of(g, first_n);
-      for (int k = 0; k < depth; ++k) {
-        Gather::template copy_taps<N>(
-            from, pixel, first, columns, [&](int j, const auto& x, int count) NNK_INLINE {
-              uint32* const to = packed.data + j / N * panel + k / 2 * N + j % N;
-              constexpr int some = Gather::piece;
-              auto words = zero_extended(x);
-              if (k % 2 != 0)
-                words = words << 16 |
-                        nnk::load_partial<some>(static_cast<const uint32*>(to), count, 0u);
-              nnk::store_partial(to, words, count);
-            });
-        pixel.advance(g);
+      for (int k = 0; k < depth; k += 2) {
+        for (int t = 0; t < 2; ++t) {
+          Word* const line = lines + t * most_columns;
+          if (k + t < depth) {
+            Gather::template copy_taps<0>(from, pixel, first, columns,
+                                          [&](int j, const auto& x, int count) NNK_INLINE {
+                                            if (count == Gather::piece) nnk::store(line + j, x);
+                                            else nnk::store_partial(line + j, x, count);
+                                          });
+            pixel.advance(g);
+          } else {
+            for (int j = 0; j < columns; j += N) nnk::store(line + j, Vec<Word, N>::splat(0));
+          }
+        }
+        for (int j = 0; j < columns; j += G)
+          put(packed, j / N * panel + k / 2 * N + j % N, nnk::load<G>(lines + j),
+              nnk::load<G>(lines + most_columns + j));
       }
     }
 

@@ -118,7 +118,7 @@ struct MatmulTiles {
     if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
     if constexpr (Form::packs_b) {
       block.form.pack_b(block.b, block.packed_b, micro * words, block.first_n, block.columns,
-                        first_k, depth, words);
+                        first_k, depth, words, block.sums.data);
     } else if constexpr (terms_fast_b && UnitB) {
       for (int j = 0; j < block.columns; j += square)
         for (int w = 0; w < words; w += square) pack_b_square(block, first_k, depth, j, w, words);
