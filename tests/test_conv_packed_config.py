@@ -140,3 +140,15 @@ def test_scratch_memory_holds_what_is_known_of_pixels():
         assert found.shared_bytes(576, (1, 30, 30), 4) - product > 900 * (8 + 16)
         wide = replace(found, packed=replace(found.packed, index="q"))
         assert wide.shared_bytes(576, (1, 3, 3), 4) - product >= more + 8 * count
+
+
+def test_images_are_joined_where_weights_would_be_packed_for_each():
+    own = {"images": 8, "pixels": 49, "weights": 1 << 20, "strides_of_weights": (4, 2048)}
+    assert config.joins_images(**own)
+    for change in (
+        {"images": 1},
+        {"pixels": 784},
+        {"weights": 4096},
+        {"strides_of_weights": (2048, 4)},
+    ):
+        assert not config.joins_images(**own | change)

@@ -17,6 +17,30 @@ COLUMNS, ROWS, TERMS = "pixels_are_columns", "pixels_are_rows", "pixels_are_term
 
 # From so many pixels on, an image is a product of its own: fewer do not fill panels of 64 columns.
 LARGE_IMAGE = 512
+# So many weights are worth being packed once.
+_MANY_WEIGHTS = 1 << 16
+
+
+def joins_images(
+    images: int, pixels: int, weights: int, strides_of_weights: tuple[int, int]
+) -> bool:
+    """Whether a CPU makes one product of images of few pixels that might be a stack of products.
+
+    Weights whose rows are adjacent are packed, and would be so for each image (512 and 2048 of
+    them, eight images of 7x7: 7.0 ms in place of 10.3 on Emerald Rapids). Few weights cost less
+    than finding where images end.
+
+    Parameters
+    ----------
+    pixels : int
+        Of an image.
+    weights : int
+        How many there are.
+    strides_of_weights : tuple of int
+        From row to row and from term to term.
+    """
+    row, term = (abs(stride) for stride in strides_of_weights)
+    return images > 1 and pixels < LARGE_IMAGE and weights >= _MANY_WEIGHTS and row < term
 
 
 @dataclass(frozen=True)

@@ -162,11 +162,8 @@ def configure(problem: WinogradProblem, device: Device) -> WinogradConfig:
     Neither lanes nor registers nor blocks change a sum, so that threads may decide.
     """
     parts = range(1, device.processors + 1)
-    if problem.channels_fast:
-        sizes = _MOST_TILES[_weights_are_far(problem)]
-        ways = _lanes_are_channels
-    else:
-        sizes, ways = _TILES, _lanes_are_tiles
+    sizes = _MOST_TILES[_weights_are_far(problem)] if problem.channels_fast else _TILES
+    ways = _lanes_are_channels if problem.channels_fast else _lanes_are_tiles
     # As many bytes of them, whatever the numbers are.
     sizes = tuple(4 * n // problem.itemsize for n in sizes)
     candidates = [ways(problem, device, n, m) for n in sizes for m in parts]
