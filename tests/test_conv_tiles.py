@@ -182,14 +182,3 @@ def test_processors_without_tile_registers(forms):
         assert "MatmulPacked" in forms
         assert "ConvWeight" in forms
         assert not any(isinstance(form, tuple) for form in forms)
-
-
-def test_both_ways_agree():
-    """But for the order of the sums: the one in float32 is another specification."""
-    rng = np.random.default_rng(8)
-    x, weight = (make_numbers(rng, s, "bfloat16") for s in ((2, 32, 17, 18), (33, 32, 3, 3)))
-    with processor(FEATURES):
-        tiles = nnk.conv(x, weight, np.zeros(33, "f"), padding=1)
-    with processor(set()):
-        fused = nnk.conv(x, weight, np.zeros(33, "f"), padding=1)
-    np.testing.assert_allclose(tiles, fused, rtol=1e-4, atol=1e-4)

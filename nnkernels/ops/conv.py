@@ -77,7 +77,8 @@ def conv(
     An implicit matrix product: windows are gathered as they are multiplied, and never lie in
     memory. Sums are in float32 for float16, bfloat16 and float32, and in float64 for float64, in
     order of channels and then taps, or where channels are adjacent in memory of taps and then
-    channels. Weights whose memory is not in that order are copied.
+    channels. Weights whose memory is not in that order are copied. On processors with tile
+    registers (AMX), subnormal bfloat16 operands and subnormal float32 sums count as zero.
 
     Winograd's convolution of tiles of 4x4, where it is taken (`algorithm`), rounds more: with
     normally distributed operands, errors are about twice those of the direct sums (root mean
