@@ -66,9 +66,10 @@ def conv(
         of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
         options.
     algorithm : {None, "direct", "winograd"}, default None
-        ``"direct"`` adds products up, and nothing else. ``"winograd"`` makes 3x3 windows of stride
-        and dilation 1 from a quarter of the multiplications, on a CPU, for float32 and one group:
-        see the notes. By default nnkernels chooses by what is faster.
+        ``"direct"`` adds products up, and nothing else. ``"winograd"`` makes windows of 3x3 or, in
+        three dimensions, Dx3x3, of stride and dilation 1 along the axes of 3, from a quarter of
+        the multiplications, on a CPU, for float32 or float64 and one group: see the notes. By
+        default nnkernels chooses by what is faster.
 
     Returns
     -------
@@ -83,7 +84,8 @@ def conv(
     An implicit matrix product: windows are gathered as they are multiplied, and never lie in
     memory. Sums are in float32 for float16, bfloat16 and float32, and in float64 for float64, in
     order of channels and then taps, or where channels are adjacent in memory of taps and then
-    channels. Weights whose memory is not in that order are copied.
+    channels. Weights whose memory is not in that order are copied. On processors with tile
+    registers (AMX), subnormal bfloat16 operands and subnormal float32 sums count as zero.
 
     Winograd's convolution of tiles of 4x4, where it is taken (`algorithm`), rounds more: with
     normally distributed operands, errors are about twice those of the direct sums (root mean
