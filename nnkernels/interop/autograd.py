@@ -89,7 +89,7 @@ def _wrapper(op: Op) -> Callable[..., Any]:
         activated = calls.activation_of(op, given), ans if op.fused else None
 
         def pull(cotangent: Any) -> tuple[Any, ...]:
-            several = isinstance(cotangent, tuple) or missing is not None
+            several = _is_tuple(ans)
             cotangents = [cotangent[i] for i in range(len(ans))] if several else [cotangent]
             if missing is not None:
                 found = iter(cotangents)
@@ -123,7 +123,13 @@ def _wrapper(op: Op) -> Callable[..., Any]:
 
 
 def _part(result: Any, number: int) -> Any:
-    return result[number] if isinstance(getattr(result, "_value", result), tuple) else result
+    return result[number] if _is_tuple(result) else result
+
+
+def _is_tuple(result: Any) -> bool:
+    while isinstance(result, Box):
+        result = result._value
+    return isinstance(result, tuple)
 
 
 def _filled(gradient: Any, operand: Any) -> Any:

@@ -148,8 +148,8 @@ def _is_concrete(arrays: Sequence[Any]) -> bool:
 
 def _computed(compute: Callable[..., Any], arrays: Sequence[Any]) -> Any:
     """Outside of any transformation: at once."""
-    first = next(x for x in arrays if x is not None)
-    if first.devices().pop().platform != "cpu":  # through DLPack, which all functions take
+    devices = [x.devices() for x in arrays if isinstance(x, jax.Array)]
+    if devices and devices[0].pop().platform != "cpu":  # through DLPack, which all functions take
         return compute(*arrays)
     return jax.tree.map(jnp.asarray, _on_host(compute, arrays))
 

@@ -25,6 +25,8 @@ from nnkernels.registry.rule import Call, Given
 
 Tensor = torch.Tensor
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+# Real dtypes of which a tensor and an array are the same memory.
+_NUMPY = {torch.float16, torch.float32, torch.float64}
 _FUNCTIONS = sys.modules[__name__]
 
 
@@ -112,8 +114,27 @@ def _wrapper(op: Op) -> Callable[..., Any]:
     transforms_active = torch._C._are_functorch_transforms_active
     dispatch_modes = torch._C._len_torch_dispatch_stack
     is_grad_enabled = torch.is_grad_enabled
+    function, from_numpy = op.function, torch.from_numpy
 
     def call(*arguments: Any, **options: Any) -> Any:
+        if simple and arguments and not transforms_active() and not dispatch_modes():
+            # The shortest way, for what needs nothing else.
+            views = []
+            for x in arguments:
+                if type(x) is not Tensor or x.requires_grad or x.dtype not in _NUMPY or x.is_neg():
+                    break
+                if not x.is_cpu:
+                    break
+                views.append(x.numpy())
+            else:
+                if "out" not in options:
+                    result = function(*views, **options)
+                    if type(result) is np.ndarray:
+                        return from_numpy(result)
+                    return tuple(map(_tensor, result))
+        return general(*arguments, **options)
+
+    def general(*arguments: Any, **options: Any) -> Any:
         if simple and len(arguments) <= count and "out" not in options:
             given = Given(arguments, op.arrays[: len(arguments)], options)
         else:
@@ -139,7 +160,7 @@ def _wrapper(op: Op) -> Callable[..., Any]:
         if recorded and op.fused:
             activation = calls.activation_of(op, given)
             if activation is not None and not activation.takes_result:
-                operand = call(*arguments, **given.without(op.fused).options)
+                operand = general(*arguments, **given.without(op.fused).options)
                 return getattr(_FUNCTIONS, activation.name)(operand, **activation.options)
         if plain and not transforms_active() and not dispatch_modes() and device.type != "meta":
             if not recorded:
@@ -171,7 +192,7 @@ class _Recorded(torch.autograd.Function):
 def _keep(ctx: Any, op: Op, given: Given, results: Sequence[Any]) -> None:
     """What the gradient needs; an op without one fails when it is asked."""
     rule = None if op.gradient is None else op.gradient.of(given.names)
-    activation = calls.activation_of(op, given)
+    activation = calls.activation_of(op, given) if op.fused else None
     shapes = tuple(None if x is None else tuple(getattr(x, "shape", ())) for x in given.arrays)
     kept: list[Any] = []
     numbers: list[Any] = []  # weights that are Python numbers
@@ -187,8 +208,8 @@ def _keep(ctx: Any, op: Op, given: Given, results: Sequence[Any]) -> None:
             result = results[0]
     ctx.save_for_backward(*kept, result)
     ctx.call = op, rule, given.names, given.options, shapes, numbers, activation
-    constant = results[1:] if op.auxiliary else ()
-    ctx.mark_non_differentiable(*(r for r in constant if isinstance(r, Tensor)))
+    if op.auxiliary and len(results) > 1:
+        ctx.mark_non_differentiable(*results[1:])
 
 
 def _pulled(ctx: Any, cotangents: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
@@ -296,7 +317,7 @@ def _register(op: Op) -> None:
     def backward(ctx: Any, *cotangents: Any) -> Any:
         if _has_list(op):
             cotangents = tuple(cotangents[0])
-        _, _, names, options, _, numbers, _ = ctx.call
+        _, _, names, options, *_ = ctx.call
         places = [(*op.arrays, *op.array_options).index(n) for n in names]
         wanted = [bool(ctx.needs_input_grad[place]) for place in places]
         missing = calls.missing_results(op, names, [True] * len(names), options)
