@@ -7,7 +7,7 @@ arrays, and on any array with DLPack, of any shape and strides. See :func:`vjp` 
 
 from nnkernels._version import __version__
 from nnkernels.compile.sources import get_include
-from nnkernels.differentiation import vjp
+from nnkernels.differentiation import value_and_grad, vjp
 from nnkernels.dispatch.machines import clear_cache, set_num_threads, use_backend
 from nnkernels.errors import BackendError, CompileError, DTypeError, ShapeError, TraceError
 from nnkernels.fusion.fuse import device_source, fuse
@@ -237,5 +237,6 @@ __all__ = [
     "threshold_relu_backward",
     "unfold",
     "use_backend",
+    "value_and_grad",
     "vjp",
 ]

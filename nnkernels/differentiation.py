@@ -220,3 +220,50 @@ def _check(cotangent: Any, result: Any, name: str) -> None:
         raise DTypeError(
             f"{name} has dtype {cotangent.dtype}; it must have the dtype {dtype} of the result"
         )
+
+
+def value_and_grad(function: Callable[..., Any], argnum: int | Sequence[int] = 0) -> Any:
+    """The value of a program and its gradient, by the ``autograd`` package.
+
+    Parameters
+    ----------
+    function : callable
+        A function of arrays that gives a number, such as a loss: made of functions of nnkernels,
+        arithmetic, and the functions of ``autograd.numpy``.
+    argnum : int or tuple of int, default 0
+        The argument, or arguments, with respect to which.
+
+    Returns
+    -------
+    callable
+        Of the arguments of ``function``; it gives ``(value, gradient)``, the gradient a tuple if
+        ``argnum`` is one.
+
+    Raises
+    ------
+    ImportError
+        If the package ``autograd`` is not installed. From the call: TypeError for a gradient that
+        nnkernels does not have.
+
+    Notes
+    -----
+    NumPy and CuPy arrays. A number among the arguments of an op is not recorded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnkernels as nnk
+    >>> def loss(weight, x):
+    ...     return (nnk.tanh(nnk.linear(x, weight)) ** 2).sum()
+    >>> value, dweight = nnk.value_and_grad(loss)(np.array([[0.5, -0.5]]), np.array([[1.0, 2.0]]))
+    >>> round(value.item(), 4), dweight.round(4).tolist()
+    (0.2136, [[-0.7269, -1.4539]])
+    """
+    try:
+        from nnkernels.interop import autograd
+    except ImportError as error:
+        raise ImportError(
+            "value_and_grad is by the package autograd, which is not installed: pip install "
+            "autograd"
+        ) from error
+    return autograd.value_and_grad(function, argnum)

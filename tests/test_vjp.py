@@ -5,48 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from comparing import assert_close, wide
+from differentiating import cases, operands_for
 from strategies import make_numbers
 
 import nnkernels as nnk
 from nnkernels import registry
-from nnkernels.registry import COMPLEX
 
 OPS = registry.all_ops()
 DIFFERENTIABLE = [op for op in OPS.values() if op.gradient is not None]
-
-
-def cases(op):
-    """Small shapes with every option of the record's examples, in float64 and complex128."""
-    dtypes = ["float64"] + ["complex128"] * bool(set(COMPLEX) & set(op.dtypes))
-    for dtype in dtypes:
-        for example in op.examples:
-            shapes = tuple(tuple(min(n, _limit(n)) for n in shape) for shape in example.shapes)
-            yield dtype, shapes, example.options
-
-
-def _limit(n):
-    return 10 if n % 2 == 0 else 7  # even lengths stay even
-
-
-def operands_for(op, shapes, dtype, seed, options=None):
-    """Numbers at least 1e-3 away from kinks, and complex ones away from poles (1.57 i is one)."""
-    generator = np.random.default_rng(seed)
-    found = []
-    for name, shape in zip(op.arrays, shapes, strict=False):
-        if name in op.special:
-            found.append(op.special[name](generator, shapes, options or {}))
-            continue
-        x = make_numbers(generator, shape, dtype)
-        if x.dtype.kind == "f":
-            near = np.abs(x - np.round(4 * x) / 4) < 1e-3
-            x = np.where(near, x + 2e-3, x)
-        else:
-            x = x.real + 1j * np.clip(x.imag, -1, 1)
-        found.append(x)
-    return [
-        np.abs(x) + 0.25 if name in op.positive else x
-        for name, x in zip(op.arrays, found, strict=False)
-    ]
 
 
 def call(op, arrays, options):
@@ -205,3 +171,73 @@ def test_only_differentiable_functions(function, message):
 def test_out_is_refused():
     with pytest.raises(TypeError, match="out"):
         nnk.vjp(nnk.relu, np.ones(3), out=np.empty(3))
+
+
+def test_what_is_not_wanted_is_not_made(cpu, monkeypatch):
+    """No product is made for the gradient of an array that wrt leaves out."""
+    from nnkernels.dispatch import matmul_gradients
+
+    x, weight = np.ones((3, 4)), np.ones((5, 4))
+    made = []
+    product = matmul_gradients._product
+    monkeypatch.setattr(
+        matmul_gradients, "_product", lambda *a, **k: made.append(1) or product(*a, **k)
+    )
+    everything = nnk.vjp(nnk.linear, x, weight, np.ones(5))[1](np.ones((3, 5)))
+    assert len(made) == 2
+    for wrt, wanted in ((1, {1}), ((1, 2), {1, 2}), ((-1,), {2}), ([0], {0}), (None, {0, 1, 2})):
+        made.clear()
+        found = nnk.vjp(nnk.linear, x, weight, np.ones(5), wrt=wrt)[1](np.ones((3, 5)))
+        assert {i for i, g in enumerate(found) if g is not None} == wanted
+        assert len(made) == len(wanted & {0, 1})
+        for i in wanted:
+            assert np.array_equal(found[i], everything[i])
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_wrt_leaves_out_and_changes_nothing(op):
+    with nnk.use_backend("reference"):
+        dtype, shapes, options = next(cases(op))
+        operands = operands_for(op, shapes, dtype, 43, options)
+        y, pullback = pull_back(op, operands, options)
+        dys = cotangents_for(np.random.default_rng(44), y, dtype)
+        everything = pullback(dys)
+        for i, name in enumerate(op.arrays[: len(operands)]):
+            if name in op.constant:
+                with pytest.raises(TypeError, match=f"no gradient with respect to {name}"):
+                    pull_back(op, operands, options, wrt=i)
+                continue
+            found = pull_back(op, operands, options, wrt=i)[1](dys)
+            assert all(g is None for k, g in enumerate(found) if k != i)
+            assert (found[i] is None) == (everything[i] is None)
+            assert found[i] is None or np.array_equal(found[i], everything[i])
+
+
+@pytest.mark.parametrize(
+    ("wrt", "error", "message"),
+    [
+        (2, ValueError, "position 2"),
+        ((0, -3), ValueError, "position -3"),
+        ("x", TypeError, "wrt must be"),
+        (True, TypeError, "wrt must be"),
+        (0.5, TypeError, "wrt must be"),
+    ],
+)
+def test_wrong_wrt(wrt, error, message):
+    with pytest.raises(error, match=message):
+        nnk.vjp(nnk.matmul, np.ones((2, 2)), np.ones((2, 2)), wrt=wrt)
+
+
+def test_cotangents_of_a_gradient_may_be_missing(cpu):
+    """None stands for zeros, in every place."""
+    x, weight = np.arange(6.0).reshape(2, 3), np.ones((4, 3))
+    dy = np.arange(8.0).reshape(2, 4)
+    _, pullback = nnk.vjp(nnk.linear_backward, dy, x, weight, np.ones(4))
+    cotangents = (x + 1, 2 * weight, np.arange(4.0))
+    for chosen in ((0,), (1,), (2,), (0, 2), (1, 2)):
+        some = [c if i in chosen else None for i, c in enumerate(cotangents)]
+        zeros = [c if i in chosen else np.zeros_like(c) for i, c in enumerate(cotangents)]
+        for a, b in zip(pullback(*some), pullback(*zeros), strict=True):
+            assert (a is None and not np.any(b)) or np.array_equal(a, b)
+    with pytest.raises(TypeError, match="one cotangent at least"):
+        pullback(None, None, None)
