@@ -7,6 +7,7 @@
 // block has changes no result.
 #pragma once
 #include "nnk/conv_winograd_lanes.cuh"
+#include "nnk/fused_epilogue.cuh"
 #include "nnk/matmul_epilogue.cuh"
 
 namespace nnk {
@@ -28,8 +29,10 @@ template <class Layout, int N, int MicroM, class Epilogue> struct ConvWinograd {
   };
 
   struct Block {
+    static constexpr bool is_placed = nnk::is_placed<Epilogue>;
     const Args& args;
     typename Epilogue::template Of<int64> epilogue;
+    int64 first_tile;
     int tiles, runs;  // of this block
     Shared<TileRun> run;
     Shared<float> lines, seen, made;  // inputs on the way to the points, and there; products
@@ -52,6 +55,7 @@ template <class Layout, int N, int MicroM, class Epilogue> struct ConvWinograd {
     const int64 offset = 0;
     Block block{args,
                 {args, args.epilogue, &offset, g.outputs, int64(1)},
+                first_tile,
                 int(g.tiles - first_tile < g.tile_n ? g.tiles - first_tile : g.tile_n),
                 0,
                 group.template dynamic_shared<TileRun>(0, g.tile_n),

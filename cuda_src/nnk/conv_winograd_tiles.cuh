@@ -57,6 +57,17 @@ NNK_FN int find_tile_runs(const WinogradGeometry& g, int64 tile, int tiles,
   return count;
 }
 
+// Image, row and column of the first pixel of a tile.
+struct TilePosition {
+  int64 image, row, column;
+
+  static NNK_FN TilePosition of(const WinogradGeometry& g, int64 tile) {
+    const int64 image = tile / g.tiles_of_image, in_image = tile - image * g.tiles_of_image;
+    const int64 row = in_image / g.tiles_of_row;
+    return {image, row * 4, (in_image - row * g.tiles_of_row) * 4};
+  }
+};
+
 // Those of `count` lanes whose number is at least `low`.
 template <int Lanes> NNK_FN uint32 lanes_from(int64 low, int64 count) {
   low = low < 0 ? 0 : low;

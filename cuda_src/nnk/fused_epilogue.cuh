@@ -85,6 +85,21 @@ template <class Index, int Count, int Rank> struct OperandRuns {
   }
 };
 
+// A function of lanes along one of the axes of its arrays, from a position on.
+template <class Function, class Operands, class Strides, class V, class Index, int Axes>
+NNK_FN auto apply_at(const Operands& given, const Strides& stride, const V& x,
+                     const Index (&position)[Axes], int axis, int lanes) {
+  OperandLines<Index, Function::arrays> lines{given.arrays(), {}, {}, lanes};
+  NNK_UNROLL
+  for (int k = 0; k < Function::arrays; ++k) {
+    lines.offset[k] = 0;
+    NNK_UNROLL
+    for (int a = 0; a < Axes; ++a) lines.offset[k] += position[a] * stride[k][a];
+    lines.step[k] = stride[k][axis];
+  }
+  return Function::apply(given.numbers, x, lines);
+}
+
 // Function: a FusedFunction; Base: what comes before it, whose results are its first values
 // Pixels, Rank: which axis of the product has axes of its own in the arrays, and how many
 template <class Function, class Base, int Pixels = no_pixel_axes, int Rank = 1>
@@ -93,8 +108,6 @@ struct FusedEpilogue {
   static constexpr int operands = Base::operands + count;
   using Value = typename Function::Value;
   using Operands = FusedOperands<Function, typename Base::Operands>;
-  using Before = Base;
-  static constexpr bool is_fused = true;
 
   template <class Index> struct Args : PixelAxes<Index, count, Rank> {
     Index stride[count > 0 ? count : 1][2];  // in bytes
@@ -138,5 +151,41 @@ struct FusedEpilogue {
     }
   };
 };
+
+// The same where the kernel itself knows positions along `Axes` axes of the arrays, once the sums
+// went through Base.
+template <class Function, class Base, int Axes> struct PlacedEpilogue {
+  static constexpr int count = Function::arrays;
+  static constexpr int operands = Base::operands;
+  using Operands = FusedOperands<Function, typename Base::Operands>;
+
+  template <class Index> struct Args {
+    Index stride[count > 0 ? count : 1][Axes];  // in bytes
+    typename Base::template Args<Index> base;
+  };
+
+  template <class Index> struct Of {
+    const Operands& given;
+    const Args<Index>& args;
+    typename Base::template Of<Index> base;
+
+    NNK_FN Of(const Operands& arrays, const Args<Index>& a, const Index* offset, Index m, Index n)
+        : given(arrays), args(a), base(arrays, a.base, offset, m, n) {}
+
+    template <class V>
+    NNK_FN auto operator()(const V& sums, Index row, Index column, int lanes) const {
+      return base(sums, row, column, lanes);
+    }
+    // The function of what came through Base: of so many lanes along an axis.
+    template <class V>
+    NNK_FN auto finish(const V& x, const Index (&position)[Axes], int axis, int lanes) const {
+      return apply_at<Function>(given, args.stride, convert<typename Function::Value>(x), position,
+                                axis, lanes);
+    }
+  };
+};
+template <class Epilogue> constexpr bool is_placed = false;
+template <class Function, class Base, int Axes>
+constexpr bool is_placed<PlacedEpilogue<Function, Base, Axes>> = true;
 
 }  // namespace nnk

@@ -45,9 +45,11 @@ class Applied(NamedTuple):
     numbers: bytes
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        """What a plan depends on of the operands."""
-        return tuple([(a.shape, a.strides, a.dtype) for a in self.arrays])
+    def names(self) -> tuple[str, ...]:
+        """What these are called in messages."""
+        function = self.epilogue.function
+        assert function is not None
+        return function.names
 
     def strides(self, shape: Shape) -> list[Strides]:
         """Strides of the operands broadcast to the result.
@@ -57,9 +59,7 @@ class Applied(NamedTuple):
         ShapeError
             Naming one that does not broadcast.
         """
-        function = self.epilogue.function
-        assert function is not None
-        named = zip(self.arrays, function.names, strict=True)
+        named = zip(self.arrays, self.names, strict=True)
         return [broadcast_to(array, shape, name) for array, name in named]
 
 

@@ -28,6 +28,12 @@ def call_struct(added: int, epilogue: Epilogue, pointers: int) -> struct.Struct:
     return struct.Struct(f"={added}Q{numbers}{pointers}Q")
 
 
+def words_before(arrays: int, epilogue: Epilogue) -> int:
+    """Of 8 bytes: what the arguments of a kernel of so many arrays begin with."""
+    function = epilogue.function
+    return arrays if function is None else arrays + function.number_bytes // 8
+
+
 def pack_epilogue(packer: Packer, call: Call) -> None:
     """The ``Args`` of the epilogue: ``cuda_src/nnk/matmul_epilogue.cuh`` and ``fused_epilogue``."""
     if call.epilogue.function is None:

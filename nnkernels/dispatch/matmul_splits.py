@@ -13,7 +13,7 @@ from nnkernels.dispatch.axes import largest_power_of_two, merge
 from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.dispatch.matmul_call import Call
 from nnkernels.dispatch.matmul_instances import splits_instance
-from nnkernels.dispatch.matmul_packing import call_struct, pack_batch, pack_epilogue
+from nnkernels.dispatch.matmul_packing import call_struct, pack_batch, pack_epilogue, words_before
 from nnkernels.dispatch.packing import Packer
 from nnkernels.dispatch.results import Allocation
 
@@ -80,7 +80,7 @@ def prepare_splits(call: Call, splits: int, machine: Any) -> Splits:
     chosen = config.configure(problem, machine.device)
     groups_of_row = -(-product.n // chosen.vector)
     groups = batches * product.m * groups_of_row
-    packer = Packer(1 + len(arrays), index)
+    packer = Packer(words_before(1 + len(arrays), call.epilogue), index)
     packer.add("q", groups)
     packer.add("i", chosen.groups, splits)
     packer.add_index(product.m, product.n, batches * product.m * product.n)
