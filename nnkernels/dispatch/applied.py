@@ -116,6 +116,14 @@ def dtype_of_sums(
         raise no_dtype(out_dtype) from None
 
 
+def dtype_of_arrays(arrays: Sequence[Any], names: Sequence[str], out_dtype: Any) -> Any:
+    """The same of two or three adopted arrays."""
+    given = [*arrays, None][:3]
+    return _dtype_of_sums(
+        tuple([None if a is None else a.dtype for a in given]), tuple(names), out_dtype, 1, 1
+    )
+
+
 class _OfDtype(NamedTuple):
     """What has a dtype alone."""
 

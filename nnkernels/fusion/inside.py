@@ -19,7 +19,7 @@ from nnkernels.errors import DTypeError
 from nnkernels.fusion.emit import compute, storage
 from nnkernels.fusion.expression import BOOL, Program
 from nnkernels.fusion.functor import FusedFunctor, number_bytes
-from nnkernels.fusion.fuse import Fused, fuse
+from nnkernels.fusion.fuse import Fused, Traced, fuse
 from nnkernels.interop.libraries import NUMPY, Library, adopt_all
 
 
@@ -133,6 +133,15 @@ def describe(
     DTypeError
         For dtypes that fused functions do not have.
     """
+    traced = trace_inside(fused, firsts, operands)
+    count = len(firsts)
+    arrays = tuple([i - count for i in traced.arrays[count:]])
+    found = _inside(traced.functor, count, traced.several, arrays)
+    return found, traced.numbers((*firsts, *operands))
+
+
+def trace_inside(fused: Fused, firsts: Sequence[np.dtype[Any]], operands: Sequence[Any]) -> Traced:
+    """The trace of a function for some dtypes: see `describe`."""
     kinds: list[Any] = [*firsts]
     for operand in operands:
         kind = type(operand)
@@ -144,11 +153,7 @@ def describe(
             kinds.append((operand,))
         else:
             kinds.append(operand.dtype)
-    traced = fused._traced(kinds)
-    count = len(firsts)
-    arrays = tuple([i - count for i in traced.arrays[count:]])
-    found = _inside(traced.functor, count, traced.several, arrays)
-    return found, traced.numbers((*firsts, *operands))
+    return fused._traced(kinds)
 
 
 def adopt_operands(

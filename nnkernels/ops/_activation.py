@@ -101,7 +101,7 @@ def is_function(value: Any, operands: tuple[Any, ...] = ()) -> bool:
         return False
     if hasattr(value, "fused_function") or operands:
         return True
-    inner = value.func if isinstance(value, partial) and not value.args else value
+    inner = value.func if isinstance(value, partial) else value
     return callable(inner) and not _is_known(inner)
 
 

@@ -7,12 +7,14 @@ from math import prod
 from typing import Any
 
 from nnkernels.dispatch import conv as dispatch
+from nnkernels.fusion.applied_pullback import differentiate
+from nnkernels.fusion.inside import fused_of
 from nnkernels.ops import conv as ops
-from nnkernels.ops._activation import differentiable, resolve
+from nnkernels.ops._activation import differentiable, is_function, resolve
 from nnkernels.reference import conv as reference
 from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op, Shape
 
-Pullback = Callable[[Any], tuple[Any, ...]]
+Pullback = Callable[..., tuple[Any, ...]]
 
 
 # ---- gradients ----------------------------------------------------------------------------------
@@ -20,15 +22,12 @@ Pullback = Callable[[Any], tuple[Any, ...]]
 
 def _conv(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
     """dx and dweight are those of the public functions, dbias the sum over images and space."""
-    activation = resolve(options.pop("epilogue", None), "epilogue")
-    y, before_activation = differentiable(
-        lambda inside: ops.conv(*arrays, epilogue=inside, **options), activation
-    )
+    y, before = _before(ops.conv, arrays, options)
     x, weight = arrays[:2]
 
-    def pullback(dy: Any) -> tuple[Any, ...]:
-        dz = before_activation(dy)
-        return dispatch.gradients(
+    def pullback(*cotangents: Any) -> tuple[Any, ...]:
+        dz, gradients = before(*cotangents)
+        own = dispatch.gradients(
             dz,
             x,
             weight,
@@ -36,31 +35,50 @@ def _conv(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
             options=_given(options),
             algorithm=options.get("algorithm"),
         )
+        return (*own, *gradients)
 
     return y, pullback
 
 
 def _conv_transpose(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
     """The gradient by x is a convolution, that by the weights as of one with x and dy exchanged."""
-    activation = resolve(options.pop("epilogue", None), "epilogue")
-    y, before_activation = differentiable(
-        lambda inside: ops.conv_transpose(*arrays, epilogue=inside, **options), activation
-    )
+    y, before = _before(ops.conv_transpose, arrays, options)
     x, weight = arrays[:2]
-    own = {key: value for key, value in options.items() if key != "output_padding"}
+    kept = {key: value for key, value in options.items() if key != "output_padding"}
 
-    def pullback(dy: Any) -> tuple[Any, ...]:
-        dz = before_activation(dy)
-        return dispatch.transposed_gradients(
+    def pullback(*cotangents: Any) -> tuple[Any, ...]:
+        dz, gradients = before(*cotangents)
+        own = dispatch.transposed_gradients(
             dz,
             x,
             weight,
             *arrays[2:],
-            options=_given(own),
-            algorithm=own.get("algorithm"),
+            options=_given(kept),
+            algorithm=kept.get("algorithm"),
         )
+        return (*own, *gradients)
 
     return y, pullback
+
+
+def _before(function: Any, arrays: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
+    """The results, and what pulls cotangents back to before the epilogue.
+
+    With the gradients of its operands. The options lose both.
+    """
+    epilogue, operands = options.pop("epilogue", None), tuple(options.pop("operands", ()))
+    if is_function(epilogue, operands):
+        return differentiate(
+            lambda other: function(*arrays, epilogue=other, operands=operands, **options),
+            arrays,
+            ("x", "weight", "bias"),
+            fused_of(epilogue),
+            operands,
+        )
+    y, before = differentiable(
+        lambda inside: function(*arrays, epilogue=inside, **options), resolve(epilogue, "epilogue")
+    )
+    return y, lambda dy: (before(dy), ())
 
 
 def _given(options: dict[str, Any]) -> dispatch.Options:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+from nnkernels.fusion.applied_pullback import differentiate
+from nnkernels.fusion.inside import fused_of
 from nnkernels.ops import gemm, linear, matmul
-from nnkernels.ops._activation import differentiable, resolve
+from nnkernels.ops._activation import differentiable, is_function, resolve
 from nnkernels.reference import matmul as reference
 from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op, Shape
 
-Pullback = Callable[[Any], tuple[Any, ...]]
+Pullback = Callable[..., tuple[Any, ...]]
 
 
 # ---- gradients ----------------------------------------------------------------------------------
@@ -31,6 +33,9 @@ def _through(function: Any, backward: Any, option: str, own: tuple[str, ...] = (
     """
 
     def rule(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
+        operands = tuple(options.pop("operands", ()))
+        if is_function(options.get("epilogue"), operands):
+            return _through_function(function, backward, arrays, operands, options, own)
         activation = resolve(options.pop(option, None), option)
         y, before_activation = differentiable(
             lambda inside: function(*arrays, **{option: inside}, **options), activation
@@ -40,6 +45,33 @@ def _through(function: Any, backward: Any, option: str, own: tuple[str, ...] = (
         return y, lambda dy: backward(before_activation(dy), *arrays, **kept)[: len(arrays)]
 
     return rule
+
+
+def _through_function(
+    function: Any,
+    backward: Any,
+    arrays: tuple[Any, ...],
+    operands: tuple[Any, ...],
+    options: dict[str, Any],
+    own: tuple[str, ...],
+) -> tuple[Any, Pullback]:
+    """The same for a fused function; gradients of its operands follow those of the arrays."""
+    fused = fused_of(options.pop("epilogue"))
+    y, before = differentiate(
+        lambda other: function(*arrays, epilogue=other, operands=operands, **options),
+        arrays,
+        ("the first operand", "the second operand", "what is added"),
+        fused,
+        operands,
+        options.get("out_dtype"),
+    )
+    kept = {name: value for name, value in options.items() if name in own}
+
+    def pullback(*cotangents: Any) -> tuple[Any, ...]:
+        dz, gradients = before(*cotangents)
+        return (*backward(dz, *arrays, **kept)[: len(arrays)], *gradients)
+
+    return y, pullback
 
 
 _SCALARS = ("alpha", "beta", "transpose_a")
