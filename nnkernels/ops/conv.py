@@ -56,10 +56,7 @@ def conv(
         Into how many groups channels and outputs are divided, each convolved on its own.
     flip : bool, default False
         Whether the taps are reversed: the mathematical convolution.
-    epilogue : str or function, optional
-        What is applied to the sums before they are rounded and written: the name of an activation
-        of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
-        options.
+    {epilogue}
     algorithm : {None, "direct", "winograd"}, default None
         ``"direct"`` adds products up, and nothing else. ``"winograd"`` makes 3x3 windows of stride
         and dilation 1 from a quarter of the multiplications, on a CPU, for float32 and one group:
@@ -143,7 +140,7 @@ def conv_transpose(
     output_padding : int or tuple of int, default 0
         Further elements at the end of every axis, fewer than its stride or dilation: of the lengths
         that the convolution maps to the same one, which one is meant.
-    epilogue : str or function, optional
+    epilogue, operands
         As in `conv`.
     algorithm : {None, "direct", "winograd"}, default None
         As in `conv`; of a convolution with stride 1.
