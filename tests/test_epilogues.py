@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnkernels as nnk
+from nnkernels.dispatch import machines
 from nnkernels.dispatch.dtypes import name_of
 from nnkernels.errors import DTypeError, ShapeError, TraceError
 from nnkernels.fusion.inside import fused_of, trace_inside
+from nnkernels.inspection.record import launches
 from nnkernels.reference.fusion import values_of
 
 BACKENDS = ["cpu", "sim:sm_80", "sim:gfx90a"]
@@ -65,8 +67,8 @@ PRODUCTS = {
     "small": ((5, 7), (7, 9)),
     "packed": ((70, 40), (40, 65)),
     "vector": ((33,), (33, 70)),
-    "rows": ((6, 200), (200, 300)),
-    "split": ((4, 9000), (9000, 3)),
+    "rows": ((3, 600), (600, 2000)),
+    "split": ((16, 16384), (16384, 16)),
     "stack": ((3, 1, 20, 6), (2, 6, 17)),
 }
 
@@ -82,7 +84,7 @@ def test_every_product(name):
 
     def body():
         for i, (case, (left, right)) in enumerate(PRODUCTS.items()):
-            if case == "split" and not backend.is_cpu:
+            if case in ("rows", "split") and not backend.is_cpu:
                 left, right = (4, 1200), (1200, 3)
             x, w = numbers(i, left), numbers(i + 1, right)
             if case == "packed":
@@ -108,12 +110,41 @@ def scaled(sums, scale, residual):
 
 CONVOLUTIONS = {
     "joined images": ((3, 8, 7, 9), (12, 8, 3, 3), {"padding": 1, "algorithm": "direct"}),
-    "large images": ((2, 3, 24, 25), (5, 3, 3, 3), {"algorithm": "direct"}),
+    "large images": ((2, 8, 24, 25), (5, 8, 3, 3), {"algorithm": "direct"}),
+    "narrow": ((2, 32, 8, 9), (32, 32, 3, 3), {"padding": 1, "algorithm": "direct"}),
     "winograd": ((2, 16, 9, 10), (24, 16, 3, 3), {"padding": 1, "algorithm": "winograd"}),
     "pointwise": ((2, 8, 6, 7), (12, 8, 1, 1), {}),
     "depthwise": ((2, 8, 9, 10), (8, 1, 3, 3), {"padding": 1, "groups": 8}),
     "one axis": ((2, 4, 20), (6, 2, 3), {"stride": 2, "groups": 2}),
 }
+
+
+def kernels(function, arrays, options, name):
+    device = machines.machine_named(name).device
+    found = launches(function, arrays, options | {"epilogue": lambda sums: sums * 2.0}, device)
+    return {launch.instance.kernel.partition("<")[0] for launch in found}
+
+
+def test_which_kernels_these_are():
+    seen = {name: set() for name in BACKENDS}
+    for name in BACKENDS:
+        for case, (left, right) in PRODUCTS.items():
+            dtype = "float16" if case == "packed" else "float32"
+            arrays = [np.empty(left, dtype), np.empty(right, dtype)]
+            seen[name] |= kernels(nnk.matmul, arrays, {}, name)
+        for case, (image, weights, options) in CONVOLUTIONS.items():
+            if options.get("algorithm") != "winograd" or name == "cpu":
+                dtype = "float16" if case == "narrow" else "float32"
+                arrays = [np.empty(image, dtype), np.empty(weights, dtype)]
+                seen[name] |= kernels(nnk.conv, arrays, options, name)
+    assert seen["cpu"] >= {
+        "MatmulSmall", "MatmulPacked", "GemvAcross", "MatmulRows", "MatmulSplits", "ConvDirect",
+        "ConvWinograd",
+    }  # fmt: skip
+    for name in BACKENDS[1:]:
+        assert seen[name] >= {
+            "MatmulSimt", "MatmulTensor", "GemvAcross", "MatmulSplits", "ConvDirect",
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
@@ -125,8 +156,9 @@ def test_every_convolution(name, channels_last):
         for i, (case, (image, weights, options)) in enumerate(CONVOLUTIONS.items()):
             if options.get("algorithm") == "winograd" and not backend.is_cpu:
                 continue
-            x, w = numbers(i, image), numbers(i + 1, weights)
-            bias = numbers(i + 2, weights[0]) if i % 2 else None
+            dtype = "float16" if case == "narrow" else "float32"
+            x, w = numbers(i, image, dtype), numbers(i + 1, weights, dtype)
+            bias = numbers(i + 2, weights[0], dtype) if i % 2 else None
             if channels_last:
                 x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
             with nnk.use_backend("reference"):
@@ -245,11 +277,11 @@ def test_another_number_or_shape_compiles_nothing(monkeypatch):
         return nnk.matmul(x, w, epilogue=function, operands=(numbers(2, n), t))
 
     call(128, 1.0)
-    before = set(nnk.dispatch.machines.cpu_machine()._kernels._values)
+    before = set(machines.cpu_machine()._kernels._values)
     first = call(160, 3.0)
     scale = 4.0
     assert not np.array_equal(call(160, 3.0), first)
-    assert set(nnk.dispatch.machines.cpu_machine()._kernels._values) == before
+    assert set(machines.cpu_machine()._kernels._values) == before
 
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])

@@ -43,8 +43,8 @@ def test_an_epilogue_spills_nothing_and_reads_its_operands_alone(dtype, arch):
     assert found.local_bytes <= plain.local_bytes
     if not found.loads:  # there is no disassembler
         return
-    assert found.stores == plain.stores
+    assert set(found.stores) == set(plain.stores)  # how often loops are unrolled may differ
     # For what is written at once as many elements of the bias and of the residual are read.
     more = total(found.loads) - total(plain.loads)
-    assert more <= 2 * total(plain.stores)
+    assert more <= 2 * total(found.stores)
     assert max(found.loads) == 16

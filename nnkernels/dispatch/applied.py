@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from nnkernels.dispatch.axes import Shape, Strides
 from nnkernels.dispatch.dtypes import numpy_dtype
@@ -12,10 +12,15 @@ from nnkernels.dispatch.machines import require_aligned
 from nnkernels.dispatch.matmul_call import Epilogue, no_dtype, types_of
 from nnkernels.dispatch.matmul_product import broadcast_to
 from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
+from nnkernels.fusion.fuse import Fused
+from nnkernels.fusion.inside import (
+    adopt_operands,
+    describe,
+    out_names,
+    outs_of,
+    require_real,
+)
 from nnkernels.interop.libraries import Library
-
-if TYPE_CHECKING:
-    from nnkernels.fusion.fuse import Fused
 
 
 class Application(NamedTuple):
@@ -73,8 +78,6 @@ def apply_to(application: Application, dtype: Any, library: Library, like: Any) 
     library, like
         Of the op's own arrays, and one of these.
     """
-    from nnkernels.fusion.inside import adopt_operands, describe, require_real
-
     fused, operands, alpha, beta = application
     if dtype.kind == "c":
         require_real(dtype, "a result")
@@ -109,6 +112,9 @@ def dtype_of_sums(
     DTypeError
         As the product itself.
     """
+    a, b, addend = arrays
+    if addend is None and out_dtype is None and a.dtype is b.dtype and epilogue.alpha == 1:
+        return a.dtype  # whether it is one of ours, the plan will see
     given = tuple([None if a is None else a.dtype for a in arrays])
     try:
         return _dtype_of_sums(given, tuple(names), out_dtype, epilogue.alpha, epilogue.beta)
@@ -144,16 +150,12 @@ def _dtype_of_sums(
 
 def adopted_outs(function: Any, out: Any, library: Library, like: Any) -> tuple[Any, ...]:
     """Views of the arrays of an ``out`` argument, one for each result of a function."""
-    from nnkernels.fusion.inside import out_names, outs_of
-
     outs = zip(outs_of(function, out), out_names(function), strict=True)
     return tuple(adopt_out(o, name, library, like) for o, name in outs)
 
 
 def check_outs(function: Any, outs: Sequence[Any], shape: Shape, machine: Any) -> None:
     """Check what stays the same for results of some shape and strides."""
-    from nnkernels.fusion.inside import out_names
-
     names = out_names(function)
     for view, name, dtype in zip(outs, names, function.results, strict=True):
         check_out(view, name, shape, numpy_dtype(dtype))
@@ -176,8 +178,6 @@ def check_outs_memory(
     elementwise : tuple
         Those that a result may be.
     """
-    from nnkernels.fusion.inside import out_names
-
     names = out_names(function)
     for i, out in enumerate(outs):
         own = address(out), reach(out)

@@ -11,6 +11,8 @@ from nnkernels._typing import Array
 from nnkernels.dispatch.applied import Application
 from nnkernels.dispatch.elementwise import OPERAND, Functor, Traced
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
+from nnkernels.fusion.fuse import Fused
+from nnkernels.fusion.inside import checked_operands, fused_of
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,10 @@ def fused(
         If the value is neither, or operands are given without a function.
     """
     if type(operands) is not tuple:
-        from nnkernels.fusion.inside import checked_operands
-
         operands = checked_operands(operands)
+    if type(value) is Fused:
+        return Application(value, operands, alpha, beta)
     if is_function(value, operands):
-        from nnkernels.fusion.inside import fused_of
-
         return Application(fused_of(value), operands, alpha, beta)
     if operands:
         raise TypeError(
