@@ -166,12 +166,16 @@ def test_every_convolution(name, channels_last):
                 sums = nnk.conv(*wide, **options | {"algorithm": None})
             ones = (1,) * (sums.ndim - 3)
             rows = numbers(i + 3, (sums.shape[0], 1, sums.shape[2], *ones))
-            for residual in (numbers(i + 4, sums.shape), turned(i + 4, sums.shape, "float32")):
+            residuals = [turned(i + 4, sums.shape, "float32")]
+            if not channels_last:
+                residuals.append(numbers(i + 4, sums.shape))
+            for residual in residuals:
                 operands = (rows, residual)
                 with backend.context(seed=i):
                     found = nnk.conv(x, w, bias, epilogue=scaled, operands=operands, **options)
                 if not backend.recording:
-                    assert found[0].strides == found[1].strides
+                    order = [np.argsort(result.strides).tolist() for result in found]
+                    assert order[0] == order[1]
                     slack = 3e-5 * (1 + abs(sums))
                     assert assert_applied(found, scaled, sums, operands, slack) > 0.9, case
 
