@@ -209,6 +209,7 @@ DEFAULTS: dict[str, Any] = {
     "conv": _IMAGES,
     **{name: ((shape, None, "contiguous"),) for name, shape in models.SHAPES.items()},
     "fusion": (((4096, 4096), None, "contiguous"), ((8, 8), None, "contiguous")),
+    "fused_linear": (((2048, 512, 512), None, "contiguous"),),
 }
 
 
@@ -401,6 +402,8 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     op, shape, axis = problem.record, problem.shape, problem.axis or 0
     if op.family == "matmul":
         return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
+    if op.family == "fusion":
+        return fusion.operand_shapes(op, shape)
     if op.family in CASES:
         found: tuple[Shape, ...] = CASES[op.family].operand_shapes(op.name, shape, problem.case)
         return found

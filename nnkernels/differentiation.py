@@ -34,7 +34,8 @@ def vjp(
         Its array arguments.
     wrt : int or tuple of int, optional
         Positions of the array arguments of which the gradient is wanted, so that others are not
-        made; by default of all. (Options that are arrays, as ``residual``, come last.)
+        made; by default of all. (Options that are arrays, as ``residual``, come after them, and
+        then the operands of fused functions that the op has inside.)
     **options
         Its other options.
 
@@ -97,7 +98,31 @@ def vjp(
     if "out" in options:
         raise TypeError("vjp takes no out: the pullback keeps the result")
     given = op.sorted_arguments(arrays, options)
+    inside = operands_inside(op, given.options)
+    if inside is not None:
+        return _with_functions(op, rule.of(given.names), given, wrt, inside)
     return _differentiated(op, rule.of(given.names), given, wanted_of(op, given.names, wrt))
+
+
+def operands_inside(op: Op, options: dict[str, Any]) -> int | None:
+    """How many operands the fused functions of a call have, if it has any function inside."""
+    from nnkernels.ops._activation import is_function
+
+    if not op.functions or options.keys().isdisjoint(("epilogue", "operands")):
+        return None
+    operands = tuple(options.get("operands", ()))
+    return len(operands) if is_function(options.get("epilogue"), operands) else None
+
+
+def _with_functions(
+    op: Op, rule: Rule, given: Given, wrt: Any, inside: int
+) -> tuple[Any, Pullback]:
+    from nnkernels.fusion.gradients_inside import through_epilogue
+
+    names = (*given.names, *(f"operand {i}" for i in range(inside)))
+    chosen = wanted_of(op, names, wrt)
+    y, pullback = through_epilogue(op, rule, given, chosen)
+    return y, _checked(pullback, y, chosen, optional=True)
 
 
 def wanted_of(op: Op, names: Sequence[str], wrt: Any) -> tuple[bool, ...]:

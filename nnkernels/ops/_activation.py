@@ -8,8 +8,11 @@ from functools import cache, partial
 from typing import Any
 
 from nnkernels._typing import Array
+from nnkernels.dispatch.applied import Application
 from nnkernels.dispatch.elementwise import OPERAND, Functor, Traced
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
+from nnkernels.fusion.fuse import Fused
+from nnkernels.fusion.inside import checked_operands, fused_of
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,47 @@ def resolve(value: ActivationLike, argument: str) -> Activation | None:
     return _plain(_known(value, argument))
 
 
-def fused(value: ActivationLike, argument: str, alpha: complex = 1, beta: complex = 1) -> Epilogue:
-    """What a kernel does with its sums: ``activation(alpha sum + beta c)``."""
+def is_function(value: Any, operands: tuple[Any, ...] = ()) -> bool:
+    """Whether an option is a function to be fused, rather than an activation of nnkernels.
+
+    Of operands, if there are any.
+    """
+    if value is None or isinstance(value, (str, Activation)):
+        return False
+    if hasattr(value, "fused_function") or operands:
+        return True
+    inner = value.func if isinstance(value, partial) else value
+    return callable(inner) and not _is_known(inner)
+
+
+def _is_known(function: Any) -> bool:
+    return any(function is known for known in _functions().values())
+
+
+def fused(
+    value: ActivationLike,
+    argument: str,
+    alpha: complex = 1,
+    beta: complex = 1,
+    operands: Any = (),
+) -> Epilogue | Application:
+    """What a kernel does with its sums: ``activation(alpha sum + beta c)``, or a fused function.
+
+    Raises
+    ------
+    TypeError
+        If the value is neither, or operands are given without a function.
+    """
+    if type(operands) is not tuple:
+        operands = checked_operands(operands)
+    if type(value) is Fused:
+        return Application(value, operands, alpha, beta)
+    if is_function(value, operands):
+        return Application(fused_of(value), operands, alpha, beta)
+    if operands:
+        raise TypeError(
+            f"operands are given, and {argument} is no function of them; got {value!r:.60}"
+        )
     activation = resolve(value, argument)
     if activation is None:
         return PLAIN if alpha == beta == 1 else Epilogue(alpha, beta)

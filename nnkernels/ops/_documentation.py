@@ -84,8 +84,11 @@ dx, dgate : array
 _EPILOGUE = """\
 epilogue : str or function, optional
     What is applied to the sums before they are rounded and written: the name of an activation
-    of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
-    options."""
+    of nnkernels such as ``"relu"``, the function, ``functools.partial`` of one with its options, or
+    any elementwise function of the sums and the operands, as :func:`fuse` takes it.
+operands : tuple of arrays and numbers, optional
+    Further arguments of that function. Arrays broadcast to the result; numbers are run-time
+    arguments. Of a function that returns a tuple so is the result, and ``out``."""
 
 _OUT_DTYPE = """\
 out_dtype : dtype, optional

@@ -58,6 +58,19 @@ def evaluate(
     return tuple(results)
 
 
+def applied(
+    function: Any, dtype: Any, sums: np.ndarray, operands: Sequence[Any]
+) -> np.ndarray | tuple[np.ndarray, ...]:
+    """A function of the sums of an op, which have a dtype but are not rounded to it yet."""
+    from nnkernels.fusion.inside import fused_of, trace_inside
+
+    traced = trace_inside(fused_of(function), (dtype,), operands)
+    arrays = [sums, *(operands[i - 1] for i in traced.arrays[1:])]
+    numbers = values_of(traced.sources, (None, *operands))
+    results = evaluate(traced.program, arrays, numbers)
+    return results if traced.several else results[0]
+
+
 def _wide(value: Any, dtype: str) -> Any:
     if dtype == BOOL:
         return np.asarray(value).astype(bool)

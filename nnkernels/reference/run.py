@@ -44,10 +44,19 @@ def run_reference(
     given = [name for name, x in named.items() if x is not None]
     found, library, like = adopt_all([named[name] for name in given], given)
     named |= dict(zip(given, found, strict=True))
+    if options.get("operands"):
+        from nnkernels.fusion.inside import adopt_operands, fused_of
+
+        function = fused_of(options["epilogue"])
+        options["operands"] = adopt_operands(function, 1, options["operands"], library, like)
     positional, options = op.arguments(
         [named.pop(name) for name in op.arrays[: len(positional)]], options
     )
     result = op.reference(*positional, **options, **named)
+    if isinstance(out, (tuple, list)):
+        for one, part in zip(out, result, strict=True):
+            adopt_out(one, "out", library, like)[...] = part
+        return out
     if out is not None:
         target = adopt_out(out, "out", library, like)
         target[...] = result[0] if isinstance(result, tuple) else result

@@ -68,6 +68,8 @@ class Op:
     fused : str
         The option that names an activation which the op applies to its result, if the gradient
         does not know of it: the cotangent is first pulled back through that activation.
+    functions : bool
+        Whether the op takes fused functions inside (options ``epilogue`` and ``operands``).
     array_options : tuple of str
         Options that are arrays.
     constant : tuple of str
@@ -93,6 +95,7 @@ class Op:
     adjoint: str | tuple[str, ...] = ""
     gradient_of: str = ""
     fused: str = ""
+    functions: bool = False
     array_options: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
     auxiliary: str = ""
