@@ -19,7 +19,9 @@ from nnkernels.interop import autograd as nna  # noqa: E402
 @pytest.mark.parametrize(("call", "arrays", "twice"), CALLS.values(), ids=CALLS)
 def test_values_and_gradients(call, arrays, twice, module):
     assert np.array_equal(call(module, *arrays), call(nnk, *arrays))
-    check_grads(lambda *given: call(module, *given), ["rev"], order=2 if twice else 1)(*arrays)
+    check_grads(lambda *given: call(module, *given), modes=["rev"], order=2 if twice else 1)(
+        *arrays
+    )
 
 
 def test_whole_program():

@@ -162,10 +162,10 @@ def _wrapper(op: Op) -> Callable[..., Any]:
             if activation is not None and not activation.takes_result:
                 operand = general(*arguments, **given.without(op.fused).options)
                 return getattr(_FUNCTIONS, activation.name)(operand, **activation.options)
-        if plain and not transforms_active() and not dispatch_modes() and device.type != "meta":
-            if not recorded:
-                return _run(op, given)
-            return _Recorded.apply(op, given.names, given.options, *given.arrays)
+        if plain and not dispatch_modes() and device.type != "meta":
+            if recorded or transforms_active():
+                return _Recorded.apply(op, given.names, given.options, *given.arrays)
+            return _run(op, given)
         return _through_library(op, given)
 
     call.__name__ = call.__qualname__ = op.name
@@ -178,11 +178,14 @@ class _Recorded(torch.autograd.Function):
     """A call that autograd records."""
 
     @staticmethod
-    def forward(ctx: Any, op: Op, names: Any, options: Any, *tensors: Any) -> Any:
-        result = _run(op, Given(tensors, names, options))
-        results = result if isinstance(result, tuple) else (result,)
-        _keep(ctx, op, Given(tensors, names, options), results)
-        return result
+    def forward(op: Op, names: Any, options: Any, *tensors: Any) -> Any:
+        return _run(op, Given(tensors, names, options))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # as torch.func wants it
+        op, names, options, *tensors = inputs
+        results = output if isinstance(output, tuple) else (output,)
+        _keep(ctx, op, Given(tuple(tensors), names, options), results)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
