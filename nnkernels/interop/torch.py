@@ -23,7 +23,7 @@ from nnkernels.interop import calls
 from nnkernels.registry.record import Op
 from nnkernels.registry.rule import Call, Given
 
-Tensor = torch.Tensor
+Tensor: Any = torch.Tensor
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 # Real dtypes of which a tensor and an array are the same memory.
 _NUMPY = {torch.float16, torch.float32, torch.float64}
@@ -53,7 +53,7 @@ def _view(x: Any) -> Any:
         ) from error
 
 
-def _gpu_view(x: Tensor) -> Any:
+def _gpu_view(x: Any) -> Any:
     import cupy
 
     x = x.resolve_conj().resolve_neg()
@@ -416,7 +416,7 @@ def _register_pullback(op: Op) -> None:
         tags=(torch.Tag.pt2_compliant_tag,),
     )
 
-    def run(cotangents: Any, arrays: Any, text: str, wanted: Any) -> list[Tensor]:
+    def run(cotangents: Any, arrays: Any, text: str, wanted: Any) -> list[Any]:
         count = len(cotangents)
         options = calls.decode(text)
 
@@ -434,7 +434,7 @@ def _register_pullback(op: Op) -> None:
             if is_wanted
         ]
 
-    def fake(cotangents: Any, arrays: Any, text: str, wanted: Any) -> list[Tensor]:
+    def fake(cotangents: Any, arrays: Any, text: str, wanted: Any) -> list[Any]:
         return [torch.empty_like(a) for a, w in zip(arrays, wanted, strict=True) if w]
 
     def backward(ctx: Any, *_: Any) -> Any:
