@@ -54,7 +54,7 @@ def digits_step(images: Array, labels: Array, cotangent: Array, *state: Array) -
         The loss and the new state: new arrays, so that every call does the same.
     """
     first, second = state[0], state[3]
-    scores, from_scores = nnk.vjp(nnk.matmul, images, first)
+    scores, from_scores = nnk.vjp(nnk.matmul, images, first, wrt=1)
     hidden, from_hidden = nnk.vjp(nnk.relu, scores)
     logits, from_logits = nnk.vjp(nnk.matmul, hidden, second)
     log_probabilities, from_log = nnk.vjp(nnk.log_softmax, logits)

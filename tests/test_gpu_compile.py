@@ -1,10 +1,10 @@
 """GPU kernels as the compilers make them: nothing spills, and memory is read 16 bytes at a time.
 
 No GPU is needed. What the static report (`bench/static`) has is read there: test_static_report.py
-compares that with what is compiled. Of all other instances that the configurations can choose, a
-quarter of the float32 ones of a few ops and one in 24 of the others are compiled for one NVIDIA or
-AMD GPU. The profile `deep` of Hypothesis, or NNKERNELS_TEST_ALL_INSTANCES=1, compiles all of them
-everywhere (20 minutes).
+compares that with what is compiled. Of all other instances that the configurations can choose, one
+in 36 is compiled for one NVIDIA or AMD GPU, and a quarter of the float32 ones of a few ops for the
+architecture that has no table. The profile `deep` of Hypothesis, or NNKERNELS_TEST_ALL_INSTANCES=1,
+compiles all of them everywhere (20 minutes).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from nnkernels.inspection.result import Report, Resources
 
 ARCHS = ("sm_80", "sm_90", "sm_120", "gfx90a")
 ALWAYS = ("softmax", "softmax_backward", "relu", "swiglu_backward", "matmul", "gemv")
-# Of these ops, one in so many: NVIDIA's code for all of them is from the same source.
+# Of these ops, one in so many where there is no table.
 THINNED = 4
 # The others: one in so many, spread over the architectures.
-SPARSE = 24 * len(ARCHS)
+SPARSE = 36 * len(ARCHS)
 SHARES = 2
 # Kernels of one translation unit.
 BATCH = 40
@@ -80,13 +80,14 @@ def selected(arch: str, share: int) -> list[Choice]:
             name: str = op.name,
             one: tuple[str, str] = one,
             in_table: bool = in_table,
+            often: bool = families is None and op.name in ALWAYS,
         ) -> bool:
             if in_table and dtype in static_table.DTYPES and not everything:
                 return False
             draw = zlib.crc32(f"{name} {dtype} {problem.label}".encode())
             if draw // SPARSE % SHARES != share:
                 return False
-            if name in ALWAYS and dtype == "float32" and draw % THINNED == 0:
+            if often and dtype == "float32" and draw % THINNED == 0:
                 return True
             if (dtype, problem.label) == one:
                 return True
@@ -111,7 +112,7 @@ def reports(chosen: list[Choice], arch: str) -> list[Report]:
 @gpu_compilers.needs_nvdisasm
 def test_instances(arch, share):
     chosen = selected(arch, share)
-    assert len(chosen) > 20
+    assert len(chosen) > 15
     faults = [fault for row in reports(chosen, arch) for fault in faults_of(row)]
     assert not faults, "\n".join(faults)
 

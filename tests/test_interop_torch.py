@@ -1,4 +1,4 @@
-"""The ops as functions of PyTorch: gradients, operators, and what the tools of PyTorch make of them."""
+"""The ops as functions of PyTorch: gradients, operators, and what its tools make of them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ SIDE = 4
 def small(op):
     """One call of few elements: sides of up to four where the record's shapes follow from none."""
     found = list(cases(op))
-    dtype, shapes, options = found[min(1, len(found) - 1)] if op.family == "rows" else found[0]
-    if op.family in ("elementwise", "rows", "norm", "matmul") and "group" not in op.name:
+    _, shapes, options = found[min(1, len(found) - 1)] if op.family == "rows" else found[0]
+    if op.family in ("elementwise", "rows", "norm", "matmul") and not (
+        "group" in op.name or op.name.endswith("glu_backward")
+    ):
         shapes = tuple(tuple(min(n, SIDE) for n in shape) for shape in shapes)
     return shapes, options
 
@@ -183,7 +185,7 @@ def test_no_third_derivative():
         (
             lambda x: nnt.swiglu(x, x.to("meta")),
             nnk.BackendError,
-            "x is on the device cpu and gate",
+            "device cpu and gate on meta",
         ),
         (lambda x: nnt.relu(x, out=x), TypeError, "takes no out"),
         (lambda x: nnt.relu(x, x), TypeError, "takes 1"),

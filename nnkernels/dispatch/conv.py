@@ -201,8 +201,8 @@ def transposed_gradients(
             operands, weight_shape, axes, groups, flip, machine, conjugate=(True, False)
         )
 
-    key = (x_shape, weight_shape, _as_key((*options, output_padding)), _name(x), _name(weight))
-    key = (*key, algorithm)
+    described = (x_shape, weight_shape, _name(x), _name(weight))
+    key = (*described, _as_key((*options, output_padding)), algorithm)
     dx = dw = None
     if wanted[0]:
         dx = _call(by_x, (dy, weight), ("dy", "weight"), ("conv_transpose by x", *key))

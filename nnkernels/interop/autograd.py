@@ -32,7 +32,7 @@ _FUNCTIONS = sys.modules[__name__]
 
 def _teach_cupy() -> None:
     """Let autograd know CuPy's arrays, if the program has imported CuPy."""
-    cupy = sys.modules.get("cupy")
+    cupy: Any = sys.modules.get("cupy")
     if cupy is None or cupy.ndarray in VSpace.mappings:
         return
 

@@ -73,6 +73,7 @@ def differentiated(
         cotangents = (backward(cotangents[0], result, **activation.options), *cotangents[1:])
     if op.auxiliary:
         cotangents = (cotangents[0], *(None,) * (len(cotangents) - 1))
+    found: Sequence[Any]
     if rule.composed:
         found = rule.pull(functions, call, *cotangents)
     else:

@@ -80,15 +80,16 @@ def wanted(wrt: object, count: int) -> tuple[bool, ...]:
     if wrt is None:
         return (True,) * count
     positions = wrt if isinstance(wrt, (tuple, list)) else (wrt,)
+    chosen = set()
     for position in positions:
-        if isinstance(position, bool) or not isinstance(position, Integral):
+        if isinstance(position, bool) or not isinstance(position, (int, np.integer)):
             raise TypeError(
                 "wrt must be None, the position of an array argument or a tuple of such; got "
                 f"{wrt!r:.60}"
             )
         if not -count <= position < count:
             raise ValueError(f"wrt has position {position}, and there are {count} array arguments")
-    chosen = {int(position) % count for position in positions}
+        chosen.add(int(position) % count)
     return tuple(i in chosen for i in range(count))
 
 
