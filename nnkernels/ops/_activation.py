@@ -129,7 +129,7 @@ def fused(
         operands = checked_operands(operands)
     if type(value) is Fused:
         return Application(value, operands, alpha, beta)
-    if is_function(value, operands):
+    if argument == "epilogue" and is_function(value, operands):
         return Application(fused_of(value), operands, alpha, beta)
     if operands:
         raise TypeError(
