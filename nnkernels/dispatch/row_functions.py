@@ -161,9 +161,15 @@ class Bound:
             found += struct.pack(f"={len(pointers)}Q", *pointers) + self._numbers[1]
         return found
 
+    @property
     def numbers(self) -> bytes:
         """The numbers of both functions."""
         return self._numbers[0] + self._numbers[1]
+
+    @property
+    def numbers_after(self) -> bytes:
+        """The numbers of the epilogue."""
+        return self._numbers[1]
 
     def outs_of(self, out: Any, library: Any, like: Any) -> tuple[list[Any], list[str]]:
         """Views of the arrays of an ``out`` argument, one for each result, and their names."""
