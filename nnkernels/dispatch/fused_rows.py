@@ -111,13 +111,10 @@ def apply(
         results = _of_nothing(plan, bound, machine, address, results, outs is None)
     elif plan.steps:
         _launch(plan, bound, machine, address, addresses, results, extras)
-    restored = [library.restore(r, like) for r in results] if out is None else _as_given(bound, out)
+    restored = (
+        [library.restore(r, like) for r in results] if outs is None else bound.as_given(out)
+    )
     return bound.gathered(restored, (), [library.restore(r, like) for r in extras])
-
-
-def _as_given(bound: Bound, out: Any) -> tuple[Any, ...]:
-    several = bound.epilogue is not None and bound.epilogue.several
-    return tuple(out) if several else (out,)
 
 
 def _launch(

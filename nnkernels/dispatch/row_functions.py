@@ -114,7 +114,9 @@ class Bound:
         """Element types of all results of the epilogue, or the one of the kernel itself."""
         return (self.found,) if self.epilogue is None else _elements(self.epilogue.results)
 
-    def template(self, first: int, extras: int, results: int) -> str:
+    def template(
+        self, first: int, extras: int, results: int, prologue: bool = True, epilogue: bool = True
+    ) -> str:
         """Template arguments: the functions.
 
         Parameters
@@ -122,11 +124,13 @@ class Bound:
         first, extras, results : int
             Places in the geometry, of the first operand, the first further result of the prologue,
             and the first result.
+        prologue, epilogue : bool
+            Whether they are wanted.
         """
         found = []
         for function, place, written, word in (
-            (self.prologue, first, extras, "true"),
-            (self.epilogue, first + self._count, results + 1, "false"),
+            (self.prologue if prologue else None, first, extras, "true"),
+            (self.epilogue if epilogue else None, first + self._count, results + 1, "false"),
         ):
             if function is None:
                 found.append("NoPrologue" if word == "true" else "NoEpilogue")
@@ -143,7 +147,11 @@ class Bound:
     # ---- one call ------------------------------------------------------------------------------
 
     def arguments(
-        self, addresses: Sequence[int], extras: Sequence[int], results: Sequence[int]
+        self,
+        addresses: Sequence[int],
+        extras: Sequence[int],
+        results: Sequence[int],
+        epilogue: bool = True,
     ) -> bytes:
         """The end of the arguments of a kernel.
 
@@ -151,12 +159,14 @@ class Bound:
         ----------
         addresses, extras, results : sequence of int
             Addresses of the operands, the further results of the prologue, and all results.
+        epilogue : bool
+            Whether the kernel has it.
         """
         found = b""
         if self.prologue is not None:
             pointers = (*addresses[: self._count], *extras)
             found = struct.pack(f"={len(pointers)}Q", *pointers) + self._numbers[0]
-        if self.epilogue is not None:
+        if self.epilogue is not None and epilogue:
             pointers = (*addresses[self._count :], *results[1:])
             found += struct.pack(f"={len(pointers)}Q", *pointers) + self._numbers[1]
         return found
@@ -180,6 +190,11 @@ class Bound:
         names = list(out_names(self.epilogue))
         outs = outs_of(self.epilogue, out)
         return [adopt_out(o, n, library, like) for o, n in zip(outs, names, strict=True)], names
+
+    def as_given(self, out: Any) -> tuple[Any, ...]:
+        """An ``out`` argument as one array for each result."""
+        several = self.epilogue is not None and self.epilogue.several
+        return tuple(out) if several else (out,)
 
     def gathered(self, results: Sequence[Any], others: Sequence[Any], extras: Sequence[Any]) -> Any:
         """What a call returns: results, further ones of the op, further ones of the prologue."""

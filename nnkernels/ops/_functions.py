@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nnkernels.dispatch.row_functions import Functions
+
+Function = Callable[..., Any] | str | None
+Operands = tuple[Any, ...]
+_NO_OPERANDS: Operands = ()  # of which Python has one
+
+
+def is_plain(given: tuple[Any, ...]) -> bool:
+    """Whether a prologue, its operands, an epilogue and its operands are their defaults."""
+    prologue, before, epilogue, after = given
+    return prologue is epilogue is None and before is after is _NO_OPERANDS
 
 
 def functions_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from nnkernels._typing import Array
@@ -10,12 +9,10 @@ from nnkernels.dispatch import elementwise, fused_rows, rows
 from nnkernels.dispatch.axes import normalize_axes, reduced_shape
 from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import library_of
-from nnkernels.ops._functions import functions_of
+from nnkernels.ops._functions import Function, Operands, functions_of
 from nnkernels.ops._public import public
 
 Axis = int | tuple[int, ...] | None
-Function = Callable[..., Any] | str | None
-Operands = tuple[Any, ...]
 # The default of operands: most calls have none, and are told by its identity.
 _NONE: Operands = ()
 
