@@ -80,8 +80,8 @@ class Bound:
         if found is None or found.kind != "f":
             what = "the prologue gives" if functions.prologue is not None else f"{name} has"
             raise DTypeError(
-                f"{what} {dtype}; supported: float16, bfloat16, float32, float64, as astype makes "
-                "them in a prologue"
+                f"{what} dtype {dtype}, which is not supported here; supported: float16, bfloat16, "
+                "float32, float64, which astype makes of others in a prologue"
             )
         self.found = found
         if functions.epilogue is not None:
