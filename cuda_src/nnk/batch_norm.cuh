@@ -63,9 +63,8 @@ struct BatchNormForward {
       const Index last =
           rows.groups - first < args.part_groups ? rows.groups : first + args.part_groups;
       RowStats<Rows> stats;
-      stats.online(rows, first, last, [&](Index g, int c, bool full) {
-        return take<true>(rows, args, g, c, full);
-      });
+      stats.online(rows, first, last,
+                   [&](Index g, int c, bool full) { return take<true>(rows, args, g, c, full); });
       if constexpr (split_stage) {
         stats.save_parts(rows, args.workspace, args.parts, tile, part);
       } else {

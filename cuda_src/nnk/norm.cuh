@@ -42,7 +42,8 @@ struct NormForward {
                        bias_at = weight_at + has_weight,
                        sum_at = bias_at + has_bias + Prologue::inputs + Epilogue::inputs,
                        y_at = sum_at + Residual + Prologue::outputs;
-  static_assert(Geometry::operands == y_at + 1 + Epilogue::outputs, "the geometry has all operands");
+  static_assert(Geometry::operands == y_at + 1 + Epilogue::outputs,
+                "the geometry has all operands");
   static constexpr int parameters = Activation::parameters > 0 ? Activation::parameters : 1;
 
   struct PlainArgs {
@@ -307,8 +308,7 @@ struct NormForward {
   // first time.
   template <bool First>
   static NNK_FN V take(const Rows& rows, const Args& args, Index g, int c, bool full) {
-    const V x =
-        Prologue::template take<First>(rows, args, args.x, g, c, full, S(0), args.period);
+    const V x = Prologue::template take<First>(rows, args, args.x, g, c, full, S(0), args.period);
     if constexpr (Residual && First) {
       const V r = rows.template load<residual_at>(args.residual, g, c, full, S(0));
       const V sum = convert<S>(convert<T>(x + r));

@@ -89,7 +89,9 @@ template <class Rows, int Inputs, int In0, int Out0> struct RowResultArrays {
 // Types<...> of the operands of a FusedFunction.
 template <class Function> struct InputsOf;
 template <class F, class First, class Ins, class More, class Steps>
-struct InputsOf<FusedFunction<F, First, Ins, More, Steps>> { using type = Ins; };
+struct InputsOf<FusedFunction<F, First, Ins, More, Steps>> {
+  using type = Ins;
+};
 
 // Function    FusedFunction<...>
 // In0, Out0   places of its first operand and of its second result in the geometry
@@ -104,8 +106,8 @@ template <class Function, int In0, int Out0, bool IsPrologue> struct RowFunction
   static NNK_FN auto take(const Rows& rows, const Args& args, const T* x, Index g, int c, bool full,
                           S fill, const Period& period) {
     static_assert(IsPrologue, "a prologue");
-    const RowArrays<Rows, Period, inputs, In0, Out0, First, false> arrays{
-        rows, args.arrays(), g, c, full, period};
+    const RowArrays<Rows, Period, inputs, In0, Out0, First, false> arrays{rows, args.arrays(), g, c,
+                                                                          full, period};
     const auto v = Function::apply(args.numbers, arrays.template load_from<0>(x), arrays);
     // Of what is not there the function has made anything.
     return full ? v : join_lanes(v, Rows::V::splat(fill), rows.count(g, c));

@@ -114,8 +114,7 @@ struct SoftmaxForward {
     for (int c = 0; c < Columns; ++c) {
       NNK_UNROLL
       for (int d = 0; d < Depth; ++d) {
-        kept[d][c] =
-            take<true>(rows, args, rows.member + d * Team, c, Whole, Limits<S>::lowest());
+        kept[d][c] = take<true>(rows, args, rows.member + d * Team, c, Whole, Limits<S>::lowest());
         stats.max[c] = d == 0 ? kept[d][c] : max(stats.max[c], kept[d][c]);
       }
     }
@@ -170,9 +169,8 @@ struct SoftmaxForward {
     rows.each(0, rows.groups, [&](Index g, bool full, int p) {
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) {
-        const V x = Keep == keep_shared
-                        ? kept.template load_vec<N>(rows.slot(g, c))
-                        : take<false>(rows, args, g, c, full, Limits<S>::lowest());
+        const V x = Keep == keep_shared ? kept.template load_vec<N>(rows.slot(g, c))
+                                        : take<false>(rows, args, g, c, full, Limits<S>::lowest());
         const V e = exp(x - stats.max[c]);
         if constexpr (Kind == softmax_kind) kept.store_vec(rows.slot(g, c), e);
         partial[p][c] = partial[p][c] + e;
