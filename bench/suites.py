@@ -223,11 +223,16 @@ def conv() -> list[Problem]:
 
 
 def fusion() -> list[Problem]:
-    """Chains of elementwise operations on 16 M elements, each one kernel."""
+    """Chains of elementwise operations on 16 M elements, and functions inside row kernels, each one
+    kernel; the latter beside the same in two.
+    """
     shape = (4096, 4096)
     found = [Problem("fused_chain", shape, target=Target("times numpy", 3.0))]
     found += [Problem(op, shape, target=_times_compiled(1.0)) for op in _FUSED]
-    return [*found, Problem("fused_chain", shape, "bfloat16", target=_times_torch(1.0))]
+    found.append(Problem("fused_chain", shape, "bfloat16", target=_times_torch(1.0)))
+    for op, inside in (("attention_scores", (8, 12, 512, 512)), ("residual_norm", (8192, 1024))):
+        found += [Problem(op, inside, target=_times_torch(1.0)), Problem(f"{op}_steps", inside)]
+    return found
 
 
 _FUSED = ("fused_chain", "fused_gate")
