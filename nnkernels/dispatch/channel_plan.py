@@ -170,7 +170,8 @@ def add_reduction(
     struct, header, more = kernel
     for stage in stages:
         headers: tuple[str, ...] = (more,) if more else ()
-        inside, definitions, end = "", (), 0
+        definitions: tuple[str, ...] = ()
+        inside, end = "", 0
         if functions is not None and stage != FINISH:
             inside, sources, definitions, end = functions.of_stage(stage)
             headers = (*headers, *sources)

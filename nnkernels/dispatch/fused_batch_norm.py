@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from nnkernels.compile.instance import Instance
 from nnkernels.config import elementwise as elementwise_config
 from nnkernels.config.elementwise import ElementwiseProblem
 from nnkernels.dispatch import batch_norm, batch_norm_plan, elementwise_plan, machines
@@ -161,7 +160,8 @@ class FunctionsInside:
         n = len(bound.views)
         views = [(_POINTERS + i, *found[1 + i]) for i in range(n)]
         extras = [
-            (_POINTERS + n + i, *found[1 + n + i]) for i in range(len(bound.extras) if writes else 0)
+            (_POINTERS + n + i, *found[1 + n + i])
+            for i in range(len(bound.extras) if writes else 0)
         ]
         first = 1 + n + len(bound.extras)
         results = [
@@ -176,7 +176,9 @@ class FunctionsInside:
             (10, wide, along),
             *views,
         ]
-        name, scalars, headers = "Identity", (0.0,), ()
+        scalars: tuple[complex, ...] = (0.0,)
+        headers: tuple[str, ...] = ()
+        name = "Identity"
         if activation is not None:
             name, scalars = activation[0].name, activation[1] or scalars
             headers = (activation[0].header,)

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from nnkernels.dispatch import machines, norm_plan, row_functions
 from nnkernels.dispatch.axes import Shape
 from nnkernels.dispatch.dtypes import numpy_dtype
-from nnkernels.dispatch.elementwise import alignment_of, described, remember
+from nnkernels.dispatch.elementwise import are_numpy, described, remember
 from nnkernels.dispatch.norm import Norm, checked_axes
 from nnkernels.dispatch.norm_plan import NAMES, NormPlan
 from nnkernels.dispatch.row_functions import Bound, Functions
-from nnkernels.interop.libraries import adopt_all
+from nnkernels.interop.libraries import NUMPY, adopt_all
 
 
 class _Computed(NamedTuple):
@@ -40,10 +40,12 @@ def apply(
         prologue.
     """
     operands: Sequence[Any] = (x, residual, weight, bias)
-    given = [(a, n) for a, n in zip(operands, NAMES, strict=True) if a is not None or n == "x"]
-    views, library, like = adopt_all([a for a, _ in given], [n for _, n in given])
-    adopted = iter(views)
-    operands = tuple(None if a is None else next(adopted) for a in operands)
+    library, like = NUMPY, x
+    if not are_numpy(operands):
+        given = [(a, n) for a, n in zip(operands, NAMES, strict=True) if a is not None or n == "x"]
+        views, library, like = adopt_all([a for a, _ in given], [n for _, n in given])
+        adopted = iter(views)
+        operands = tuple(None if a is None else next(adopted) for a in operands)
     bound = Bound(functions, operands[0], "x", library, like)
     machine, address = machines.for_array(operands[0])
     outs, names = (None, []) if out is None else bound.outs_of(out, library, like)
@@ -77,11 +79,12 @@ def apply(
     extras = [a.make(machine) for a in plan.extras]
     if plan.steps:
         _launch(plan, bound, machine, address, addresses, results, total, extras)
-    restored = (
-        [library.restore(r, like) for r in results] if outs is None else bound.as_given(out)
-    )
-    others = () if total is None else (library.restore(total, like),)
-    return bound.gathered(restored, others, [library.restore(e, like) for e in extras])
+    others = [] if total is None else [total]
+    if library is not NUMPY:
+        results, others, extras = (
+            [library.restore(a, like) for a in part] for part in (results, others, extras)
+        )
+    return bound.gathered(results if outs is None else bound.as_given(out), others, extras)
 
 
 def _launch(

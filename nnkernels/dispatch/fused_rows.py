@@ -36,7 +36,7 @@ from nnkernels.dispatch.rows_plan import (
     grid_of,
     row_arguments,
 )
-from nnkernels.interop.libraries import adopt_all
+from nnkernels.interop.libraries import NUMPY, adopt_all
 
 # Pointers of the kernel itself: x, y, the workspace.
 _POINTERS = 3
@@ -76,7 +76,10 @@ def apply(
         prologue.
     """
     name = kernel.names[0]
-    (view,), library, like = adopt_all((x,), (name,))
+    if type(x) is np.ndarray:
+        view, library, like = x, NUMPY, x
+    else:
+        (view,), library, like = adopt_all((x,), (name,))
     bound = Bound(functions, view, name, library, like)
     machine, address = machines.for_array(view)
     arrays = (view, *bound.views)
@@ -111,10 +114,10 @@ def apply(
         results = _of_nothing(plan, bound, machine, address, results, outs is None)
     elif plan.steps:
         _launch(plan, bound, machine, address, addresses, results, extras)
-    restored = (
-        [library.restore(r, like) for r in results] if outs is None else bound.as_given(out)
-    )
-    return bound.gathered(restored, (), [library.restore(r, like) for r in extras])
+    if library is not NUMPY:
+        extras = [library.restore(e, like) for e in extras]
+        results = [library.restore(r, like) for r in results]
+    return bound.gathered(results if outs is None else bound.as_given(out), (), extras)
 
 
 def _launch(
@@ -128,9 +131,7 @@ def _launch(
 ) -> None:
     workspace = None if plan.workspace is None else plan.workspace.make(machine)
     written = [address(r) for r in results]
-    pointers = plan.pack(
-        addresses[0], written[0], 0 if workspace is None else address(workspace)
-    )
+    pointers = plan.pack(addresses[0], written[0], 0 if workspace is None else address(workspace))
     end = bound.arguments(addresses[1:], [address(e) for e in extras], written)
     for start, tail in plan.steps:
         start(pointers + tail + end)

@@ -19,7 +19,6 @@ from nnkernels.interop.libraries import adopt_all
 
 if TYPE_CHECKING:
     from nnkernels.dispatch.elementwise import Functor
-    from nnkernels.dispatch.row_functions import Functions
 
 
 @dataclass(frozen=True, eq=False)

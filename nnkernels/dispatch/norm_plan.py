@@ -80,9 +80,7 @@ def make_plan(
     plan = NormPlan(first, None if residual is None else Allocation(x.shape, x.dtype, order))
     plan.more = tuple(more)
     if bound is not None:
-        plan.extras = tuple(
-            Allocation(x.shape, numpy_dtype(e.name), order) for e in bound.extras
-        )
+        plan.extras = tuple(Allocation(x.shape, numpy_dtype(e.name), order) for e in bound.extras)
     described = _described(operands, plan, alignments, out, bound)
     if 0 in x.shape:
         return plan
@@ -136,7 +134,9 @@ def _described(
             role = row_functions.role_of(strides, size, x.strides, x.dtype.itemsize, x.shape)
             inside.append((strides, size, role, aligned[i]))
     sums = [] if plan.total is None else [plan.total]
-    written = [(_dense(a), a.dtype.itemsize, ELEMENTWISE, alignment_of()) for a in (*sums, *plan.extras)]
+    written = [
+        (_dense(a), a.dtype.itemsize, ELEMENTWISE, alignment_of()) for a in (*sums, *plan.extras)
+    ]
     results = (plan.allocation, *plan.more)
     outs = [out] if bound is None else out
     for i, result in enumerate(results):
@@ -287,7 +287,8 @@ def make_instance(
     functor = norm.activation
     source, written = found, written_by(norm, x) if bound is None else bound.results[0]
     headers: tuple[str, ...] = () if functor is None else (functor.header,)
-    functions, definitions = "", ()
+    definitions: tuple[str, ...] = ()
+    functions = ""
     if bound is not None:
         source = row_functions.element_of(x)
         first = sum(a is not None for a in operands)

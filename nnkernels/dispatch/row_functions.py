@@ -7,21 +7,26 @@ are operands of the kernel as that is.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 from nnkernels.config.rows import ELEMENTWISE, PARAMETER
 from nnkernels.dispatch.axes import Shape, Strides, broadcast_strides
-from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, name_of, numpy_dtype
 from nnkernels.dispatch.elementwise import alignment_of
+from nnkernels.dispatch.packing import pointer_struct
 from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
 from nnkernels.errors import DTypeError, ShapeError
-
-if TYPE_CHECKING:
-    from nnkernels.fusion.fuse import Fused
-    from nnkernels.fusion.inside import Inside
+from nnkernels.fusion.fuse import Fused
+from nnkernels.fusion.inside import (
+    Inside,
+    adopt_operands,
+    describe,
+    out_names,
+    outs_of,
+    require_real,
+)
 
 # An array of bools, which only functions have.
 _BOOL = Element("bool", "uint8", "uint8", "uint8", "b", 1, 1)
@@ -32,8 +37,7 @@ def element_named(name: str) -> Element:
     return ELEMENTS.get(name, _BOOL)
 
 
-@dataclass(frozen=True, eq=False)
-class Functions:
+class Functions(NamedTuple):
     """What a call is given: functions, or None, and their operands, arrays and numbers."""
 
     prologue: Fused | None
@@ -49,7 +53,7 @@ class Bound:
     ----------
     prologue, epilogue : Inside or None
         The functions.
-    views, names : list
+    views : list
         Their operands that are arrays, those of the prologue first.
     found : Element
         In which the kernel computes: the dtype of the array, or what the prologue gives.
@@ -57,40 +61,33 @@ class Bound:
         What a plan depends on beside the arrays.
     """
 
-    __slots__ = ("_count", "_numbers", "epilogue", "found", "key", "names", "prologue", "views")
+    __slots__ = ("_count", "_numbers", "epilogue", "found", "key", "prologue", "views")
 
     def __init__(self, functions: Functions, x: Any, name: str, library: Any, like: Any) -> None:
-        from nnkernels.fusion.inside import adopt_operands, describe, require_real
-
-        require_real(x.dtype, name)
-        self.prologue: Inside | None = None
-        self.epilogue: Inside | None = None
-        self.views: list[Any] = []
-        numbers = [b"", b""]
-        dtype = x.dtype
+        prologue = epilogue = None
+        before = after = b""
+        views: list[Any] = []
         if functions.prologue is not None:
             given = adopt_operands(
                 functions.prologue, 1, functions.prologue_operands, library, like
             )
-            self.prologue, numbers[0] = describe(functions.prologue, (dtype,), given)
-            self.views += [given[i] for i in self.prologue.arrays]
-            dtype = numpy_dtype(self.prologue.results[0])
-        self._count = len(self.views)
-        found = ELEMENTS.get(dtype.name)
-        if found is None or found.kind != "f":
-            what = "the prologue gives" if functions.prologue is not None else f"{name} has"
-            raise DTypeError(
-                f"{what} dtype {dtype}, which is not supported here; supported: float16, bfloat16, "
-                "float32, float64, which astype makes of others in a prologue"
-            )
-        self.found = found
+            require_real(x.dtype, name)
+            prologue, before = describe(functions.prologue, (x.dtype,), given)
+            views += [given[i] for i in prologue.arrays]
+        self._count = len(views)
+        self.found, dtype = _made(prologue, x.dtype, name)
         if functions.epilogue is not None:
             given = adopt_operands(functions.epilogue, 1, functions.operands, library, like)
-            self.epilogue, numbers[1] = describe(functions.epilogue, (dtype,), given)
-            self.views += [given[i] for i in self.epilogue.arrays]
-        self._numbers = numbers
-        self.names = [n for f in (self.prologue, self.epilogue) if f is not None for n in f.names]
-        self.key = (self.prologue, self.epilogue)
+            epilogue, after = describe(functions.epilogue, (dtype,), given)
+            views += [given[i] for i in epilogue.arrays]
+        self.prologue, self.epilogue, self.views = prologue, epilogue, views
+        self._numbers = before, after
+        self.key = (prologue, epilogue)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the views."""
+        return [n for f in self.key if f is not None for n in f.names]
 
     # ---- what a plan is made of ------------------------------------------------------------------
 
@@ -165,10 +162,10 @@ class Bound:
         found = b""
         if self.prologue is not None:
             pointers = (*addresses[: self._count], *extras)
-            found = struct.pack(f"={len(pointers)}Q", *pointers) + self._numbers[0]
+            found = _packer(len(pointers))(*pointers) + self._numbers[0]
         if self.epilogue is not None and epilogue:
             pointers = (*addresses[self._count :], *results[1:])
-            found += struct.pack(f"={len(pointers)}Q", *pointers) + self._numbers[1]
+            found += _packer(len(pointers))(*pointers) + self._numbers[1]
         return found
 
     @property
@@ -185,8 +182,6 @@ class Bound:
         """Views of the arrays of an ``out`` argument, one for each result, and their names."""
         if self.epilogue is None:
             return [adopt_out(out, "out", library, like)], ["out"]
-        from nnkernels.fusion.inside import out_names, outs_of
-
         names = list(out_names(self.epilogue))
         outs = outs_of(self.epilogue, out)
         return [adopt_out(o, n, library, like) for o, n in zip(outs, names, strict=True)], names
@@ -199,8 +194,29 @@ class Bound:
     def gathered(self, results: Sequence[Any], others: Sequence[Any], extras: Sequence[Any]) -> Any:
         """What a call returns: results, further ones of the op, further ones of the prologue."""
         found = (*results, *others, *extras)
-        several = self.epilogue is not None and self.epilogue.several
-        return found if several or len(found) > 1 else found[0]
+        if len(found) > 1 or (self.epilogue is not None and self.epilogue.several):
+            return found
+        return found[0]
+
+
+@lru_cache(maxsize=1024)
+def _made(prologue: Inside | None, dtype: Any, name: str) -> tuple[Element, Any]:
+    """The element type in which a kernel computes, and its dtype."""
+    made = dtype if prologue is None else numpy_dtype(prologue.results[0])
+    found = ELEMENTS.get(made.name) if made.isnative else None
+    if found is None or found.kind != "f":
+        require_real(made, name)
+        what = f"{name} has" if prologue is None else "the prologue gives"
+        raise DTypeError(
+            f"{what} dtype {made}, which is not supported here; supported: float16, bfloat16, "
+            "float32, float64, which astype makes of others in a prologue"
+        )
+    return found, made
+
+
+@cache
+def _packer(count: int) -> Callable[..., bytes]:
+    return pointer_struct(count).pack
 
 
 def _elements(names: Sequence[str]) -> tuple[Element, ...]:
@@ -209,7 +225,7 @@ def _elements(names: Sequence[str]) -> tuple[Element, ...]:
 
 def element_of(view: Any) -> Element:
     """The element type of an array that functions take."""
-    return element_named(view.dtype.name)
+    return element_named(name_of(view.dtype))
 
 
 def operand_strides(view: Any, name: str, shape: Shape, of: str) -> Strides:
@@ -234,13 +250,15 @@ def role_of(strides: Strides, itemsize: int, like: Strides, size: int, shape: Sh
 
     Vectors are as long as what lies as the array does allows.
     """
-    same = all(s * size == t * itemsize for s, t, n in zip(strides, like, shape, strict=True) if n > 1)
+    same = all(
+        s * size == t * itemsize for s, t, n in zip(strides, like, shape, strict=True) if n > 1
+    )
     return ELEMENTWISE if same else PARAMETER
 
 
 def alignments_of(addresses: Sequence[int], is_cpu: bool) -> tuple[int, ...]:
     """Of operands; on a CPU, where no kernel depends on it, always 1."""
-    return (1,) * len(addresses) if is_cpu else tuple(map(alignment_of, addresses))
+    return (1,) * len(addresses) if is_cpu else tuple([alignment_of(a) for a in addresses])
 
 
 def check_outs(

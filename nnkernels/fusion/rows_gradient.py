@@ -20,8 +20,8 @@ from nnkernels.fusion.pullback import pullback_of
 from nnkernels.ops._functions import functions_of
 
 Gradients = tuple[Any, ...]
-# Gradients of all array arguments of an op: from dv, u, v, its other arguments, its options, and the
-# cotangents of its further results.
+# Gradients of all array arguments of an op: from dv, u, v, its other arguments, its options, and
+# the cotangents of its further results.
 Reverse = Callable[[Any, Any, Any, Sequence[Any], dict[str, Any], Sequence[Any]], Gradients]
 
 
@@ -132,7 +132,8 @@ class _Run:
         """Gradients of the arguments of the op, and then of the operands of both functions."""
         given = self.functions
         n = self.count + self.further
-        dv, after = cotangents[0], (None,) * len(given.operands)
+        after: Sequence[Any] = (None,) * len(given.operands)
+        dv = cotangents[0]
         if self.pull_epilogue is not None:
             dv, *after = self.pull_epilogue(*cotangents[: self.count])
         found = self.reverse(
@@ -147,7 +148,7 @@ class _Run:
         return (*found, *before, *after)
 
 
-# ---- a function with one more result --------------------------------------------------------------
+# ---- a function with one more result -------------------------------------------------------------
 
 
 class _Further(Fused):

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from nnkernels.dispatch.row_functions import Functions
+from nnkernels.fusion.fuse import Fused, fuse
+from nnkernels.fusion.inside import fused_of
+from nnkernels.ops._activation import activation_named
 
 Function = Callable[..., Any] | str | None
 Operands = tuple[Any, ...]
@@ -58,11 +61,8 @@ def _checked(name: str, operands: Any) -> tuple[Any, ...]:
 
 
 def _fused(name: str, function: Any) -> Any:
-    if function is None:
-        return None
-    from nnkernels.fusion.inside import fused_of
-    from nnkernels.ops._activation import activation_named
-
+    if function is None or isinstance(function, Fused):
+        return function
     if isinstance(function, str):
         function = activation_named(function, name)
     if not callable(function):
@@ -70,6 +70,4 @@ def _fused(name: str, function: Any) -> Any:
     try:
         return fused_of(function)
     except TypeError:  # of a callable that is no key
-        from nnkernels.fusion.fuse import fuse
-
         return fuse(function)

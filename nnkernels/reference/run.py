@@ -106,12 +106,11 @@ class _Functions:
             total = (made + total.astype(np.float64)).astype(dtype)
             made = total.astype(np.float64)
         named[first] = made
-        positional, options = op.arguments(
-            [named.pop(name) for name in op.arrays[:count]], options
-        )
+        positional, options = op.arguments([named.pop(name) for name in op.arrays[:count]], options)
         result = op.reference(*positional, **options, **named)
         y, *rest = result if isinstance(result, tuple) else (result,)
-        results, dtypes, several = (y,), (dtype,), False
+        results: tuple[Any, ...] = (y,)
+        dtypes, several = (dtype,), False
         if self.epilogue is not None:
             results, dtypes, several = fusion.inside(self.epilogue, y, dtype, self.after)
         with np.errstate(over="ignore", invalid="ignore"):

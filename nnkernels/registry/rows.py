@@ -70,7 +70,9 @@ def _op(
 
 # Operations of an element: ten for exp, one for each addition, multiplication or comparison.
 OPS: tuple[Op, ...] = (
-    _op("softmax", ("x",), 14, _examples(1), _softmax_gradient(rows.softmax, rows.softmax_backward)),
+    _op(
+        "softmax", ("x",), 14, _examples(1), _softmax_gradient(rows.softmax, rows.softmax_backward)
+    ),
     _op("softmax_backward", ("dy", "y"), 4, _examples(2)),
     _op(
         "log_softmax",
