@@ -1,8 +1,8 @@
 """Fused functions inside row kernels: what is normalised, and what becomes of the results.
 
 A *prologue* is applied to what a kernel of rows loads, an *epilogue* to what it stores: see
-``cuda_src/nnk/row_function.cuh``. Their operands broadcast to the array whose elements they meet, and
-are operands of the kernel as that is.
+``cuda_src/nnk/row_function.cuh``. Their operands broadcast to the array whose elements they meet,
+and are operands of the kernel as that is.
 """
 
 from __future__ import annotations

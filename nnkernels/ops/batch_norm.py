@@ -62,6 +62,7 @@ def batch_norm(
         What is applied to the result before it is rounded and written: the name of an activation
         of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
         options.
+    {prologue and epilogue}
 
     Returns
     -------

@@ -48,6 +48,7 @@ def layer_norm(
         What makes a row: an axis, several, or all for None.
     {eps of a variance}
     {residual and activation}
+    {prologue and epilogue}
     {out of a norm}
 
     {raises of norms}
@@ -103,6 +104,7 @@ def rms_norm(
     offset : float, default 0
         Added to the weight: 1 for weights that are stored as their distance from 1.
     {residual and activation}
+    {prologue and epilogue}
     {out of a norm}
 
     {raises of norms}
@@ -162,6 +164,7 @@ def group_norm(
         The channel axis: -1 for channels-last arrays.
     {eps of a variance}
     {residual and activation}
+    {prologue and epilogue}
     {out of a norm}
 
     {raises of norms}
@@ -217,6 +220,7 @@ def instance_norm(
         The channel axis: -1 for channels-last arrays.
     {eps of a variance}
     {residual and activation}
+    {prologue and epilogue}
     {out of a norm}
 
     {raises of norms}

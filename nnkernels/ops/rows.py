@@ -58,6 +58,7 @@ def softmax(
     {x}
     axis : int, tuple of int or None, default -1
         What makes a row: an axis, several, or all for None.
+    {prologue and epilogue}
     {out after options}
 
     Notes
@@ -115,6 +116,7 @@ def log_softmax(
     {x}
     axis : int, tuple of int or None, default -1
         What makes a row: an axis, several, or all for None.
+    {prologue and epilogue}
     {out after options}
 
     Notes
@@ -171,6 +173,7 @@ def logsumexp(
         What makes a row: an axis, several, or all for None.
     keepdims : bool, default False
         Whether the result keeps the axes, with size 1.
+    {prologue and epilogue}
     {out of a row}
 
     Notes
