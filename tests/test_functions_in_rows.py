@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fusing import Recipe, assert_right, named_steps
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from layouts import is_dense, keeps_order, place
 from strategies import examples, layouts, make_numbers, shapes
@@ -57,7 +57,8 @@ def of_shape(draw, shape):
 
 @st.composite
 def cases(draw, backend, name):
-    shape = draw(shapes(min_rank=2, max_rank=4, most=900, min_side=2))
+    shape = draw(shapes(min_rank=2, max_rank=4, most=900, min_side=1))
+    assume(name != "batch_norm" or np.prod(shape[1:]) > 1)
     dtype = draw(st.sampled_from(["float32", "float32", "float16", "float64"]))
     options = dict(OPS[name][1])
     if name in ("softmax", "log_softmax", "logsumexp", "layer_norm", "rms_norm"):
@@ -93,7 +94,7 @@ def run_both(name, case, backend, seed):
 
     def epilogue(y, bias):
         z = tanh_sum(y, bias)
-        return (z, y > 0.25) if kind == 3 else z
+        return (z, y > 0.2718) if kind == 3 else z
 
     def call(array):
         return function(
@@ -355,7 +356,7 @@ BAD = (
     (DTypeError, "bias has dtype complex64",
      lambda: nnk.rms_norm(X, epilogue=tanh_sum, operands=(COMPLEX,))),
     (DTypeError, "the prologue gives dtype bool", lambda: nnk.softmax(X, prologue=lambda x: x > 0)),
-    (TraceError, "reshape", lambda: nnk.batch_norm(X, prologue=lambda x: x.reshape(4), training=True)),
+    (TraceError, "reshape", lambda: nnk.layer_norm(X, prologue=lambda x: x.reshape(4))),
     (TypeError, "operands are those of epilogue=", lambda: nnk.softmax(X, operands=(X,))),
     (TypeError, "prologue_operands must be a tuple",
      lambda: nnk.softmax(X, prologue=masked, prologue_operands=X)),
