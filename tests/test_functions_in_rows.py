@@ -158,7 +158,7 @@ REGIMES = (
 
 
 @pytest.mark.in_turn
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "layer_norm"])
+@pytest.mark.parametrize("name", ["softmax", "layer_norm"])
 def test_every_way_to_keep_a_row(name, backend):
     """In registers, in scratch or shared memory, read again, cut into parts, side by side."""
     function = OPS[name][0]

@@ -40,7 +40,10 @@ struct SoftmaxForward {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(typename Geometry::index_type) > 4
+  static constexpr bool is_plain = is_same<Prologue, NoPrologue> && is_same<Epilogue, NoEpilogue>;
+  static constexpr int register_budget = sizeof(S) > 4 ||
+                                                 sizeof(typename Geometry::index_type) > 4 ||
+                                                 !is_plain
                                              ? 128
                                              : 80;
   using Stats = MaxSumExpValue<S>;
