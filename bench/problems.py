@@ -417,7 +417,9 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     if op.family == "norm":
         parameter = (shape[axis],)
         return tuple(shape if name in ("dy", "x") else parameter for name in op.arrays)
-    if op.name.startswith("prelu"):
+    if op.family == "fusion":
+        special["weight"] = special["bias"] = shape[-1:]
+    elif op.name.startswith("prelu"):
         special["weight"] = (shape[axis],)
     elif op.name == "glu_backward":
         special["dy"] = _replaced(shape, axis, shape[axis] // 2)

@@ -224,7 +224,9 @@ def conv() -> list[Problem]:
 
 
 def fusion() -> list[Problem]:
-    """Chains of elementwise operations on 16 M elements, each one kernel; and as an epilogue."""
+    """Chains of elementwise operations on 16 M elements, each one kernel; functions inside row
+    kernels, beside the same in two; and an epilogue.
+    """
     shape = (4096, 4096)
     found = [Problem("fused_chain", shape, target=Target("times numpy", 3.0))]
     found += [Problem(op, shape, target=_times_compiled(1.0)) for op in _FUSED]
@@ -233,6 +235,8 @@ def fusion() -> list[Problem]:
     for layer in ((2048, 512, 512), (1024, 1024, 1024)):
         found += [Problem("fused_linear", layer, target=_times_torch(1.0))]
         found += [Problem("linear", layer)]
+    for op, inside in (("attention_scores", (8, 12, 512, 512)), ("residual_norm", (8192, 1024))):
+        found += [Problem(op, inside, target=_times_torch(1.0)), Problem(f"{op}_steps", inside)]
     return found
 
 

@@ -108,20 +108,28 @@ def operands_inside(op: Op, options: dict[str, Any]) -> int | None:
     """How many operands the fused functions of a call have, if it has any function inside."""
     from nnkernels.ops._activation import is_function
 
-    if not op.functions or options.keys().isdisjoint(("epilogue", "operands")):
+    if not op.functions or options.keys().isdisjoint(_FUNCTIONS):
         return None
-    operands = tuple(options.get("operands", ()))
-    return len(operands) if is_function(options.get("epilogue"), operands) else None
+    before, after = (tuple(options.get(n) or ()) for n in ("prologue_operands", "operands"))
+    epilogue = options.get("epilogue")
+    if op.functions == "sums":
+        return len(after) if is_function(epilogue, after) else None
+    return None if options.get("prologue") is epilogue is None else len(before) + len(after)
+
+
+_FUNCTIONS = ("prologue", "prologue_operands", "epilogue", "operands")
 
 
 def _with_functions(
     op: Op, rule: Rule, given: Given, wrt: Any, inside: int
 ) -> tuple[Any, Pullback]:
-    from nnkernels.fusion.gradients_inside import through_epilogue
-
     names = (*given.names, *(f"operand {i}" for i in range(inside)))
     chosen = wanted_of(op, names, wrt)
-    y, pullback = through_epilogue(op, rule, given, chosen)
+    if op.functions == "sums":
+        from nnkernels.fusion.sums_gradient import through_epilogue as through
+    else:
+        from nnkernels.fusion.rows_gradient import through_functions as through
+    y, pullback = through(op, rule, given, chosen)
     return y, _checked(pullback, y, chosen, optional=True)
 
 

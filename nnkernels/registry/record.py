@@ -68,8 +68,9 @@ class Op:
     fused : str
         The option that names an activation which the op applies to its result, if the gradient
         does not know of it: the cotangent is first pulled back through that activation.
-    functions : bool
-        Whether the op takes fused functions inside (options ``epilogue`` and ``operands``).
+    functions : {"", "sums", "rows"}
+        Whether the op takes fused functions inside: as ``epilogue`` of its sums, with ``operands``,
+        or as ``prologue`` and ``epilogue`` of what it reads and writes, each with operands.
     array_options : tuple of str
         Options that are arrays.
     constant : tuple of str
@@ -95,7 +96,7 @@ class Op:
     adjoint: str | tuple[str, ...] = ""
     gradient_of: str = ""
     fused: str = ""
-    functions: bool = False
+    functions: str = ""
     array_options: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
     auxiliary: str = ""

@@ -1,8 +1,4 @@
-"""Gradients of ops with fused functions inside, by the op's own rule.
-
-With v the sums of a product: the pullback is one fused pass for the epilogue, and the gradients of
-the op itself (`applied_pullback`).
-"""
+"""Gradients of products with a fused function of their sums, by the op's own rule."""
 
 from __future__ import annotations
 
