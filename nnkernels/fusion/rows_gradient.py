@@ -80,9 +80,7 @@ class _Run:
             "operands": given.operands,
         }
         options = {**self.given.options, **inside}
-        found = self.op.call(
-            self.op.function, Given(self.given.arrays, self.given.names, options)
-        )
+        found = self.op.call(self.op.function, Given(self.given.arrays, self.given.names, options))
         results = list(found) if isinstance(found, tuple) else [found]
         extras = results[len(results) - made - (kept == made) :] if before is not None else []
         results = results[: len(results) - len(extras)]
