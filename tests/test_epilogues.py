@@ -113,6 +113,11 @@ CONVOLUTIONS = {
     "large images": ((2, 8, 24, 25), (5, 8, 3, 3), {"algorithm": "direct"}),
     "narrow": ((2, 32, 8, 9), (32, 32, 3, 3), {"padding": 1, "algorithm": "direct"}),
     "winograd": ((2, 16, 9, 10), (24, 16, 3, 3), {"padding": 1, "algorithm": "winograd"}),
+    "winograd in depth": (
+        (1, 16, 4, 9, 10),
+        (24, 16, 3, 3, 3),
+        {"padding": 1, "algorithm": "winograd"},
+    ),
     "pointwise": ((2, 8, 6, 7), (12, 8, 1, 1), {}),
     "depthwise": ((2, 8, 9, 10), (8, 1, 3, 3), {"padding": 1, "groups": 8}),
     "one axis": ((2, 4, 20), (6, 2, 3), {"stride": 2, "groups": 2}),

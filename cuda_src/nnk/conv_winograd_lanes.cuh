@@ -26,12 +26,13 @@ NNK_FN void sum_columns(const Block& block, int from,
   }
 }
 
-// What a block's epilogue does with results at a position (image, output, row, column), if it has
-// arrays of its own: along an axis, so many lanes.
-template <class Block, class V>
-NNK_FN V placed(const Block& block, const V& x, const int64 (&position)[4], int axis, int count) {
+// What a block's epilogue does with results at a position (image, output, depth, row, column), if
+// it has arrays of its own: along an axis, so many lanes.
+template <class Block, class S, int N>
+NNK_FN Vec<S, N> placed(const Block& block, const Vec<S, N>& x, const int64 (&position)[5],
+                        int axis, int count) {
   if constexpr (Block::is_placed)
-    return convert<float>(block.epilogue.finish(x, position, axis, count));
+    return convert<S>(block.epilogue.finish(x, position, axis, count));
   else return x;
 }
 
@@ -169,7 +170,8 @@ template <class S, int Lanes, int N> struct LanesAreTiles {
         const int at = r * step + slack + 4 * run.first;
         for (int j = 0; j < run.results[1]; j += Lanes) {
           const int count = run.results[1] - j < Lanes ? run.results[1] - j : Lanes;
-          const int64 position[5] = {place.image, output, place.depth, place.row + r, place.column + j};
+          const int64 position[5] = {place.image, output, place.depth, place.row + r,
+                                     place.column + j};
           store_lanes(
               byte_offset(to, r * g.result[3] + j * g.result[4]), g.result[4],
               placed(block, block.lines.template load_vec<Lanes>(at + j), position, 4, count),
@@ -310,7 +312,8 @@ template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
       NNK_UNROLL
       for (int j = 0; j < 4; ++j)
         if (j < columns) {
-          const int64 position[5] = {place.image, output, place.depth, place.row + i, place.column + j};
+          const int64 position[5] = {place.image, output, place.depth, place.row + i,
+                                     place.column + j};
           store_lanes(
               byte_offset(to, i * g.result[3] + j * g.result[4]), g.result[1],
               placed(block, block.epilogue(y[j], int64(0), output, count), position, 1, count),
