@@ -15,27 +15,51 @@ namespace nnk {
 // operand.
 enum : int { keep_nothing = 0, keep_result = 1, keep_operand = 2 };
 
-// How an array of rows is read and written. Step: unit_step where the elements of a row are
-// adjacent; Vector: elements that are read at once, of which the addresses of rows are multiples
-template <class T, class Index, int Step, int Vector> struct MlpRows {
-  // Between rows, and of one: in what order threads take elements that are not adjacent.
-  static constexpr bool is_unit = Step == unit_step;
+// Two arrays of rows: x and y, or dy and dx.
+template <class Index, int BatchRank> struct MlpPlaces {
+  Index rows;
+  Divisor<Index> batch[BatchRank];
+  Index stride[2][BatchRank];
+  Index step[2];  // between columns
 
-  // Calls f(row, column) for the first column of each vector of a tile. by_rows: neighbouring
+  // The rows of one of them from some row on.
+  template <int Array, class T> struct Rows {
+    const MlpPlaces& places;
+    T* data;
+    Index first;
+
+    NNK_FN T* at(int row) const {
+      check_access(first + row, 1, places.rows, NNK_HERE);
+      Index offset[2];
+      decode_batch(places.batch, places.stride, Index(first + row), offset);
+      return byte_offset(data, offset[Array]);
+    }
+    NNK_FN Index step() const { return places.step[Array]; }
+    // Whether neighbouring threads had better take neighbouring rows.
+    NNK_FN bool by_rows() const {
+      const auto size = [](Index x) { return x < 0 ? -x : x; };
+      return size(places.stride[Array][BatchRank - 1]) < size(step());
+    }
+  };
+  template <int Array, class T> NNK_FN Rows<Array, T> of(T* data, Index first) const {
+    return {*this, data, first};
+  }
+};
+
+// How an array of rows is read and written. Step: unit_step where the elements of a row are
+// adjacent; Vector: elements at once, to which rows are aligned then (on a GPU)
+template <class T, class Index, int Step, int Vector> struct MlpRows {
+  // Calls f(row, column) for the first column of each vector of some rows. by_rows: neighbouring
   // threads take neighbouring rows
   template <class Math, class G, class F>
   static NNK_FN void each(G& group, int rows, int columns, bool by_rows, F f) {
     constexpr int vectors = (Math::width + Vector - 1) / Vector;
-    if (!is_unit && by_rows) {
-      for (int unit = group.rank(); unit < rows * vectors; unit += Math::threads) {
-        const int column = unit / rows * Vector;
-        if (column < columns) f(unit % rows, column);
-      }
-    } else {
-      for (int unit = group.rank(); unit < rows * vectors; unit += Math::threads) {
-        const int column = unit % vectors * Vector;
-        if (column < columns) f(unit / vectors, column);
-      }
+    NNK_NO_UNROLL
+    for (int unit = group.rank(); unit < rows * vectors; unit += Math::threads) {
+      const bool turned = Step != unit_step && by_rows;
+      const int row = turned ? unit % rows : unit / vectors;
+      const int column = (turned ? unit / rows : unit % vectors) * Vector;
+      if (column < columns) f(row, column);
     }
   }
   static NNK_FN Vec<T, Vector> load(const T* row, Index step, int column, int columns) {
@@ -48,9 +72,39 @@ template <class T, class Index, int Step, int Vector> struct MlpRows {
     const Line<T, Index, Step> line{row, Index(columns), step};
     const int left = columns - column;
     if (left >= Vector) line.store(Index(column), x, NNK_HERE);
-    else line.store_partial(Index(column), x, left, NNK_HERE);
+    else line.store_partial(Index(column), x, left < 0 ? 0 : left, NNK_HERE);
+  }
+
+  // To shared memory, with the zeros that its products need.
+  template <class Math, class G, class Rows>
+  static NNK_FN void read(G& group, const typename Math::Memory& memory, const Rows& rows,
+                          int columns, int count) {
+    each<Math>(group, count, Math::padded(columns), rows.by_rows(), [&](int row, int column) {
+      const auto x = load(rows.at(row), rows.step(), column, columns);
+      memory.rows.store_vec(Math::slot(row, column), convert<typename Math::Element>(x));
+    });
+  }
+  template <class Math, class G, class Rows>
+  static NNK_FN void write(G& group, const typename Math::Memory& memory, const Rows& rows,
+                           int columns, int count) {
+    each<Math>(group, count, columns, rows.by_rows(), [&](int row, int column) {
+      const auto y = memory.rows.template load_vec<Vector>(Math::slot(row, column));
+      store(rows.at(row), rows.step(), column, columns, convert<T>(y));
+    });
   }
 };
+
+// The tiles of a block: f(first row, rows).
+template <class Math, class Index, class G, class F>
+NNK_FN void each_tile(G& group, Index rows, F f) {
+  const Index tiles = ceil_div(rows, Index(Math::rows));
+  NNK_NO_UNROLL
+  for (Index tile = Index(group.block()); tile < tiles; tile += Index(group.blocks())) {
+    const Index first = tile * Math::rows, left = rows - first;
+    if (tile != Index(group.block())) group.barrier();  // the results before have been written
+    f(first, left < Math::rows ? int(left) : Math::rows);
+  }
+}
 
 // What the host packs of a layer, beside its pointers.
 template <class Index> struct MlpShape {
@@ -58,24 +112,16 @@ template <class Index> struct MlpShape {
   Index weight_stride[2], bias_stride, kept_stride;  // of rows that are kept; in bytes
 };
 
-// Two arrays of rows: x and y, or dy and dx.
-template <class Index, int BatchRank> struct MlpPlaces {
-  Index rows;
-  Divisor<Index> batch[BatchRank];
-  Index stride[2][BatchRank];
-  Index step[2];  // between columns
-
-  template <int Array, class T> NNK_FN T* row(T* data, Index number) const {
-    check_access(number, 1, rows, NNK_HERE);
-    Index offset[2];
-    decode_batch(batch, stride, number, offset);
-    return byte_offset(data, offset[Array]);
+// With zeros past the last column.
+template <class Element, class V> NNK_FN auto filled(const V& y, int column, int outputs) {
+  auto x = convert<Element>(y);
+  if (outputs - column < V::size) {
+    NNK_UNROLL
+    for (int i = 0; i < V::size; ++i)
+      if (column + i >= outputs) x.set(i, Element());
   }
-  template <int Array> NNK_FN bool by_rows() const {
-    const auto size = [](Index x) { return x < 0 ? -x : x; };
-    return size(stride[Array][BatchRank - 1]) < size(step[Array]);
-  }
-};
+  return x;
+}
 
 template <class Functor>
 constexpr int scalars_of = Functor::parameters > 0 ? Functor::parameters : 1;
@@ -113,16 +159,6 @@ struct MlpKeeper {
       if constexpr (keeps<Last> == keep_operand) group.barrier();
     }
   }
-  // With zeros past the last column.
-  template <class Element, class V> static NNK_FN auto filled(const V& y, int column, int outputs) {
-    auto x = convert<Element>(y);
-    if (outputs - column < V::size) {
-      NNK_UNROLL
-      for (int i = 0; i < V::size; ++i)
-        if (column + i >= outputs) x.set(i, Element());
-    }
-    return x;
-  }
 };
 
 // Capacity: layers that the arguments have room for
@@ -156,42 +192,15 @@ struct MlpForward {
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const auto memory = Math::memory(group, 0, args.layers);
     Math::load(group, memory, args);
-    const Index tiles = ceil_div(args.places.rows, Index(Math::rows));
-    NNK_NO_UNROLL
-    for (Index tile = Index(group.block()); tile < tiles; tile += Index(group.blocks())) {
-      const Index first = tile * Math::rows, left = args.places.rows - first;
-      const int count = left < Math::rows ? int(left) : Math::rows;
-      if (tile != Index(group.block())) group.barrier();  // the results before have been written
-      read(group, memory, args, first, count);
+    const int inputs = args.shapes[0].inputs, outputs = args.shapes[args.layers - 1].outputs;
+    each_tile<Math, Index>(group, args.places.rows, [&](Index first, int count) {
+      X::template read<Math>(group, memory, args.places.template of<0>(args.x, first), inputs,
+                             count);
       mlp_block<Math, Hidden, Output>(group, memory, args, args.hidden, args.output, count,
                                       Keeper{args, first, count});
-      write(group, memory, args, first, count);
-    }
-  }
-
- private:
-  template <class G>
-  static NNK_FN void read(G& group, const typename Math::Memory& memory, const Args& args,
-                          Index first, int count) {
-    const int inputs = args.shapes[0].inputs;
-    X::template each<Math>(group, count, Math::padded(inputs), args.places.template by_rows<0>(),
-                           [&](int row, int column) {
-                             const T* const from = args.places.template row<0>(args.x, first + row);
-                             const auto x = X::load(from, args.places.step[0], column, inputs);
-                             memory.rows.store_vec(Math::slot(row, column),
-                                                   convert<typename Math::Element>(x));
-                           });
-  }
-  template <class G>
-  static NNK_FN void write(G& group, const typename Math::Memory& memory, const Args& args,
-                           Index first, int count) {
-    const int outputs = args.shapes[args.layers - 1].outputs;
-    Y::template each<Math>(
-        group, count, outputs, args.places.template by_rows<1>(), [&](int row, int column) {
-          T* const to = args.places.template row<1>(args.y, first + row);
-          const auto y = memory.rows.template load_vec<VectorY>(Math::slot(row, column));
-          Y::store(to, args.places.step[1], column, outputs, convert<T>(y));
-        });
+      Y::template write<Math>(group, memory, args.places.template of<1>(args.y, first), outputs,
+                              count);
+    });
   }
 };
 
