@@ -328,7 +328,7 @@ def _error(case: Case, target: _Target, seed: int) -> float:
     expected = case.op.reference(*arguments, **options)
     length = reduction_length(case.op, case.op.examples[case.example])
     return max(
-        compare(target.to_numpy(actual), wanted, length)
+        compare(target.to_numpy(actual), wanted, length, roundings=case.op.roundings)
         for actual, wanted in zip(registry.flat(results), registry.flat(expected), strict=True)
         if actual is not None or wanted is not None
     )

@@ -231,7 +231,8 @@ def _tiles(
 ) -> Iterator[tuple[int, bool, int, int]]:
     """Rows, whether weights are kept, the terms of a slice, and shared memory; the largest first.
 
-    Two blocks shall fit into a processor, so that one multiplies while the other one waits.
+    Two blocks shall fit into a processor if they can, so that one multiplies while the other one
+    waits.
     """
     size = problem.itemsize if atom is not None else problem.compute_itemsize
     chunk = 16 // size
@@ -248,8 +249,9 @@ def _tiles(
             yield rows, True, width, shared(rows, True, width)
             continue
         least = max(_LEAST_SLICE, atom.k if atom is not None else 0)
-        terms = width
-        while terms > least and 2 * shared(rows, False, terms) > device.shared_limit:
-            terms //= 2
-        if shared(rows, False, terms) <= device.shared_limit:
-            yield rows, False, terms, shared(rows, False, terms)
+        slices = [width >> i for i in range(8) if width >> i >= least]
+        for blocks in (2, 1):
+            fitting = [t for t in slices if blocks * shared(rows, False, t) <= device.shared_limit]
+            if fitting:
+                yield rows, False, fitting[0], shared(rows, False, fitting[0])
+                break

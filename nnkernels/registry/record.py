@@ -64,6 +64,8 @@ class Op:
         operand, as those of `conv`, or one of each other's, as `fold`.
     gradient_of : str
         For a gradient that is not called NAME_backward, the op whose gradient it is.
+    roundings : int
+        How often numbers may be rounded to the dtype on the way to a result.
     lists : dict
         Arguments that are lists of arrays: name of the argument, and of the arrays, which follow
         each other. Results are lists in the same way.
@@ -85,6 +87,7 @@ class Op:
     positive: tuple[str, ...] = ()
     adjoint: str | tuple[str, ...] = ""
     gradient_of: str = ""
+    roundings: int = 0
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def arguments(
