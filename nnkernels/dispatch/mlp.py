@@ -167,7 +167,7 @@ def _require_array(array: Any, name: str) -> None:
 def _widths(x: Any, weights: Sequence[Any], biases: Sequence[Any]) -> tuple[int, ...]:
     if x.ndim == 0:
         raise ShapeError("x has shape (); it must have at least one axis, (..., inputs)")
-    widths, last = [x.shape[-1]], f"the last axis of x, of shape {x.shape}"
+    widths, last = [x.shape[-1]], f"of the last axis of x, of shape {x.shape}"
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if weight.ndim != 2:
             raise ShapeError(f"weights[{i}] has shape {weight.shape}; it must be (outputs, inputs)")
@@ -175,7 +175,7 @@ def _widths(x: Any, weights: Sequence[Any], biases: Sequence[Any]) -> tuple[int,
         if inputs != widths[-1]:
             raise ShapeError(
                 f"weights[{i}] has shape {weight.shape}, so that it takes {inputs} inputs, which "
-                f"are not the {widths[-1]} of {last}"
+                f"are not the {widths[-1]} {last}"
             )
         if bias is not None and bias.shape != (outputs,):
             raise ShapeError(

@@ -28,7 +28,7 @@ def public(function: Function) -> Function:
     def call(*arrays: Any, **options: Any) -> Any:
         # Two attribute look-ups in the ordinary case: this stands in the path of every call.
         unsure = machines.reference_selected or not machines.default_has_kernels
-        if unsure and _on_cpu(arrays) and machines.for_reference():
+        if unsure and on_cpu(arrays) and machines.for_reference():
             from nnkernels.reference.run import run_reference
 
             return run_reference(function, arrays, options)
@@ -37,7 +37,7 @@ def public(function: Function) -> Function:
     return cast(Function, call)
 
 
-def _on_cpu(arrays: Sequence[Any]) -> bool:
+def on_cpu(arrays: Sequence[Any]) -> bool:
     """Whether a call is for the CPU: arrays on a GPU always run there."""
     for x in arrays:
         if type(x) is np.ndarray:

@@ -7,10 +7,10 @@ from typing import Any
 
 from nnkernels._typing import Array
 from nnkernels.config.mlp import is_fused
-from nnkernels.dispatch import matmul_gradients
+from nnkernels.dispatch import machines, matmul_gradients
 from nnkernels.dispatch import mlp as dispatch
 from nnkernels.ops._activation import Activation, ActivationLike, differentiable, resolve
-from nnkernels.ops._public import public
+from nnkernels.ops._public import on_cpu, public
 from nnkernels.ops.linear import linear
 
 Gradients = tuple[Any, ...]
@@ -163,6 +163,11 @@ def mlp_vjp(
     output_activation: ActivationLike = None,
 ) -> tuple[Array, Pullback]:
     """The result of `mlp`, and what pulls a cotangent back: to lists, where arguments are lists."""
+    if machines.for_reference() and on_cpu((x,)):
+        chosen = {"activation": activation, "output_activation": output_activation}
+        given = (x, weights) if biases is None else (x, weights, biases)
+        y = mlp(*given, **chosen)
+        return y, lambda dy: mlp_backward(dy, *given, **chosen)[: len(given)]
     hidden, output = _activations(activation, output_activation)
     call = dispatch.checked(x, weights, biases)
     return _differentiated(call, x, weights, biases, hidden, output)
