@@ -158,9 +158,7 @@ def check_gradients(backend, strategy, compare):
         expected = BACKWARD.reference(dy, *views(arguments), **options)
         if arguments[2] is None:
             assert again[2] is None
-            assert all(b is None for b in found[2])
-            found, again = found[:2], again[:2]
-            expected = expected[:2]
+            assert found[2] is None
         names = ["dx", *(f"dweights[{i}]" for i in range(len(arguments[1])))]
         names += [f"dbiases[{i}]" for i in range(len(arguments[1]))]
         for name, a, b, e in zip(
@@ -171,7 +169,7 @@ def check_gradients(backend, strategy, compare):
                 assert b is None
                 continue
             compare(backend.numpy(a), e, name)
-            assert_same_bits(backend.numpy(a), backend.numpy(b))
+            assert_same_bits(backend.numpy(b), backend.numpy(a), name)
 
     backend.precompiled(right)
 
@@ -287,8 +285,8 @@ def test_rows_have_the_same_bits_in_any_batch_and_layout(cpu):
         turned = nnk.mlp(
             np.asfortranarray(x), [np.asfortranarray(w) for w in weights], biases, activation="gelu"
         )
-    assert_same_bits(y[17:20], part)
-    assert_same_bits(y, turned)
+    assert_same_bits(part, y[17:20], "part of the rows")
+    assert_same_bits(turned, y, "another layout")
 
 
 # ---- accuracy -----------------------------------------------------------------------------------

@@ -304,7 +304,7 @@ def _launch(
 
 
 def backward(
-    call: Call, hidden: Activated, output: Activated, dy: Any, kept: Sequence[Any]
+    call: Call, hidden: Activated, output: Activated, kept: Sequence[Any], dy: Any
 ) -> tuple[Any, list[Any], list[Any]]:
     """Gradients of x, of the weights and of the biases, from what the forward kernel kept."""
     (cotangent,), _, _ = adopt_all([dy], ["dy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from nnkernels._typing import Array
@@ -150,11 +151,18 @@ def mlp_backward(
     call = dispatch.checked(x, weights, biases)
     dispatch.check_cotangent(call, dy)
     _, pullback = _differentiated(call, x, weights, biases, hidden, output)
-    found = pullback(dy)
-    return found[0], found[1], found[2] if biases is not None else None
+    dx, dweights, dbiases = pullback(dy)
+    return dx, dweights, dbiases
 
 
-def mlp_vjp(
+def mlp_vjp(*arguments: Any, **options: Any) -> tuple[Array, Pullback]:
+    """The result of `mlp`, and what pulls a cotangent back: to lists, where arguments are lists."""
+    y, pullback = _vjp(*arguments, **options)
+    count = max(len(arguments), 3 if "biases" in options else 2)
+    return y, lambda dy: pullback(dy)[:count]
+
+
+def _vjp(
     x: Array,
     weights: Sequence[Array],
     biases: Sequence[Array | None] | None = None,
@@ -162,12 +170,10 @@ def mlp_vjp(
     activation: ActivationLike = "relu",
     output_activation: ActivationLike = None,
 ) -> tuple[Array, Pullback]:
-    """The result of `mlp`, and what pulls a cotangent back: to lists, where arguments are lists."""
     if machines.for_reference() and on_cpu((x,)):
         chosen = {"activation": activation, "output_activation": output_activation}
-        given = (x, weights) if biases is None else (x, weights, biases)
-        y = mlp(*given, **chosen)
-        return y, lambda dy: mlp_backward(dy, *given, **chosen)[: len(given)]
+        y = mlp(x, weights, biases, **chosen)
+        return y, lambda dy: mlp_backward(dy, x, weights, biases, **chosen)
     hidden, output = _activations(activation, output_activation)
     call = dispatch.checked(x, weights, biases)
     return _differentiated(call, x, weights, biases, hidden, output)
@@ -181,14 +187,18 @@ def _differentiated(
     hidden: Activation | None,
     output: Activation | None,
 ) -> tuple[Array, Pullback]:
-    # Without biases there is no gradient for them.
-    arguments = 2 if biases is None else 3
-    if not is_fused(call.widths):
-        y, by_layers = _by_layers_vjp(x, weights, call.biases, hidden, output)
-        return y, lambda dy: by_layers(dy)[:arguments]
-    first, last = _kernels(hidden), _kernels(output)
-    y, kept = dispatch.forward_kept(call, first, last)
-    return y, lambda dy: dispatch.backward(call, first, last, dy, kept)[:arguments]
+    if is_fused(call.widths):
+        first, last = _kernels(hidden), _kernels(output)
+        y, kept = dispatch.forward_kept(call, first, last)
+        pull = partial(dispatch.backward, call, first, last, kept)
+    else:
+        y, pull = _by_layers_vjp(x, weights, call.biases, hidden, output)
+
+    def pullback(dy: Array) -> Gradients:
+        dx, dweights, dbiases = pull(dy)
+        return dx, dweights, None if biases is None else dbiases
+
+    return y, pullback
 
 
 # ---- activations --------------------------------------------------------------------------------
