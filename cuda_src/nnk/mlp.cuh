@@ -35,10 +35,11 @@ template <class Index, int BatchRank> struct MlpPlaces {
       return byte_offset(data, offset[Array]);
     }
     NNK_FN Index step() const { return places.step[Array]; }
+    NNK_FN Index between() const { return places.stride[Array][BatchRank - 1]; }
     // Whether neighbouring threads had better take neighbouring rows.
     NNK_FN bool by_rows() const {
       const auto size = [](Index x) { return x < 0 ? -x : x; };
-      return size(places.stride[Array][BatchRank - 1]) < size(step());
+      return size(between()) < size(step());
     }
   };
   template <int Array, class T> NNK_FN Rows<Array, T> of(T* data, Index first) const {
@@ -47,8 +48,9 @@ template <class Index, int BatchRank> struct MlpPlaces {
 };
 
 // How an array of rows is read and written. Step: unit_step where the elements of a row are
-// adjacent; Vector: elements at once, to which rows are aligned then (on a GPU)
-template <class T, class Index, int Step, int Vector> struct MlpRows {
+// adjacent; Vector: elements at once, to which rows are aligned then (on a GPU); Streaming: whether
+// whole vectors are written past the caches
+template <class T, class Index, int Step, int Vector, bool Streaming = false> struct MlpRows {
   // Calls f(row, column) for the first column of each vector of some rows. by_rows: neighbouring
   // threads take neighbouring rows
   template <class Math, class G, class F>
@@ -71,7 +73,8 @@ template <class T, class Index, int Step, int Vector> struct MlpRows {
   static NNK_FN void store(T* row, Index step, int column, int columns, const Vec<T, Vector>& x) {
     const Line<T, Index, Step> line{row, Index(columns), step};
     const int left = columns - column;
-    if (left >= Vector) line.store(Index(column), x, NNK_HERE);
+    if (left >= Vector && Streaming) line.store_streaming(Index(column), x, NNK_HERE);
+    else if (left >= Vector) line.store(Index(column), x, NNK_HERE);
     else line.store_partial(Index(column), x, left < 0 ? 0 : left, NNK_HERE);
   }
 
@@ -94,15 +97,33 @@ template <class T, class Index, int Step, int Vector> struct MlpRows {
   }
 };
 
-// The tiles of a block: f(first row, rows).
+// The tiles of a block, which follow each other: f(first row, rows, rows of the next tile).
 template <class Math, class Index, class G, class F>
 NNK_FN void each_tile(G& group, Index rows, F f) {
-  const Index tiles = ceil_div(rows, Index(Math::rows));
+  const int64 tiles = ceil_div(rows, Index(Math::rows));
+  const Index begin = Index(group.block() * tiles / group.blocks()) * Math::rows;
+  const Index last = Index((group.block() + 1) * tiles / group.blocks()) * Math::rows;
+  const Index end = last < rows ? last : rows;
+  const auto most = [](Index left) { return left < Math::rows ? int(left) : Math::rows; };
   NNK_NO_UNROLL
-  for (Index tile = Index(group.block()); tile < tiles; tile += Index(group.blocks())) {
-    const Index first = tile * Math::rows, left = rows - first;
-    if (tile != Index(group.block())) group.barrier();  // the results before have been written
-    f(first, left < Math::rows ? int(left) : Math::rows);
+  for (Index first = begin; first < end; first += Math::rows) {
+    if (first != begin) group.barrier();  // the results before have been written
+    const Index after = end - first - Math::rows;
+    f(first, most(end - first), after < 0 ? 0 : most(after));
+  }
+}
+
+// On a CPU: has `coming` rows after those of a tile brought to the cache while it is multiplied.
+template <class Math, class Memory, class Rows>
+NNK_FN void look_ahead(const Memory& memory, const Rows& rows, int coming, int columns,
+                       int layers) {
+  if constexpr (lanes_are_simd) {
+    const auto* const next = rows.at(coming > 0 ? Math::rows : 0);
+    const int64 stride = rows.between();
+    const int bytes = columns * int(sizeof(*next)), lines = (bytes + cache_line - 1) / cache_line;
+    const int fetches = layers * (Math::rows / Math::micro_rows);
+    *memory.ahead = {reinterpret_cast<const char*>(next),         stride, coming, lines, 0,
+                     (Math::rows * lines + fetches - 1) / fetches};
   }
 }
 
@@ -162,9 +183,10 @@ struct MlpKeeper {
 };
 
 // Capacity: layers that the arguments have room for
-// StepX, VectorX, StepY, VectorY: see MlpRows
+// StepX, VectorX, StepY, VectorY, Streaming: see MlpRows
 template <class T, class Index, int BatchRank, int Capacity, class Math, class Hidden, class Output,
-          int StepX, int VectorX, int StepY, int VectorY, int KeepHidden, int KeepOutput>
+          int StepX, int VectorX, int StepY, int VectorY, bool Streaming, int KeepHidden,
+          int KeepOutput>
 struct MlpForward {
   using Sum = typename Math::Sum;
   struct Args {
@@ -186,16 +208,19 @@ struct MlpForward {
     }
   };
   using X = MlpRows<T, Index, StepX, VectorX>;
-  using Y = MlpRows<T, Index, StepY, VectorY>;
+  using Y = MlpRows<T, Index, StepY, VectorY, Streaming>;
   using Keeper = MlpKeeper<T, Index, Args, Hidden, Output, KeepHidden, KeepOutput>;
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const auto memory = Math::memory(group, 0, args.layers);
+    auto memory = Math::memory(group, 0, args.layers);
     Math::load(group, memory, args);
+    MlpAhead ahead;
+    if constexpr (lanes_are_simd) memory.ahead = &ahead;
     const int inputs = args.shapes[0].inputs, outputs = args.shapes[args.layers - 1].outputs;
-    each_tile<Math, Index>(group, args.places.rows, [&](Index first, int count) {
-      X::template read<Math>(group, memory, args.places.template of<0>(args.x, first), inputs,
-                             count);
+    each_tile<Math, Index>(group, args.places.rows, [&](Index first, int count, int coming) {
+      const auto x = args.places.template of<0>(args.x, first);
+      X::template read<Math>(group, memory, x, inputs, count);
+      look_ahead<Math>(memory, x, coming, inputs, args.layers);
       mlp_block<Math, Hidden, Output>(group, memory, args, args.hidden, args.output, count,
                                       Keeper{args, first, count});
       Y::template write<Math>(group, memory, args.places.template of<1>(args.y, first), outputs,

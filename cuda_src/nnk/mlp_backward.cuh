@@ -110,7 +110,7 @@ struct MlpBackward {
     const auto memory = Math::memory(group, 0, args.layers);
     Math::load(group, memory, args);
     const int outputs = args.shapes[args.layers - 1].outputs, inputs = args.shapes[0].inputs;
-    each_tile<Math, Index>(group, args.places.rows, [&](Index first, int count) {
+    each_tile<Math, Index>(group, args.places.rows, [&](Index first, int count, int) {
       X::template read<Math>(group, memory, args.places.template of<0>(args.x, first), outputs,
                              count);
       group.barrier();

@@ -2,9 +2,12 @@
 // what nnk/mlp_block.cuh calls on a CPU.
 //
 // Weights are packed as panels of N columns, in the order in which they are read. A micro-tile of
-// MicroM rows and N columns stays in registers for a whole sum. The sums of all columns of its rows
-// then become their next activations in place, as nothing else needs the old ones.
+// MicroM rows and N columns stays in registers for a whole sum. If that is all columns of the
+// layer, the sums become the next activations in place, as nothing else needs the old ones: the
+// cheapest of them without leaving the registers. Of wider layers one panel after the other
+// multiplies all rows, so that it stays in the nearest cache, and their sums wait.
 #pragma once
+#include "nnk/matmul_epilogue.cuh"
 #include "nnk/mlp_layer.cuh"
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
@@ -26,6 +29,28 @@ template <class T, int Width> struct MlpSimdTile {
   static constexpr int rows = registers == (many ? 4 : 2) ? 6 : registers == 2 ? 12 : 12;
 };
 
+struct Relu;
+// Activations that are an instruction: code for each row of a micro-tile costs little to compile.
+template <class Functor>
+constexpr bool is_instruction = is_same<Functor, Identity> || is_same<Functor, Relu>;
+
+// What is brought to the cache while a tile is multiplied: rows of the next one.
+struct MlpAhead {
+  const char* row;
+  int64 stride;
+  int rows, lines, line, at_once;  // left; of a row, and the next of them; in one go
+
+  NNK_FN void fetch() {
+    for (int i = 0; i < at_once && rows > 0; ++i) {
+      prefetch(row + line * cache_line);
+      if (++line < lines) continue;
+      line = 0;
+      row += stride;
+      --rows;
+    }
+  }
+};
+
 // T: of weights and biases
 template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct MlpSimd {
   using Sum = Accumulator<T>;
@@ -33,20 +58,24 @@ template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct Mlp
   static constexpr int threads = 1, width = Width;
   static constexpr int rows = (Rows + MicroM - 1) / MicroM * MicroM;
   static constexpr int pitch = (Width + N - 1) / N * N;
+  static constexpr int micro_rows = MicroM;
   static constexpr int vector = N;  // elements of a row that are best handled together
 
   struct Memory {
     Shared<Element> rows, weights;
-    Shared<Sum> bias, micro;
+    Shared<Sum> bias, sums;
+    MlpAhead* ahead;  // or null
   };
 
   static constexpr NNK_FN int slot(int row, int column) { return row * pitch + column; }
   static constexpr NNK_FN int padded(int columns) { return columns; }
   static constexpr int layer_elements = pitch * Width;
+  static constexpr bool one_panel = pitch == N;
+  static constexpr int waiting_rows = one_panel ? MicroM : rows;
   static constexpr int row_bytes = rows * pitch * int(sizeof(Sum));
   static constexpr NNK_FN int bytes(int layers) {
     const int held = Kept ? layers : 1;
-    return row_bytes + (held * (layer_elements + pitch) + MicroM * pitch) * int(sizeof(Sum));
+    return row_bytes + (held * (layer_elements + pitch) + waiting_rows * pitch) * int(sizeof(Sum));
   }
   template <class G> static NNK_FN Memory memory(G& group, int offset, int layers) {
     constexpr int size = int(sizeof(Sum));
@@ -55,7 +84,8 @@ template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct Mlp
     return {group.template dynamic_shared<Element>(offset, rows * pitch),
             group.template dynamic_shared<Element>(weights, held * layer_elements),
             group.template dynamic_shared<Sum>(bias, held * pitch),
-            group.template dynamic_shared<Sum>(bias + held * pitch * size, MicroM * pitch)};
+            group.template dynamic_shared<Sum>(bias + held * pitch * size, waiting_rows * pitch),
+            nullptr};
   }
 
   template <class G, class Net> static NNK_FN void load(G&, const Memory& memory, const Net& net) {
@@ -70,22 +100,36 @@ template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct Mlp
     const int held = Kept ? number : 0;
     if constexpr (!Kept) pack(memory, layer, 0);
     const Sum* const weights = memory.weights.data + held * layer_elements;
-    for (int i = 0; i < count; i += MicroM) {
-      for (int j = 0; j < layer.outputs; j += N) {
-        const Element* const from = memory.rows.data + slot(i, 0);
+    const Sum* const bias = memory.bias.data + held * pitch;
+    for (int j = 0; j < layer.outputs; j += N) {
+      const bool narrow = N >= 4 && layer.outputs - j <= N / 4;
+      for (int i = 0; i < count; i += MicroM) {
+        Element* const from = memory.rows.data + slot(i, 0);
         const Sum* const panel = weights + j * Width;
-        Sum* const to = memory.micro.data + j;
-        if (N >= 4 && layer.outputs - j <= N / 4) multiply<N / 4>(from, panel, layer.inputs, to);
-        else multiply<N>(from, panel, layer.inputs, to);
+        if (memory.ahead != nullptr) memory.ahead->fetch();
+        if constexpr (one_panel && is_instruction<Activation>) {
+          if (narrow) multiply<N / 4, Activation>(from, panel, layer.inputs, bias, from);
+          else multiply<N, Activation>(from, panel, layer.inputs, bias, from);
+        } else {
+          Sum* const to = memory.sums.data + (one_panel ? 0 : slot(i, j));
+          if (narrow) multiply<N / 4, void>(from, panel, layer.inputs, bias, to);
+          else multiply<N, void>(from, panel, layer.inputs, bias, to);
+          if constexpr (one_panel)
+            finish<Activation>(memory, i, MicroM, layer.outputs, bias, parameters);
+        }
       }
-      finish<Activation>(memory, i, layer.outputs, held, parameters);
     }
+    if constexpr (!one_panel)
+      finish<Activation>(memory, 0, (count + MicroM - 1) / MicroM * MicroM, layer.outputs, bias,
+                         parameters);
   }
 
  private:
-  // A function of its own: it has the registers to itself.
-  template <int Columns>
-  static NNK_APART void multiply(const Element* from, const Sum* panel, int terms, Sum* to) {
+  // The sums of a micro-tile, or if Functor is one, what it makes of them. A function of its own:
+  // it has the registers to itself.
+  template <int Columns, class Functor>
+  static NNK_APART void multiply(const Element* from, const Sum* panel, int terms, const Sum* bias,
+                                 Sum* to) {
     constexpr int width = Columns > 0 ? Columns : 1;
     Vec<Sum, width> sum[MicroM];
     NNK_UNROLL
@@ -98,8 +142,15 @@ template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct Mlp
     }
     NNK_NO_UNROLL
     for (; k < terms; ++k, panel += N) add_products(from + k, panel, sum);
-    NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r) nnk::store(to + r * pitch, sum[r]);
+    if constexpr (is_same<Functor, void>) {
+      NNK_UNROLL
+      for (int r = 0; r < MicroM; ++r) nnk::store(to + r * pitch, sum[r]);
+    } else {
+      const auto b = nnk::load<width>(bias);
+      const Sum* const none = nullptr;
+      NNK_UNROLL
+      for (int r = 0; r < MicroM; ++r) nnk::store(to + r * pitch, Functor::apply(none, sum[r] + b));
+    }
   }
   template <int Columns>
   static NNK_FN void add_products(const Element* from, const Sum* panel,
@@ -111,15 +162,15 @@ template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct Mlp
   }
 
   template <class Activation>
-  static NNK_FN void finish(const Memory& memory, int first, int outputs, int held,
-                            const Sum* parameters) {
+  static NNK_FN void finish(const Memory& memory, int first, int count, int outputs,
+                            const Sum* bias, const Sum* parameters) {
     NNK_NO_UNROLL
     for (int j = 0; j < outputs; j += N) {
-      const auto bias = memory.bias.template load_vec<N>(held * pitch + j);
+      const auto b = nnk::load<N>(bias + j);
       NNK_NO_UNROLL
-      for (int r = 0; r < MicroM; ++r) {
-        const auto sum = memory.micro.template load_vec<N>(r * pitch + j);
-        memory.rows.store_vec(slot(first + r, j), Activation::apply(parameters, sum + bias));
+      for (int r = 0; r < count; ++r) {
+        const auto sum = memory.sums.template load_vec<N>(slot(r, j));
+        memory.rows.store_vec(slot(first + r, j), Activation::apply(parameters, sum + b));
       }
     }
   }

@@ -98,6 +98,8 @@ class MlpConfig:
         written at once.
     shared_bytes : int
         Of shared or scratch memory.
+    streaming : bool
+        Whether results are written past the caches.
     """
 
     rows: int
@@ -116,6 +118,7 @@ class MlpConfig:
     vectors: tuple[int, int]
     shared_bytes: int
     index: str
+    streaming: bool = False
 
 
 def configure(problem: MlpProblem, device: Device) -> MlpConfig | None:
@@ -161,7 +164,9 @@ def _for_cpu(problem: MlpProblem, device: Device) -> MlpConfig:
     tiles = -(-problem.rows // rows)
     lanes = min(device.vector_bytes // size, vector)
     held = problem.layers if kept else 1
-    elements = rows * width + held * (width * width + width) + micro_m * width
+    waiting = micro_m if width == vector else rows
+    elements = (rows + waiting) * width + held * (width * width + width)
+    written = problem.rows * problem.widths[-1] * problem.itemsize
     return MlpConfig(
         rows=rows,
         width=width,
@@ -179,6 +184,7 @@ def _for_cpu(problem: MlpProblem, device: Device) -> MlpConfig:
         vectors=(lanes, lanes),
         shared_bytes=elements * size,
         index=_index(problem),
+        streaming=written >= device.cache_bytes,
     )
 
 

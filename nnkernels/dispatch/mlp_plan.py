@@ -181,6 +181,8 @@ def _instance(network: Network, chosen: MlpConfig, kernel: str, rank: int) -> In
         f"{'unit_step' if unit else 'any_step'}, {vector}"
         for unit, vector in zip(chosen.units, chosen.vectors, strict=True)
     )
+    if kernel == "MlpForward":
+        steps += ", true" if chosen.streaming else ", false"
     text = (
         f"{kernel}<{network.element.storage}, {'int32' if chosen.index == 'i' else 'int64'}, "
         f"{rank}, {chosen.capacity}, {math}, {', '.join(functors)}, {steps}, "
