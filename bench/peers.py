@@ -19,6 +19,7 @@ import torch_pool
 import torch_windows
 from problems import Problem
 
+from nnkernels import registry
 from nnkernels.dispatch.dtypes import numpy_dtype
 
 OURS = "nnkernels"
@@ -41,7 +42,7 @@ class Functions(NamedTuple):
 
 
 def as_tuple(result: Any) -> tuple[Any, ...]:
-    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    return registry.flat(result)
 
 
 class OwnLibrary:
@@ -58,7 +59,7 @@ class OwnLibrary:
     def functions(self, problem: Problem) -> Functions | None:
         op = problem.record
         call = op.function
-        if op.numbers:
+        if op.numbers or op.lists:
 
             def call(*arrays: Any, **out: Any) -> Any:
                 positional, options = op.arguments(arrays, problem.options)

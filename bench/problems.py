@@ -14,6 +14,7 @@ import convolutions
 import fusion
 import models
 import numpy as np
+import perceptrons
 import windows
 from configuration import UsageError as UsageError  # re-exported
 
@@ -37,7 +38,11 @@ LARGEST_INTEGER = 50  # of operands
 GROUPS = 32  # of group norms, where so many divide the channels
 # Families whose ops have many options. A module of each tells options, shapes of operands and
 # obstacles of a case.
-CASES: dict[str, Any] = {"conv": convolutions, "windows": windows}
+CASES: dict[str, Any] = {
+    "conv": convolutions,
+    "windows": windows,
+    perceptrons.FAMILY: perceptrons,
+}
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def shape_text(shape: Sequence[int]) -> str:
 @cache
 def known_ops() -> dict[str, Op]:
     """All that can be timed by name: ops, fused functions, and models, which consist of ops."""
-    return {**fusion.all_ops(), **models.OPS}
+    return {**fusion.all_ops(), **perceptrons.OPS, **models.OPS}
 
 
 # ---- default problems ----------------------------------------------------------------------
@@ -209,6 +214,7 @@ DEFAULTS: dict[str, Any] = {
     "conv": _IMAGES,
     **{name: ((shape, None, "contiguous"),) for name, shape in models.SHAPES.items()},
     "fusion": (((4096, 4096), None, "contiguous"), ((8, 8), None, "contiguous")),
+    "mlp": tuple(((65536, n, n, n), None, "contiguous") for n in (16, 64, 128)),
 }
 
 

@@ -223,11 +223,14 @@ def conv() -> list[Problem]:
 
 
 def fusion() -> list[Problem]:
-    """Chains of elementwise operations on 16 M elements, each one kernel."""
+    """Chains of elementwise operations on 16 M elements, and perceptrons, each one kernel."""
     shape = (4096, 4096)
     found = [Problem("fused_chain", shape, target=Target("times numpy", 3.0))]
     found += [Problem(op, shape, target=_times_compiled(1.0)) for op in _FUSED]
-    return [*found, Problem("fused_chain", shape, "bfloat16", target=_times_torch(1.0))]
+    found.append(Problem("fused_chain", shape, "bfloat16", target=_times_torch(1.0)))
+    found.append(Problem("mlp", (65536, 64, 64, 64), target=_times_torch(2.0)))
+    found += [Problem("mlp", (65536, n, n, n), target=_times_torch(1.0)) for n in (16, 128)]
+    return [*found, Problem("mlp_backward", (65536, 64, 64, 64), target=_times_torch(1.0))]
 
 
 _FUSED = ("fused_chain", "fused_gate")
