@@ -187,6 +187,7 @@ def _differentiated(
     hidden: Activation | None,
     output: Activation | None,
 ) -> tuple[Array, Pullback]:
+    pull: Pullback
     if is_fused(call.widths):
         first, last = _kernels(hidden), _kernels(output)
         y, kept = dispatch.forward_kept(call, first, last)

@@ -48,8 +48,8 @@ def tolerance(
     if element.kind in "iu":
         return 0.0, 0.0
     computed = float(np.finfo(element.compute_name).eps)
-    roundings = _ELEMENT_ROUNDINGS + _SUM_ROUNDINGS * math.sqrt(max(reduction_length, 1))
-    rtol = atol = computed * roundings
+    computations = _ELEMENT_ROUNDINGS + _SUM_ROUNDINGS * math.sqrt(max(reduction_length, 1))
+    rtol = atol = computed * computations
     if element.itemsize < element.compute_itemsize:
         # Both sides are rounded to the narrow type, and may land on neighbours.
         rtol += _epsilon(dtype_name) * (1 + roundings)
