@@ -57,11 +57,14 @@ def call(op, arrays, options):
 
 
 def pull_back(op, arrays, options):
-    """The first result and what pulls its cotangent back: the others are not differentiated."""
+    """The first result and what pulls its cotangent back: the others are not differentiated.
+
+    Gradients of arrays in lists stand in a row with the others, as the arrays do.
+    """
     positional, named = op.arguments(arrays, options)
     y, pullback = nnk.vjp(op.function, *positional, **named)
     if not isinstance(y, tuple):
-        return y, pullback
+        return y, lambda dy: registry.flat(pullback(dy))
     return y[0], lambda dy: pullback(dy, *(None,) * (len(y) - 1))
 
 
