@@ -18,10 +18,12 @@ from strategies import examples, layouts, make_numbers
 
 import nnkernels as nnk
 from nnkernels import DTypeError, ShapeError, registry
+from nnkernels.compile.instance import Instance
 from nnkernels.config import mlp as config
 from nnkernels.config.device import PROFILES
 from nnkernels.config.mlp import MlpProblem
 from nnkernels.dispatch.dtypes import numpy_dtype
+from nnkernels.dispatch.packing import pointer_struct
 from nnkernels.inspection.inspect import choices, compile_all
 from nnkernels.inspection.record import launches
 from nnkernels.registry.mlp import network
@@ -309,6 +311,47 @@ def test_machine_code(arch):
         assert any(name.startswith(("HMMA", "v_mfma")) for name in code.mix)
         assert code.loads[16] >= 2  # rows and weights
         assert code.stores[16] >= 1
+
+
+OWN_KERNEL = """
+struct OwnMlp {
+  using Math = MlpMath<float, 32, 32, 64>;
+  struct Args {
+    const float* x;
+    float* y;
+    const float *weight0, *bias0, *weight1;
+  };
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const float* const none = nullptr;
+    const auto memory = Math::memory(group, 0, 2);
+    const MlpNet<float, 2> net = {
+        {dense_layer(args.weight0, args.bias0, 5, 20), dense_layer(args.weight1, none, 20, 3)}};
+    Math::load(group, memory, net);
+    const int columns = Math::padded(5);
+    for (int i = group.rank(); i < 32 * columns; i += Math::threads) {
+      const int row = i / columns, column = i % columns;
+      memory.rows.store(Math::slot(row, column), column < 5 ? args.x[row * 5 + column] : 0.0f);
+    }
+    mlp_block<Math, Relu>(group, memory, net, none, none, 32);
+    for (int i = group.rank(); i < 32 * 3; i += Math::threads)
+      args.y[i] = memory.rows.load(Math::slot(i / 3, i % 3));
+  }
+};
+"""
+
+
+@pytest.mark.parametrize("arch", ["cpu", "sim:sm_80", "sim:gfx90a"])
+def test_block_in_a_kernel_of_ones_own(arch):
+    generator = np.random.default_rng(3)
+    x, *rest = whole_network(generator, (32,), (5, 20, 3), "float32")
+    y = np.full((32, 3), np.nan, np.float32)
+    arrays = x, y, rest[0], rest[2], rest[1]
+    backend = Backend(arch)
+    threads = 1 if backend.is_cpu else 64
+    instance = Instance("mlp_block", "OwnMlp", threads, ("activations",), (OWN_KERNEL,))
+    start = backend.machine.prepare(instance, 1, 48 * 1024, 0)
+    start(pointer_struct(len(arrays)).pack(*(a.ctypes.data for a in arrays)))
+    same_numbers(y, FORWARD.reference(x, rest[:2], [rest[2], None]), "y")
 
 
 # ---- accuracy -----------------------------------------------------------------------------------

@@ -15,12 +15,12 @@
 //
 // The contract:
 // - Every thread of the block calls memory(), load() and mlp_block(), with the same arguments. The
-//   block has Math::threads threads (one on a CPU).
+//   block has Math::threads threads (one on a CPU), and room for Math::rows rows: Rows, on a CPU
+//   rounded up to what is multiplied at once.
 // - Dynamic shared memory: Math::bytes(layers) bytes from `offset` on, a multiple of 16. The rows
 //   come first and are Math::row_bytes long.
-// - Elements of rows are of type Math::Element: T itself on matrix cores; else the type of the
-// sums,
-//   float for half and bfloat16.
+// - Elements of rows are of type Math::Element: T itself on matrix cores; else the type of the sums
+//   (float for half and bfloat16).
 // - Before mlp_block(), columns [0, inputs) of all rows hold the inputs, and columns
 //   [inputs, Math::padded(inputs)) zeros. `count`: how many rows are there; others may hold
 //   anything. No barrier is needed: mlp_block() begins with one.
