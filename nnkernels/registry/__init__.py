@@ -28,11 +28,11 @@ def all_ops() -> dict[str, Op]:
         elementwise.OPS,
         rows.OPS,
         matmul.OPS,
-        mlp.OPS,
         norm.OPS,
         conv.OPS,
         pool.OPS,
         windows.OPS,
+        mlp.OPS,
     )
     return {op.name: op for table in tables for op in table}
 
