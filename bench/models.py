@@ -1,4 +1,4 @@
-"""End to end: a training step, and a block of a transformer, of nnkernels' public functions.
+"""End to end: training steps, and a block of a transformer, of nnkernels' public functions.
 
 They are rows of the bench like ops, with records of their own. The reference is the same
 composition of the references of its parts, in float64; that the composition itself is right, the
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import vision_models
 
 import nnkernels as nnk
 from nnkernels.registry import Example, Op
@@ -53,7 +54,7 @@ def digits_step(images: Array, labels: Array, cotangent: Array, *state: Array) -
         The loss and the new state: new arrays, so that every call does the same.
     """
     first, second = state[0], state[3]
-    scores, from_scores = nnk.vjp(nnk.matmul, images, first)
+    scores, from_scores = nnk.vjp(nnk.matmul, images, first, wrt=1)
     hidden, from_hidden = nnk.vjp(nnk.relu, scores)
     logits, from_logits = nnk.vjp(nnk.matmul, hidden, second)
     log_probabilities, from_log = nnk.vjp(nnk.log_softmax, logits)
@@ -197,6 +198,8 @@ def _block_shapes(shape: Shape) -> dict[str, Shape]:
 
 def operand_shapes(name: str, shape: Shape) -> tuple[Shape, ...]:
     """The shape of each array argument."""
+    if name in vision_models.MODELS:
+        return vision_models.operand_shapes(name, shape)
     shapes = _digits_shapes(shape) if name == "digits step" else _block_shapes(shape)
     return tuple(shapes[argument] for argument in OPS[name].arrays)
 
@@ -205,6 +208,11 @@ def obstacle(name: str, shape: Shape, layout: str) -> str:
     """Why a problem cannot be timed, or nothing."""
     if layout != "contiguous":
         return f"{name} is timed on contiguous arrays alone"
+    if name in vision_models.MODELS:
+        fits = len(shape) == 4 and min(shape) > 0 and min(shape[2:]) >= 4
+        return (
+            "" if fits else f"{name}: the shape is IMAGESxCHANNELSxHEIGHTxWIDTH, 4 pixels or more"
+        )
     if name == "digits step":
         return "" if len(shape) == 2 else f"{name}: the shape is IMAGESxPIXELS"
     if len(shape) != 3 or shape[2] % HEAD:
@@ -214,6 +222,8 @@ def obstacle(name: str, shape: Shape, layout: str) -> str:
 
 def operands(op: Op, shapes: tuple[Shape, ...], dtype: np.dtype[Any]) -> list[np.ndarray]:
     """Numbers of the size that they have in training."""
+    if op.name in vision_models.MODELS:
+        return vision_models.operands(op.name, shapes[0], dtype)
     random = np.random.default_rng(1)
     arrays = {
         name: _values(random, name, shape).astype(dtype)
@@ -286,11 +296,13 @@ SHAPES: dict[str, Shape] = {
     "digits step": (64, 65),
     "transformer block": (8, 128, 256),
     "transformer step": (8, 128, 256),
+    **vision_models.SHAPES,
 }
 DIRECTIONS = {
     "digits step": "both",
     "transformer block": "forward",
     "transformer step": "both",
+    **dict.fromkeys(vision_models.MODELS, "both"),
 }
 OPS = {
     op.name: op
@@ -304,6 +316,16 @@ OPS = {
             # Each product has two gradients of its own cost.
             lambda shapes, options: 3 * _block_flops(shapes, options),
             14,
+        ),
+        *(
+            _record(
+                name,
+                vision_models.step(name),
+                vision_models.arrays(name),
+                vision_models.flops(name),
+                len(vision_models.arrays(name)) - 1,  # the loss, and the state again
+            )
+            for name in vision_models.MODELS
         ),
     )
 }

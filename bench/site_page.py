@@ -164,7 +164,7 @@ def _row(row: Row, result: int) -> dict[str, Any]:
         "flops": row.flops,
         "sets": row.sets,
         "caches": row.caches,
-        "timings": {name: _timing(timing) for name, timing in row.timings.items()},
+        "timings": {name: _timing(timing, row) for name, timing in row.timings.items()},
         "ratios": row.ratios,
         "best_peer": row.best_peer,
         "ratio": row.ratio,
@@ -177,7 +177,7 @@ def _row(row: Row, result: int) -> dict[str, Any]:
     }
 
 
-def _timing(timing: Timing) -> dict[str, Any]:
+def _timing(timing: Timing, row: Row) -> dict[str, Any]:
     if timing.status != "ok":
         return {"status": timing.status, "message": timing.message}
     return {
@@ -187,4 +187,7 @@ def _timing(timing: Timing) -> dict[str, Any]:
         "p25_s": timing.p25_s,
         "p75_s": timing.p75_s,
         "extra_bytes": timing.extra_bytes,
+        # Elsewhere a call returns when it is done.
+        "host_s": timing.host_median_s if row.backend == "cupy" else None,
+        "cold_s": timing.cold_s,
     }

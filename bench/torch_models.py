@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import models
+import torch_vision
+import vision_models
 
 Call = Callable[..., Any]
 Pair = tuple[Call, Call | None]
@@ -64,4 +66,5 @@ def table(torch: Any) -> dict[str, Pair]:
         "digits step": (digits_step, None),
         "transformer block": (forward, None),
         "transformer step": (step, None),
+        **{name: (torch_vision.step(torch, name), None) for name in vision_models.MODELS},
     }

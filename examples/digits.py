@@ -56,7 +56,7 @@ def gradients(images: Array, cotangent: Array, weights: list[Array]) -> list[Arr
 
     A pullback takes the gradient of a result to the gradients of its arguments.
     """
-    scores, matmul_1_pullback = nnk.vjp(nnk.matmul, images, weights[0])
+    scores, matmul_1_pullback = nnk.vjp(nnk.matmul, images, weights[0], wrt=1)
     hidden, relu_pullback = nnk.vjp(nnk.relu, scores)
     logits, matmul_2_pullback = nnk.vjp(nnk.matmul, hidden, weights[1])
     _, log_softmax_pullback = nnk.vjp(nnk.log_softmax, logits)

@@ -7,7 +7,7 @@ arrays, and on any array with DLPack, of any shape and strides. See :func:`vjp` 
 
 from nnkernels._version import __version__
 from nnkernels.compile.sources import get_include
-from nnkernels.differentiation import vjp
+from nnkernels.differentiation import value_and_grad, vjp
 from nnkernels.dispatch.machines import clear_cache, set_num_threads, use_backend
 from nnkernels.errors import BackendError, CompileError, DTypeError, ShapeError, TraceError
 from nnkernels.fusion.fuse import device_source, fuse
@@ -66,9 +66,11 @@ from nnkernels.ops.activations_backward import (
 from nnkernels.ops.batch_norm import batch_norm, batch_norm_backward
 from nnkernels.ops.conv import (
     conv,
+    conv_backward,
     conv_backward_data,
     conv_backward_weight,
     conv_transpose,
+    conv_transpose_backward,
 )
 from nnkernels.ops.gated import (
     geglu,
@@ -136,9 +138,11 @@ __all__ = [
     "celu_backward",
     "clear_cache",
     "conv",
+    "conv_backward",
     "conv_backward_data",
     "conv_backward_weight",
     "conv_transpose",
+    "conv_transpose_backward",
     "device_source",
     "elu",
     "elu_backward",
@@ -236,5 +240,6 @@ __all__ = [
     "threshold_relu_backward",
     "unfold",
     "use_backend",
+    "value_and_grad",
     "vjp",
 ]

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nnkernels._typing import Array
 from nnkernels.errors import DTypeError, ShapeError
 from nnkernels.interop.libraries import library_of
 
+if TYPE_CHECKING:
+    from nnkernels.registry.record import Op
+    from nnkernels.registry.rule import Given, Rule
+
 Pullback = Callable[..., tuple[Array | None, ...]]
 
 
-def vjp(function: Callable[..., Any], /, *arrays: Array, **options: Any) -> tuple[Any, Pullback]:
+def vjp(
+    function: Callable[..., Any],
+    /,
+    *arrays: Array,
+    wrt: int | Sequence[int] | None = None,
+    **options: Any,
+) -> tuple[Any, Pullback]:
     """Value of an op, and the function that pulls a cotangent back through it.
 
     Parameters
@@ -21,7 +31,10 @@ def vjp(function: Callable[..., Any], /, *arrays: Array, **options: Any) -> tupl
         A differentiable function of nnkernels, such as ``nnk.softmax``, or a function that
         :func:`fuse` gave.
     *arrays : array
-        Its array arguments.
+        Its array arguments, lists of arrays among them where it takes these.
+    wrt : int or tuple of int, optional
+        Positions of the array arguments of which the gradient is wanted, so that others are not
+        made; by default of all. (Options that are arrays, as ``residual``, come last.)
     **options
         Its other options.
 
@@ -31,21 +44,26 @@ def vjp(function: Callable[..., Any], /, *arrays: Array, **options: Any) -> tupl
         ``function(*arrays, **options)``.
     pullback : callable
         ``pullback(dy)`` takes the cotangent of each result (of its shape and dtype; None instead
-        of zeros for any but the first) and returns a tuple with the gradient for each array
-        argument, None where there is none. It keeps only what the gradient needs.
+        of zeros for any but the first, or for that too if the function is a gradient) and returns a
+        tuple with the gradient for each array argument, None where there is none or it is not
+        wanted, and a list for a list. It keeps only what the gradient needs.
 
     Raises
     ------
     TypeError
-        If the function is none of nnkernels or has no gradient. From the pullback: if it is not
-        given one cotangent for each result, or (DTypeError) one that is no array or of another
-        dtype.
+        If the function is none of nnkernels or has no gradient, or none by an argument that ``wrt``
+        asks for. From the pullback: if it is not given one cotangent for each result, or
+        (DTypeError) one that is no array or of another dtype.
+    ValueError
+        If ``wrt`` has a position that no array argument has.
     ShapeError
         From the pullback: if a cotangent has not the shape of its result.
 
     Notes
     -----
     The vector-Jacobian product ``dx = J^T dy``; for complex arguments PyTorch's convention.
+    Backward functions are differentiable themselves where nnkernels has a second derivative: all
+    but those of normalisations, ``lp_pool``, ``grid_sample`` and ``mlp``.
 
     Examples
     --------
@@ -55,55 +73,203 @@ def vjp(function: Callable[..., Any], /, *arrays: Array, **options: Any) -> tupl
     >>> (dx,) = pullback(np.array([1.0, 1.0]))
     >>> dx.tolist()
     [0.0, 1.0]
+    >>> y, pullback = nnk.vjp(nnk.matmul, np.ones((1, 2)), np.ones((2, 1)), wrt=1)
+    >>> pullback(np.ones((1, 1)))
+    (None, array([[1.],
+           [1.]]))
     """
     from nnkernels import registry
     from nnkernels.fusion.fuse import Fused
+    from nnkernels.ops._options import wanted
 
     if isinstance(function, Fused):
+        chosen = wanted(wrt, len(arrays))
         y, pullback = function.gradient(*arrays, **options)
-        return y, _checked(pullback, y)
+        return y, _checked(pullback, y, chosen)
     op = registry.of_function(function)
     if op is None:
         raise TypeError(
             f"function must be one of nnkernels, such as nnkernels.softmax; got {function!r}"
         )
-    if op.gradient is None:
+    rule = op.gradient
+    if not op.is_differentiable:
         raise TypeError(f"{op.name} has no gradient")
     if "out" in options:
         raise TypeError("vjp takes no out: the pullback keeps the result")
-    y, pullback = op.gradient(*arrays, **options)
-    return y, _checked(pullback, y)
+    if op.chain is not None:
+        arguments = (*arrays, *(options.pop(name) for name in op.lists if name in options))
+        chosen = wanted(wrt, len(arguments))
+        y, pullback = op.chain.differentiated(*arguments, wanted=chosen, **options)
+        return y, _checked(pullback, y, chosen)
+    assert rule is not None
+    given = op.sorted_arguments(arrays, options)
+    return _differentiated(op, rule.of(given.names), given, wanted_of(op, given.names, wrt))
 
 
-def _checked(pullback: Pullback, y: Any) -> Pullback:
+def wanted_of(op: Op, names: Sequence[str], wrt: Any) -> tuple[bool, ...]:
+    """Of which of its array arguments an op is to be differentiated.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``wrt`` has no positions, or one of an argument that has no gradient.
+    """
+    from nnkernels.ops._options import wanted
+
+    chosen = wanted(wrt, len(names))
+    if not op.constant:
+        return chosen
+    for name, is_chosen in zip(names, chosen, strict=True):
+        if wrt is not None and is_chosen and name in op.constant:
+            raise TypeError(f"{op.name} has no gradient with respect to {name}")
+    return tuple(c and n not in op.constant for c, n in zip(chosen, names, strict=True))
+
+
+def _differentiated(
+    op: Op, rule: Rule, given: Given, wanted: tuple[bool, ...]
+) -> tuple[Any, Pullback]:
+    import nnkernels
+
+    result, (activation, residual) = apply_activated(op, given)
+    call = call_of(rule, given, result, wanted)
+
+    def pullback(*cotangents: Any) -> tuple[Any, ...]:
+        if activation is not None:
+            cotangents = (activation.backward(cotangents[0], residual), *cotangents[1:])
+        return rule.pull(nnkernels, call, *cotangents)
+
+    return result, _checked(pullback, result, wanted, rule.optional, op.auxiliary)
+
+
+def apply_activated(op: Op, given: Given) -> tuple[Any, tuple[Any, Any]]:
+    """The result of an op; the activation that it applies, and what its gradient needs.
+
+    The activation is applied by a kernel of its own where its gradient needs the operand.
+    """
+    from nnkernels.ops._activation import resolve
+
+    activation = resolve(given.options.get(op.fused), op.fused) if op.fused else None
+    if activation is None or activation.takes_result:
+        result = op.call(op.function, given)
+        return result, (activation, result)
+    operand = op.call(op.function, given.without(op.fused))
+    return activation(operand), (activation, operand)
+
+
+def call_of(rule: Rule, given: Given, result: Any, wanted: tuple[bool, ...]) -> Any:
+    """What the rule keeps of a call."""
+    from nnkernels.registry.rule import Call
+
+    kept = tuple(
+        a if n in rule.keeps else None for a, n in zip(given.arrays, given.names, strict=True)
+    )
+    number = rule.keeps_result
+    results = result if isinstance(result, tuple) else (result,)
+    return Call(
+        kept,
+        given.names,
+        tuple(None if a is None else tuple(getattr(a, "shape", ())) for a in given.arrays),
+        None if number is None else results[number],
+        given.options,
+        wanted,
+    )
+
+
+def _checked(
+    pullback: Pullback,
+    y: Any,
+    wanted: tuple[bool, ...],
+    optional: bool = False,
+    auxiliary: str = "",
+) -> Pullback:
     """The pullback with checks of the cotangents; of the results it keeps shapes and dtypes."""
     results = y if isinstance(y, tuple) else (y,)
-    wanted = [None if r is None else (tuple(r.shape), r.dtype) for r in results]
+    described = [None if r is None else (tuple(r.shape), r.dtype) for r in results]
+    everything = all(wanted)
 
     def call(*cotangents: Array) -> tuple[Array | None, ...]:
-        if len(cotangents) != len(wanted):
+        if len(cotangents) != len(described):
             raise TypeError(
-                f"the pullback takes one cotangent for each result, {len(wanted)} in all; "
+                f"the pullback takes one cotangent for each result, {len(described)} in all; "
                 f"got {len(cotangents)}"
             )
-        for position, (cotangent, result) in enumerate(zip(cotangents, wanted, strict=True)):
-            name = "dy" if len(wanted) == 1 else f"cotangent {position}"
-            if cotangent is None and position > 0:
+        for position, (cotangent, result) in enumerate(zip(cotangents, described, strict=True)):
+            name = "dy" if len(described) == 1 else f"cotangent {position}"
+            if cotangent is None and (position > 0 or (optional and len(described) > 1)):
                 continue
-            if result is None:
-                raise TypeError(f"{name} must be None, as the result is")
-            shape, dtype = result
-            library_of(cotangent, name)
-            if tuple(cotangent.shape) != shape:
-                raise ShapeError(
-                    f"{name} has shape {tuple(cotangent.shape)}; it must have the shape {shape} "
-                    "of the result"
+            _check(cotangent, result, name)
+            if auxiliary and position > 0:
+                raise TypeError(
+                    f"{auxiliary} are not differentiated: their cotangents must be None"
                 )
-            if cotangent.dtype != dtype:
-                raise DTypeError(
-                    f"{name} has dtype {cotangent.dtype}; it must have the dtype {dtype} of the "
-                    "result"
-                )
-        return pullback(*cotangents)
+        if all(cotangent is None for cotangent in cotangents):
+            raise TypeError("one cotangent at least must not be None")
+        gradients = pullback(*cotangents)
+        if everything:
+            return gradients
+        return tuple(g if w else None for g, w in zip(gradients, wanted, strict=True))
 
     return call
+
+
+def _check(cotangent: Any, result: Any, name: str) -> None:
+    if result is None:
+        raise TypeError(f"{name} must be None, as the result is")
+    shape, dtype = result
+    library_of(cotangent, name)
+    if tuple(cotangent.shape) != shape:
+        raise ShapeError(
+            f"{name} has shape {tuple(cotangent.shape)}; it must have the shape {shape} "
+            "of the result"
+        )
+    if cotangent.dtype != dtype:
+        raise DTypeError(
+            f"{name} has dtype {cotangent.dtype}; it must have the dtype {dtype} of the result"
+        )
+
+
+def value_and_grad(function: Callable[..., Any], argnum: int | Sequence[int] = 0) -> Any:
+    """The value of a program and its gradient, by the ``autograd`` package.
+
+    Parameters
+    ----------
+    function : callable
+        A function of arrays that gives a number, such as a loss: made of functions of nnkernels,
+        arithmetic, and the functions of ``autograd.numpy``.
+    argnum : int or tuple of int, default 0
+        The argument, or arguments, with respect to which.
+
+    Returns
+    -------
+    callable
+        Of the arguments of ``function``; it gives ``(value, gradient)``, the gradient a tuple if
+        ``argnum`` is one.
+
+    Raises
+    ------
+    ImportError
+        If the package ``autograd`` is not installed. From the call: TypeError for a gradient that
+        nnkernels does not have.
+
+    Notes
+    -----
+    NumPy and CuPy arrays. A number among the arguments of an op is not recorded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnkernels as nnk
+    >>> def loss(weight, x):
+    ...     return (nnk.tanh(nnk.linear(x, weight)) ** 2).sum()
+    >>> value, dweight = nnk.value_and_grad(loss)(np.array([[0.5, -0.5]]), np.array([[1.0, 2.0]]))
+    >>> round(value.item(), 4), dweight.round(4).tolist()
+    (0.2136, [[-0.7269, -1.4539]])
+    """
+    try:
+        from nnkernels.interop import autograd
+    except ImportError as error:
+        raise ImportError(
+            "value_and_grad is by the package autograd, which is not installed: pip install "
+            "autograd"
+        ) from error
+    return autograd.value_and_grad(function, argnum)

@@ -26,6 +26,9 @@ from nnkernels.config import (
 
 DEFAULT_BACKENDS = ("cpu", "sim:sm_80", "sim:sm_90", "sim:gfx90a", "sim:gfx1100")
 
+# Every launch on a CPU looks whether its kernel wrote past its scratch memory.
+os.environ["NNKERNELS_GUARD_SCRATCH"] = "1"
+
 # An example may compile a kernel, which takes as long as a thousand other examples.
 _COMMON = {
     "deadline": None,

@@ -1,5 +1,6 @@
 """The speed page of made-up results: building it, what it should show, and what it shows."""
 
+import math
 import os
 import re
 import subprocess
@@ -30,6 +31,19 @@ def run_script(*arguments, **variables):
 # ---- what it should show, from the JSON alone ----------------------------------------------
 
 
+def host_and_cold(row):
+    """Whether calls of ours wait for the host, and how long the first one took."""
+    times = row["timings"]["nnkernels"]
+    facets = dict.fromkeys(("host", "cold"), "not measured")
+    if row["backend"] == "cupy" and times["status"] == "ok":
+        late = times["host_median_s"] > times["median_s"]
+        facets["host"] = "above the time" if late else "below the time"
+    if times.get("cold_s"):
+        limits = {1: "at most 1 s", 5: "1 to 5 s", math.inf: "more than 5 s"}
+        facets["cold"] = next(text for limit, text in limits.items() if times["cold_s"] <= limit)
+    return facets
+
+
 def all_rows(files):
     """Rows with their file, oldest first, as dictionaries of what the filters say."""
     found = []
@@ -43,6 +57,7 @@ def all_rows(files):
             facets |= {"machine": machine, "date": content["date"][:10]}
             facets["results"] = "into out=" if row["out"] else "allocated"
             facets["target"] = "none" if target is None else verdict[target["met"]]
+            facets |= host_and_cold(row)
             found.append((facets, row))
     return found
 

@@ -67,6 +67,19 @@ def test_models_are_those_of_pytorch(module):
         assert "GFLOP/s" in module("report").table([row], ["torch"])
 
 
+@pytest.mark.parametrize("name", ["lenet", "resnet8"])
+def test_steps_of_networks_are_those_of_pytorch(module, name):
+    """By the references: tests/test_convergence.py has the kernels."""
+    torch = pytest.importorskip("torch")
+    problem = module("problems").Problem(f"{name} step", (3, 1, 4, 4), "float64")
+    operands = module("problems").random_operands(problem, None)
+    theirs = module("torch_vision").step(torch, problem.op)(*map(torch.tensor, operands))
+    ours = problem.record.reference(*operands)
+    assert len(ours) == len(theirs) == problem.record.outputs
+    for got, right in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(got, right.numpy(), rtol=1e-7, atol=1e-10)
+
+
 @pytest.mark.parametrize("part", range(14))
 def test_every_result_of_a_model_is_checked(module, part):
     measure = module("measure")
@@ -144,6 +157,25 @@ def test_flops_are_those_of_the_products(module):
     products = rows * width * (3 * width + width + 4 * width + 4 * width)
     attention = 2 * 8 * 4 * 128 * 128 * 64
     assert problem.record.flops(shapes, {}) == 2 * (products + attention)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "dense"), [("lenet", 1, 2450 * 500), ("resnet8", 3, 640)]
+)
+def test_flops_of_a_training_step(module, name, channels, dense):
+    problem = module("problems").Problem(f"{name} step", (64, channels, 28, 28))
+    convs = {
+        "lenet": (1 * 20 * 25 * 784, 20 * 50 * 25 * 196),
+        "resnet8": (
+            *(3 * 16 * 9 * 784, 16 * 16 * 9 * 784, 16 * 16 * 9 * 784),
+            *(16 * 32 * 9 * 196, 32 * 32 * 9 * 196, 16 * 32 * 196),
+            *(32 * 64 * 9 * 49, 64 * 64 * 9 * 49, 32 * 64 * 49),
+        ),
+    }[name]
+    products = sum(convs) + dense + (5000 if name == "lenet" else 0)
+    shapes = module("problems").operand_shapes(problem)
+    # Each has two gradients; the images have none.
+    assert problem.record.flops(shapes, {}) == 2 * 64 * (3 * products - convs[0])
 
 
 def test_suites_have_every_family(module):

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import statistics
 import threading
 import time
 from collections import Counter
@@ -198,6 +199,16 @@ def seconds(text):
     return float(number) * UNITS[unit]
 
 
+def assert_is_duration(cell, wanted):
+    """A cell with a time, or an empty one."""
+    value, text = cell
+    if wanted is None:
+        assert cell == [None, ""]
+        return
+    assert float(value) == wanted
+    assert seconds(text) == pytest.approx(wanted, rel=5e-3)
+
+
 def test_numbers_of_the_table_are_those_of_the_files(visit):
     lines = table(visit(newest=0, size=200))
     rows = expected(newest=False)
@@ -221,8 +232,12 @@ def test_numbers_of_the_table_are_those_of_the_files(visit):
         assert line["extra"] == (
             [None, ""] if extra is None else [str(extra), f"{extra / 1e6:.1f}"]
         )
+        cold = row["timings"]["nnkernels"].get("cold_s")
+        assert_is_duration(line["cold"], cold)
         for name in ("nnkernels", *PEERS):
             timing = row["timings"].get(name, {"status": "missing"})
+            on_gpu = row["backend"] == "cupy" and timing["status"] == "ok"
+            assert_is_duration(line[f"host-{name}"], timing["host_median_s"] if on_gpu else None)
             value, text = line[f"time-{name}"]
             if timing["status"] == "ok":
                 assert float(value) == timing["median_s"]
@@ -317,6 +332,7 @@ def test_history_is_a_line_for_each_problem_and_machine(visit):
         ("gflops", lambda row, first: row["flops_per_s"] / 1e9),
         ("gbytes", lambda row, first: row["bytes_per_s"] / 1e9),
         ("relative", lambda row, first: ours(row) / ours(first)),
+        ("cold", lambda row, first: row["timings"]["nnkernels"]["cold_s"]),
     ],
 )
 def test_history_has_other_measures(visit, measure, value):
@@ -326,6 +342,34 @@ def test_history_has_other_measures(visit, measure, value):
     rows = expected(newest=False, **{name: [one] for name, one in chosen.items()})
     assert line["y"] == pytest.approx([value(row, rows[0]) for row in rows])
     assert line["x"] == ["00000000", "03030303+", "09090909+"]
+
+
+def test_what_calls_cost_the_host_and_first_calls(visit):
+    chosen = {"backend": "cupy", "measure": "host", "history": "matmul", "sort": "-host-nnkernels"}
+    browser = visit(**chosen)
+    rows = expected(backend=["cupy"])
+    host = [row["timings"]["nnkernels"]["host_median_s"] for row in rows]
+    lines = table(browser)
+    assert [float(line["host-nnkernels"][0]) for line in lines] == sorted(host, reverse=True)
+    tiles = browser.find_element("id", "tiles").text
+    for name, values in (
+        ("Host, nnkernels", host),
+        ("First call", [row["timings"]["nnkernels"]["cold_s"] for row in rows]),
+    ):
+        shown = re.search(rf"{name}\n(.+)\n{len(rows)} rows", tiles)[1]
+        assert seconds(shown) == pytest.approx(statistics.median(values), rel=5e-3)
+    (line,) = browser.execute_script(READ_CHART, "history-chart")
+    (matmul,) = (row for row in rows if row["op"] == "matmul")
+    assert line["y"] == [matmul["timings"]["nnkernels"]["host_median_s"]]
+    late = [row for row in rows if row["timings"]["nnkernels"]["host_median_s"] > ours(row)]
+    assert 0 < len(late) < len(rows)
+    tick(browser, "host", "above the time")
+    assert_shows(browser, late)
+    marked = browser.find_elements("css selector", "#table td.slow[data-column='host-nnkernels']")
+    assert len(marked) == len(late)
+    # Where no row has such times, there are no columns.
+    view(browser, backend="cpu", dtype="float32")
+    assert not {name for line in table(browser) for name in line if re.match("host|cold", name)}
 
 
 def roofs(browser, page=None):

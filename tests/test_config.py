@@ -387,8 +387,11 @@ PACKED = MatmulProblem(500, 500, 500, (2000, 4), (2000, 4), (4, 4, 4), 4, False,
         ({}, {"tile_m": 72, "tile_n": 256, "rows_at_once": 48, "read_a": False}),
         ({"same_a": True}, {"tile_m": 72, "tile_n": 256, "read_a": True}),
         ({"same_a": True, "m": 64, "n": 64, "k": 320}, {"tile_m": 18, "tile_n": 64}),
-        ({"same_a": True, "strides_a": (4, 2000)}, {"rows_at_once": 72, "read_a": False}),
-        ({"strides_a": (4, 2000), "m": 3000}, {"rows_at_once": 96, "tile_m": 432}),
+        # Rows of A that are neighbours: shorter slices of more columns, unless sums have to wait.
+        ({"strides_a": (4, 2000)}, {"rows_at_once": 96, "tile_n": 512, "tile_k": 256}),
+        ({"strides_a": (4, 2000), "k": 200}, {"rows_at_once": 36, "tile_n": 512, "tile_k": 256}),
+        ({"strides_a": (4, 2000), "n": 250}, {"rows_at_once": 36, "tile_n": 256, "tile_k": 512}),
+        ({"strides_a": (4, 2000), "in_place": False}, {"tile_n": 256, "tile_k": 512}),
         # Longer sums: where A is read in place, longer slices of fewer columns.
         ({"same_a": True, "k": 1000}, {"tile_m": 168, "tile_n": 128, "tile_k": 1024}),
         ({"same_a": True, "k": 2000}, {"tile_m": 504, "tile_n": 128, "tile_k": 1024}),
@@ -427,6 +430,15 @@ def test_packed_product(changes, expected):
     assert c.shared_elements(c.tile_k + 1) - c.shared_elements(c.tile_k) == waits
     # A few hundred KiB for each thread.
     assert c.shared_elements(c.tile_k) * 4 <= 768 * 1024
+
+
+@pytest.mark.parametrize(("m", "n", "tile"), [(6, 300, (6, 64)), (25, 60, (6, 64))])
+def test_no_thread_waits_for_blocks_that_are_not_made(m, n, tile):
+    """Four tiles of 300 columns would be three of 128; four of 25 rows, three of 12."""
+    device = replace(CPU, vector_bytes=64, processors=4)
+    c = matmul.configure(replace(PACKED, m=m, n=n, k=2500), device)
+    assert (c.tile_m, c.tile_n) == tile
+    assert -(-m // c.tile_m) * -(-n // c.tile_n) >= device.processors
 
 
 @pytest.mark.parametrize("size", [4, 8])

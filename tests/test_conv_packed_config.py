@@ -11,6 +11,7 @@ from nnkernels.config.conv import COLUMNS, ROWS, TERMS, ConvProblem
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_complex import ComplexConfig
 from nnkernels.config.matmul_problem import COLUMNS_FAST, ROWS_FAST, MatmulProblem
+from nnkernels.config.matmul_tiles import TilesConfig
 
 AVX512 = Device("cpu", "host", 1, 2, 512 * 1024, 64, 32 << 20)
 SSE2 = replace(AVX512, vector_bytes=16)
@@ -77,9 +78,29 @@ def test_few_rows_have_slices_as_many_rows_have():
 
 
 def test_one_way_to_multiply():
-    """Words of several terms are for plain matrices."""
-    device = replace(AVX512, features=frozenset({"avx512_vnni", "avx512_bf16"}))
-    assert chosen(device, dot="int8", itemsizes=(1, 1, 4)).packed.micro == "fused"
+    """Words of several terms are for plain matrices, but for bfloat16 on tile registers."""
+    device = replace(AVX512, features=frozenset({"avx512_vnni", "avx512_bf16", "amx_int8"}))
+    for dot, itemsize in (("int8", 1), ("bfloat16", 2)):
+        found = chosen(device, dot=dot, itemsizes=(itemsize, itemsize, 4))
+        assert found.packed.micro == "fused"
+
+
+@pytest.mark.parametrize("pixels", [COLUMNS, ROWS, TERMS])
+def test_tile_registers(pixels):
+    """Pixels are gathered as bits of 16; rows that are gathered have 64 bytes between them."""
+    device = replace(AVX512, features=frozenset({"amx_bf16"}))
+    numbers = {"dot": "bfloat16", "itemsizes": (2, 2, 2), "strides_a": (1152, 2)}
+    for gathered in (False, True):
+        found = chosen(device, pixels=pixels, gathered=gathered, scattered=True, **numbers)
+        packed = found.packed
+        assert isinstance(packed, TilesConfig)
+        assert (found.lanes, found.panel_columns) == (32, 32)
+        gathers_a = pixels != COLUMNS or gathered
+        assert packed.rows_at_once == 32 or not gathers_a
+        product = packed.shared_elements(576) * 4
+        most = packed.tile_k if pixels == TERMS else packed.tile_n
+        more = found.shared_bytes(576, (1, 3, 3), 4) - product
+        assert more >= 32 * 64 + 2 * most * 12 + 7 * -(-most // 32) * 4 + 9 * (8 + 4)
 
 
 @pytest.mark.parametrize("device", [AVX512, SSE2])
@@ -119,3 +140,15 @@ def test_scratch_memory_holds_what_is_known_of_pixels():
         assert found.shared_bytes(576, (1, 30, 30), 4) - product > 900 * (8 + 16)
         wide = replace(found, packed=replace(found.packed, index="q"))
         assert wide.shared_bytes(576, (1, 3, 3), 4) - product >= more + 8 * count
+
+
+def test_images_are_joined_where_weights_would_be_packed_for_each():
+    own = {"images": 8, "pixels": 49, "weights": 1 << 20, "strides_of_weights": (4, 2048)}
+    assert config.joins_images(**own)
+    for change in (
+        {"images": 1},
+        {"pixels": 784},
+        {"weights": 4096},
+        {"strides_of_weights": (2048, 4)},
+    ):
+        assert not config.joins_images(**own | change)

@@ -73,6 +73,28 @@ def test_one_tap_is_a_product_of_matrices(backend, texts):
     backend.precompiled(body)
 
 
+def test_images_of_few_pixels_share_packed_weights(backend, texts):
+    """On a CPU, a gradient by images whose weights are packed is one product of their pixels."""
+
+    def body():
+        generator = np.random.default_rng(98)
+        for images, outputs, joined in ((3, 256, True), (1, 256, False), (3, 20, False)):
+            w_shape = (outputs, 260, 1, 1)
+            x_shape, y_shape = (images, 260, 3, 7), (images, outputs, 3, 7)
+            dy, w = (make_numbers(generator, s, "float32") for s in (y_shape, w_shape))
+            with backend.context(3):
+                texts.clear()
+                own = backend.array(dy), backend.array(w)
+                dx = nnk.conv_backward_data(*own, x_shape)
+            if backend.recording:
+                assert sees_windows(texts) == (joined and backend.is_cpu)
+                continue
+            options = {"x_shape": x_shape}
+            assert_right(BY_DATA, [dy, w], options, backend.numpy(dx), outputs, f"{images} images")
+
+    backend.precompiled(body)
+
+
 def sees_windows(texts):
     """Whether one of the kernels does; they are forgotten then."""
     found = any("Conv" in text for text in texts)

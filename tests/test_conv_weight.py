@@ -147,11 +147,15 @@ PROBLEM = WeightProblem(
 
 
 def test_few_pixels_single_taps_and_complex_numbers_are_gathered():
-    assert config.pays(PROBLEM)
-    assert not config.pays(replace(PROBLEM, is_complex=True))
-    assert not config.pays(replace(PROBLEM, pixels=49))
-    assert not config.pays(replace(PROBLEM, taps=1))
-    assert not config.pays(replace(PROBLEM, step=1024))
+    assert config.pays(PROBLEM, AVX512)
+    for change in ({"is_complex": True}, {"pixels": 49}, {"taps": 1}, {"step": 1024}):
+        assert not config.pays(replace(PROBLEM, **change), AVX512)
+
+
+def test_bfloat16_is_for_tile_registers():
+    problem = replace(PROBLEM, is_bfloat16=True)
+    assert config.pays(problem, AVX512)
+    assert not config.pays(problem, replace(AVX512, features=frozenset({"amx_bf16"})))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from nnkernels.config.conv_winograd import WinogradProblem
 from nnkernels.config.device import PROFILES, Device
 from nnkernels.dispatch import machines
 
-EPSILON = 2.0**-24
+EPSILON = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,7 +73,38 @@ def bound(x: np.ndarray, weight: np.ndarray, padding) -> np.ndarray:
             v = np.einsum("ia,ncab,jb->ncij", inputs, padded[:, :, i : i + 6, j : j + 6], inputs)
             m = np.einsum("ocij,ncij->noij", u, v)
             result[:, :, i : i + 4, j : j + 4] = np.einsum("ia,noab,jb->noij", sums, m, sums)
-    return result[:, :, :rows, :columns] * k * EPSILON + np.finfo(np.float32).tiny
+    dtype = x.dtype.name
+    return result[:, :, :rows, :columns] * k * EPSILON[dtype] + np.finfo(dtype).tiny
+
+
+def slices(x: np.ndarray, weight: np.ndarray, depth) -> tuple[np.ndarray, np.ndarray]:
+    """The same sums in two dimensions: an image for each slice, a channel for each tap of depth.
+
+    Parameters
+    ----------
+    depth : tuple
+        Windows along the depth, where they begin, and elements from one to the next and from tap
+        to tap.
+    """
+    count, start, step, tap = depth
+    found = np.zeros((len(x), count, weight.shape[2], x.shape[1], *x.shape[3:]), x.dtype)
+    for i in range(count):
+        for t in range(weight.shape[2]):
+            at = i * step + t * tap + start
+            if 0 <= at < x.shape[2]:
+                found[:, i, t] = x[:, :, at]
+    weight = np.moveaxis(weight, 2, 1)
+    return (
+        found.reshape(-1, weight.shape[1] * x.shape[1], *x.shape[3:]),
+        weight.reshape(len(weight), -1, *weight.shape[3:]),
+    )
+
+
+def bound_of_slices(x: np.ndarray, weight: np.ndarray, padding, depth) -> np.ndarray:
+    """The bound for three axes."""
+    found = bound(*slices(x, weight, depth), padding)
+    found = found.reshape(len(x), depth[0], *found.shape[1:])
+    return np.moveaxis(found, 1, 2)
 
 
 def test_transforms_give_sums():
@@ -104,14 +135,14 @@ def paddings(draw):
 
 @st.composite
 def cases(draw, backend):
-    padding = draw(paddings())
+    padding, dtype = draw(paddings()), draw(st.sampled_from(list(EPSILON)))
     images, channels = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 7, 16, 19]))
     outputs = draw(st.sampled_from([1, 2, 6, 13, 30, 70]))
     spatial = [draw(st.integers(max(3 - sum(p), 1), 23)) for p in padding]
     last = draw(st.booleans())
-    x = draw(operands((images, channels, *spatial), "float32", backend, last))
-    weight = draw(operands((outputs, channels, 3, 3), "float32", backend, last))
-    bias = draw(operands((outputs,), "float32", backend, False))
+    x = draw(operands((images, channels, *spatial), dtype, backend, last))
+    weight = draw(operands((outputs, channels, 3, 3), dtype, backend, last))
+    bias = draw(operands((outputs,), dtype, backend, False))
     return padding, x, weight, bias if draw(st.booleans()) else None
 
 
@@ -133,7 +164,9 @@ def test_any_geometry(backend):
         flipped = weight[:, :, ::-1, ::-1] if flip else weight
         allowed = bound(x, flipped, padding)
         if bias is not None:
-            allowed = allowed + 2 * EPSILON * np.abs(bias.astype(float)).reshape(-1, 1, 1)
+            allowed = allowed + 2 * EPSILON[x.dtype.name] * np.abs(bias.astype(float)).reshape(
+                -1, 1, 1
+            )
         close(y, expected, allowed)
         # The gradient is a convolution with the reversed taps of transposed weights.
         expected = BY_DATA.reference(*wide((y, weight)), x_shape=x.shape, **options)
@@ -143,18 +176,64 @@ def test_any_geometry(backend):
     backend.precompiled(right)
 
 
+@st.composite
+def deep_cases(draw, backend):
+    """Some taps along a depth, of any stride and dilation."""
+    dtype, last = draw(st.sampled_from(list(EPSILON))), draw(st.booleans())
+    taps, stride, dilation = (draw(st.sampled_from([1, 2, 3])) for _ in range(3))
+    low, high = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    channels, outputs = draw(st.sampled_from([1, 5, 16, 19])), draw(st.sampled_from([1, 7, 33]))
+    depth = draw(st.integers(max((taps - 1) * dilation + 1 - low - high, 1), 7))
+    x = draw(operands((draw(st.integers(1, 2)), channels, depth, 9, 10), dtype, backend, last))
+    weight = draw(operands((outputs, channels, taps, 3, 3), dtype, backend, last))
+    return (stride, dilation, low, high), x, weight
+
+
+def test_any_depth(backend):
+    if not backend.is_cpu:
+        pytest.skip("a regime of the CPU")
+
+    @examples(0.5)
+    @given(deep_cases(backend))
+    def right(case):
+        (stride, dilation, low, high), x, weight = case
+        options = {
+            "padding": ((low, high), (1, 1), (1, 1)),
+            "stride": (stride, 1, 1),
+            "dilation": (dilation, 1, 1),
+        }
+        y = nnk.conv(x, weight, algorithm="winograd", **options)
+        dx = nnk.conv_backward_data(y, weight, x.shape, algorithm="winograd", **options)
+        if backend.recording:
+            return
+        sides = [(1, 1), (1, 1)]
+        depth = (y.shape[2], -low, stride, dilation)
+        expected = FORWARD.reference(*wide((x, weight, None)), **options)
+        close(y, expected, bound_of_slices(x, weight, sides, depth))
+        # The gradient is a convolution of what is spread out with the reversed taps.
+        spread = np.zeros((*y.shape[:2], stride * (y.shape[2] - 1) + 1, *y.shape[3:]), y.dtype)
+        spread[:, :, ::stride] = y
+        back = weight.swapaxes(0, 1)[:, :, ::-1, ::-1, ::-1]
+        depth = (x.shape[2], low - (weight.shape[2] - 1) * dilation, 1, dilation)
+        expected = BY_DATA.reference(*wide((y, weight)), x_shape=x.shape, **options)
+        close(dx, expected, bound_of_slices(spread, back, sides, depth))
+
+    backend.precompiled(right)
+
+
 def _last(x):
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
 
 
-@pytest.mark.parametrize("outputs", [14, 70])
-def test_any_memory_order_gives_the_same_bits(backend, outputs):
+@pytest.mark.parametrize(("outputs", "dtype"), [(14, "float32"), (70, "float32"), (14, "float64")])
+def test_any_memory_order_gives_the_same_bits(backend, outputs, dtype):
     """Lanes are tiles, or channels; rows of products are outputs, or tiles."""
     if not backend.is_cpu:
         pytest.skip("a regime of the CPU")
     rng = np.random.default_rng(1)
     x, weight, bias = (
-        rng.standard_normal(s).astype("f") for s in ((2, 19, 21, 22), (outputs, 19, 3, 3), outputs)
+        rng.standard_normal(s).astype(dtype)
+        for s in ((2, 19, 21, 22), (outputs, 19, 3, 3), outputs)
     )
     options = {"padding": 1, "epilogue": "relu", "algorithm": "winograd"}
     y = nnk.conv(x, weight, bias, **options)
@@ -165,6 +244,16 @@ def test_any_memory_order_gives_the_same_bits(backend, outputs):
         for w in (weight, _last(weight)):
             again = nnk.conv(view, w, bias, **options)
             assert_same_bits(np.ascontiguousarray(again), y, f"strides {view.strides}")
+
+
+def test_any_memory_order_of_a_depth_gives_the_same_bits():
+    """Terms are in order of taps along it and then channels, 19 of which end within a register."""
+    rng = np.random.default_rng(8)
+    x, weight = (rng.standard_normal(s).astype("f") for s in ((1, 19, 5, 9, 13), (20, 19, 3, 3, 3)))
+    options = {"padding": (2, 1, 1), "stride": (2, 1, 1), "algorithm": "winograd"}
+    y = nnk.conv(x, weight, **options)
+    again = nnk.conv(_last(x), weight, **options)
+    assert_same_bits(np.ascontiguousarray(again), y, "channels last")
 
 
 def test_results_lie_as_the_image_does():
@@ -229,7 +318,6 @@ PROBLEM = WinogradProblem(
     steps=(1, 1, 1),
     spacings=(1, 1, 1),
     pixels=(1, 56, 56),
-    plain_depth=True,
     channels_fast=False,
 )
 
@@ -237,11 +325,12 @@ PROBLEM = WinogradProblem(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"elements": frozenset({"float64"})}, "float64"),
+        ({"elements": frozenset({"float32", "float64"})}, "float32, float64"),
+        ({"elements": frozenset({"float16"})}, "not float16"),
         ({"elements": frozenset({"float32", "float16"})}, "float16, float32"),
         ({"taps": (1, 3, 2)}, "3x3"),
-        ({"taps": (3, 3, 3)}, "3x3"),
-        ({"plain_depth": False}, "3x3"),
+        ({"taps": (3, 3, 1)}, "3x3"),
+        ({"taps": (1, 1, 3)}, "3x3"),
         ({"steps": (1, 1, 2)}, "stride"),
         ({"spacings": (1, 2, 1)}, "dilation"),
         ({"groups": 2}, "one group, not 2"),
@@ -255,7 +344,12 @@ def test_what_cannot_be(change, reason):
 
 
 def test_what_can_be():
-    assert config.reason_against(PROBLEM, CPU) is None
+    for change in (
+        {},
+        {"elements": frozenset({"float64"})},
+        {"taps": (3, 3, 3), "steps": (2, 1, 1), "spacings": (3, 1, 1), "pixels": (9, 56, 56)},
+    ):
+        assert config.reason_against(replace(PROBLEM, **change), CPU) is None
     for device in PROFILES.values():
         assert "GPU" in config.reason_against(PROBLEM, device)
 
@@ -271,6 +365,9 @@ def test_what_can_be():
         # They take less where lanes are channels, which fill a register.
         ({"channels": 16, "outputs": 16, "channels_fast": True}, True),
         ({"channels": 3, "outputs": 16, "channels_fast": True}, False),
+        # A third axis is more channels, and more tiles.
+        ({"channels": 16, "outputs": 16, "taps": (3, 3, 3), "pixels": (8, 56, 56)}, True),
+        ({"elements": frozenset({"float64"})}, True),
         # Few tiles: so do those of the weights.
         ({"images": 1, "channels": 512, "outputs": 512, "pixels": (1, 7, 7)}, False),
     ],
@@ -297,6 +394,18 @@ def test_blocks():
     narrow = config.configure(PROBLEM, replace(CPU, vector_bytes=32))
     assert (narrow.lanes, narrow.vector) == (8, 16)
     assert narrow.tile_n in (32, 64)
+
+
+def test_blocks_of_float64_have_half_as_many_tiles():
+    large = replace(PROBLEM, channels=32, pixels=(1, 224, 224))
+    for last in (False, True):
+        few, many = (
+            config.configure(replace(large, elements=frozenset({e}), channels_fast=last), CPU)
+            for e in ("float64", "float32")
+        )
+        assert (few.lanes, few.vector) == (8, 32)
+        assert few.tile_n == many.tile_n // 2
+        assert 0.8 < few.shared_bytes(32, 8) / many.shared_bytes(32, 4) < 1.6
 
 
 def test_blocks_of_channels():
@@ -340,7 +449,7 @@ def test_errors():
     x, weight = np.ones((1, 2, 8, 8), "f"), np.ones((3, 2, 3, 3), "f")
     with pytest.raises(ValueError, match=r'algorithm="winograd" is not possible here: stride'):
         nnk.conv(x, weight, stride=2, algorithm="winograd")
-    with pytest.raises(ValueError, match="all arrays must be float32"):
+    with pytest.raises(ValueError, match="float32, or all float64, not float32, float64"):
         nnk.conv(x, weight.astype(np.float64), algorithm="winograd")
     with pytest.raises(ValueError, match=r'algorithm must be None, "direct" or "winograd"; got'):
         nnk.conv(x, weight, algorithm="fft")

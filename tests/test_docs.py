@@ -27,6 +27,7 @@ def test_every_op_is_public_and_every_public_op_has_a_record():
     helpers = {
         "clear_cache",
         "device_source",
+        "value_and_grad",
         "fuse",
         "get_include",
         "set_num_threads",

@@ -213,6 +213,7 @@ def test_integers_of_every_size(backend):
         (lambda x, y: np.where(x > 0, 1, 0), ("bool", "int8"), "int8"),
         (lambda x, y: x.astype("int32") + y, ("float32", "int8"), "int32"),
         (lambda x, y: (x.astype("bfloat16"), y)[0], ("float32", "int8"), "bfloat16"),
+        (lambda x, y: y.astype(x.dtype), ("bfloat16", "int8"), "bfloat16"),
         (lambda x, y: x.astype(bool) & y, ("float32", "bool"), "bool"),
     ],
 )

@@ -487,6 +487,33 @@ def test_one_that_is_rejected_takes_no_other_along(arch, own_cache):
     assert list(store.load(arch)) == ["a" * 32]
 
 
+class Fatal(Instance):
+    """Ends the process that is to compile it, as soon as that hears of it."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter("sm_90")])
+@gpu_compilers.needs_nvdisasm
+def test_a_compiler_that_dies_takes_no_other_along(arch, own_cache, monkeypatch):
+    monkeypatch.setattr(batches, "BATCH", 2)
+    good = first_instance("relu")
+    # The process that ends may have had any of the batches of that time.
+    fatal = [Fatal("softmax", f"Fatal{i}<float>", 128) for i in range(2)]
+    bad = [Instance("softmax", f"NoSuchKernel{i}<float>", 128) for i in range(4)]
+    instances = [fatal[0], good, *bad, fatal[1]]
+    with batches.Compilers(jobs=2) as compilers:
+        found = dict(zip(instances, compilers.compile(instances, arch), strict=True))
+    assert found[good].registers > 8
+    assert len(store.load(arch)) == 1
+    for instance in bad:
+        assert "NoSuchKernel" in found[instance]
+    for instance in fatal:
+        assert found[instance] == "the process that compiled it ended before it was done"
+    assert compilers.compiled == len(instances)
+
+
 INTERRUPTED = """\
 import signal, sys
 # Who starts tests in the background may have had the signal ignored.

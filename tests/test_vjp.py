@@ -5,48 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from comparing import assert_close, wide
+from differentiating import cases, operands_for
 from strategies import make_numbers
 
 import nnkernels as nnk
 from nnkernels import registry
-from nnkernels.registry import COMPLEX
 
 OPS = registry.all_ops()
-DIFFERENTIABLE = [op for op in OPS.values() if op.gradient is not None]
-
-
-def cases(op):
-    """Small shapes with every option of the record's examples, in float64 and complex128."""
-    dtypes = ["float64"] + ["complex128"] * bool(set(COMPLEX) & set(op.dtypes))
-    for dtype in dtypes:
-        for example in op.examples:
-            shapes = tuple(tuple(min(n, _limit(n)) for n in shape) for shape in example.shapes)
-            yield dtype, shapes, example.options
-
-
-def _limit(n):
-    return 10 if n % 2 == 0 else 7  # even lengths stay even
-
-
-def operands_for(op, shapes, dtype, seed, options=None):
-    """Numbers at least 1e-3 away from kinks, and complex ones away from poles (1.57 i is one)."""
-    generator = np.random.default_rng(seed)
-    found = []
-    for name, shape in zip(op.arrays, shapes, strict=False):
-        if name in op.special:
-            found.append(op.special[name](generator, shapes, options or {}))
-            continue
-        x = make_numbers(generator, shape, dtype)
-        if x.dtype.kind == "f":
-            near = np.abs(x - np.round(4 * x) / 4) < 1e-3
-            x = np.where(near, x + 2e-3, x)
-        else:
-            x = x.real + 1j * np.clip(x.imag, -1, 1)
-        found.append(x)
-    return [
-        np.abs(x) + 0.25 if name in op.positive else x
-        for name, x in zip(op.arrays, found, strict=False)
-    ]
+DIFFERENTIABLE = [op for op in OPS.values() if op.is_differentiable]
 
 
 def call(op, arrays, options):
@@ -56,16 +22,22 @@ def call(op, arrays, options):
     return result if isinstance(result, tuple) else (result,)
 
 
-def pull_back(op, arrays, options):
-    """The first result and what pulls its cotangent back: the others are not differentiated.
+def pull_back(op, arrays, options, **more):
+    """The results that are differentiated, and what pulls a list of cotangents back.
 
     Gradients of arrays in lists stand in a row with the others, as the arrays do.
     """
     positional, named = op.arguments(arrays, options)
-    y, pullback = nnk.vjp(op.function, *positional, **named)
-    if not isinstance(y, tuple):
-        return y, lambda dy: registry.flat(pullback(dy))
-    return y[0], lambda dy: pullback(dy, *(None,) * (len(y) - 1))
+    y, pullback = nnk.vjp(op.function, *positional, **named, **more)
+    results = y if isinstance(y, tuple) else (y,)
+    if not op.auxiliary:
+        return results, lambda dys: registry.flat(pullback(*dys))
+    return results[:1], lambda dys: pullback(*dys, *(None,) * (len(results) - 1))
+
+
+def cotangents_for(generator, results, dtype):
+    """Random numbers for each result, None for None."""
+    return [None if y is None else make_numbers(generator, tuple(y.shape), dtype) for y in results]
 
 
 def inner(a, b):
@@ -73,9 +45,22 @@ def inner(a, b):
     return float(np.sum(np.conj(wide(a)) * wide(b)).real)
 
 
-def test_every_forward_op_has_a_gradient():
+# Gradients that have none: there is no second derivative.
+ONCE = {
+    "layer_norm_backward",
+    "rms_norm_backward",
+    "group_norm_backward",
+    "instance_norm_backward",
+    "batch_norm_backward",
+    "lp_pool_backward",
+    "grid_sample_backward",
+    "mlp_backward",
+}
+
+
+def test_every_op_has_a_gradient():
     forward = {op.name for op in OPS.values() if not op.is_gradient}
-    assert forward == {op.name for op in DIFFERENTIABLE}
+    assert set(OPS) - ONCE == {op.name for op in DIFFERENTIABLE}
     for name in forward:
         assert OPS[name].gradients
         assert set(OPS[name].gradients) <= set(OPS), name
@@ -95,12 +80,11 @@ def test_gradient_is_the_limit_of_difference_quotients(op, backend):
             arrays = [backend.array(x) for x in operands]
             with backend.context(seed):
                 y, pullback = pull_back(op, arrays, options)
-                dy = make_numbers(generator, tuple(y.shape), dtype)
-                gradients = pullback(backend.array(dy))
+                dys = cotangents_for(generator, y, dtype)
+                gradients = pullback([None if dy is None else backend.array(dy) for dy in dys])
             assert len(gradients) == len(operands)
             for i, x in enumerate(operands):
-                if gradients[i] is None:
-                    assert op.arrays[i].startswith(("running", "indices")), "no gradient"
+                if gradients[i] is None and op.arrays[i] in op.constant:
                     continue
                 for _ in range(3):
                     direction = make_numbers(generator, x.shape, dtype)
@@ -112,14 +96,21 @@ def test_gradient_is_the_limit_of_difference_quotients(op, backend):
                             *arrays[i + 1 :],
                         ]
                         with backend.context():
-                            sides.append(backend.numpy(call(op, moved, options)[0]))
+                            sides.append(backend.numpy(call(op, moved, options)))
                     if backend.recording:
+                        continue
+                    quotient, size = 0.0, 0.0
+                    for dy, after, before in zip(dys, *sides, strict=False):
+                        if dy is not None:
+                            quotient += inner(dy, (after - before) / (2 * step))
+                            size += 10 * np.sum(np.abs(dy))
+                    if gradients[i] is None:  # which is zero, and so takes nothing
+                        assert abs(quotient) <= 1e-8 * size, (i, options)
                         continue
                     gradient = backend.numpy(gradients[i])
                     assert gradient.shape == x.shape
                     assert gradient.dtype == x.dtype
-                    quotient = inner(dy, (sides[0] - sides[1]) / (2 * step))
-                    size = np.sum(np.abs(dy)) * 10 + np.sum(np.abs(gradient * direction))
+                    size += np.sum(np.abs(gradient * direction))
                     assert abs(inner(gradient, direction) - quotient) <= 1e-8 * size, (i, options)
 
     backend.precompiled(body)
@@ -132,8 +123,10 @@ def test_pullbacks_are_linear(op, cpu):
         dtype, shapes, options = next(cases(op))
         operands = operands_for(op, shapes, dtype, 41, options)
         y, pullback = pull_back(op, operands, options)
-        one, two = (make_numbers(generator, y.shape, dtype) for _ in range(2))
-        pulled = [pullback(dy) for dy in (one, two, one + 3 * two, np.zeros_like(one))]
+        one, two = (cotangents_for(generator, y, dtype) for _ in range(2))
+        both = [None if a is None else a + 3 * b for a, b in zip(one, two, strict=True)]
+        nothing = [None if a is None else np.zeros_like(a) for a in one]
+        pulled = [pullback(dys) for dys in (one, two, both, nothing)]
         if cpu.recording:
             return
         for a, b, together, zero in zip(*pulled, strict=True):
@@ -150,8 +143,9 @@ def test_value_is_that_of_the_function(op, cpu):
         dtype, shapes, options = next(cases(op))
         operands = operands_for(op, shapes, dtype, 42, options)
         y, _ = pull_back(op, operands, options)
-        value = call(op, operands, options)[0]
-        assert cpu.recording or np.array_equal(y, value)
+        values = call(op, operands, options)
+        for result, value in zip(y, values, strict=False):
+            assert cpu.recording or value is None or np.array_equal(result, value)
 
     cpu.precompiled(body)
 
@@ -169,7 +163,7 @@ def test_pullback_may_be_called_again():
     [
         (np.tanh, "must be one of nnkernels"),
         ([], "must be one of nnkernels"),
-        (nnk.relu_backward, "no gradient"),
+        (nnk.grid_sample_backward, "no gradient"),
     ],
     ids=["a function of NumPy", "no function", "a backward function"],
 )
@@ -181,3 +175,76 @@ def test_only_differentiable_functions(function, message):
 def test_out_is_refused():
     with pytest.raises(TypeError, match="out"):
         nnk.vjp(nnk.relu, np.ones(3), out=np.empty(3))
+
+
+def test_what_is_not_wanted_is_not_made(cpu, monkeypatch):
+    """No product is made for the gradient of an array that wrt leaves out."""
+    from nnkernels.dispatch import matmul_gradients
+
+    x, weight = np.ones((3, 4)), np.ones((5, 4))
+    made = []
+    product = matmul_gradients._product
+    monkeypatch.setattr(
+        matmul_gradients, "_product", lambda *a, **k: made.append(1) or product(*a, **k)
+    )
+    everything = nnk.vjp(nnk.linear, x, weight, np.ones(5))[1](np.ones((3, 5)))
+    assert len(made) == 2
+    for wrt, wanted in ((1, {1}), ((1, 2), {1, 2}), ((-1,), {2}), ([0], {0}), (None, {0, 1, 2})):
+        made.clear()
+        found = nnk.vjp(nnk.linear, x, weight, np.ones(5), wrt=wrt)[1](np.ones((3, 5)))
+        assert {i for i, g in enumerate(found) if g is not None} == wanted
+        assert len(made) == len(wanted & {0, 1})
+        for i in wanted:
+            assert np.array_equal(found[i], everything[i])
+
+
+# (Positions of lists are those of arguments: see test_mlp.py.)
+@pytest.mark.parametrize(
+    "op", [op for op in DIFFERENTIABLE if not op.lists], ids=lambda op: op.name
+)
+def test_wrt_leaves_out_and_changes_nothing(op):
+    with nnk.use_backend("reference"):
+        dtype, shapes, options = next(cases(op))
+        operands = operands_for(op, shapes, dtype, 43, options)
+        y, pullback = pull_back(op, operands, options)
+        dys = cotangents_for(np.random.default_rng(44), y, dtype)
+        everything = pullback(dys)
+        for i, name in enumerate(op.arrays[: len(operands)]):
+            if name in op.constant:
+                with pytest.raises(TypeError, match=f"no gradient with respect to {name}"):
+                    pull_back(op, operands, options, wrt=i)
+                continue
+            found = pull_back(op, operands, options, wrt=i)[1](dys)
+            assert all(g is None for k, g in enumerate(found) if k != i)
+            assert (found[i] is None) == (everything[i] is None)
+            assert found[i] is None or np.array_equal(found[i], everything[i])
+
+
+@pytest.mark.parametrize(
+    ("wrt", "error", "message"),
+    [
+        (2, ValueError, "position 2"),
+        ((0, -3), ValueError, "position -3"),
+        ("x", TypeError, "wrt must be"),
+        (True, TypeError, "wrt must be"),
+        (0.5, TypeError, "wrt must be"),
+    ],
+)
+def test_wrong_wrt(wrt, error, message):
+    with pytest.raises(error, match=message):
+        nnk.vjp(nnk.matmul, np.ones((2, 2)), np.ones((2, 2)), wrt=wrt)
+
+
+def test_cotangents_of_a_gradient_may_be_missing(cpu):
+    """None stands for zeros, in every place."""
+    x, weight = np.arange(6.0).reshape(2, 3), np.ones((4, 3))
+    dy = np.arange(8.0).reshape(2, 4)
+    _, pullback = nnk.vjp(nnk.linear_backward, dy, x, weight, np.ones(4))
+    cotangents = (x + 1, 2 * weight, np.arange(4.0))
+    for chosen in ((0,), (1,), (2,), (0, 2), (1, 2)):
+        some = [c if i in chosen else None for i, c in enumerate(cotangents)]
+        zeros = [c if i in chosen else np.zeros_like(c) for i, c in enumerate(cotangents)]
+        for a, b in zip(pullback(*some), pullback(*zeros), strict=True):
+            assert (a is None and not np.any(b)) or np.array_equal(a, b)
+    with pytest.raises(TypeError, match="one cotangent at least"):
+        pullback(None, None, None)

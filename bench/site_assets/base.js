@@ -53,6 +53,12 @@ NNK.geometricMean = function (values) {
   return Math.exp(values.reduce((sum, value) => sum + Math.log(value), 0) / values.length);
 };
 
+NNK.median = function (values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const half = sorted.length / 2;
+  return (sorted[Math.ceil(half) - 1] + sorted[Math.floor(half)]) / 2;
+};
+
 // ---- collections ---------------------------------------------------------------------------
 
 NNK.groupBy = function (items, key) {

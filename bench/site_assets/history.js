@@ -6,12 +6,18 @@ NNK.history = (function () {
   const MOST_LINES = 16;
 
   const MEASURES = {
-    time: { title: "median time", value: (row) => row.timings.nnkernels.median_s, log: true },
-    relative: { title: "time over the first time", value: (row) => row.timings.nnkernels.median_s },
+    time: { title: "median time", value: ours("median_s"), log: true, seconds: true },
+    relative: { title: "time over the first time", value: ours("median_s") },
     ratio: { title: "time of the fastest peer / time of nnkernels", value: (row) => row.ratio },
     gflops: { title: "GFLOP/s", value: (row) => row.flops_per_s / 1e9, log: true },
     gbytes: { title: "GB/s", value: (row) => row.bytes_per_s / 1e9, log: true },
+    host: { title: "host's time of a call", value: ours("host_s"), log: true, seconds: true },
+    cold: { title: "first call, not compiled", value: ours("cold_s"), log: true, seconds: true },
   };
+
+  function ours(field) {
+    return (row) => row.timings.nnkernels[field];
+  }
 
   const dates = (rows) => new Set(rows.map((row) => row.file.date)).size;
 
@@ -55,10 +61,12 @@ NNK.history = (function () {
         "The table has the numbers, with all measurements shown.",
       rows.length ? "No row of this op has this measure." : "No row fits the filters.",
     );
-    caption(op, lines, all.length, some);
+    caption(op, lines, all.length, some, state);
   }
 
-  function caption(op, lines, all, some) {
+  const hasQuartiles = ({ measure }) => measure === "time" || measure === "relative";
+
+  function caption(op, lines, all, some, state) {
     const over = NNK.plural(dates(some), "date");
     const parts = [`${op}: ${NNK.plural(lines.length, "line")} over ${over}.`];
     if (all > lines.length) {
@@ -69,7 +77,7 @@ NNK.history = (function () {
     }
     parts.push("All dates that fit the filters are shown, also without “newest only”.");
     parts.push("Times of different machines, and of a busy one, do not compare.");
-    parts.push("Bars are the quartiles.");
+    if (hasQuartiles(state)) parts.push("Bars are the quartiles.");
     byId("history-caption").textContent = lines.length ? parts.join(" ") : "";
   }
 
@@ -81,14 +89,13 @@ NNK.history = (function () {
     const base = state.measure === "relative" ? of.value(line[0]) : 1;
     const quartiles = (row, which) => row.timings.nnkernels[which] / base;
     const value = (row) => of.value(row) / base;
-    const timed = state.measure === "time" || state.measure === "relative";
     return {
       type: "scatter",
       mode: "lines+markers",
       name: plot.plain(name),
       x: line.map((row) => (state.over === "commit" ? commit(row) : row.file.date)),
       y: line.map(value),
-      error_y: timed && {
+      error_y: hasQuartiles(state) && {
         type: "data",
         symmetric: false,
         array: line.map((row) => quartiles(row, "p75_s") - value(row)),
@@ -122,7 +129,7 @@ NNK.history = (function () {
         ? { type: "category", categoryorder: "array", categoryarray: commits }
         : { type: "date", range: dateRange(files) };
     const y = { rangemode: "tozero" };
-    if (of.log) Object.assign(y, logTicks(files.map(of.value), state.measure === "time"));
+    if (of.log) Object.assign(y, logTicks(files.map(of.value), of.seconds));
     const legend = plot.isNarrow() ? 20 * lines.length : 20 * Math.ceil(lines.length / 2);
     return {
       height: 380 + legend,

@@ -3,6 +3,7 @@
 NNK.model = (function () {
   const data = window.NNK_DATA;
   const OURS = "nnkernels";
+  const COLD_LIMITS = [1, 5];
 
   // In the order in which the page offers them. A row has one value of each.
   const FACETS = [
@@ -15,11 +16,27 @@ NNK.model = (function () {
     { id: "date", label: "Date" },
     { id: "results", label: "Results" },
     { id: "target", label: "Target" },
+    { id: "host", label: "Host" },
+    { id: "cold", label: "First call" },
   ];
 
   function verdict(target) {
     if (target === null) return "none";
     return target.met === null ? "not measured" : target.met ? "met" : "missed";
+  }
+
+  // What a call of ours costs the host, on a GPU, beside what it takes there.
+  function hostShare({ host_s: host, median_s: time }) {
+    if (host === undefined || host === null) return "not measured";
+    return host <= time ? "below the time" : "above the time";
+  }
+
+  // Seconds of our first call, where nothing was compiled.
+  function coldRange({ cold_s: cold }) {
+    if (cold === undefined || cold === null) return "not measured";
+    const [few, many] = COLD_LIMITS;
+    if (cold <= few) return `at most ${few} s`;
+    return cold <= many ? `${few} to ${many} s` : `more than ${many} s`;
   }
 
   function enriched(row, index) {
@@ -36,6 +53,8 @@ NNK.model = (function () {
       date: file.date.slice(0, 10),
       results: row.out ? "into out=" : "allocated",
       target: verdict(row.target),
+      host: hostShare(row.timings[OURS]),
+      cold: coldRange(row.timings[OURS]),
     };
     // The parts of a row's name. What is the same in all rows of a chart is left out of it.
     const parts = {

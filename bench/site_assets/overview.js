@@ -124,12 +124,22 @@ NNK.overview = (function () {
       const note = `${NNK.plural(ratios.length, "row")}, ${slower} below 1x`;
       tiles.push(tile(`Mean ratio to ${peer}`, NNK.times(NNK.geometricMean(ratios)), note));
     }
+    tiles.push(...seconds(rows, "host_s", "Host, nnkernels", "median of a call on a GPU"));
+    tiles.push(...seconds(rows, "cold_s", "First call", "median, nothing compiled"));
     if (failed.length) {
       tiles.push(tile("Wrong or failed", failed.length, "results of nnkernels", { bad: true }));
     }
     byId("tiles").replaceChildren(...tiles);
     families(rows);
     goals(state);
+  }
+
+  // A tile, where rows have such a time of ours.
+  function seconds(rows, field, name, what) {
+    const known = rows.map((row) => row.timings[OURS][field]).filter((time) => time > 0);
+    if (!known.length) return [];
+    const note = `${NNK.plural(known.length, "row")}: ${what}`;
+    return [tile(name, NNK.duration(NNK.median(known)), note)];
   }
 
   const ops = (rows) => new Set(rows.map((row) => row.op)).size;

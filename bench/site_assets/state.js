@@ -6,7 +6,7 @@ NNK.state = (function () {
   // Of settings with few values, the first is the default. The default stays out of the address.
   const SETTINGS = {
     order: ["name", "slowest"],
-    measure: ["time", "relative", "ratio", "gflops", "gbytes"],
+    measure: ["time", "relative", "ratio", "gflops", "gbytes", "host", "cold"],
     over: ["date", "commit"],
     size: ["50", "200", "1000"],
   };

@@ -20,6 +20,8 @@ NNK.table = (function () {
     numberColumn("copy", "Copy", (row) => row.copy_share, NNK.percent),
     numberColumn("read", "Read", (row) => row.read_share, NNK.percent),
     numberColumn("extra", "Extra MB", extra, (bytes) => (bytes / 1e6).toFixed(1)),
+    ...[OURS, ...peers].map(hostColumn),
+    numberColumn("cold", "First call", (row) => row.timings[OURS].cold_s ?? null, NNK.duration),
     textColumn("target", "Target", ({ target }) => target && NNK.asked(target)),
     textColumn("met", "Met", ({ target }) => target && NNK.met(target.met)),
     numberColumn("sets", "Sets", (row) => row.sets, sets),
@@ -38,11 +40,18 @@ NNK.table = (function () {
   }
 
   // Left out, like peers, where no row has anything there.
-  const SPARSE = ["axis", "read", "extra", "target", "met"];
+  const SPARSE = ["axis", "read", "extra", "cold", "target", "met"];
+  const isSparse = ({ id }) => SPARSE.includes(id) || id.startsWith("host-");
 
   // Memory of a call beside operands and results, where `bench.py --memory` asked for it.
   function extra(row) {
     return row.timings[OURS].extra_bytes ?? null;
+  }
+
+  // What a call costs the host, where that is not the time itself.
+  function hostColumn(name) {
+    const raw = (row) => (row.timings[name] && row.timings[name].host_s) ?? null;
+    return numberColumn(`host-${name}`, `Host, ${name}`, raw, NNK.duration);
   }
 
   function timeColumn(name) {
@@ -74,7 +83,7 @@ NNK.table = (function () {
     const part = sorted(rows, state).slice((page - 1) * size, page * size);
     const used = columns.filter(
       (column) =>
-        !(SPARSE.includes(column.id) || column.provider) ||
+        !(isSparse(column) || column.provider) ||
         column.provider === OURS ||
         rows.some((row) => !["", "-"].includes(cellText(column, row))),
     );
@@ -123,7 +132,8 @@ NNK.table = (function () {
     const value = column.raw(row);
     const timing = column.provider && row.timings[column.provider];
     const bad = text === "WRONG" || text === "FAILED" || text === NNK.met(false);
-    const slow = column.id === "ratio" && value !== null && value < 1;
+    const late = column.id === `host-${OURS}` && row.values.host === "above the time";
+    const slow = late || (column.id === "ratio" && value !== null && value < 1);
     const attributes = {
       "data-column": column.id,
       "data-value": value === null ? null : String(value),

@@ -13,9 +13,10 @@
 namespace nnk {
 
 // What is packed of a number of the type S, and handled in registers: of a complex one of 64 bits
-// these, since registers have no lanes for it.
+// these, since registers have no lanes for it, and of bfloat16, which is not converted, its bits.
 template <class S> struct PackedWord { using type = S; };
 template <> struct PackedWord<Complex<float>> { using type = uint64; };
+template <> struct PackedWord<bfloat16> { using type = uint16; };
 
 // Scattered: the array with an element for each pixel (the result; of pixels that are terms, A) has
 // no single step from pixel to pixel; GatherWeights: weights have none from term to term
@@ -275,7 +276,8 @@ struct ConvForm {
         const Vec<S, Count> y = convert<S>(x);
         return Conjugate ? conj(y) : y;
       } else if constexpr (is_same<T, Word>) {
-        return Conjugate ? x ^ uint64(1) << 63 : x;
+        if constexpr (Conjugate) return x ^ uint64(1) << 63;
+        else return x;
       } else {  // a real number
         Vec<Word, Count> y;
         NNK_UNROLL
@@ -354,7 +356,7 @@ struct ConvForm {
     }
     // Elements at once, no more than a packed row has to spare. What is written past the last one
     // is written again, or not looked at.
-    static constexpr int piece = is_complex<S> ? 8 : 16;
+    static constexpr int piece = is_complex<S> ? 8 : sizeof(Word) == 2 ? 32 : 16;
     // Where a term is: element `at` of a run of channels, of one tap or all along the last axis.
     struct Place {
       int run, at;

@@ -10,17 +10,17 @@
 namespace nnk {
 
 // The columns of some outputs from products, which begin at `from`: half of the way to results.
-template <int Lanes, class Block>
+template <class S, int Lanes, class Block>
 NNK_FN void sum_columns(const Block& block, int from,
-                        Vec<float, Lanes> (&half)[4][Winograd::points]) {
-  constexpr int points = Winograd::points;
+                        Vec<S, Lanes> (&half)[4][Winograd<S>::points]) {
+  constexpr int points = Winograd<S>::points;
   NNK_UNROLL
   for (int j = 0; j < points; ++j) {
-    Vec<float, Lanes> m[points], y[4];
+    Vec<S, Lanes> m[points], y[4];
     NNK_UNROLL
     for (int i = 0; i < points; ++i)
       m[i] = block.made.template load_vec<Lanes>((i * points + j) * block.made_step + from);
-    Winograd::sums(m, y);
+    Winograd<S>::sums(m, y);
     NNK_UNROLL
     for (int i = 0; i < 4; ++i) half[i][j] = y[i];
   }
@@ -32,32 +32,35 @@ NNK_FN void sum_columns(const Block& block, int from,
 // along columns, where lanes are neighbours in memory, and written to lines, in which tiles of four
 // numbers follow each other. Products are of rows of outputs and columns of tiles.
 // N: columns of a panel
-template <int Lanes, int N> struct LanesAreTiles {
-  using V = Vec<float, Lanes>;
+template <class S, int Lanes, int N> struct LanesAreTiles {
+  using V = Vec<S, Lanes>;
   using Geometry = WinogradGeometry;
-  static constexpr int points = Winograd::points;
+  static constexpr int points = Winograd<S>::points;
   static constexpr int slack = 2 * Lanes > 16 ? 2 * Lanes : 16;
 
-  // Floats of a block's scratch memory; see Block of conv_winograd.cuh.
+  // Numbers of a block's scratch memory; see Block of conv_winograd.cuh.
   static NNK_FN int line_step(const Geometry& g) { return 4 * g.tile_n + 2 * slack; }
-  static NNK_FN int line_floats(const Geometry& g) { return 2 * points * line_step(g); }
-  static NNK_FN int seen_floats(const Geometry& g) { return g.tile_n * int(g.channels); }
+  static NNK_FN int line_numbers(const Geometry& g) { return 2 * points * line_step(g); }
+  static NNK_FN int seen_numbers(const Geometry& g) { return g.tile_n * int(g.terms); }
   static NNK_FN int made_row(const Geometry& g) { return g.tile_n; }
-  static NNK_FN int made_floats(const Geometry& g) { return g.outputs_at_once * g.tile_n; }
+  static NNK_FN int made_numbers(const Geometry& g) { return g.outputs_at_once * g.tile_n; }
 
   // Lines: transformed along columns, [point][tile][4], and the same from 4 columns on.
   template <class Block> static NNK_FN void transform_inputs(const Block& block) {
-    for (int64 c = 0; c < block.geometry().channels; ++c) {
-      transform_columns(block, c);
-      transform_rows(block, c);
-    }
+    const Geometry& g = block.geometry();
+    int64 term = 0;
+    for (int tap = 0; term < g.terms; ++tap)
+      for (int64 c = 0; c < g.channels; ++c, ++term) {
+        transform_columns(block, c, tap);
+        transform_rows(block, term);
+      }
   }
   // Of outputs from `first` on.
   template <class Block>
-  static NNK_FN WinogradFactors factors(const Block& block, int point, int64 first, int count) {
-    const int channels = int(block.geometry().channels);
-    return {block.weights(point) + first * channels, block.seen.data + point * block.seen_step,
-            channels, count, block.tiles};
+  static NNK_FN WinogradFactors<S> factors(const Block& block, int point, int64 first, int count) {
+    const int terms = int(block.geometry().terms);
+    return {block.weights(point) + first * terms, block.seen.data + point * block.seen_step, terms,
+            count, block.tiles};
   }
   template <class Block>
   static NNK_FN void make_results(const Block& block, int64 first, int count) {
@@ -65,30 +68,32 @@ template <int Lanes, int N> struct LanesAreTiles {
   }
 
  private:
-  // Where the inputs of a channel, from a tile on, are at point 0: panels of N tiles.
-  static NNK_FN int seen_at(const Geometry& g, int64 channel, int tile) {
-    return int((tile / N * g.channels + channel) * N) + tile % N;
+  // Where the inputs of a term, from a tile on, are at point 0: panels of N tiles.
+  static NNK_FN int seen_at(const Geometry& g, int64 term, int tile) {
+    return int((tile / N * g.terms + term) * N) + tile % N;
   }
-  // Of one channel.
+  // Of one channel of a tap along the depth.
   template <class Block>
-  static NNK_APART void transform_columns(const Block& block, int64 channel) {
+  static NNK_APART void transform_columns(const Block& block, int64 channel, int tap) {
     const Geometry& g = block.geometry();
-    const V zero = V::splat(0.0f);
+    const V zero = V::splat(S());
     const int step = line_step(g);
-    const Shared<float> shifted{block.lines.data + points * step};
+    const Shared<S> shifted{block.lines.data + points * step};
     for (int i = 0; i < block.runs; ++i) {
       const TileRun run = block.run.load(i);
-      const float* const from = byte_offset(block.args.x, run.image + channel * g.stride[1]);
+      const S* const from = byte_offset(
+          block.args.x, run.image + channel * g.stride[1] + tap * g.depth[2] * g.stride[2]);
+      const bool there = is_in_depth(g, run, tap);
       const int end = 4 * run.count + 2;
       for (int j = 0; j < end; j += Lanes) {
-        const uint32 bits = lanes_from<Lanes>(-run.left - j, run.columns - j);
+        const uint32 bits = there ? lanes_from<Lanes>(-run.left - j, run.columns - j) : 0u;
         V d[points], v[points];
         NNK_UNROLL
         for (int r = 0; r < points; ++r)
           d[r] =
-              load_lanes<Lanes>(byte_offset(from, r * g.stride[2] + j * g.stride[3]), g.stride[3],
+              load_lanes<Lanes>(byte_offset(from, r * g.stride[3] + j * g.stride[4]), g.stride[4],
                                 run.rows[0] <= r && r < run.rows[1] ? bits : 0u, zero);
-        Winograd::input(d, v);
+        Winograd<S>::input(d, v);
         const int at = slack + 4 * run.first + j;
         NNK_UNROLL
         for (int r = 0; r < points; ++r) {
@@ -103,11 +108,11 @@ template <int Lanes, int N> struct LanesAreTiles {
     }
   }
   // Tiles past the last one are whatever was there: what they give is not written.
-  template <class Block> static NNK_APART void transform_rows(const Block& block, int64 channel) {
+  template <class Block> static NNK_APART void transform_rows(const Block& block, int64 term) {
     const Geometry& g = block.geometry();
     const int step = line_step(g);
     for (int t = 0; t < block.tiles; t += Lanes) {
-      const int to = seen_at(g, channel, t);
+      const int to = seen_at(g, term, t);
       NNK_NO_UNROLL
       for (int r = 0; r < points; ++r) {
         const int at = r * step + slack + 4 * t;
@@ -121,7 +126,7 @@ template <int Lanes, int N> struct LanesAreTiles {
                              every_second<0>(every_second<0>(next)),
                              every_second<0>(every_second<1>(next))};
         V v[points];
-        Winograd::input(d, v);
+        Winograd<S>::input(d, v);
         NNK_UNROLL
         for (int j = 0; j < points; ++j)
           block.seen.store_vec((r * points + j) * block.seen_step + to, v[j]);
@@ -137,11 +142,11 @@ template <int Lanes, int N> struct LanesAreTiles {
     for (int t = 0; t < block.tiles; t += Lanes) {
       const int from = row * block.made_row + t;
       V half[4][points];
-      sum_columns<Lanes>(block, from, half);
+      sum_columns<S, Lanes>(block, from, half);
       NNK_UNROLL
       for (int i = 0; i < 4; ++i) {
         V y[4];
-        Winograd::sums(half[i], y);
+        Winograd<S>::sums(half[i], y);
         const auto sums = interleaved(interleaved(y[0], y[2]), interleaved(y[1], y[3]));
         block.lines.store_vec(i * step + slack + 4 * t,
                               block.epilogue(sums, output, int64(0), 4 * Lanes));
@@ -149,11 +154,11 @@ template <int Lanes, int N> struct LanesAreTiles {
     }
     for (int i = 0; i < block.runs; ++i) {
       const TileRun run = block.run.load(i);
-      float* const to = byte_offset(block.args.y, run.result + output * g.result[1]);
+      S* const to = byte_offset(block.args.y, run.result + output * g.result[1]);
       for (int r = 0; r < run.results[0]; ++r) {
         const int at = r * step + slack + 4 * run.first;
         for (int j = 0; j < run.results[1]; j += Lanes)
-          store_lanes(byte_offset(to, r * g.result[2] + j * g.result[3]), g.result[3],
+          store_lanes(byte_offset(to, r * g.result[3] + j * g.result[4]), g.result[4],
                       block.lines.template load_vec<Lanes>(at + j),
                       lanes_from<Lanes>(0, run.results[1] - j));
       }
@@ -165,19 +170,19 @@ template <int Lanes, int N> struct LanesAreTiles {
 
 // Channels of the image, and outputs. Products are of rows of tiles and columns of outputs.
 // N: columns of a panel; MicroM: rows whose products are made at once
-template <int Lanes, int N, int MicroM> struct LanesAreChannels {
-  using V = Vec<float, Lanes>;
+template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
+  using V = Vec<S, Lanes>;
   using Geometry = WinogradGeometry;
-  static constexpr int points = Winograd::points;
+  static constexpr int points = Winograd<S>::points;
 
   static NNK_FN int seen_row(const Geometry& g) {
-    return (int(g.channels) + Lanes - 1) / Lanes * Lanes + row_pad;
+    return (int(g.terms) + Lanes - 1) / Lanes * Lanes + row_pad;
   }
   static NNK_FN int rows(const Geometry& g) { return (g.tile_n + MicroM - 1) / MicroM * MicroM; }
-  static NNK_FN int line_floats(const Geometry&) { return 0; }
-  static NNK_FN int seen_floats(const Geometry& g) { return rows(g) * seen_row(g); }
+  static NNK_FN int line_numbers(const Geometry&) { return 0; }
+  static NNK_FN int seen_numbers(const Geometry& g) { return rows(g) * seen_row(g); }
   static NNK_FN int made_row(const Geometry& g) { return g.outputs_at_once; }
-  static NNK_FN int made_floats(const Geometry& g) { return rows(g) * g.outputs_at_once; }
+  static NNK_FN int made_numbers(const Geometry& g) { return rows(g) * g.outputs_at_once; }
 
   template <class Block> static NNK_APART void transform_inputs(const Block& block) {
     const Geometry& g = block.geometry();
@@ -185,35 +190,17 @@ template <int Lanes, int N, int MicroM> struct LanesAreChannels {
     clear_rows(block);
     for (int i = 0; i < block.runs; ++i) {
       const TileRun run = block.run.load(i);
-      const uint32 rows = lanes_from<points>(run.rows[0], run.rows[1]);
-      for (int t = 0; t < run.count; ++t) {
-        const uint32 columns = lanes_from<points>(-run.left - 4 * t, run.columns - 4 * t);
-        const float* const from = byte_offset(block.args.x, run.image + 4 * t * g.stride[3]);
-        const bool inside = (rows & columns) == (1u << points) - 1;
-        for (int64 c = 0; c < g.channels; c += Lanes) {
-          const float* const there = byte_offset(from, c * g.stride[1]);
-          const int to = (run.first + t) * row + int(c);
-          if (inside && g.stride[1] == int64(sizeof(float)) && g.channels - c >= Lanes)
-            transform(block, to, [&](int r, int j) NNK_INLINE {
-              return nnk::load<Lanes>(byte_offset(there, r * g.stride[2] + j * g.stride[3]));
-            });
-          else
-            transform(block, to, [&](int r, int j) NNK_INLINE {
-              return load_lanes<Lanes>(
-                  byte_offset(there, r * g.stride[2] + j * g.stride[3]), g.stride[1],
-                  (rows >> r & columns >> j & 1) != 0 ? lanes_from<Lanes>(0, g.channels - c) : 0u,
-                  V::splat(0.0f));
-            });
-        }
-      }
+      for (int t = 0; t < run.count; ++t)
+        for (int tap = 0; tap * g.channels < g.terms; ++tap)
+          transform_tile(block, run, t, tap, (run.first + t) * row + tap * int(g.channels));
     }
   }
   // Of outputs from `first` on, a multiple of N.
   template <class Block>
-  static NNK_FN WinogradFactors factors(const Block& block, int point, int64 first, int count) {
+  static NNK_FN WinogradFactors<S> factors(const Block& block, int point, int64 first, int count) {
     const Geometry& g = block.geometry();
-    return {block.seen.data + point * block.seen_step,
-            block.weights(point) + first * int(g.channels), seen_row(g), block.tiles, count};
+    return {block.seen.data + point * block.seen_step, block.weights(point) + first * int(g.terms),
+            seen_row(g), block.tiles, count};
   }
   template <class Block>
   static NNK_APART void make_results(const Block& block, int64 first, int count) {
@@ -222,7 +209,7 @@ template <int Lanes, int N, int MicroM> struct LanesAreChannels {
       const TileRun run = block.run.load(i);
       for (int t = 0; t < run.count; ++t) {
         const int columns = run.results[1] - 4 * t;
-        float* const to = byte_offset(block.args.y, run.result + 4 * t * g.result[3]);
+        S* const to = byte_offset(block.args.y, run.result + 4 * t * g.result[4]);
         for (int o = 0; o < count; o += Lanes)
           make_tile(block, (run.first + t) * block.made_row + o, first + o, count - o,
                     run.results[0], columns < 4 ? columns : 4, to);
@@ -240,7 +227,33 @@ template <int Lanes, int N, int MicroM> struct LanesAreChannels {
     const int from = block.tiles * seen_row(g), end = rows(g) * seen_row(g);
     for (int point = 0; point < points * points; ++point)
       for (int at = from; at < end; at += Lanes)
-        block.seen.store_vec(point * block.seen_step + at, V::splat(0.0f));
+        block.seen.store_vec(point * block.seen_step + at, V::splat(S()));
+  }
+  // What a tap along the depth sees of a tile, all channels of it. The zeros past the last channel
+  // are what the next tap takes the place of, or what a row has to spare.
+  template <class Block>
+  static NNK_FN void transform_tile(const Block& block, const TileRun& run, int t, int tap,
+                                    int to) {
+    const Geometry& g = block.geometry();
+    const uint32 rows =
+        is_in_depth(g, run, tap) ? lanes_from<points>(run.rows[0], run.rows[1]) : 0u;
+    const uint32 columns = lanes_from<points>(-run.left - 4 * t, run.columns - 4 * t);
+    const bool inside = (rows & columns) == (1u << points) - 1;
+    const S* from =
+        byte_offset(block.args.x, run.image + tap * g.depth[2] * g.stride[2] + 4 * t * g.stride[4]);
+    for (int64 left = g.channels; left > 0; left -= Lanes, to += Lanes) {
+      if (inside && g.stride[1] == int64(sizeof(S)) && left >= Lanes)
+        transform(block, to, [&](int r, int j) NNK_INLINE {
+          return nnk::load<Lanes>(byte_offset(from, r * g.stride[3] + j * g.stride[4]));
+        });
+      else
+        transform(block, to, [&](int r, int j) NNK_INLINE {
+          return load_lanes<Lanes>(
+              byte_offset(from, r * g.stride[3] + j * g.stride[4]), g.stride[1],
+              (rows >> r & columns >> j & 1) != 0 ? lanes_from<Lanes>(0, left) : 0u, V::splat(S()));
+        });
+      from = byte_offset(from, Lanes * g.stride[1]);
+    }
   }
   // Of a tile and a register of channels. get: the input of a row and column
   template <class Block, class Get>
@@ -251,14 +264,14 @@ template <int Lanes, int N, int MicroM> struct LanesAreChannels {
       V d[points], v[points];
       NNK_UNROLL
       for (int r = 0; r < points; ++r) d[r] = get(r, j);
-      Winograd::input(d, v);
+      Winograd<S>::input(d, v);
       NNK_UNROLL
       for (int r = 0; r < points; ++r) half[r][j] = v[r];
     }
     NNK_UNROLL
     for (int r = 0; r < points; ++r) {
       V v[points];
-      Winograd::input(half[r], v);
+      Winograd<S>::input(half[r], v);
       NNK_UNROLL
       for (int j = 0; j < points; ++j)
         block.seen.store_vec((r * points + j) * block.seen_step + to, v[j]);
@@ -267,21 +280,21 @@ template <int Lanes, int N, int MicroM> struct LanesAreChannels {
   // Of a tile and outputs from `output` on, whose products are from `from` on.
   template <class Block>
   static NNK_FN void make_tile(const Block& block, int from, int64 output, int count, int rows,
-                               int columns, float* to) {
+                               int columns, S* to) {
     const Geometry& g = block.geometry();
     V half[4][points];
-    sum_columns<Lanes>(block, from, half);
+    sum_columns<S, Lanes>(block, from, half);
     count = count < Lanes ? count : Lanes;
     const uint32 bits = lanes_from<Lanes>(0, count);
     to = byte_offset(to, output * g.result[1]);
     NNK_NO_UNROLL
     for (int i = 0; i < rows; ++i) {
       V y[4];
-      Winograd::sums(half[i], y);
+      Winograd<S>::sums(half[i], y);
       NNK_UNROLL
       for (int j = 0; j < 4; ++j)
         if (j < columns)
-          store_lanes(byte_offset(to, i * g.result[2] + j * g.result[3]), g.result[1],
+          store_lanes(byte_offset(to, i * g.result[3] + j * g.result[4]), g.result[1],
                       block.epilogue(y[j], int64(0), output, count), bits);
     }
   }

@@ -10,11 +10,13 @@ namespace nnk {
 struct WinogradGeometry {
   int64 tiles, tiles_of_image, tiles_of_row;
   int64 channels, outputs;
-  int64 point;              // elements from point to point of the weights
-  int64 pixels[2];          // of an image of results
-  int64 start[2], size[2];  // what the first window sees first, and how many elements there are
-  int64 stride[4];          // of the image: images, channels, rows, columns
-  int64 result[4];          // of the result
+  int64 terms;      // channels times taps along the depth
+  int64 point;      // elements from point to point of the weights
+  int64 depth[3];   // windows along the depth, elements from one to the next and from tap to tap
+  int64 pixels[2];  // of an image of results, or a slice of one
+  int64 start[3], size[3];  // what the first window sees first, and how many elements there are
+  int64 stride[5];          // of the image: images, channels, depth, rows, columns
+  int64 result[5];          // of the result
   int64 output_blocks;      // into which the outputs of a tile are divided
   int32 tile_n;             // tiles of a block
   int32 tile_m;             // outputs of a block
@@ -28,6 +30,7 @@ struct TileRun {
   int32 first, count;
   int32 left;        // column of that input
   int32 columns;     // of the image, from there on, that are in it: may be more than are seen
+  int32 depth;       // what is seen by the first tap along the depth
   int32 rows[2];     // first and end of the six rows that are in the image
   int32 results[2];  // rows and columns of results
 };
@@ -38,19 +41,23 @@ NNK_FN int find_tile_runs(const WinogradGeometry& g, int64 tile, int tiles,
   const auto least = [](int64 a, int64 b) { return int32(a < b ? a : b); };
   int count = 0;
   for (int first = 0; first < tiles; ++count) {
-    const int64 image = tile / g.tiles_of_image, in_image = tile - image * g.tiles_of_image;
+    const int64 slice = tile / g.tiles_of_image, in_image = tile - slice * g.tiles_of_image;
+    const int64 image = slice / g.depth[0], at = slice - image * g.depth[0];
     const int64 row = in_image / g.tiles_of_row, column = in_image - row * g.tiles_of_row;
     const int some = least(tiles - first, g.tiles_of_row - column);
-    const int64 top = row * 4 + g.start[0], left = column * 4 + g.start[1];
-    run.store(count,
-              {image * g.stride[0] + top * g.stride[2] + left * g.stride[3],
-               image * g.result[0] + row * 4 * g.result[2] + column * 4 * g.result[3],
-               first,
-               some,
-               int32(left),
-               int32(g.size[1] - left),
-               {-least(0, top), least(Winograd::points, g.size[0] - top)},
-               {least(4, g.pixels[0] - row * 4), least(4 * some, g.pixels[1] - column * 4)}});
+    const int64 depth = at * g.depth[1] + g.start[0];
+    const int64 top = row * 4 + g.start[1], left = column * 4 + g.start[2];
+    run.store(
+        count,
+        {image * g.stride[0] + depth * g.stride[2] + top * g.stride[3] + left * g.stride[4],
+         image * g.result[0] + at * g.result[2] + row * 4 * g.result[3] + column * 4 * g.result[4],
+         first,
+         some,
+         int32(left),
+         int32(g.size[2] - left),
+         int32(depth),
+         {-least(0, top), least(6, g.size[1] - top)},
+         {least(4, g.pixels[0] - row * 4), least(4 * some, g.pixels[1] - column * 4)}});
     first += some;
     tile += some;
   }
@@ -64,10 +71,16 @@ template <int Lanes> NNK_FN uint32 lanes_from(int64 low, int64 count) {
   return count > low ? (~0u >> (32 - count)) & (~0u << low) : 0u;
 }
 
-// For one point, a matrix of rows times panels [panel][channel][column].
-struct WinogradFactors {
-  const float *rows, *panels;
-  int row_step;  // floats from row to row
+// Whether a tap along the depth sees a slice of the image.
+NNK_FN bool is_in_depth(const WinogradGeometry& g, const TileRun& run, int tap) {
+  const int64 at = run.depth + tap * g.depth[2];
+  return 0 <= at && at < g.size[0];
+}
+
+// For one point, a matrix of rows times panels [panel][term][column].
+template <class S> struct WinogradFactors {
+  const S *rows, *panels;
+  int row_step;  // elements from row to row
   int row_count, column_count;
 };
 

@@ -86,7 +86,10 @@ template <class TX, class TB, class TC, class S, class Index, int BatchRank, int
 struct GemvAlong {
   static_assert(Team == Threads || Team == warp_width, "a team is a warp or a block");
   using V = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 ? 128 : 0;
+  // Vectors of eight terms that are read one by one, four of them in flight: left alone, ptxas
+  // makes do with 40 or 64 registers for some of them, and spills.
+  static constexpr bool one_by_one = !(UnitX && UnitB) && N > 4 && Sums == 1;
+  static constexpr int register_budget = sizeof(S) > 4 ? 128 : one_by_one ? 80 : 0;
   using Args = GemvArgs<TX, TB, TC, Index, BatchRank, Epilogue>;
   using Tile = GemvTile<TX, TB, TC, Index, Epilogue>;
 

@@ -144,12 +144,35 @@ struct MatmulPacked {
                                                      block.a, first_m + i, first_k + w * word_terms,
                                                      depth - w * word_terms));
     } else {
-      for (int w = 0; w < words; ++w)
-        for (int i = 0; i < rows; i += MicroM)
-          block.packed_a.store_vec(slot_a(i, w),
-                                   WordsA::template across<row_vector, UnitA>(
-                                       block.a, first_m + i, rows - i < MicroM ? rows - i : MicroM,
-                                       first_k + w * word_terms, depth - w * word_terms));
+      // Copies, which stores to packed A cannot change.
+      const View<const TA, 2, Index> a = block.a;
+      const Shared<Word> packed = block.packed_a;
+      for (int w = 0; w < words; ++w) {
+        const Index term = first_k + w * word_terms;
+        const int left = depth - w * word_terms;
+        if constexpr (UnitA)
+          fetch_terms_of_a(a, first_m, rows, term + terms_ahead, left - terms_ahead);
+        int i = 0, to = w * MicroM;
+        for (; i + MicroM <= rows; i += MicroM, to += panel_a)
+          packed.store_vec(
+              to, WordsA::template across<row_vector, UnitA>(a, first_m + i, MicroM, term, left));
+        if (i < rows)
+          packed.store_vec(
+              to, WordsA::template across<row_vector, UnitA>(a, first_m + i, rows - i, term, left));
+      }
+    }
+  }
+  // Of the terms of a word of panels, `left` of which are there: each is a short run in memory, far
+  // from the next one, and a whole one is as many instructions as a processor looks ahead.
+  static constexpr int terms_ahead = 8 * word_terms;
+  static NNK_FN void fetch_terms_of_a(const View<const TA, 2, Index>& a, Index row, int rows,
+                                      Index term, int left) {
+    for (int t = 0; t < word_terms && t < left; ++t) {
+      const TA* const first = a.at(NNK_HERE, row, term + t);
+      // From the end of its first line on, which the rows before have in part.
+      for (int byte = cache_line - 1; byte < rows * int(sizeof(TA)) + cache_line - 1;
+           byte += cache_line)
+        prefetch<1>(byte_offset(first, Index(byte)));
     }
   }
   // Words that are packed at once: no more than a packed row has to spare.

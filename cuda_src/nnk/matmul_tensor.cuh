@@ -64,16 +64,11 @@ struct MatmulTensor {
   using Args = typename Form::template Args<Product, Index>;
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const int batch = args.grid.tiles.divide(int32(group.block()));
-    int row, column;
-    args.grid.place(int32(group.block()) - batch * args.grid.tiles.divisor, row, column);
-    const Place place{Index(row) * TileM, Index(column) * TileN};
-    const Index split = Index(args.grid.batches_of_split.divide(batch));
+    const Work work(args, int32(group.block()));
+    const Place place = work.place;
+    const Index* const offset = work.offset;
+    const Index split = Index(args.grid.batches_of_split.divide(work.batch));
     const Index terms = terms_of_split(args, split);
-    Index offset[Args::arrays];
-    decode_batch(args.batch, args.batch_stride, Index(batch), offset);
-    const View<TC, 2, Index> c = args.matrix_c(offset);
-    const auto epilogue = args.epilogue_of(offset);
     const Index slices = ceil_div(terms, Index(TileK));
     const int missing = int(slices * TileK - terms);
     A a;
@@ -90,8 +85,8 @@ struct MatmulTensor {
     Sums sums;
     clear(sums);
     if (slices > 0) accumulate(group, a, b, slices, missing, sums);
-    if constexpr (WideC) write_wide(group, args, epilogue, c, place, sums);
-    else write(group, args, epilogue, c, place, sums);
+    // Where the sums go is found once more: from before the loop, registers would have to hold it.
+    finish(group, args, Work(args, opaque(int32(group.block()))), sums);
   }
 
  private:
@@ -102,6 +97,18 @@ struct MatmulTensor {
   };
 
   struct Place { Index m, n; };
+  // What a block makes: the tile at a place, of matrices that begin at some offsets.
+  struct Work {
+    int batch;
+    Place place;
+    Index offset[Args::arrays];
+    NNK_FN Work(const Args& args, int32 block) : batch(args.grid.tiles.divide(block)) {
+      int row, column;
+      args.grid.place(block - batch * args.grid.tiles.divisor, row, column);
+      place = {Index(row) * TileM, Index(column) * TileN};
+      decode_batch(args.batch, args.batch_stride, Index(batch), offset);
+    }
+  };
   struct Warp {
     int lane, m, n;  // of the block's tile, its first row and column
     NNK_FN explicit Warp(unsigned rank)
@@ -258,6 +265,14 @@ struct MatmulTensor {
 
   // ---- results ----------------------------------------------------------------------------------
 
+  template <class G>
+  static NNK_FN void finish(G& group, const Args& args, const Work& work, const Sums& sums) {
+    const View<TC, 2, Index> c = args.matrix_c(work.offset);
+    const auto epilogue = args.epilogue_of(work.offset);
+    if constexpr (WideC) write_wide(group, args, epilogue, c, work.place, sums);
+    else write(group, args, epilogue, c, work.place, sums);
+  }
+
   // Straight from registers: as many adjacent columns at once as a lane has.
   template <class G>
   static NNK_FN void write(G& group, const Args& args,
@@ -297,7 +312,8 @@ struct MatmulTensor {
     if constexpr (Form::scatters_columns) {
       NNK_UNROLL
       for (int e = 0; e < N; ++e) {
-        if (e >= count) break;
+        // (With a break instead, Clang leaves a loop, and y goes to memory to be indexed.)
+        if (e >= count) continue;
         check_access(column + e, 1, line.length, NNK_HERE);
         *byte_offset(line.data, Form::pixel(args, column + e)) = y[e];
       }

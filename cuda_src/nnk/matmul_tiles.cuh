@@ -23,8 +23,9 @@ namespace nnk {
 // TA, TB, TC: element types; S: the accumulator's, float or uint32
 // FastA, FastB: rows_fast or columns_fast; UnitA, UnitB: elements along that axis are adjacent
 // Tiles: the registers
+// Form: what operands and results are beside plain matrices: see MatrixForm and conv_tiles_form.cuh
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, int FastA, int FastB,
-          bool UnitA, bool UnitB, class Tiles, class Epilogue>
+          bool UnitA, bool UnitB, class Tiles, class Epilogue, class Form = MatrixForm>
 struct MatmulTiles {
   static_assert(sizeof(TA) == sizeof(TB) && sizeof(S) == 4, "words of one kind, sums of 32 bits");
   template <int I> using Tile = typename Tiles::template Tile<I>;
@@ -36,10 +37,18 @@ struct MatmulTiles {
   static constexpr int chunk_words = side * micro;  // of two tiles side by side
   static constexpr bool terms_fast_a = FastA == columns_fast, terms_fast_b = FastB == rows_fast;
 
-  using Args = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>;
+  // Terms that a form writes past the end of a row of A, and what keeps rows of 4096 bytes out of
+  // the same sets of a level-1 cache.
+  static constexpr int pad = Form::packs_a ? chunk : 0;
+
+  using Args =
+      typename Form::template Args<ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>,
+                                   Index>;
+  using FormOf = typename Form::template Of<S, Index, micro>;
 
   // What a block works on. A and B are lines of terms: rows and columns.
   struct Block {
+    using Result = TC;
     View<const TA, 2, Index> a;
     View<const TB, 2, Index> b;
     View<TC, 2, Index> c;
@@ -49,6 +58,7 @@ struct MatmulTiles {
     typename Args::EpilogueOf epilogue;
     Index first_m, first_n;
     int rows, columns;
+    FormOf form;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -57,8 +67,9 @@ struct MatmulTiles {
     const Index terms = terms_of_split(args, place.split);
     Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, place.batch, offset);
-    const int words_a = grid.tile_k / word_terms * grid.rows_at_once,
+    const int words_a = (grid.tile_k + pad) / word_terms * grid.rows_at_once,
               words_b = grid.tile_k / word_terms * grid.tile_n;
+    const int waiting = args.terms > grid.tile_k ? grid.tile_m * grid.tile_n : 0;
     const Block block{
         args.matrix_a(offset, terms),
         args.lines_of_b(offset, terms),
@@ -66,14 +77,16 @@ struct MatmulTiles {
         group.template dynamic_shared<uint32>(0, words_a),
         group.template dynamic_shared<uint32>(words_a * 4, words_b),
         group.template dynamic_shared<S>((words_a + words_b) * 4, micro * micro),
-        group.template dynamic_shared<S>((words_a + words_b + micro * micro) * 4,
-                                         args.terms > grid.tile_k ? grid.tile_m * grid.tile_n : 0),
+        group.template dynamic_shared<S>((words_a + words_b + micro * micro) * 4, waiting),
         grid.tile_n,
         args.epilogue_of(offset),
         place.first_m,
         place.first_n,
         place.rows,
-        place.columns};
+        place.columns,
+        FormOf(group, args, (words_a + words_b + micro * micro + waiting) * 4,
+               Form::looks_up_terms ? grid.tile_k : grid.tile_n)};
+    if constexpr (!Form::looks_up_terms) block.form.find(block.first_n, block.columns);
     Tiles::begin();
     Index first_k = 0;
     do {  // once for an empty sum too: its zeros go through the epilogue
@@ -82,7 +95,7 @@ struct MatmulTiles {
       for (int i = 0; i < block.rows; i += grid.rows_at_once) {
         const int rows = extent(block.rows - i, grid.rows_at_once);
         // Across its terms, A is read in long pieces of lines, or most of the time goes into pages.
-        if constexpr (!terms_fast_a) pack_a(block, i, rows, first_k, depth);
+        if constexpr (!terms_fast_a && !Form::packs_a) pack_a(block, i, rows, first_k, depth);
         for (int panel = 0; panel < rows; panel += micro)
           multiply_rows(block, i, panel, first_k, depth);
       }
@@ -102,7 +115,11 @@ struct MatmulTiles {
   // Panels of `micro` columns, each as [word][column]; zeros follow the last term.
   static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
     const int words = chunks_of(depth) * side;
-    if constexpr (terms_fast_b && UnitB) {
+    if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
+    if constexpr (Form::packs_b) {
+      block.form.pack_b(block.b, block.packed_b, micro * words, block.first_n, block.columns,
+                        first_k, depth, words, block.sums.data);
+    } else if constexpr (terms_fast_b && UnitB) {
       for (int j = 0; j < block.columns; j += square)
         for (int w = 0; w < words; w += square) pack_b_square(block, first_k, depth, j, w, words);
     } else {
@@ -188,6 +205,7 @@ struct MatmulTiles {
   static NNK_FN Rows rows_of(const Block& block, int i, int panel, int rows, Index first_k,
                              int depth) {
     const int words = chunks_of(depth) * side;
+    if constexpr (Form::packs_a) return packed_rows(block, i, rows, first_k, depth);
     const char* const packed =
         reinterpret_cast<const char*>(block.packed_a.data + (terms_fast_a ? 0 : panel * words));
     if constexpr (terms_fast_a && UnitA) {
@@ -203,6 +221,18 @@ struct MatmulTiles {
     }
     if constexpr (terms_fast_a) pack_a(block, i, rows, first_k, depth);
     return {packed, nullptr, Tiles::row_bytes, chunk_words * 4, chunks_of(depth)};
+  }
+
+  // Rows that a form packs, one after the other; zeros follow the last term.
+  static NNK_FN Rows packed_rows(const Block& block, int i, int rows, Index first_k, int depth) {
+    using Element = typename WordsA::Element;
+    const Shared<Element> packed{reinterpret_cast<Element*>(block.packed_a.data)};
+    const int row = chunks_of(depth) * chunk + pad;
+    block.form.pack_a(block.a, packed, row, block.first_m + i, rows, first_k, depth);
+    for (int r = 0; r < rows; ++r)
+      packed.store_vec(r * row + depth, Vec<Element, chunk>::splat(Element()));
+    return {reinterpret_cast<const char*>(packed.data), nullptr, row * int64(sizeof(Element)),
+            Tiles::row_bytes, chunks_of(depth)};
   }
 
   // The panel of rows that begins `panel` rows after the packed ones.
@@ -274,6 +304,10 @@ struct MatmulTiles {
     NNK_NO_UNROLL
     for (int r = 0; r < rows; ++r) {
       const Index row = block.first_m + i + r, column = block.first_n + j;
+      if constexpr (Form::scatters) {
+        block.form.scatter(block, block.sums.data + r * micro, row, j, columns);
+        continue;
+      }
       const auto sums = block.sums.template load_vec<micro>(r * micro);
       store_row(block.c, row, column, columns,
                 convert<TC>(block.epilogue(sums, row, column, columns)));

@@ -17,14 +17,15 @@
 
 namespace nnk {
 
-struct Winograd {
+// S: type of numbers
+template <class S> struct Winograd {
   static constexpr int tile = 4, taps = 3, points = tile + taps - 1;
 
-  static constexpr float p = 0.625f, q = 1.5f;
-  static constexpr float pp = p * p, qq = q * q;
+  static constexpr S p = S(0.625), q = S(1.5);
+  static constexpr S pp = p * p, qq = q * q;
   // M(x) / (x^2 - p^2) and so on, where M(x) = x (x^2 - p^2) (x^2 - q^2).
-  static constexpr float weight_0 = 1 / (pp * qq), weight_p = 1 / (2 * pp * (pp - qq)),
-                         weight_q = 1 / (2 * qq * (qq - pp));
+  static constexpr S weight_0 = 1 / (pp * qq), weight_p = 1 / (2 * pp * (pp - qq)),
+                     weight_q = 1 / (2 * qq * (qq - pp));
 
   // Six inputs at the points.
   template <class V> static NNK_FN void input(const V (&d)[6], V (&v)[6]) {
@@ -61,7 +62,7 @@ struct Winograd {
   }
 
  private:
-  template <class V> static NNK_FN V all(float x) { return V::splat(x); }
+  template <class V> static NNK_FN V all(S x) { return V::splat(x); }
 };
 
 }  // namespace nnk

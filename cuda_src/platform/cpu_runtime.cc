@@ -65,6 +65,14 @@ inline void wake_all(int32_t* word) {
 
 // ---- scratch memory: one buffer a thread, kept and grown ------------------------------------
 
+// With NNK_GUARD_SCRATCH, for tests: so many bytes after it, which no kernel may touch.
+#ifdef NNK_GUARD_SCRATCH
+constexpr int64_t guard_bytes = 4096;
+#else
+constexpr int64_t guard_bytes = 0;
+#endif
+constexpr unsigned char guard = 0xa5;
+
 struct Scratch {
   void* data = nullptr;
   int64_t bytes = 0;
@@ -74,15 +82,24 @@ struct Scratch {
   void* get(int64_t launch_bytes) {
     if (launch_bytes == 0) return nullptr;
     const int64_t wanted = launch_bytes + kept_bytes;
-    if (wanted > bytes) {
+    if (wanted + guard_bytes > bytes) {
       free(data);
       data = nullptr;
       bytes = 0;
-      if (posix_memalign(&data, 64, size_t(wanted)) != 0) return data = nullptr;
-      bytes = wanted;
+      if (posix_memalign(&data, 64, size_t(wanted + guard_bytes)) != 0) return data = nullptr;
+      bytes = wanted + guard_bytes;
     }
     memset(data, 0, size_t(kept_bytes));
+    if (guard_bytes > 0) memset(static_cast<char*>(data) + wanted, guard, size_t(guard_bytes));
     return static_cast<char*>(data) + kept_bytes;
+  }
+  // Whether a launch kept to its bytes.
+  bool is_whole(int64_t launch_bytes) const {
+    if (launch_bytes == 0) return true;
+    const auto* const end = static_cast<unsigned char*>(data) + launch_bytes + kept_bytes;
+    for (int64_t i = 0; i < guard_bytes; ++i)
+      if (end[i] != guard) return false;
+    return true;
   }
 };
 thread_local Scratch scratch;
@@ -103,7 +120,7 @@ struct Pool {
   // is late to look must not take the next launch's number of workers for this one's.
   int32_t generation = 0;
   int32_t running = 0;  // workers that have not finished it
-  int32_t failed = 0;   // a worker had no memory for its scratch
+  int32_t failed = 0;   // what a worker's part ended with, if not with 0
   const Launch* launch = nullptr;
   const void* args = nullptr;
   int64_t chunk = 1;
@@ -115,11 +132,14 @@ struct Pool {
 };
 Pool pool;
 
+// What a launch ends with.
+enum : int { done = 0, no_memory = 1, overrun = 2 };
+
 // By the thread of a number: the one that launches is 0.
-bool work(int thread) {
+int work(int thread) {
   const Launch& launch = *pool.launch;
   void* memory = scratch.get(launch.scratch_bytes);
-  if (memory == nullptr && launch.scratch_bytes > 0) return false;
+  if (memory == nullptr && launch.scratch_bytes > 0) return no_memory;
   for (int i = 0; i < pool.shares; ++i) {
     Share& share = pool.share[(thread + i) % pool.shares];
     while (__atomic_load_n(&share.next, __ATOMIC_RELAXED) < share.end) {
@@ -129,7 +149,7 @@ bool work(int thread) {
       launch.entry(pool.args, begin, end, launch.blocks, memory);
     }
   }
-  return true;
+  return scratch.is_whole(launch.scratch_bytes) ? done : overrun;
 }
 
 struct Start {
@@ -145,7 +165,8 @@ void* worker(void* argument) {
     wait_change(&pool.generation, seen);
     seen = __atomic_load_n(&pool.generation, __ATOMIC_ACQUIRE);
     if (start.index < (seen & 255)) {
-      if (!work(start.index + 1)) __atomic_store_n(&pool.failed, 1, __ATOMIC_RELAXED);
+      const int failed = work(start.index + 1);
+      if (failed != done) __atomic_store_n(&pool.failed, failed, __ATOMIC_RELAXED);
       if (__atomic_sub_fetch(&pool.running, 1, __ATOMIC_ACQ_REL) == 0) wake_all(&pool.running);
     }
   }
@@ -214,14 +235,14 @@ void place_workers() {
 
 int run_here(const Launch& launch, const void* args) {
   void* memory = scratch.get(launch.scratch_bytes);
-  if (memory == nullptr && launch.scratch_bytes > 0) return 1;
+  if (memory == nullptr && launch.scratch_bytes > 0) return no_memory;
   launch.entry(args, 0, launch.blocks, launch.blocks, memory);
-  return 0;
+  return scratch.is_whole(launch.scratch_bytes) ? done : overrun;
 }
 
 }  // namespace
 
-// 0: done; 1: no memory for the scratch buffers.
+// `done`; `no_memory` for the scratch buffers; `overrun`, where those are guarded.
 extern "C" __attribute__((visibility("default"))) int nnk_run(const Launch* launch,
                                                               const void* args) {
   int64_t threads = launch->threads < launch->blocks ? launch->threads : launch->blocks;
@@ -243,10 +264,10 @@ extern "C" __attribute__((visibility("default"))) int nnk_run(const Launch* laun
   const uint32_t number = (uint32_t(pool.generation) & ~255u) + 256u;
   __atomic_store_n(&pool.generation, int32_t(number | uint32_t(helpers)), __ATOMIC_RELEASE);
   wake_all(&pool.generation);
-  int failed = !work(0);
+  int failed = work(0);
   for (int32_t left; (left = __atomic_load_n(&pool.running, __ATOMIC_ACQUIRE)) != 0;)
     wait_change(&pool.running, left);
-  failed |= pool.failed;
+  if (failed == done) failed = pool.failed;
   pthread_mutex_unlock(&pool.mutex);
   return failed;
 }

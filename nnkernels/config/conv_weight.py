@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import MICRO_TILE, NARROW_ROWS
+from nnkernels.config.matmul_tiles import FEATURES
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class WeightProblem:
         Of the sums.
     is_complex : bool
         Whether these are complex.
+    is_bfloat16 : bool
+        Whether all numbers that are multiplied are bfloat16.
     """
 
     pixels: int
@@ -39,6 +42,7 @@ class WeightProblem:
     step: int
     compute_itemsize: int
     is_complex: bool
+    is_bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,14 +93,17 @@ _MOST_STEP = 512
 _LEAST_UNITS = 8
 
 
-def pays(problem: WeightProblem) -> bool:
+def pays(problem: WeightProblem, device: Device) -> bool:
     """Whether it is faster than the product that gathers the image.
 
     That gathers each element once for each of its taps: windows of one element, some apart, cost
-    it little (0.6 to 1.0 times as fast from packed pixels, 256 channels or more).
+    it little (0.6 to 1.0 times as fast from packed pixels, 256 channels or more). And tile
+    registers multiply words of several pixels.
     Both give the same bits. (But for what is not finite: 0 inf of the padding is left out here.)
     """
     if problem.is_complex or problem.taps == 1 or problem.pixels < _LEAST_PIXELS:
+        return False
+    if problem.is_bfloat16 and FEATURES["bfloat16"] in device.features:
         return False
     return problem.step <= _MOST_STEP
 

@@ -27,8 +27,6 @@ class WinogradProblem:
         Along three axes: taps of a window, elements from window to window and from tap to tap.
     pixels : tuple of int
         Windows along three axes.
-    plain_depth : bool
-        Whether the first axis is none.
     channels_fast : bool
         Whether channels of the image are adjacent.
     """
@@ -42,19 +40,33 @@ class WinogradProblem:
     steps: tuple[int, int, int]
     spacings: tuple[int, int, int]
     pixels: tuple[int, int, int]
-    plain_depth: bool
     channels_fast: bool
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return 8 if "float64" in self.elements else 4
+
+    @property
+    def slices(self) -> int:
+        """Slices of results along the first axis, the depth, of all images."""
+        return self.images * self.pixels[0]
+
+    @property
+    def terms(self) -> int:
+        """Numbers that a product adds up: a channel for each tap along the depth."""
+        return self.taps[0] * self.channels
+
+    @property
     def tiles_of_image(self) -> tuple[int, int]:
-        """Rows and columns of tiles of an image."""
+        """Rows and columns of tiles of a slice of an image."""
         return -(-self.pixels[1] // TILE), -(-self.pixels[2] // TILE)
 
     @property
     def tiles(self) -> int:
         """Tiles of all images."""
         rows, columns = self.tiles_of_image
-        return self.images * rows * columns
+        return self.slices * rows * columns
 
 
 @dataclass(frozen=True)
@@ -91,37 +103,38 @@ class WinogradConfig:
     def point_elements(self, problem: WinogradProblem) -> int:
         """Elements of the transformed weights of a point."""
         side = self.micro_m if self.lanes_are == TILES else self.vector
-        return round_up(problem.outputs, side) * problem.channels + _PAD
+        return round_up(problem.outputs, side) * problem.terms + _PAD
 
-    def shared_bytes(self, channels: int) -> int:
+    def shared_bytes(self, terms: int, itemsize: int) -> int:
         """Scratch memory of a thread."""
         runs = round_up(self.tile_n * _RUN_BYTES, 64)
         if self.lanes_are == TILES:
             lines = 2 * POINTS * (4 * self.tile_n + 2 * max(2 * self.lanes, 16))
-            waiting = (channels + self.outputs_at_once) * self.tile_n
+            waiting = (terms + self.outputs_at_once) * self.tile_n
         else:
             lines = 0
-            row = round_up(channels, self.lanes) + _PAD + self.outputs_at_once
+            row = round_up(terms, self.lanes) + _PAD + self.outputs_at_once
             waiting = round_up(self.tile_n, self.micro_m) * row
-        return runs + 4 * (lines + POINTS * POINTS * (waiting + 2 * _PAD))
+        return runs + itemsize * (lines + POINTS * POINTS * (waiting + 2 * _PAD))
 
 
 # What is transformed at once.
 TILES, CHANNELS = "tiles", "channels"
 # Of cuda_src/nnk/conv_winograd*.cuh: sizeof(TileRun), and `pad` and `row_pad`.
-_RUN_BYTES, _PAD = 48, 16
+_RUN_BYTES, _PAD = 56, 16
 
 
 def reason_against(problem: WinogradProblem, device: Device) -> str | None:
     """Why a convolution cannot be made so, or None if it can."""
     if device.is_gpu:
         return "there is no such kernel for GPUs"
-    if problem.elements != {"float32"}:
-        return f"all arrays must be float32, not {', '.join(sorted(problem.elements))}"
-    if problem.taps != (1, 3, 3) or not problem.plain_depth:
-        return "the kernel must be 3x3"
+    if problem.elements not in ({"float32"}, {"float64"}):
+        names = ", ".join(sorted(problem.elements))
+        return f"all arrays must be float32, or all float64, not {names}"
+    if problem.taps[1:] != (3, 3):
+        return "the kernel must be 3x3, or Dx3x3"
     if problem.steps[1:] != (1, 1) or problem.spacings[1:] != (1, 1):
-        return "stride and dilation must be 1"
+        return "stride and dilation must be 1, but along the D"
     if problem.groups != 1:
         return f"there must be one group, not {problem.groups}"
     if problem.channels == 0:
@@ -137,8 +150,8 @@ def pays(problem: WinogradProblem, device: Device) -> bool:
     """
     device = replace(device, processors=1)
     chosen = configure(problem, device)
-    pixels = problem.images * problem.pixels[1] * problem.pixels[2]
-    products = pixels * 9 * problem.channels * problem.outputs
+    pixels = problem.slices * problem.pixels[1] * problem.pixels[2]
+    products = pixels * 9 * problem.terms * problem.outputs
     direct = products / _DIRECT_PRODUCTS
     return _cycles(problem, chosen, device) < _WORTH * direct
 
@@ -149,22 +162,22 @@ def configure(problem: WinogradProblem, device: Device) -> WinogradConfig:
     Neither lanes nor registers nor blocks change a sum, so that threads may decide.
     """
     parts = range(1, device.processors + 1)
-    if problem.channels_fast:
-        sizes = _MOST_TILES[_weights_are_far(problem)]
-        candidates = [_lanes_are_channels(problem, device, n, m) for n in sizes for m in parts]
-    else:
-        candidates = [_lanes_are_tiles(problem, device, n, m) for n in _TILES for m in parts]
+    sizes = _MOST_TILES[_weights_are_far(problem)] if problem.channels_fast else _TILES
+    ways = _lanes_are_channels if problem.channels_fast else _lanes_are_tiles
+    # As many bytes of them, whatever the numbers are.
+    sizes = tuple(4 * n // problem.itemsize for n in sizes)
+    candidates = [ways(problem, device, n, m) for n in sizes for m in parts]
     return min(candidates, key=lambda chosen: _cycles(problem, chosen, device))
 
 
 def _lanes_are_tiles(
     problem: WinogradProblem, device: Device, tile_n: int, output_blocks: int
 ) -> WinogradConfig:
-    vector, micro_m = micro_tile(tile_n, 4, device)
+    vector, micro_m = micro_tile(tile_n, problem.itemsize, device)
     tile_m = round_up(-(-problem.outputs // output_blocks), micro_m)
     return WinogradConfig(
         lanes_are=TILES,
-        lanes=device.vector_bytes // 4,
+        lanes=device.vector_bytes // problem.itemsize,
         vector=vector,
         micro_m=micro_m,
         tile_n=tile_n,
@@ -176,7 +189,7 @@ def _lanes_are_tiles(
 def _lanes_are_channels(
     problem: WinogradProblem, device: Device, most_tiles: int, output_blocks: int
 ) -> WinogradConfig:
-    vector, micro_m = micro_tile(problem.outputs, 4, device)
+    vector, micro_m = micro_tile(problem.outputs, problem.itemsize, device)
     tile_m = round_up(-(-problem.outputs // output_blocks), vector)
     # Rows of products are tiles, of which there may be any number: as many blocks as keep all
     # threads busy.
@@ -185,7 +198,7 @@ def _lanes_are_channels(
     tile_blocks = round_up(-(-problem.tiles // most_tiles), rounds)
     return WinogradConfig(
         lanes_are=CHANNELS,
-        lanes=device.vector_bytes // 4,
+        lanes=device.vector_bytes // problem.itemsize,
         vector=vector,
         micro_m=micro_m,
         tile_n=max(-(-problem.tiles // tile_blocks), 1),
@@ -198,7 +211,7 @@ def _cycles(problem: WinogradProblem, chosen: WinogradConfig, device: Device) ->
     """Of the thread that is last, for registers of 16 numbers; narrower ones change no choice."""
     along_tiles, along_outputs = chosen.blocks(problem)
     rounds = -(-along_tiles * along_outputs // device.processors)
-    channels, outputs = problem.channels, min(chosen.tile_m, problem.outputs)
+    terms, outputs = problem.terms, min(chosen.tile_m, problem.outputs)
     tiles = min(chosen.tile_n, problem.tiles)
     if chosen.lanes_are == TILES:
         tiles, transform = round_up(tiles, chosen.vector // 2), _TRANSFORM
@@ -206,18 +219,18 @@ def _cycles(problem: WinogradProblem, chosen: WinogradConfig, device: Device) ->
     else:
         transform = _TRANSFORM_CHANNELS
         made = round_up(tiles, chosen.micro_m // 2) * round_up(outputs, chosen.vector // 2)
-    products = made * channels * POINTS * POINTS / _PRODUCTS
-    transforms = transform * tiles * (channels + outputs)
+    products = made * terms * POINTS * POINTS / _PRODUCTS
+    transforms = transform * tiles * (terms + outputs)
     read = 0.0
     if _weights_are_far(problem):
-        read = POINTS * POINTS * 4 * outputs * channels / _BYTES
-    prepared = _WEIGHT * problem.outputs * channels / device.processors
+        read = POINTS * POINTS * 4 * outputs * terms / _BYTES
+    prepared = _WEIGHT * problem.outputs * terms / device.processors
     return _LAUNCH + prepared + rounds * (products + transforms + read)
 
 
 def _weights_are_far(problem: WinogradProblem) -> bool:
     """Whether those at the points come from beyond the level-2 cache, once for every block."""
-    return POINTS * POINTS * 4 * problem.outputs * problem.channels > _NEAR_BYTES
+    return POINTS * POINTS * problem.itemsize * problem.outputs * problem.terms > _NEAR_BYTES
 
 
 # Multiply-adds of a cycle here, and in the direct sum. These numbers are fitted to measurements on

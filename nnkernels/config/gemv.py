@@ -108,8 +108,10 @@ _SUMS = {64: 8, 32: 4, 16: 4}
 # written once, and meanwhile as many more are fetched. With eight, not fetched, of half as many
 # columns, a matrix of 8192x8192 in memory took a tenth longer.
 _TERMS = 4
-# The same for the threads of a GPU.
+# The same for the threads of a GPU. Where no operand is read by vectors and offsets have 64 bits,
+# four columns at once would need 138 registers, for which a processor has one block.
 _GPU_DEPTH = 4
+_GPU_DEPTH_FAR = 2
 _GPU_THREADS = 256
 # A block shares a sum of at least so many terms if there are few of them, else a warp.
 _BLOCK_TERMS = 2048
@@ -172,7 +174,8 @@ def _gpu(problem: GemvProblem, device: Device, along: bool) -> GemvConfig:
         teams = _GPU_THREADS // team
         # x is read once for several sums, if there are enough for four blocks of a processor.
         many = sums >= 4 * device.processors * teams * _GPU_DEPTH
-        depth = _GPU_DEPTH if many and not whole_block else 1
+        most = _GPU_DEPTH_FAR if problem.index == "q" and not (unit_x or unit_b) else _GPU_DEPTH
+        depth = most if many and not whole_block else 1
         columns = teams * depth
     else:
         team, depth = device.warp, _GPU_DEPTH

@@ -49,7 +49,7 @@ class TilesConfig:
         """Sums of 32 bits that the scratch memory of a thread holds, for sums of `k` terms."""
         packed = (self.rows_at_once + self.tile_n) * self.tile_k * self.itemsize // 4
         waiting = self.tile_m * self.tile_n if k > self.tile_k else 0
-        return packed + _MICRO * _MICRO + waiting
+        return packed + MICRO * MICRO + waiting
 
     def for_workspace(self, n: int, itemsize: int, index: str) -> TilesConfig:
         """The same tiles for the first launch of a split product."""
@@ -59,7 +59,7 @@ class TilesConfig:
 # What a processor needs for the elements of a product: names of Linux' /proc/cpuinfo.
 FEATURES = {"bfloat16": "amx_bf16", "int8": "amx_int8"}
 # Rows and columns of a micro-tile: two tiles each.
-_MICRO = 32
+MICRO = 32
 # Bytes of a row of a tile.
 _ROW_BYTES = 64
 # Bytes of a line that are packed at once, and of all packed lines of B, which stay in a level-2
@@ -67,11 +67,13 @@ _ROW_BYTES = 64
 # columns, a product of 2048^3 took 10 % longer.
 _LINE_BYTES = 4096
 _PACKED_BYTES = 1 << 20
+# No more than the sums of a micro-tile, whose memory has two lines of the columns of a block:
+# `most_columns` of cuda_src/nnk/conv_tiles_form.cuh.
 _MOST_COLUMNS = 1024
 # Rows of a block whose sums wait in scratch memory: 512 KiB.
 _MOST_WAITING_ROWS = 512
 # Rows of A that are packed at once where neighbours in memory are rows: 256 bytes of bfloat16.
-_ROWS_AT_ONCE = {ROWS_FAST: 128, COLUMNS_FAST: _MICRO}
+_ROWS_AT_ONCE = {ROWS_FAST: 128, COLUMNS_FAST: MICRO}
 # Fewer products than this are not worth a second block.
 _SMALLEST_BLOCK = 128 * 128 * 128
 
@@ -91,7 +93,7 @@ def configure(problem: MatmulProblem, device: Device) -> TilesConfig:
     itemsize = problem.itemsizes[0]
     chunk = _ROW_BYTES // itemsize
     tile_k = min(round_up(max(problem.k, 1), chunk), _LINE_BYTES // itemsize)
-    most_columns = min(_PACKED_BYTES // (tile_k * itemsize) // _MICRO * _MICRO, _MOST_COLUMNS)
+    most_columns = min(_PACKED_BYTES // (tile_k * itemsize) // MICRO * MICRO, _MOST_COLUMNS)
     tiles_m = 1 if problem.k <= tile_k else -(-problem.m // _MOST_WAITING_ROWS)
     tiles_n = -(-problem.n // most_columns)
     work = problem.m * problem.n * max(problem.k, 1)
@@ -100,17 +102,17 @@ def configure(problem: MatmulProblem, device: Device) -> TilesConfig:
         and work >= 2 * tiles_m * tiles_n * _SMALLEST_BLOCK
     ):
         # Across the longer side: less of A and B is packed twice.
-        if problem.m * tiles_n > problem.n * tiles_m and problem.m > tiles_m * _MICRO:
+        if problem.m * tiles_n > problem.n * tiles_m and problem.m > tiles_m * MICRO:
             tiles_m += 1
-        elif problem.n > tiles_n * _MICRO:
+        elif problem.n > tiles_n * MICRO:
             tiles_n += 1
         else:
             break
     fast_a, fast_b = fast_axes(problem)
-    tile_m = round_up(-(-problem.m // tiles_m), _MICRO)
+    tile_m = round_up(-(-problem.m // tiles_m), MICRO)
     return TilesConfig(
         tile_m=tile_m,
-        tile_n=round_up(-(-problem.n // tiles_n), _MICRO),
+        tile_n=round_up(-(-problem.n // tiles_n), MICRO),
         tile_k=tile_k,
         rows_at_once=min(tile_m, _ROWS_AT_ONCE[fast_a]),
         itemsize=itemsize,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -140,31 +139,50 @@ def backward_weight(
 
 
 def gradients(
-    dy: Any, x: Any, weight: Any, *bias: Any, options: Options, algorithm: str | None = None
+    dy: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    options: Options,
+    algorithm: str | None = None,
+    wanted: tuple[bool, ...] = (True, True, True),
 ) -> tuple[Any, ...]:
-    """Gradients of the operands of a convolution, each of its operand's dtype."""
-    dx = backward_data(dy, weight, tuple(x.shape), options, _name(x), algorithm)
-    dw = backward_weight(dy, x, tuple(weight.shape), options, _name(weight))
-    return (dx, dw, *(_bias_gradient(dy, b) for b in bias))
+    """Gradients of the operands of a convolution, each of its operand's dtype, or None."""
+    _require_arrays((dy, x, weight, bias))
+    dx = dw = None
+    if wanted[0]:
+        dx = backward_data(dy, weight, tuple(x.shape), options, _name(x), algorithm)
+    if wanted[1]:
+        dw = backward_weight(dy, x, tuple(weight.shape), options, _name(weight))
+    return dx, dw, _bias_gradient(dy, bias, weight.shape[0]) if wanted[2] else None
 
 
 def transposed_gradients(
-    dy: Any, x: Any, weight: Any, *bias: Any, options: Options, algorithm: str | None = None
+    dy: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    options: Options,
+    output_padding: Any = 0,
+    algorithm: str | None = None,
+    wanted: tuple[bool, ...] = (True, True, True),
 ) -> tuple[Any, ...]:
     """Gradients of the operands of a transposed convolution: see `gradients`.
 
     That by x is the convolution that was transposed, that by the weights its gradient with x as
-    cotangent. The lengths are those of x and dy, whatever output_padding was.
+    cotangent.
     """
+    _require_arrays((dy, x, weight, bias))
     stride, padding, dilation, groups, flip = options
+    x_shape, weight_shape = tuple(x.shape), tuple(weight.shape)
 
     def axes_of(dy: Any, x_shape: Shape, weight_shape: Shape) -> list[Axis]:
-        axes = transposed_axes(
-            _Shaped(x_shape), _Shaped(weight_shape), stride, padding, dilation, 0, len(x_shape) - 2
-        )
-        return [replace(a, size=n) for a, n in zip(axes, dy.shape[2:], strict=True)]
-
-    x_shape, weight_shape = tuple(x.shape), tuple(weight.shape)
+        image, weights = _Shaped(x_shape), _Shaped(weight_shape)
+        rank = spatial_rank(image, "x")
+        _check_transposed(image, weights, whole(groups, "groups", 1))
+        axes = transposed_axes(image, weights, stride, padding, dilation, output_padding, rank)
+        _check_cotangent(dy, (x_shape[0], weight_shape[1] * groups, *(a.size for a in axes)))
+        return axes
 
     def by_x(arrays: Sequence[Any], machine: Any) -> ConvPlan:
         operands = Operands((*arrays, None), ("dy", "weight", "bias"), _name(x))
@@ -180,10 +198,21 @@ def transposed_gradients(
             operands, weight_shape, axes, groups, flip, machine, conjugate=(True, False)
         )
 
-    key = (x_shape, weight_shape, _as_key(options), _name(x), _name(weight), algorithm)
-    dx = _call(by_x, (dy, weight), ("dy", "weight"), ("conv_transpose by x", *key))
-    dw = _call(by_weight, (x, dy), ("x", "dy"), ("conv_transpose by weight", *key))
-    return (dx, dw, *(_bias_gradient(dy, b) for b in bias))
+    described = (x_shape, weight_shape, _name(x), _name(weight))
+    key = (*described, _as_key((*options, output_padding)), algorithm)
+    dx = dw = None
+    if wanted[0]:
+        dx = _call(by_x, (dy, weight), ("dy", "weight"), ("conv_transpose by x", *key))
+    if wanted[1]:
+        dw = _call(by_weight, (x, dy), ("x", "dy"), ("conv_transpose by weight", *key))
+    outputs = weight_shape[1] * groups if len(weight_shape) > 1 else 0
+    return dx, dw, _bias_gradient(dy, bias, outputs) if wanted[2] else None
+
+
+def _require_arrays(arrays: Sequence[Any]) -> None:
+    for array, name in zip(arrays, ("dy", "x", "weight", "bias"), strict=True):
+        if array is not None or name != "bias":
+            library_of(array, name)
 
 
 def _name(array: Any) -> str:
@@ -191,11 +220,15 @@ def _name(array: Any) -> str:
     return str(array.dtype).rpartition(".")[2]
 
 
-def _bias_gradient(dy: Any, bias: Any) -> Any:
+def _bias_gradient(dy: Any, bias: Any, outputs: int) -> Any:
     """The sum over images and space."""
     if bias is None:
         return None
+    if tuple(bias.shape) != (outputs,):
+        raise ShapeError(f"bias has shape {tuple(bias.shape)}; it must have the shape ({outputs},)")
     (view,), library, like = adopt_all((dy,), ("dy",))
+    if view.ndim < 3 or view.shape[1] != outputs:
+        raise ShapeError(f"dy has shape {view.shape}; the convolution has {outputs} channels")
     axes = (0, *range(2, view.ndim))
     return library.restore(rows.sum_over(view, axes, dtype=_name(bias)), like)
 

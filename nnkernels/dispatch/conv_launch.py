@@ -15,6 +15,7 @@ from nnkernels.config.conv import (
     ConvPackedConfig,
     ConvProblem,
 )
+from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
 from nnkernels.dispatch import conv_gpu
 from nnkernels.dispatch.axes import Strides, largest_power_of_two, merge
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct
@@ -197,6 +198,8 @@ def prepare_windows(windows: Windows, machine: Any) -> Prepared:
     call = windows.call()
     problem = windows.problem(call)
     chosen = config.configure(problem, machine.device)
+    if isinstance(chosen.packed, TilesConfig) and not machine.allows_tiles():
+        chosen = config.configure(problem, without_tiles(machine.device))
     instance = _instance(call, chosen, windows)
     terms = call.product.k
     shared = chosen.shared_bytes(terms, problem.kernel, call.types.accumulator[2])
@@ -206,20 +209,22 @@ def prepare_windows(windows: Windows, machine: Any) -> Prepared:
 
 def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instance:
     product = matmul_instance(call, len(call.batch()[0]), chosen.packed)
+    form, header = "ConvForm", "conv_form"
+    flags: tuple[bool, ...] = (chosen.channels_fast, chosen.scattered, chosen.gathered)
     # Of complex numbers, conjugates of A are taken as it is multiplied. So the form packs those of
     # B alone: weights where pixels are rows, else the image.
     conjugate = (False, False)
     if call.types.c.kind == "c":
         weights, image = windows.conjugate
         conjugate = (weights, False) if windows.mirrored else (False, image)
-    flags = ", ".join(
-        "true" if flag else "false"
-        for flag in (chosen.channels_fast, chosen.scattered, chosen.gathered, *conjugate)
-    )
-    form = f"ConvForm<{chosen.pixels}, {flags}>"
+    if isinstance(chosen.packed, TilesConfig):
+        form, header = "ConvTilesForm", "conv_tiles_form"
+    else:
+        flags = (*flags, *conjugate)
+    options = ", ".join((chosen.pixels, *("true" if flag else "false" for flag in flags)))
     return Instance(
         product.header,
-        f"{product.kernel[:-1]}, {form}>",
+        f"{product.kernel[:-1]}, {form}<{options}>>",
         product.threads,
-        (*product.more_headers, "conv_form"),
+        (*product.more_headers, header),
     )

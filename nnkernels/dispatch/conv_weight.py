@@ -8,6 +8,7 @@ from typing import Any
 from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_weight as config
 from nnkernels.config.conv_weight import WeightConfig, WeightProblem
+from nnkernels.config.matmul_tiles import without_tiles
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_pointwise import as_matrices
 from nnkernels.dispatch.packing import Packer
@@ -20,10 +21,12 @@ def prepare_weight(windows: Windows, machine: Any) -> tuple[bytes, Any] | None:
     """
     if machine.device.is_gpu or as_matrices(windows) is not None:
         return None
-    problem = _problem(windows)
-    if not config.pays(problem):
+    problem, device = _problem(windows), machine.device
+    if problem.is_bfloat16 and not machine.allows_tiles():
+        device = without_tiles(device)
+    if not config.pays(problem, device):
         return None
-    chosen = config.configure(problem, machine.device)
+    chosen = config.configure(problem, device)
     product, types = windows.product, windows.types
     names = (types.a.storage, types.b.storage, types.storage_c, types.accumulator[0])
     kernel = f"ConvWeight<{', '.join(names)}, {chosen.micro_m}, {chosen.vector}>"
@@ -48,6 +51,7 @@ def _problem(windows: Windows) -> WeightProblem:
         step=abs(product.axes[-1].step * product.image.spatial[-1]),
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
+        is_bfloat16=types.dot == "bfloat16",
     )
 
 

@@ -11,7 +11,7 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_winograd as config
 from nnkernels.config.conv_winograd import CHANNELS, POINTS, WinogradConfig, WinogradProblem
 from nnkernels.config.matmul_problem import round_up
-from nnkernels.dispatch.conv_geometry import NO_AXIS, Weights, WindowAxis, WindowProduct
+from nnkernels.dispatch.conv_geometry import Weights, WindowAxis, WindowProduct
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
 from nnkernels.dispatch.matmul_instances import epilogue_type
 from nnkernels.dispatch.matmul_packing import pack_epilogue
@@ -55,7 +55,7 @@ def add_winograd(
     ValueError
         If it is wanted, and cannot be made so.
     """
-    if algorithm == "direct":
+    if algorithm == "direct" or product.taps[0] == 0:  # a phase that is nothing but zeros
         return False
     product, weights = _in_order(product, weights)
     problem = _problem(product, types, channels_fast)
@@ -66,8 +66,8 @@ def add_winograd(
         return False
     chosen = config.configure(problem, machine.device)
     point = chosen.point_elements(problem)
-    number = plan.workspace(POINTS * POINTS * point, np.dtype(np.float32))
-    tail, start = _prepare_weights(weights, point, chosen, machine)
+    number = plan.workspace(POINTS * POINTS * point, np.dtype(types.c.name))
+    tail, start = _prepare_weights(weights, point, types, chosen, machine)
     plan.add(start, ((number, 0), (slots[0][0], slots[0][1] + weights.offset)), tail)
     tail, start = _prepare(product, problem, chosen, point, types, epilogue, bias_stride, machine)
     added: tuple[Slot, ...] = () if bias_stride is None else ((2, 0),)
@@ -105,22 +105,23 @@ def _problem(product: WindowProduct, types: Types, channels_fast: bool) -> Winog
         steps=(a.step, b.step, c.step),
         spacings=(a.tap, b.tap, c.tap),
         pixels=(a.pixels, b.pixels, c.pixels),
-        plain_depth=a == NO_AXIS,
         channels_fast=channels_fast,
     )
 
 
 def _prepare_weights(
-    weights: Weights, point: int, chosen: WinogradConfig, machine: Any
+    weights: Weights, point: int, types: Types, chosen: WinogradConfig, machine: Any
 ) -> tuple[bytes, Any]:
     packer = Packer(2, "q")
-    packer.add("q", weights.rows, weights.channels, point)
-    packer.add("q", weights.row_stride, weights.channel_stride, *weights.tap_strides[1:])
+    packer.add("q", weights.rows, weights.channels, weights.taps[0], point)
+    packer.add("q", weights.row_stride, weights.channel_stride, *weights.tap_strides)
     panel, blocks = 0, round_up(weights.rows, chosen.micro_m)
     if chosen.lanes_are == CHANNELS:
         panel, blocks = chosen.vector, round_up(weights.rows, chosen.vector) // chosen.lanes
-    instance = Instance("conv_winograd_weights", f"WinogradWeights<{chosen.lanes}, {panel}>", 1)
-    traffic = weights.rows * weights.channels * (POINTS * POINTS + 9) * 4
+    name, _, itemsize = types.accumulator
+    kernel = f"WinogradWeights<{name}, {chosen.lanes}, {panel}>"
+    instance = Instance("conv_winograd_weights", kernel, 1)
+    traffic = weights.rows * weights.terms // 9 * (POINTS * POINTS + 9) * itemsize
     return packer.finish(), machine.prepare(instance, blocks, 0, traffic)
 
 
@@ -135,10 +136,11 @@ def _prepare(
     machine: Any,
 ) -> tuple[bytes, Any]:
     d = None if bias_stride is None else (bias_stride, 0)
-    layout = f"LanesAreTiles<{chosen.lanes}, {chosen.vector}>"
+    name, _, itemsize = types.accumulator
+    layout = f"LanesAreTiles<{name}, {chosen.lanes}, {chosen.vector}>"
     if chosen.lanes_are == CHANNELS:
         d = None if bias_stride is None else (0, bias_stride)
-        layout = f"LanesAreChannels<{chosen.lanes}, {chosen.vector}, {chosen.micro_m}>"
+        layout = f"LanesAreChannels<{name}, {chosen.lanes}, {chosen.vector}, {chosen.micro_m}>"
     none = (0, 0)
     call = Call(
         Product((), product.rows, 1, product.channels, none, none, none, d),
@@ -148,26 +150,26 @@ def _prepare(
         (1, 1, 1),
         in_place=False,
     )
-    axes, image, pixels = product.axes[1:], product.image, product.pixels
+    (depth, *axes), image, pixels = product.axes, product.image, product.pixels
     rows, columns = problem.tiles_of_image
     blocks = chosen.blocks(problem)
     packer = Packer(3 if d is None else 4, "q")
     packer.add("q", problem.tiles, rows * columns, columns)
-    packer.add("q", product.channels, product.rows, point)
-    packer.add("q", *(axis.pixels for axis in axes))
-    packer.add("q", *(axis.start for axis in axes), *(axis.size for axis in axes))
-    packer.add("q", image.batch, image.channel, *image.spatial[1:])
-    packer.add("q", pixels.batch, pixels.channel, *pixels.spatial[1:])
+    packer.add("q", product.channels, product.rows, problem.terms, point)
+    packer.add("q", depth.pixels, depth.step, depth.tap, *(axis.pixels for axis in axes))
+    packer.add("q", *(a.start for a in product.axes), *(a.size for a in product.axes))
+    packer.add("q", image.batch, image.channel, *image.spatial)
+    packer.add("q", pixels.batch, pixels.channel, *pixels.spatial)
     packer.add("q", blocks[1])
     packer.add("i", chosen.tile_n, chosen.tile_m, chosen.outputs_at_once, 0)
     pack_epilogue(packer, call)
     finish, more_headers = epilogue_type(epilogue, types)
     instance = Instance(
         "conv_winograd",
-        f"ConvWinograd<{layout}, {chosen.vector}, {chosen.micro_m}, {finish}>",
+        f"ConvWinograd<{name}, {layout}, {chosen.vector}, {chosen.micro_m}, {finish}>",
         1,
         more_headers,
     )
-    work = problem.tiles * POINTS * POINTS * product.rows * product.channels
-    shared = chosen.shared_bytes(product.channels)
+    work = problem.tiles * POINTS * POINTS * product.rows * problem.terms
+    shared = chosen.shared_bytes(problem.terms, itemsize)
     return packer.finish(), machine.prepare(instance, blocks[0] * blocks[1], shared, work)

@@ -72,6 +72,9 @@ DRY = DryMachine()
 # and from when anybody has chosen them.
 default_has_kernels = False
 reference_selected = False
+# What calls with values of some types go to, which stand for arrays while a tool for
+# differentiation records a program: a function of the op's name, its arguments and its options.
+recorders: dict[type, Callable[[str, Any, dict[str, Any]], Any]] = {}
 
 _selected: ContextVar[Any] = ContextVar("nnkernels_machine", default=None)
 _default: Any = None

@@ -22,10 +22,17 @@ from nnkernels.interop.libraries import NUMPY, adopt_all, library_of
 _SCALE = Functor("Scale", "scale", inputs=1, outputs=1, kinds="fc")
 
 Gradients = tuple[Any, ...]
+_ALL = (True, True, True)
 
 
-def matmul_backward(dy: Any, x1: Any, x2: Any, precision: str | None = None) -> Gradients:
-    """Gradients of x1 and x2 of ``x1 x2``."""
+def matmul_backward(
+    dy: Any,
+    x1: Any,
+    x2: Any,
+    precision: str | None = None,
+    wanted: tuple[bool, ...] = _ALL,
+) -> Gradients:
+    """Gradients of x1 and x2 of ``x1 x2``, None for one that is not wanted."""
     (d, a, b), restore = _adopt((dy, x1, x2), ("dy", *matmul.NAMES))
     _check_cotangent(d, match_shapes(a, b, matmul.NAMES).result, "the product of x1 and x2")
     # A vector is a matrix of one row or column.
@@ -33,9 +40,14 @@ def matmul_backward(dy: Any, x1: Any, x2: Any, precision: str | None = None) -> 
     d = d if columns_b else d[..., None]
     d = d if rows_a else d[..., None, :]
     first, second = a if rows_a else a[None, :], b if columns_b else b[:, None]
-    da = _product(d, second.swapaxes(-1, -2), (False, True), first, precision=precision)
-    db = _product(first.swapaxes(-1, -2), d, (True, False), second, precision=precision)
-    return restore(da if rows_a else da[0, :], db if columns_b else db[:, 0])
+    da = db = None
+    if wanted[0]:
+        da = _product(d, second.swapaxes(-1, -2), (False, True), first, precision=precision)
+        da = da if rows_a else da[0, :]
+    if wanted[1]:
+        db = _product(first.swapaxes(-1, -2), d, (True, False), second, precision=precision)
+        db = db if columns_b else db[:, 0]
+    return restore(da, db)
 
 
 def gemm_backward(
@@ -47,6 +59,7 @@ def gemm_backward(
     beta: complex,
     transpose: tuple[bool, bool],
     precision: str | None = None,
+    wanted: tuple[bool, ...] = _ALL,
 ) -> Gradients:
     """Gradients of a, b and c (or None) of ``alpha op(a) op(b) + beta c``."""
     (d, first, second, added), restore = _adopt((dy, a, b, c), ("dy", *GEMM))
@@ -57,19 +70,27 @@ def gemm_backward(
     scale = _scale(alpha)
     d_turned = d.swapaxes(-1, -2)
     # d op(a) = dy op(b)^H and d op(b) = op(a)^H dy; their transposes for what was transposed.
-    if transpose[0]:
+    da = db = None
+    if wanted[0] and transpose[0]:
         da = _product(op_b, d_turned, (True, False), first, scale, precision)
-    else:
+    elif wanted[0]:
         da = _product(d, op_b.swapaxes(-1, -2), (False, True), first, scale, precision)
-    if transpose[1]:
+    if wanted[1] and transpose[1]:
         db = _product(d_turned, op_a, (False, True), second, scale, precision)
-    else:
+    elif wanted[1]:
         db = _product(op_a.swapaxes(-1, -2), d, (True, False), second, scale, precision)
-    return restore(da, db, _addend(d, added, "c", beta))
+    return restore(da, db, _addend(d, added, "c", beta, wanted[2]))
 
 
 def gemv_backward(
-    dy: Any, a: Any, x: Any, y: Any, alpha: complex, beta: complex, transpose: bool
+    dy: Any,
+    a: Any,
+    x: Any,
+    y: Any,
+    alpha: complex,
+    beta: complex,
+    transpose: bool,
+    wanted: tuple[bool, ...] = _ALL,
 ) -> Gradients:
     """Gradients of a, x and y (or None) of ``alpha op(a) x + beta y``."""
     (d, matrix, vector, added), restore = _adopt((dy, a, x, y), ("dz", *GEMV))
@@ -78,16 +99,24 @@ def gemv_backward(
     _check_cotangent(d, match_shapes(op_a, vector, (name, "x"), vectors=True).result, "gemv", "dz")
     scale = _scale(alpha)
     column = d[..., :, None]
-    if transpose:
+    da = dx = None
+    if wanted[0] and transpose:
         da = _product(vector[..., :, None], d[..., None, :], (True, False), matrix, scale)
-    else:
+    elif wanted[0]:
         da = _product(column, vector[..., None, :], (False, True), matrix, scale)
-    dx = _product(op_a.swapaxes(-1, -2), column, (True, False), vector[..., :, None], scale)
-    return restore(da, dx[..., 0], _addend(d, added, "y", beta))
+    if wanted[1]:
+        dx = _product(op_a.swapaxes(-1, -2), column, (True, False), vector[..., :, None], scale)
+        dx = dx[..., 0]
+    return restore(da, dx, _addend(d, added, "y", beta, wanted[2]))
 
 
 def linear_backward(
-    dy: Any, x: Any, weight: Any, bias: Any, precision: str | None = None
+    dy: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    precision: str | None = None,
+    wanted: tuple[bool, ...] = _ALL,
 ) -> Gradients:
     """Gradients of x, weight and bias (or None) of ``x weight^T + bias``."""
     (d, operand, matrix, added), restore = _adopt((dy, x, weight, bias), ("dy", *LINEAR))
@@ -95,9 +124,13 @@ def linear_backward(
     _check_cotangent(d, (*operand.shape[:-1], matrix.shape[0]), "linear")
     # A single vector is one row.
     rows_d, rows_x = (z if z.ndim > 1 else z[None, :] for z in (d, operand))
-    dx = _product(rows_d, matrix, (False, True), rows_x, precision=precision)
-    dw = _product(rows_d.swapaxes(-1, -2), rows_x, (False, True), matrix, precision=precision)
-    return restore(dx if operand.ndim > 1 else dx[0, :], dw, _addend(d, added, "bias", 1))
+    dx = dw = None
+    if wanted[0]:
+        dx = _product(rows_d, matrix, (False, True), rows_x, precision=precision)
+        dx = dx if operand.ndim > 1 else dx[0, :]
+    if wanted[1]:
+        dw = _product(rows_d.swapaxes(-1, -2), rows_x, (False, True), matrix, precision=precision)
+    return restore(dx, dw, _addend(d, added, "bias", 1, wanted[2]))
 
 
 def of_weight(dz: Any, inputs: Any, weight: Any) -> Any:
@@ -208,11 +241,13 @@ def _batch_as_terms(first: Any, second: Any) -> tuple[Any, Any]:
     )
 
 
-def _addend(dy: Any, addend: Any, name: str, beta: complex) -> Any:
+def _addend(dy: Any, addend: Any, name: str, beta: complex, is_wanted: bool) -> Any:
     """``conj(beta) dy``, summed over the axes along which the addend was broadcast."""
     if addend is None:
         return None
     broadcast_to(addend, dy.shape, name)
+    if not is_wanted:
+        return None
     total = _summed(dy, addend)
     if beta == 1:
         return total

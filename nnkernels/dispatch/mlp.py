@@ -116,15 +116,7 @@ def checked(x: Any, weights: Any, biases: Any) -> Call:
     DTypeError
         If arrays are none, or not all of one real floating dtype.
     """
-    weights = _sequence(weights, "weights")
-    if not weights:
-        raise ShapeError("weights is empty; a network has at least one layer")
-    given = [None] * len(weights) if biases is None else _sequence(biases, "biases")
-    if len(given) != len(weights):
-        raise ShapeError(
-            f"there are {len(weights)} weights and {len(given)} biases; each layer has one, which "
-            "may be None"
-        )
+    weights, given = of_layers(weights, biases)
     names = ["x", *(f"weights[{i}]" for i in range(len(weights)))]
     names += [f"biases[{i}]" for i, b in enumerate(given) if b is not None]
     arrays = [x, *weights, *(b for b in given if b is not None)]
@@ -185,6 +177,26 @@ def _widths(x: Any, weights: Sequence[Any], biases: Sequence[Any]) -> tuple[int,
         widths.append(outputs)
         last = f"outputs of weights[{i}], of shape {weight.shape}"
     return tuple(widths)
+
+
+def of_layers(weights: Any, biases: Any) -> tuple[list[Any], list[Any]]:
+    """The weight and the bias, or None, of each layer.
+
+    Raises
+    ------
+    TypeError, ShapeError
+        If they are no sequences, empty, or not as many.
+    """
+    weights = _sequence(weights, "weights")
+    if not weights:
+        raise ShapeError("weights is empty; a network has at least one layer")
+    given = [None] * len(weights) if biases is None else _sequence(biases, "biases")
+    if len(given) != len(weights):
+        raise ShapeError(
+            f"there are {len(weights)} weights and {len(given)} biases; each layer has one, which "
+            "may be None"
+        )
+    return weights, given
 
 
 # ---- forward ------------------------------------------------------------------------------------
@@ -304,9 +316,17 @@ def _launch(
 
 
 def backward(
-    call: Call, hidden: Activated, output: Activated, kept: Sequence[Any], dy: Any
-) -> tuple[Any, list[Any], list[Any]]:
-    """Gradients of x, of the weights and of the biases, from what the forward kernel kept."""
+    call: Call,
+    hidden: Activated,
+    output: Activated,
+    kept: Sequence[Any],
+    dy: Any,
+    wanted: Sequence[bool],
+) -> tuple[Any, list[Any] | None, list[Any] | None]:
+    """Gradients of x, of the weights and of the biases, from what the forward kernel kept.
+
+    The products and sums over the rows are made where these are wanted, dx in any case.
+    """
     (cotangent,), _, _ = adopt_all([dy], ["dy"])
     cotangent = cotangent[None, :] if call.is_vector else cotangent
     keep = _keeps(call, hidden, output)
@@ -319,20 +339,18 @@ def backward(
     arrays = [call.weights, kept, [*results, None], dz]
     _launch(call, (cotangent, dx), arrays, mlp_plan.backward_plan, hidden, output, keep)
     inputs = [call.x, *(results if again else kept[:-1])]
-    dweights = [
-        matmul_gradients.of_weight(z, h, w)
-        for z, h, w in zip(dz, inputs, call.weights, strict=True)
-    ]
-    dbiases = [
-        None if b is None else matmul_gradients.of_bias(z, b)
-        for z, b in zip(dz, call.biases, strict=True)
-    ]
-    restore = call.library.restore
-    return (
-        call.restored(dx),
-        [restore(w, call.like) for w in dweights],
-        [None if b is None else restore(b, call.like) for b in dbiases],
-    )
+    dweights = dbiases = None
+    if wanted[1]:
+        dweights = [
+            call.library.restore(matmul_gradients.of_weight(z, h, w), call.like)
+            for z, h, w in zip(dz, inputs, call.weights, strict=True)
+        ]
+    if wanted[2]:
+        dbiases = [
+            None if b is None else call.library.restore(matmul_gradients.of_bias(z, b), call.like)
+            for z, b in zip(dz, call.biases, strict=True)
+        ]
+    return call.restored(dx), dweights, dbiases
 
 
 def check_cotangent(call: Call, dy: Any) -> None:

@@ -385,7 +385,8 @@ class Trace:
     def astype(self, value: Any, dtype: Any) -> Tracer:
         """A value in a dtype that is asked for."""
         try:
-            name = dtype if dtype == "bfloat16" else np.dtype(dtype).name
+            # NumPy has no dtype of the name alone.
+            name = "bfloat16" if dtype == "bfloat16" else np.dtype(dtype).name
         except TypeError:
             name = str(dtype).rpartition(".")[2]  # of another library, such as torch.float32
         if name != BOOL and (name not in ELEMENTS or ELEMENTS[name].kind == "c"):

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import Any
 from nnkernels.compile import hiprtc, nvrtc
 from nnkernels.compile.instance import Instance, source_text
 from nnkernels.config.device import PROFILES
-from nnkernels.errors import BackendError, CompileError
+from nnkernels.errors import BackendError
 from nnkernels.inspection import amd, nvidia, store
 from nnkernels.inspection.contents import content_hash
 from nnkernels.inspection.result import Resources
@@ -83,6 +83,8 @@ class Compilers:
     ) -> Iterator[Resources | str]:
         """Resources of each instance, in order, as soon as they are known; text if it is rejected.
 
+        An instance whose compiler crashes, or takes all memory, is rejected too.
+
         Parameters
         ----------
         fresh : bool
@@ -91,42 +93,39 @@ class Compilers:
         Raises
         ------
         BackendError
-            If there is no compiler for the architecture, or it gives up.
+            If there is no compiler for the architecture.
         """
         compiler = compiler_for(arch)
         before = {} if fresh else store.load(arch)
         keys = {i.symbol: store.key_of(content_hash(i, arch), compiler) for i in instances}
         missing = {i.symbol: i for i in instances if keys[i.symbol] not in before}
-        futures = self._submit(list(missing.values()), keys, arch)
+        work = _Work(self, list(missing.values()), keys, arch)
         try:
             for instance in instances:
                 symbol = instance.symbol
                 if symbol in missing:
-                    yield futures[symbol].result()[symbol]
+                    yield work.result(symbol)
                     self.compiled += 1
                 else:
                     yield before[keys[symbol]]
                     self.known += 1
-        except BrokenProcessPool as error:
-            self._executor = None
-            raise BackendError(
-                f"a process that compiled for {arch} ended before it was done"
-            ) from error
         finally:
-            for future in futures.values():
-                future.cancel()
+            work.cancel()
 
-    def _submit(
-        self, missing: list[Instance], keys: dict[str, str], arch: str
-    ) -> dict[str, Future[Found]]:
-        size = max(1, min(BATCH, -(-len(missing) // self.jobs)))
-        futures: dict[str, Future[Found]] = {}
-        for first in range(0, len(missing), size):
-            batch = missing[first : first + size]
-            of_batch = {i.symbol: keys[i.symbol] for i in batch}
-            future = self._processes().submit(compile_batch, batch, of_batch, arch)
-            futures.update((i.symbol, future) for i in batch)
-        return futures
+    def submit(self, batch: Sequence[Instance], keys: dict[str, str], arch: str) -> Future[Found]:
+        """Begin to compile some instances as one translation unit."""
+        of_batch = {i.symbol: keys[i.symbol] for i in batch}
+        try:
+            return self._processes().submit(compile_batch, batch, of_batch, arch)
+        except BrokenProcessPool:
+            self.restart()
+            return self._processes().submit(compile_batch, batch, of_batch, arch)
+
+    def restart(self) -> None:
+        """Forget processes of which one has died: it takes all others along."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = None
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._executor is None:
@@ -137,6 +136,62 @@ class Compilers:
                 self.jobs, context, _start_worker, (self._end, os.getpid())
             )
         return self._executor
+
+
+class _Work:
+    """What is being compiled for one architecture: batches, and what has come of them.
+
+    When a process dies, its batches and those of all others come to nothing. The one that is waited
+    for is then compiled one instance after another, each with nothing beside it, so that the one to
+    blame is found out; the rest begins anew.
+    """
+
+    def __init__(
+        self, compilers: Compilers, missing: list[Instance], keys: dict[str, str], arch: str
+    ) -> None:
+        self._compilers, self._keys, self._arch = compilers, keys, arch
+        size = max(1, min(BATCH, -(-len(missing) // compilers.jobs)))
+        self._batches = [missing[i : i + size] for i in range(0, len(missing), size)]
+        self._number = {i.symbol: n for n, batch in enumerate(self._batches) for i in batch}
+        self._futures: dict[int, Future[Found]] = {}
+        self._begin(range(len(self._batches)))
+
+    def _begin(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            batch = self._batches[number]
+            self._futures[number] = self._compilers.submit(batch, self._keys, self._arch)
+
+    def result(self, symbol: str) -> Resources | str:
+        """What came of an instance, when that is known."""
+        number = self._number[symbol]
+        try:
+            return self._futures[number].result()[symbol]
+        except BrokenProcessPool:
+            self._one_by_one(number)
+            return self._futures[number].result()[symbol]
+
+    def _one_by_one(self, number: int) -> None:
+        self._compilers.restart()
+        found: Found = {}
+        for instance in self._batches[number]:
+            try:
+                found.update(self._compilers.submit([instance], self._keys, self._arch).result())
+            except BrokenProcessPool:
+                self._compilers.restart()
+                found[instance.symbol] = "the process that compiled it ended before it was done"
+        self._futures[number] = Future()
+        self._futures[number].set_result(found)
+        self._begin([other for other, future in self._futures.items() if _is_lost(future)])
+
+    def cancel(self) -> None:
+        """Begin nothing more."""
+        for future in self._futures.values():
+            future.cancel()
+
+
+def _is_lost(future: Future[Found]) -> bool:
+    """Of processes that have ended."""
+    return future.cancelled() or isinstance(future.exception(), BrokenProcessPool)
 
 
 def _cores() -> int:
@@ -167,7 +222,7 @@ def compile_batch(instances: Sequence[Instance], keys: dict[str, str], arch: str
     """
     try:
         found: Found = dict(resources_of(instances, arch))
-    except CompileError as error:
+    except BackendError as error:  # a CompileError; or a disassembler that failed
         if len(instances) == 1:
             return {instances[0].symbol: str(error)}
         half = len(instances) // 2

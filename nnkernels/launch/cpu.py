@@ -154,7 +154,10 @@ class CpuMachine:
         run, address = self._runtime.get(_RUNTIME), ctypes.addressof(launch)
 
         def start(args: bytes, _keep: _Launch = launch) -> None:
-            if run(address, args):
+            failed = run(address, args)
+            if failed == _OVERRUN:
+                raise BackendError(f"{instance} wrote past its {shared_bytes} bytes of scratch")
+            if failed:
                 raise BackendError(f"no memory for {shared_bytes} bytes of scratch on each thread")
 
         return start
@@ -211,11 +214,17 @@ def _address(library: ctypes.CDLL, symbol: str) -> int:
 
 
 _RUNTIME = "cpu_runtime.cc"
+_OVERRUN = 2  # of what it returns
+# The tests set it: every launch then looks whether a kernel wrote past its scratch memory.
+_GUARD_VARIABLE = "NNKERNELS_GUARD_SCRATCH"
 
 
 def _load_runtime(name: str) -> Any:
     source = include_directories()[0] / "platform" / name
-    run = cxx.load(source.read_text(encoding="utf-8"), "cpu").nnk_run
+    text = source.read_text(encoding="utf-8")
+    if os.environ.get(_GUARD_VARIABLE):
+        text = f"#define NNK_GUARD_SCRATCH\n{text}"
+    run = cxx.load(text, "cpu").nnk_run
     run.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     run.restype = ctypes.c_int
     return run

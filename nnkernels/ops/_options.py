@@ -75,6 +75,24 @@ def flag(name: str, value: object) -> bool:
     raise TypeError(f"{name} must be True or False, not {type(value).__name__} ({value!r:.60})")
 
 
+def wanted(wrt: object, count: int) -> tuple[bool, ...]:
+    """Which of some gradients are to be made: ``wrt`` has the positions of their operands."""
+    if wrt is None:
+        return (True,) * count
+    positions = wrt if isinstance(wrt, (tuple, list)) else (wrt,)
+    chosen = set()
+    for position in positions:
+        if isinstance(position, bool) or not isinstance(position, (int, np.integer)):
+            raise TypeError(
+                "wrt must be None, the position of an array argument or a tuple of such; got "
+                f"{wrt!r:.60}"
+            )
+        if not -count <= position < count:
+            raise ValueError(f"wrt has position {position}, and there are {count} array arguments")
+        chosen.add(int(position) % count)
+    return tuple(i in chosen for i in range(count))
+
+
 def finite(name: str, value: object) -> float:
     """Any finite number."""
     result = number(name, value)

@@ -10,7 +10,14 @@ from nnkernels.ops import _options
 from nnkernels.ops._activation import ActivationLike, fused
 from nnkernels.ops._public import public
 
-__all__ = ["conv", "conv_backward_data", "conv_backward_weight", "conv_transpose"]
+__all__ = [
+    "conv",
+    "conv_backward",
+    "conv_backward_data",
+    "conv_backward_weight",
+    "conv_transpose",
+    "conv_transpose_backward",
+]
 
 PerAxis = int | Sequence[int]
 Padding = int | str | Sequence[int | Sequence[int]]
@@ -59,9 +66,10 @@ def conv(
         of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
         options.
     algorithm : {None, "direct", "winograd"}, default None
-        ``"direct"`` adds products up, and nothing else. ``"winograd"`` makes 3x3 windows of stride
-        and dilation 1 from a quarter of the multiplications, on a CPU, for float32 and one group:
-        see the notes. By default nnkernels chooses by what is faster.
+        ``"direct"`` adds products up, and nothing else. ``"winograd"`` makes windows of 3x3 or, in
+        three dimensions, Dx3x3, of stride and dilation 1 along the axes of 3, from a quarter of
+        the multiplications, on a CPU, for float32 or float64 and one group: see the notes. By
+        default nnkernels chooses by what is faster.
 
     Returns
     -------
@@ -76,7 +84,8 @@ def conv(
     An implicit matrix product: windows are gathered as they are multiplied, and never lie in
     memory. Sums are in float32 for float16, bfloat16 and float32, and in float64 for float64, in
     order of channels and then taps, or where channels are adjacent in memory of taps and then
-    channels. Weights whose memory is not in that order are copied.
+    channels. Weights whose memory is not in that order are copied. On processors with tile
+    registers (AMX), subnormal bfloat16 operands and subnormal float32 sums count as zero.
 
     Winograd's convolution of tiles of 4x4, where it is taken (`algorithm`), rounds more: with
     normally distributed operands, errors are about twice those of the direct sums (root mean
@@ -275,3 +284,119 @@ def conv_backward_weight(
     """
     flip = _options.flag("flip", flip)
     return dispatch.backward_weight(dy, x, weight_shape, (stride, padding, dilation, groups, flip))
+
+
+@public
+def conv_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    /,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+    algorithm: str | None = None,
+    wrt: int | Sequence[int] | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `conv`: `conv_backward_data`, `conv_backward_weight` and sums for the bias.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `conv`, before its
+        epilogue; of its shape and any strides.
+    x, weight, bias : array
+        The operands of `conv`, of a real floating or complex type. Of ``bias`` only the shape and
+        dtype are used.
+    stride, padding, dilation, groups, flip
+        As in `conv`.
+    algorithm : {None, "direct", "winograd"}, default None
+        As in `conv`; of the gradient by ``x``.
+    wrt : int or tuple of int, optional
+        Positions of the operands whose gradients are made; the others are None. All by default.
+
+    Returns
+    -------
+    dx, dweight : array
+        Of the shapes and dtypes of ``x`` and ``weight``.
+    dbias : array or None
+        Of the shape and dtype of ``bias``; None without it.
+
+    {raises of convolutions}
+
+    {references of gradients}
+
+    {examples}
+    >>> dy, x = np.array([[[1.0, 2.0]]]), np.array([[[1.0, 10.0, 100.0]]])
+    >>> dx, dw, db = nnk.conv_backward(dy, x, np.array([[[3.0, 5.0]]]), np.zeros(1))
+    >>> dx.tolist(), dw.tolist(), db.tolist()
+    ([[[3.0, 11.0, 10.0]]], [[[21.0, 210.0]]], [3.0])
+    >>> nnk.conv_backward(dy, x, np.array([[[3.0, 5.0]]]), wrt=1)
+    (None, array([[[ 21., 210.]]]), None)
+    """
+    options = (stride, padding, dilation, groups, _options.flag("flip", flip))
+    algorithm = _options.algorithm("algorithm", algorithm)
+    return dispatch.gradients(dy, x, weight, bias, options, algorithm, _options.wanted(wrt, 3))
+
+
+@public
+def conv_transpose_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    /,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    output_padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    flip: bool = False,
+    algorithm: str | None = None,
+    wrt: int | Sequence[int] | None = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `conv_transpose`: by ``x`` the convolution of ``dy`` that it transposes.
+
+    Parameters
+    ----------
+    dy : array
+        The cotangent: the gradient of the loss with respect to the result of `conv_transpose`,
+        before its epilogue; of its shape and any strides.
+    x, weight, bias : array
+        The operands of `conv_transpose`, of a real floating or complex type. Of ``bias`` only the
+        shape and dtype are used.
+    stride, padding, output_padding, dilation, groups, flip
+        As in `conv_transpose`.
+    algorithm : {None, "direct", "winograd"}, default None
+        As in `conv`; of the gradient by ``x``.
+    wrt : int or tuple of int, optional
+        Positions of the operands whose gradients are made; the others are None. All by default.
+
+    Returns
+    -------
+    dx, dweight : array
+        Of the shapes and dtypes of ``x`` and ``weight``.
+    dbias : array or None
+        Of the shape and dtype of ``bias``; None without it.
+
+    {raises of convolutions}
+
+    {references of gradients}
+
+    {examples}
+    >>> dy, x = np.array([[[1.0, 10.0, 100.0]]]), np.array([[[1.0, 2.0]]])
+    >>> dx, dw, _ = nnk.conv_transpose_backward(dy, x, np.array([[[3.0, 5.0]]]))
+    >>> dx.tolist(), dw.tolist()
+    ([[[53.0, 530.0]]], [[[21.0, 210.0]]])
+    """
+    options = (stride, padding, dilation, groups, _options.flag("flip", flip))
+    algorithm = _options.algorithm("algorithm", algorithm)
+    wanted = _options.wanted(wrt, 3)
+    return dispatch.transposed_gradients(
+        dy, x, weight, bias, options, output_padding, algorithm, wanted
+    )

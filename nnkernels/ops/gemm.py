@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nnkernels._typing import Array, DTypeLike
 from nnkernels.dispatch import gemm as dispatch
 from nnkernels.dispatch import matmul_gradients as gradients
@@ -93,6 +95,7 @@ def gemm_backward(
     transpose_a: bool = False,
     transpose_b: bool = False,
     precision: str | None = None,
+    wrt: int | Sequence[int] | None = None,
 ) -> tuple[Array | None, ...]:
     """Gradients of `gemm`: ``da = alpha dy op(b)^H``, ``db = alpha op(a)^H dy``, ``dc = beta dy``.
 
@@ -107,6 +110,8 @@ def gemm_backward(
     alpha, beta, transpose_a, transpose_b
         As in `gemm`.
     {precision}
+    wrt : int or tuple of int, optional
+        Positions of the operands whose gradients are made; the others are None. All by default.
 
     Returns
     -------
@@ -135,7 +140,10 @@ def gemm_backward(
     if precision is not None:
         precision = _options.precision("precision", precision)
     transpose = _flags(transpose_a, transpose_b)
-    return gradients.gemm_backward(dy, a, b, c, *_scalars(alpha, beta), transpose, precision)
+    wanted = _options.wanted(wrt, 3)
+    return gradients.gemm_backward(
+        dy, a, b, c, *_scalars(alpha, beta), transpose, precision, wanted
+    )
 
 
 @public
@@ -213,6 +221,7 @@ def gemv_backward(
     alpha: complex = 1.0,
     beta: complex = 1.0,
     transpose_a: bool = False,
+    wrt: int | Sequence[int] | None = None,
 ) -> tuple[Array | None, ...]:
     """Gradients of `gemv`: ``da = alpha dz x^H``, ``dx = alpha op(a)^H dz``, ``dy = beta dz``.
 
@@ -226,6 +235,8 @@ def gemv_backward(
         and dtype are used.
     alpha, beta, transpose_a
         As in `gemv`.
+    wrt : int or tuple of int, optional
+        Positions of the operands whose gradients are made; the others are None. All by default.
 
     Returns
     -------
@@ -249,7 +260,9 @@ def gemv_backward(
     >>> da.tolist(), dx.tolist()
     ([[1.0, -1.0], [0.0, 0.0]], [1.0, 2.0])
     """
-    return gradients.gemv_backward(dz, a, x, y, *_scalars(alpha, beta), _flags(transpose_a)[0])
+    wanted = _options.wanted(wrt, 3)
+    transpose = _flags(transpose_a)[0]
+    return gradients.gemv_backward(dz, a, x, y, *_scalars(alpha, beta), transpose, wanted)
 
 
 def _scalars(alpha: complex, beta: complex) -> tuple[complex, complex]:

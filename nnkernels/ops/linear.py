@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nnkernels._typing import Array, DTypeLike
 from nnkernels.dispatch import gemm as dispatch
 from nnkernels.dispatch import matmul_gradients as gradients
@@ -77,6 +79,7 @@ def linear_backward(
     *,
     activation: ActivationLike = None,
     precision: str | None = None,
+    wrt: int | Sequence[int] | None = None,
 ) -> tuple[Array | None, ...]:
     """Gradients of `linear`: ``dx = dz weight^*``, ``dweight = dz^T x^*``, ``dbias = sum of dz``.
 
@@ -94,6 +97,8 @@ def linear_backward(
         As in `linear`. The layer is then computed once more for its derivative; the pullback of
         `vjp` keeps what it needs instead.
     {precision}
+    wrt : int or tuple of int, optional
+        Positions of the operands whose gradients are made; the others are None. All by default.
 
     Returns
     -------
@@ -126,4 +131,5 @@ def linear_backward(
             lambda inside: linear(x, weight, bias, activation=inside, precision=precision), found
         )
         dy = before_activation(dy)
-    return gradients.linear_backward(dy, x, weight, bias, precision)
+    wanted = _options.wanted(wrt, 3)
+    return gradients.linear_backward(dy, x, weight, bias, precision, wanted)

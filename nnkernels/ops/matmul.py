@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nnkernels._typing import Array, DTypeLike
 from nnkernels.dispatch import matmul as dispatch
 from nnkernels.dispatch import matmul_gradients as gradients
@@ -82,8 +84,14 @@ def matmul(
 
 @public
 def matmul_backward(
-    dy: Array, x1: Array, x2: Array, /, *, precision: str | None = None
-) -> tuple[Array, ...]:
+    dy: Array,
+    x1: Array,
+    x2: Array,
+    /,
+    *,
+    precision: str | None = None,
+    wrt: int | Sequence[int] | None = None,
+) -> tuple[Array | None, ...]:
     """Gradients of `matmul`: ``dx1 = dy x2^H`` and ``dx2 = x1^H dy``.
 
     Parameters
@@ -94,6 +102,8 @@ def matmul_backward(
     x1, x2 : array
         The operands of `matmul`, of a real floating or complex type.
     {precision}
+    wrt : int or tuple of int, optional
+        Positions of the operands whose gradients are made; the others are None. All by default.
 
     Returns
     -------
@@ -126,4 +136,5 @@ def matmul_backward(
     """
     if precision is not None:
         precision = _options.precision("precision", precision)
-    return gradients.matmul_backward(dy, x1, x2, precision)
+    wanted = _options.wanted(wrt, 2)
+    return gradients.matmul_backward(dy, x1, x2, precision, wanted)

@@ -16,6 +16,7 @@ from nnkernels.ops.linear import linear
 
 Gradients = tuple[Any, ...]
 Pullback = Callable[[Array], Gradients]
+_ALL = (True, True, True)
 
 
 @public
@@ -150,16 +151,31 @@ def mlp_backward(
     hidden, output = _activations(activation, output_activation)
     call = dispatch.checked(x, weights, biases)
     dispatch.check_cotangent(call, dy)
-    _, pullback = _differentiated(call, x, weights, biases, hidden, output)
+    _, pullback = _differentiated(call, x, weights, biases, hidden, output, _ALL)
     dx, dweights, dbiases = pullback(dy)
     return dx, dweights, dbiases
 
 
-def mlp_vjp(*arguments: Any, **options: Any) -> tuple[Array, Pullback]:
+def mlp_of_layers(
+    functions: Any,
+    x: Any,
+    weights: Sequence[Any],
+    biases: Sequence[Any] | None = None,
+    *,
+    activation: ActivationLike = "relu",
+    output_activation: ActivationLike = None,
+) -> Any:
+    """`mlp` by the ``linear`` of some functions, layer by layer."""
+    given = dispatch.of_layers(weights, biases)
+    for weight, bias, inside in _layers(*given, activation, output_activation):
+        x = functions.linear(x, weight, bias, activation=inside)
+    return x
+
+
+def mlp_vjp(*arguments: Any, wanted: tuple[bool, ...], **options: Any) -> tuple[Array, Pullback]:
     """The result of `mlp`, and what pulls a cotangent back: to lists, where arguments are lists."""
-    y, pullback = _vjp(*arguments, **options)
-    count = max(len(arguments), 3 if "biases" in options else 2)
-    return y, lambda dy: pullback(dy)[:count]
+    y, pullback = _vjp(*arguments, wanted=(*wanted, False, False)[:3], **options)
+    return y, lambda dy: pullback(dy)[: len(arguments)]
 
 
 def _vjp(
@@ -169,6 +185,7 @@ def _vjp(
     *,
     activation: ActivationLike = "relu",
     output_activation: ActivationLike = None,
+    wanted: tuple[bool, ...],
 ) -> tuple[Array, Pullback]:
     if machines.for_reference() and on_cpu((x,)):
         chosen = {"activation": activation, "output_activation": output_activation}
@@ -176,7 +193,7 @@ def _vjp(
         return y, lambda dy: mlp_backward(dy, x, weights, biases, **chosen)
     hidden, output = _activations(activation, output_activation)
     call = dispatch.checked(x, weights, biases)
-    return _differentiated(call, x, weights, biases, hidden, output)
+    return _differentiated(call, x, weights, biases, hidden, output, wanted)
 
 
 def _differentiated(
@@ -186,8 +203,9 @@ def _differentiated(
     biases: Sequence[Array | None] | None,
     hidden: Activation | None,
     output: Activation | None,
+    wanted: tuple[bool, ...],
 ) -> tuple[Array, Pullback]:
-    pull: Pullback
+    pull: Callable[..., Gradients]
     if is_fused(call.widths):
         first, last = _kernels(hidden), _kernels(output)
         y, kept = dispatch.forward_kept(call, first, last)
@@ -196,7 +214,7 @@ def _differentiated(
         y, pull = _by_layers_vjp(x, weights, call.biases, hidden, output)
 
     def pullback(dy: Array) -> Gradients:
-        dx, dweights, dbiases = pull(dy)
+        dx, dweights, dbiases = pull(dy, wanted)
         return dx, dweights, None if biases is None else dbiases
 
     return y, pullback
@@ -221,9 +239,9 @@ def _kernels(activation: Activation | None) -> dispatch.Activated:
 def _layers(
     weights: Sequence[Array],
     biases: Sequence[Array | None] | None,
-    hidden: Activation | None,
-    output: Activation | None,
-) -> list[tuple[Array, Array | None, Activation | None]]:
+    hidden: ActivationLike,
+    output: ActivationLike,
+) -> list[tuple[Array, Array | None, Any]]:
     given = [None] * len(weights) if biases is None else biases
     activations = [hidden] * (len(weights) - 1) + [output]
     return list(zip(weights, given, activations, strict=True))
@@ -250,17 +268,19 @@ def _by_layers_vjp(
     biases: Sequence[Array | None],
     hidden: Activation | None,
     output: Activation | None,
-) -> tuple[Array, Pullback]:
-    steps = []
+) -> tuple[Array, Callable[..., Gradients]]:
+    steps: list[Any] = []
     for weight, bias, activation in _layers(weights, biases, hidden, output):
         y, before = _differentiable_layer(x, weight, bias, activation)
         steps.append((before, x, weight, bias))
         x = y
 
-    def pullback(dy: Array) -> Gradients:
+    def pullback(dy: Any, wanted: tuple[bool, ...]) -> Gradients:
         dweights, dbiases = [], []
-        for before, inputs, weight, bias in reversed(steps):
-            dy, dweight, dbias = matmul_gradients.linear_backward(before(dy), inputs, weight, bias)
+        for i, (before, inputs, weight, bias) in reversed([*enumerate(steps)]):
+            dy, dweight, dbias = matmul_gradients.linear_backward(
+                before(dy), inputs, weight, bias, wanted=(wanted[0] or i > 0, *wanted[1:])
+            )
             dweights.append(dweight)
             dbiases.append(dbias)
         return dy, dweights[::-1], dbiases[::-1]

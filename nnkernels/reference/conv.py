@@ -11,7 +11,7 @@ import numpy as np
 from nnkernels.dispatch.conv import transposed_axes
 from nnkernels.dispatch.dtypes import promote
 from nnkernels.dispatch.windows import Axis, Windows
-from nnkernels.reference.matmul import finished, widened
+from nnkernels.reference.matmul import chosen, finished, widened
 
 
 def conv(
@@ -102,6 +102,51 @@ def conv_backward_weight(
     return _finished(dw, (dy, x), None, None)
 
 
+def conv_backward(
+    dy: Any,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    wrt: Any = None,
+    algorithm: Any = None,
+    **options: Any,
+) -> tuple[np.ndarray | None, ...]:
+    """Both adjoints, and the sum of dy over images and space, in the dtypes of the operands."""
+    dx = conv_backward_data(widened(dy), weight, x.shape, **options)
+    dw = conv_backward_weight(widened(dy), x, weight.shape, **options)
+    return chosen(wrt, _like(dx, x), _like(dw, weight), _bias_gradient(dy, bias))
+
+
+def conv_transpose_backward(
+    dy: Any,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    flip: bool = False,
+    algorithm: Any = None,
+    wrt: Any = None,
+) -> tuple[np.ndarray | None, ...]:
+    """The convolution of dy with the conjugate weights, and its adjoint as one of its weights."""
+    axes = transposed_axes(x, weight, stride, padding, dilation, output_padding, x.ndim - 2)
+    padded, weights = _padded(widened(dy), axes), widened(weight).conj()
+    dx = np.zeros(x.shape, np.result_type(padded, weights))
+    dw = np.zeros(weight.shape, np.result_type(padded, widened(x)))
+    count = prod(axis.out for axis in axes)
+    for tap, seen in _taps(axes, flip):
+        dx += _contract(padded[seen], _grouped_lines(weights[tap], groups))
+        parts = [_grouped(part, groups) for part in (widened(x).conj(), padded[seen])]
+        pixels = [part.reshape(*part.shape[:3], count) for part in parts]
+        dw[tap] = (pixels[0] @ pixels[1].swapaxes(-1, -2)).sum(0).reshape(dw.shape[:2])
+    return chosen(wrt, _like(dx, x), _like(dw, weight), _bias_gradient(dy, bias))
+
+
 def axes_of(
     x_shape: Sequence[int], weight_shape: Sequence[int], options: dict[str, Any]
 ) -> tuple[Axis, ...]:
@@ -122,6 +167,18 @@ def _axes(
 
 def _padded(x: np.ndarray, axes: Sequence[Axis]) -> np.ndarray:
     return np.pad(x, [(0, 0), (0, 0), *((a.low, a.high) for a in axes)])
+
+
+def _like(gradient: np.ndarray, operand: np.ndarray) -> np.ndarray:
+    """In the dtype of an operand, of which a real one has the real part of its gradient."""
+    part = gradient if operand.dtype.kind == "c" else np.real(gradient)
+    return np.asarray(part).astype(operand.dtype)
+
+
+def _bias_gradient(dy: np.ndarray, bias: Any) -> np.ndarray | None:
+    if bias is None:
+        return None
+    return _like(widened(dy).sum(axis=(0, *range(2, dy.ndim))), bias)
 
 
 def _taps(axes: Sequence[Axis], flip: bool) -> Iterator[tuple[Any, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype, promote
+from nnkernels.ops import _options
 from nnkernels.ops._activation import resolve
 
 
@@ -18,8 +19,8 @@ def matmul(
 
 
 def matmul_backward(
-    dy: Any, x1: Any, x2: Any, *, precision: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
+    dy: Any, x1: Any, x2: Any, *, precision: Any = None, wrt: Any = None
+) -> tuple[np.ndarray | None, ...]:
     """dy x2^H and x1^H dy, summed over broadcast batches."""
     rows, columns = x1.ndim > 1, x2.ndim > 1
     a = x1 if rows else x1[None, :]
@@ -27,7 +28,7 @@ def matmul_backward(
     d = dy if rows else np.expand_dims(dy, -1 - columns)
     d = d if columns else d[..., None]
     dx1, dx2 = _product(d, _adjoint(b)), _product(_adjoint(a), d)
-    return _sum_to(dx1, a).reshape(x1.shape), _sum_to(dx2, b).reshape(x2.shape)
+    return chosen(wrt, _sum_to(dx1, a).reshape(x1.shape), _sum_to(dx2, b).reshape(x2.shape))
 
 
 def gemm(
@@ -59,12 +60,13 @@ def gemm_backward(
     transpose_a: bool = False,
     transpose_b: bool = False,
     precision: Any = None,
+    wrt: Any = None,
 ) -> tuple[np.ndarray | None, ...]:
     """alpha dy op(b)^H and alpha op(a)^H dy, transposed where the operand was; beta dy."""
     da = np.conj(alpha) * _product(dy, _adjoint(_op(b, transpose_b)))
     db = np.conj(alpha) * _product(_adjoint(_op(a, transpose_a)), dy)
     dc = None if c is None else _sum_to(np.conj(beta) * widened(dy), c)
-    return _sum_to(_op(da, transpose_a), a), _sum_to(_op(db, transpose_b), b), dc
+    return chosen(wrt, _sum_to(_op(da, transpose_a), a), _sum_to(_op(db, transpose_b), b), dc)
 
 
 def gemv(
@@ -92,12 +94,13 @@ def gemv_backward(
     alpha: complex = 1.0,
     beta: complex = 1.0,
     transpose_a: bool = False,
+    wrt: Any = None,
 ) -> tuple[np.ndarray | None, ...]:
     """alpha dz x^H, transposed if a was; alpha op(a)^H dz; beta dz."""
     da = np.conj(alpha) * _product(dz[..., None], np.conj(x)[..., None, :])
     dx = np.conj(alpha) * _product(_adjoint(_op(a, transpose_a)), dz[..., None])[..., 0]
     dy = None if y is None else _sum_to(np.conj(beta) * widened(dz), y)
-    return _sum_to(_op(da, transpose_a), a), _sum_to(dx, x), dy
+    return chosen(wrt, _sum_to(_op(da, transpose_a), a), _sum_to(dx, x), dy)
 
 
 def linear(
@@ -114,7 +117,14 @@ def linear(
 
 
 def linear_backward(
-    dy: Any, x: Any, weight: Any, bias: Any = None, *, activation: Any = None, precision: Any = None
+    dy: Any,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    activation: Any = None,
+    precision: Any = None,
+    wrt: Any = None,
 ) -> tuple[np.ndarray | None, ...]:
     """dz weight^*, dz^T x^* and the sum of dz, where dz is the cotangent before the activation."""
     found = resolve(activation, "activation")
@@ -126,7 +136,7 @@ def linear_backward(
     dx = _product(dz, np.conj(weight))
     dw = _product(rows.T, np.conj(x).reshape(-1, weight.shape[1]))
     db = None if bias is None else _sum_to(widened(dz), bias)
-    return _sum_to(dx, x), _sum_to(dw, weight), db
+    return chosen(wrt, _sum_to(dx, x), _sum_to(dw, weight), db)
 
 
 # ---- pieces -------------------------------------------------------------------------------------
@@ -136,6 +146,14 @@ def widened(x: np.ndarray) -> np.ndarray:
     """An array in float64, complex128 or int64."""
     kind = ELEMENTS[x.dtype.name].kind
     return x.astype({"f": np.float64, "c": np.complex128}.get(kind, np.int64))
+
+
+def chosen(wrt: Any, *gradients: np.ndarray | None) -> tuple[np.ndarray | None, ...]:
+    """Gradients, None for those that are not wanted."""
+    return tuple(
+        g if is_wanted else None
+        for g, is_wanted in zip(gradients, _options.wanted(wrt, len(gradients)), strict=True)
+    )
 
 
 def _product(x1: Any, x2: Any) -> Any:

@@ -2,75 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from nnkernels.dispatch import conv as dispatch
 from nnkernels.ops import conv as ops
-from nnkernels.ops._activation import differentiable, resolve
 from nnkernels.reference import conv as reference
 from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op, Shape
-
-Pullback = Callable[[Any], tuple[Any, ...]]
-
+from nnkernels.registry.rule import Call, Gradients, Rule
+from nnkernels.registry.rules import of_product_gradient, selective
 
 # ---- gradients ----------------------------------------------------------------------------------
 
-
-def _conv(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
-    """dx and dweight are those of the public functions, dbias the sum over images and space."""
-    activation = resolve(options.pop("epilogue", None), "epilogue")
-    y, before_activation = differentiable(
-        lambda inside: ops.conv(*arrays, epilogue=inside, **options), activation
-    )
-    x, weight = arrays[:2]
-
-    def pullback(dy: Any) -> tuple[Any, ...]:
-        dz = before_activation(dy)
-        return dispatch.gradients(
-            dz,
-            x,
-            weight,
-            *arrays[2:],
-            options=_given(options),
-            algorithm=options.get("algorithm"),
-        )
-
-    return y, pullback
+_OWN = ("stride", "padding", "dilation", "groups", "flip", "algorithm")
 
 
-def _conv_transpose(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
-    """The gradient by x is a convolution, that by the weights as of one with x and dy exchanged."""
-    activation = resolve(options.pop("epilogue", None), "epilogue")
-    y, before_activation = differentiable(
-        lambda inside: ops.conv_transpose(*arrays, epilogue=inside, **options), activation
-    )
-    x, weight = arrays[:2]
-    own = {key: value for key, value in options.items() if key != "output_padding"}
-
-    def pullback(dy: Any) -> tuple[Any, ...]:
-        dz = before_activation(dy)
-        return dispatch.transposed_gradients(
-            dz,
-            x,
-            weight,
-            *arrays[2:],
-            options=_given(own),
-            algorithm=own.get("algorithm"),
-        )
-
-    return y, pullback
+def _no_channels(x: Any, weight: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    return x[:, :0], weight[:, :0]
 
 
-def _given(options: dict[str, Any]) -> dispatch.Options:
-    return (
-        options.get("stride", 1),
-        options.get("padding", 0),
-        options.get("dilation", 1),
-        options.get("groups", 1),
-        options.get("flip", False),
-    )
+def _no_channels_transposed(x: Any, weight: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    return x[:, :0], weight[:0]
+
+
+def _pull_data(functions: Any, call: Call, v: Any) -> Gradients:
+    """By dy the convolution of v, by the weights as of one of v."""
+    dy, weight = call.arrays
+    _, options = call.option("x_shape")
+    ddy = functions.conv(v, weight, **options) if call.wanted[0] else None
+    if not call.wanted[1]:
+        return ddy, None
+    options.pop("algorithm", None)
+    return ddy, functions.conv_backward_weight(dy, v, call.shapes[1], **options)
+
+
+def _pull_weight(functions: Any, call: Call, v: Any) -> Gradients:
+    """By dy the convolution with weights v, by x as of one with them."""
+    dy, x = call.arrays
+    _, options = call.option("weight_shape")
+    ddy = functions.conv(x, v, **options) if call.wanted[0] else None
+    if not call.wanted[1]:
+        return ddy, None
+    return ddy, functions.conv_backward_data(dy, v, call.shapes[1], **options)
 
 
 # ---- work ---------------------------------------------------------------------------------------
@@ -92,6 +64,15 @@ def _weight_flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
     return 2.0 * prod(shapes[0]) * prod(options["weight_shape"][1:])
 
 
+def _both_flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
+    """Of two gradients, each as the convolution."""
+    return 4.0 * prod(shapes[0]) * prod(shapes[2][1:])
+
+
+def _both_flops_transposed(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
+    return 4.0 * prod(shapes[1]) * prod(shapes[2][1:])
+
+
 # ---- records ------------------------------------------------------------------------------------
 
 _STRIDED = {"stride": (2, 1), "padding": ((1, 0), (0, 2)), "dilation": (1, 2), "groups": 2}
@@ -109,9 +90,10 @@ OPS: tuple[Op, ...] = (
             Example(((2, 4, 9, 10), (6, 2, 2, 3), (6,)), _STRIDED),
             Example(((1, 3, 20), (5, 3, 7), (5,)), {"padding": "same", "flip": True}),
         ),
-        gradient=_conv,
+        gradient=selective("conv_backward", ("x", "weight", "bias"), _OWN),
         flops=_flops,
-        adjoint=("conv_backward_data", "conv_backward_weight"),
+        fused="epilogue",
+        adjoint=("conv_backward_data", "conv_backward_weight", "conv_backward"),
     ),
     Op(
         name="conv_transpose",
@@ -124,9 +106,11 @@ OPS: tuple[Op, ...] = (
             Example(((2, 8, 6, 6), (8, 4, 4, 4), (4,)), {"stride": 2, "padding": 1}),
             Example(((1, 4, 5), (4, 3, 3), (6,)), {"stride": 3, "output_padding": 1, "groups": 2}),
         ),
-        gradient=_conv_transpose,
+        gradient=selective(
+            "conv_transpose_backward", ("x", "weight", "bias"), (*_OWN, "output_padding")
+        ),
         flops=_spread_flops,
-        adjoint=("conv", "conv_backward_weight"),
+        fused="epilogue",
     ),
     Op(
         name="conv_backward_data",
@@ -139,6 +123,7 @@ OPS: tuple[Op, ...] = (
             Example(((2, 16, 12, 12), (16, 8, 3, 3)), {"x_shape": (2, 8, 12, 12), "padding": 1}),
             Example(((2, 6, 5, 8), (6, 2, 2, 3)), {"x_shape": (2, 4, 9, 10), **_STRIDED}),
         ),
+        gradient=Rule(_pull_data, keeps=("dy", "weight")),
         flops=_spread_flops,
         number=("x_shape", 2),
         gradient_of="conv",
@@ -156,8 +141,49 @@ OPS: tuple[Op, ...] = (
             ),
             Example(((2, 6, 5, 8), (2, 4, 9, 10)), {"weight_shape": (6, 2, 2, 3), **_STRIDED}),
         ),
+        gradient=Rule(_pull_weight, keeps=("dy", "x")),
         flops=_weight_flops,
         number=("weight_shape", 2),
         gradient_of="conv",
+    ),
+    Op(
+        name="conv_backward",
+        family="conv",
+        function=ops.conv_backward,
+        reference=reference.conv_backward,
+        arrays=("dy", "x", "weight", "bias"),
+        dtypes=FLOATING + COMPLEX,
+        examples=(
+            Example(((2, 16, 12, 12), (2, 8, 12, 12), (16, 8, 3, 3), (16,)), {"padding": 1}),
+            Example(((2, 6, 5, 8), (2, 4, 9, 10), (6, 2, 2, 3), (6,)), _STRIDED),
+        ),
+        gradient=of_product_gradient("conv", ("dy", "x", "weight"), _OWN, _no_channels),
+        flops=_both_flops,
+        outputs=3,
+    ),
+    Op(
+        name="conv_transpose_backward",
+        family="conv",
+        function=ops.conv_transpose_backward,
+        reference=reference.conv_transpose_backward,
+        arrays=("dy", "x", "weight", "bias"),
+        dtypes=FLOATING + COMPLEX,
+        examples=(
+            Example(
+                ((2, 4, 12, 12), (2, 8, 6, 6), (8, 4, 4, 4), (4,)), {"stride": 2, "padding": 1}
+            ),
+            Example(
+                ((1, 6, 16), (1, 4, 5), (4, 3, 3), (6,)),
+                {"stride": 3, "output_padding": 1, "groups": 2},
+            ),
+        ),
+        gradient=of_product_gradient(
+            "conv_transpose",
+            ("dy", "x", "weight"),
+            (*_OWN, "output_padding"),
+            _no_channels_transposed,
+        ),
+        flops=_both_flops_transposed,
+        outputs=3,
     ),
 )

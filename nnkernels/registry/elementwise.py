@@ -10,38 +10,13 @@ import numpy as np
 
 from nnkernels.ops import activations, activations_backward, gated
 from nnkernels.reference import elementwise as reference
+from nnkernels.registry import second_derivatives
 from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op, Shape
-
-Function = Callable[..., Any]
+from nnkernels.registry.rule import Rule
+from nnkernels.registry.rules import from_operands, from_result
 
 SHAPE = (64, 250)
 SMALL = (5, 3, 7)
-
-
-# ---- gradients -----------------------------------------------------------------------------
-
-
-def from_operands(function: Function, backward: Function) -> Function:
-    """Gradient rule of an op whose backward function takes the operands."""
-
-    def rule(*arrays: Any, **options: Any) -> tuple[Any, Function]:
-        def pullback(dy: Any) -> tuple[Any, ...]:
-            gradients = backward(dy, *arrays, **options)
-            return gradients if isinstance(gradients, tuple) else (gradients,)
-
-        return function(*arrays, **options), pullback
-
-    return rule
-
-
-def from_result(function: Function, backward: Function) -> Function:
-    """Gradient rule of an op of one operand whose backward function takes the result."""
-
-    def rule(x: Any, **options: Any) -> tuple[Any, Function]:
-        y = function(x, **options)
-        return y, lambda dy: (backward(dy, y, **options),)
-
-    return rule
 
 
 # ---- records -------------------------------------------------------------------------------
@@ -78,7 +53,9 @@ def _unary(
     """
     function = getattr(activations, name)
     backward = getattr(activations_backward, f"{name}_backward")
-    rule = from_operands if residual == "x" else from_result
+    rule = from_result(f"{name}_backward")
+    if residual == "x":
+        rule = from_operands(f"{name}_backward", "x")
     calls = [(SHAPE, {}), *((SMALL, choice) for choice in options)]
     return (
         Op(
@@ -89,7 +66,7 @@ def _unary(
             arrays=("x",),
             dtypes=dtypes,
             examples=tuple(Example((shape,), choice) for shape, choice in calls),
-            gradient=rule(function, backward),
+            gradient=rule,
             flops=_per_element(operations[0]),
         ),
         Op(
@@ -98,6 +75,7 @@ def _unary(
             function=backward,
             reference=getattr(reference, f"{name}_backward"),
             arrays=("dy", residual),
+            gradient=second_derivatives.of_activation_gradient(name, residual),
             dtypes=tuple(dtype for dtype in dtypes if dtype not in INTEGERS),
             examples=tuple(Example((shape, shape), choice) for shape, choice in calls),
             flops=_per_element(operations[1]),
@@ -117,7 +95,7 @@ def _prelu() -> tuple[Op, Op]:
             arrays=("x", "weight"),
             dtypes=FLOATING,
             examples=tuple(Example((x, weight), choice) for x, weight, choice in calls),
-            gradient=from_operands(function, backward),
+            gradient=from_operands("prelu_backward", "x", "weight"),
             flops=_per_element(3),
         ),
         Op(
@@ -128,6 +106,7 @@ def _prelu() -> tuple[Op, Op]:
             arrays=("dy", "x", "weight"),
             dtypes=FLOATING,
             examples=tuple(Example((x, x, weight), choice) for x, weight, choice in calls),
+            gradient=second_derivatives.OF_PRELU,
             flops=_per_element(6),
             outputs=2,
         ),
@@ -147,7 +126,7 @@ def _glu() -> tuple[Op, Op]:
             arrays=("x",),
             dtypes=FLOATING,
             examples=tuple(Example((x,), choice) for _, x, choice in calls),
-            gradient=from_operands(function, backward),
+            gradient=from_operands("glu_backward", "x"),
             flops=_per_element(7),
         ),
         Op(
@@ -158,12 +137,13 @@ def _glu() -> tuple[Op, Op]:
             arrays=("dy", "x"),
             dtypes=FLOATING,
             examples=tuple(Example((y, x), choice) for y, x, choice in calls),
+            gradient=second_derivatives.OF_GLU,
             flops=_per_element(22),
         ),
     )
 
 
-def _gated(name: str, operations: tuple[int, int]) -> tuple[Op, Op]:
+def _gated(name: str, operations: tuple[int, int], second: Rule) -> tuple[Op, Op]:
     """Records of x times an activation of a gate, and of its gradients."""
     function, backward = getattr(gated, name), getattr(gated, f"{name}_backward")
     pairs = [(SHAPE, SHAPE), (SMALL, (3, 1))]
@@ -176,7 +156,7 @@ def _gated(name: str, operations: tuple[int, int]) -> tuple[Op, Op]:
             arrays=("x", "gate"),
             dtypes=FLOATING,
             examples=tuple(Example(pair) for pair in pairs),
-            gradient=from_operands(function, backward),
+            gradient=from_operands(f"{name}_backward", "x", "gate"),
             flops=lambda shapes, options: operations[0] * prod(np.broadcast_shapes(*shapes)),
         ),
         Op(
@@ -187,6 +167,7 @@ def _gated(name: str, operations: tuple[int, int]) -> tuple[Op, Op]:
             arrays=("dy", "x", "gate"),
             dtypes=FLOATING,
             examples=tuple(Example((np.broadcast_shapes(*pair), *pair)) for pair in pairs),
+            gradient=second,
             flops=_per_element(operations[1]),
             outputs=2,
         ),
@@ -219,6 +200,6 @@ OPS: tuple[Op, ...] = (
     *_unary("soft_shrink", (3, 3), {"lambd": 0.25}),
     *_unary("hard_shrink", (3, 3), {"lambd": 0.25}),
     *_glu(),
-    *_gated("swiglu", (19, 27)),
-    *_gated("geglu", (15, 32)),
+    *_gated("swiglu", (19, 27), second_derivatives.OF_SWIGLU),
+    *_gated("geglu", (15, 32), second_derivatives.OF_GEGLU),
 )

@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
 from nnkernels.ops import gemm, linear, matmul
-from nnkernels.ops._activation import differentiable, resolve
 from nnkernels.reference import matmul as reference
 from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op, Shape
-
-Pullback = Callable[[Any], tuple[Any, ...]]
-
+from nnkernels.registry.rules import of_product_gradient, selective
 
 # ---- gradients ----------------------------------------------------------------------------------
 
 
-def _through(function: Any, backward: Any, option: str, own: tuple[str, ...] = ()) -> Any:
-    """Gradient rule of a product whose option may name an activation.
+def _no_terms(a: Any, b: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The factors of matmul or gemm without the axis that both have in common."""
+    turned_a, turned_b = options.get("transpose_a", False), options.get("transpose_b", False)
+    a = a[..., :0, :] if turned_a else a[..., :0]
+    return a, b[..., :0, :] if len(b.shape) > 1 and not turned_b else b[..., :0]
 
-    Parameters
-    ----------
-    function, backward : callable
-        The backward function takes the cotangent before the activation.
-    option : str
-        The name of that option.
-    own : tuple of str
-        Options of the backward function.
-    """
 
-    def rule(*arrays: Any, **options: Any) -> tuple[Any, Pullback]:
-        activation = resolve(options.pop(option, None), option)
-        y, before_activation = differentiable(
-            lambda inside: function(*arrays, **{option: inside}, **options), activation
-        )
-        kept = {name: value for name, value in options.items() if name in own}
-        # Where there are fewer gradients than array arguments, the last one was not given.
-        return y, lambda dy: backward(before_activation(dy), *arrays, **kept)[: len(arrays)]
+def _no_terms_of_vector(a: Any, x: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    return a[..., :0, :] if options.get("transpose_a", False) else a[..., :0], x[..., :0]
 
-    return rule
+
+def _no_terms_of_linear(x: Any, weight: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    return x[..., :0], weight[:, :0]
 
 
 _SCALARS = ("alpha", "beta", "transpose_a")
@@ -79,9 +65,10 @@ def _pair(
     arrays: tuple[str, ...],
     cotangent: str,
     examples: tuple[tuple[Shape, Example], ...],
-    rule: Any,
     flops: Any,
-    without: tuple[str, ...] = (),
+    own: tuple[str, ...],
+    no_terms: Any,
+    fused: str = "epilogue",
 ) -> tuple[Op, Op]:
     """Records of a product and of its gradient.
 
@@ -89,14 +76,14 @@ def _pair(
     ----------
     examples : tuple
         For each the shape of the result, and the call.
-    without : tuple of str
-        Options that the gradient does not have.
+    own : tuple of str
+        Options that the gradient has too.
+    no_terms : callable
+        See `of_product_gradient`.
+    fused : str
+        The option that names an activation.
     """
     function, backward = functions
-
-    def kept(options: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in options.items() if key not in without}
-
     return (
         Op(
             name=name,
@@ -106,8 +93,9 @@ def _pair(
             arrays=arrays,
             dtypes=FLOATING + COMPLEX + INTEGERS,
             examples=tuple(example for _, example in examples),
-            gradient=rule,
+            gradient=selective(f"{name}_backward", arrays, own),
             flops=flops,
+            fused=fused,
         ),
         Op(
             name=f"{name}_backward",
@@ -117,9 +105,9 @@ def _pair(
             arrays=(cotangent, *arrays),
             dtypes=FLOATING + COMPLEX,
             examples=tuple(
-                Example((result, *example.shapes), kept(example.options))
-                for result, example in examples
+                Example((result, *example.shapes), example.options) for result, example in examples
             ),
+            gradient=of_product_gradient(name, (cotangent, *arrays[:2]), own, no_terms),
             flops=_twice(flops),
             outputs=len(arrays),
         ),
@@ -137,8 +125,9 @@ OPS: tuple[Op, ...] = (
             ((3, 2, 5, 4), Example(((3, 1, 5, 8), (2, 8, 4)))),
             ((), Example(((9,), (9,)))),
         ),
-        _through(matmul.matmul, matmul.matmul_backward, "epilogue", ("precision",)),
         _flops,
+        ("precision",),
+        _no_terms,
     ),
     *_pair(
         "gemm",
@@ -155,10 +144,9 @@ OPS: tuple[Op, ...] = (
                 ),
             ),
         ),
-        _through(
-            gemm.gemm, gemm.gemm_backward, "epilogue", (*_SCALARS, "transpose_b", "precision")
-        ),
         _gemm_flops,
+        (*_SCALARS, "transpose_b", "precision"),
+        _no_terms,
     ),
     *_pair(
         "gemv",
@@ -169,8 +157,9 @@ OPS: tuple[Op, ...] = (
             ((64,), Example(((64, 50), (50,), (64,)))),
             ((2, 5), Example(((8, 5), (2, 8), ()), {"alpha": 3, "transpose_a": True})),
         ),
-        _through(gemm.gemv, gemm.gemv_backward, "epilogue", _SCALARS),
         _gemv_flops,
+        _SCALARS,
+        _no_terms_of_vector,
     ),
     *_pair(
         "linear",
@@ -181,7 +170,9 @@ OPS: tuple[Op, ...] = (
             ((64, 70), Example(((64, 50), (70, 50), (70,)))),
             ((3, 2, 4), Example(((3, 2, 8), (4, 8), (4,)))),
         ),
-        _through(linear.linear, linear.linear_backward, "activation", ("precision",)),
         _linear_flops,
+        ("precision",),
+        _no_terms_of_linear,
+        fused="activation",
     ),
 )

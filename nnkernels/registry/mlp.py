@@ -8,6 +8,7 @@ from typing import Any
 from nnkernels.ops import mlp
 from nnkernels.reference import mlp as reference
 from nnkernels.registry.record import FLOATING, Example, Op, Shape
+from nnkernels.registry.rule import Chain
 
 _LAYERS = 3
 _WEIGHTS = tuple(f"weight{i}" for i in range(_LAYERS))
@@ -54,7 +55,7 @@ OPS: tuple[Op, ...] = (
         examples=tuple(
             Example(network(batch, widths), options) for batch, widths, options in _FORWARD
         ),
-        gradient=mlp.mlp_vjp,
+        chain=Chain(mlp.mlp_vjp, mlp.mlp_of_layers),
         flops=_flops,
         roundings=_ROUNDINGS,
         lists=_LISTS,

@@ -9,51 +9,45 @@ from typing import Any
 from nnkernels.ops import batch_norm, norm, norm_backward
 from nnkernels.reference import norm as reference
 from nnkernels.registry.record import FLOATING, Example, Op, Shape
-
-Pullback = Callable[..., tuple[Any, ...]]
-
+from nnkernels.registry.rule import Call, Gradients, Rule
 
 # ---- gradients ----------------------------------------------------------------------------------
 
 
-def _row_rule(forward: Any, backward: Any, numbers: int = 0) -> Any:
+def _row_rule(backward: str, arrays: tuple[str, ...], number: str = "") -> Rule:
     """Gradient rule of a norm whose gradient recomputes the statistics of its rows.
 
     Parameters
     ----------
-    numbers : int
-        How many of the positional arguments are no arrays.
+    number : str
+        An option among the positional arguments, after x.
     """
 
-    def rule(x: Any, *others: Any, residual: Any = None, **options: Any) -> tuple[Any, Pullback]:
-        count = 1 + len(others) - numbers
-        if residual is None:
-            y = forward(x, *others, **options)
-            return y, lambda dy: backward(dy, x, *others, **options)[:count]
-        y, total = forward(x, *others, residual=residual, **options)
+    def arguments(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        options = dict(call.options)
+        return (options.pop(number),) if number else (), options
 
-        def pullback(dy: Any, dtotal: Any) -> tuple[Any, ...]:
-            found = backward(dy, total, *others, dresidual=dtotal, **options)
-            # What is added to x has the gradient of x.
-            return (*found[:count], found[0])
+    def pull(functions: Any, call: Call, dy: Any) -> Gradients:
+        (x, *parameters), (numbers, options) = call.arrays, arguments(call)
+        found = getattr(functions, backward)(dy, x, *numbers, *parameters, **options)
+        return tuple(found[: len(call.shapes)])
 
-        return (y, total), pullback
+    def pull_with_residual(functions: Any, call: Call, dy: Any, dtotal: Any) -> Gradients:
+        (_, *parameters, _), (numbers, options) = call.arrays, arguments(call)
+        found = getattr(functions, backward)(
+            dy, call.result, *numbers, *parameters, dresidual=dtotal, **options
+        )
+        # The statistics are those of the sum; what is added to x has the gradient of x.
+        return (*found[: len(call.shapes) - 1], found[0])
 
-    return rule
+    with_residual = Rule(pull_with_residual, keeps=arrays[1:], keeps_result=1)
+    return Rule(pull, keeps=arrays, with_residual=with_residual)
 
 
-def _batch_rule(*arrays: Any, momentum: float = 0.1, **options: Any) -> tuple[Any, Pullback]:
-    result = batch_norm.batch_norm(*arrays, momentum=momentum, **options)
-
-    def pullback(dy: Any, *running: Any) -> tuple[Any, ...]:
-        if any(cotangent is not None for cotangent in running):
-            raise TypeError(
-                "the running statistics are not differentiated: their cotangents must be None"
-            )
-        found = batch_norm.batch_norm_backward(dy, *arrays, **options)
-        return (*found, None, None)[: len(arrays)]
-
-    return result, pullback
+def _pull_batch_norm(functions: Any, call: Call, dy: Any, *_: Any) -> Gradients:
+    options = {key: value for key, value in call.options.items() if key != "momentum"}
+    found = functions.batch_norm_backward(dy, *call.arrays, **options)
+    return tuple((*found, None, None)[: len(call.shapes)])
 
 
 # ---- records ------------------------------------------------------------------------------------
@@ -70,10 +64,12 @@ def _pair(
     arrays: tuple[str, ...],
     examples: tuple[Example, ...],
     operations: tuple[int, int],
-    rule: Any,
+    rule: Rule,
     outputs: tuple[int, int] = (1, 3),
     place: int | None = None,
     positive: tuple[str, ...] = (),
+    residual: bool = True,
+    **more: Any,
 ) -> tuple[Op, Op]:
     """Records of a norm and of its gradient.
 
@@ -86,6 +82,10 @@ def _pair(
         Number of results of both.
     place : int, optional
         Of the number of groups.
+    residual : bool
+        Whether the norm has an option of that name.
+    **more
+        Of the record of the norm.
     """
     backward = f"{name}_backward"
     return (
@@ -100,8 +100,10 @@ def _pair(
             gradient=rule,
             flops=_per_element(operations[0]),
             outputs=outputs[0],
+            array_options=("residual",) if residual else (),
             number=None if place is None else ("num_groups", place),
             positive=positive,
+            **more,
         ),
         Op(
             name=backward,
@@ -115,6 +117,7 @@ def _pair(
             ),
             flops=_per_element(operations[1]),
             outputs=outputs[1],
+            array_options=("dresidual",) if residual else (),
             number=None if place is None else ("num_groups", place + 1),
             positive=positive,
         ),
@@ -132,8 +135,7 @@ def _of_rows(
     operations: tuple[int, int],
     place: int | None = None,
 ) -> tuple[Op, Op]:
-    numbers = 0 if place is None else 1
-    rule = _row_rule(getattr(norm, name), getattr(norm_backward, f"{name}_backward"), numbers)
+    rule = _row_rule(f"{name}_backward", arrays, "" if place is None else "num_groups")
     outputs = (1, len(arrays))
     return _pair(norm, norm_backward, name, arrays, examples, operations, rule, outputs, place)
 
@@ -192,8 +194,11 @@ OPS: tuple[Op, ...] = (
             Example(((8, 9),), {"training": True, "axis": 0, "momentum": 0.25}),
         ),
         (9, 14),
-        _batch_rule,
+        Rule(_pull_batch_norm, keeps=("x", "weight", "bias", "running_mean", "running_var")),
         outputs=(3, 3),
         positive=("running_var",),
+        residual=False,
+        constant=("running_mean", "running_var"),
+        auxiliary="the running statistics",
     ),
 )

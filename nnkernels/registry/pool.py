@@ -11,55 +11,80 @@ import numpy as np
 from nnkernels.ops import pool
 from nnkernels.reference import pool as reference
 from nnkernels.registry.record import FLOATING, INTEGERS, Example, Op, Shape
+from nnkernels.registry.rule import Call, Gradients, Rule
 
-Pullback = Callable[..., tuple[Any, ...]]
+_KERNEL, _SIZE = "kernel_size", "output_size"
 
 
 # ---- gradients ----------------------------------------------------------------------------------
 
 
-def _max_rule(forward: Any, backward: Any, takes_size: bool) -> Any:
+def _max_rule(backward: str, option: str) -> Rule:
     """Of a maximum: x is kept, and the maxima are looked up again."""
 
-    def rule(x: Any, size: Any, **options: Any) -> tuple[Any, Pullback]:
-        result = forward(x, size, **options)
-        rest = {k: v for k, v in options.items() if k != "return_indices"}
-        given = (size,) if takes_size else ()
+    def pull(functions: Any, call: Call, dy: Any, *_: Any) -> Gradients:
+        size, others = call.option(option)
+        others.pop("return_indices", None)
+        given = (size,) if option == _KERNEL else ()
+        return (getattr(functions, backward)(dy, call.arrays[0], *given, **others),)
 
-        def pullback(dy: Any, dindices: Any = None) -> tuple[Any, ...]:
-            if dindices is not None:
-                raise TypeError("indices are not differentiated: their cotangent must be None")
-            return (backward(dy, x, *given, **rest),)
-
-        return result, pullback
-
-    return rule
+    return Rule(pull, keeps=("x",))
 
 
-def _average_rule(forward: Any, backward: Any, takes_size: bool) -> Any:
+def _max_gradient_rule(forward: str, option: str) -> Rule:
+    """Of its gradient, which is linear: each element of dy goes where its maximum is."""
+
+    def pull(functions: Any, call: Call, v: Any) -> Gradients:
+        _, x = call.arrays
+        if option == _KERNEL:
+            size, others = call.option(option)
+        else:
+            size, others = tuple((call.shapes[0] or ())[2:]), dict(call.options)
+        _, places = getattr(functions, forward)(x, size, return_indices=True, **others)
+        return functions.max_unpool_backward(v, places), None
+
+    return Rule(pull, keeps=("x",))
+
+
+def _average_rule(backward: str, option: str) -> Rule:
     """Of an average: of x only the shape is kept."""
 
-    def rule(x: Any, size: Any, **options: Any) -> tuple[Any, Pullback]:
-        shape = tuple(x.shape)
-        given = (size,) if takes_size else ()
-        return forward(x, size, **options), lambda dy: (backward(dy, shape, *given, **options),)
+    def pull(functions: Any, call: Call, dy: Any) -> Gradients:
+        size, others = call.option(option)
+        given = (size,) if option == _KERNEL else ()
+        return (getattr(functions, backward)(dy, call.shapes[0], *given, **others),)
 
-    return rule
-
-
-def _lp_rule(x: Any, kernel_size: Any, **options: Any) -> tuple[Any, Pullback]:
-    y = pool.lp_pool(x, kernel_size, **options)
-    return y, lambda dy: (pool.lp_pool_backward(dy, x, y, kernel_size, **options),)
+    return Rule(pull)
 
 
-def _unpool_rule(x: Any, indices: Any, output_shape: Any) -> tuple[Any, Pullback]:
-    y = pool.max_unpool(x, indices, output_shape)
-    return y, lambda dy: (pool.max_unpool_backward(dy, indices), None)
+def _average_gradient_rule(forward: str, option: str) -> Rule:
+    """Of its gradient, which is linear: the average is the transpose."""
+
+    def pull(functions: Any, call: Call, v: Any) -> Gradients:
+        others = {key: value for key, value in call.options.items() if key != "x_shape"}
+        size = others.pop(option, tuple((call.shapes[0] or ())[2:]))
+        return (getattr(functions, forward)(v, size, **others),)
+
+    return Rule(pull)
+
+
+def _lp_rule(backward: str, option: str) -> Rule:
+    def pull(functions: Any, call: Call, dy: Any) -> Gradients:
+        size, others = call.option(option)
+        return (getattr(functions, backward)(dy, call.arrays[0], call.result, size, **others),)
+
+    return Rule(pull, keeps=("x",), keeps_result=0)
+
+
+def _pull_unpool(functions: Any, call: Call, dy: Any) -> Gradients:
+    return functions.max_unpool_backward(dy, call.arrays[1]), None
+
+
+def _pull_unpool_gradient(functions: Any, call: Call, v: Any) -> Gradients:
+    return functions.max_unpool(v, call.arrays[1], call.shapes[0]), None
 
 
 # ---- records ------------------------------------------------------------------------------------
-
-_KERNEL, _SIZE = "kernel_size", "output_size"
 
 # Images, options, and the shape of the result.
 _WINDOWED: tuple[tuple[Shape, dict[str, Any], Shape], ...] = (
@@ -117,8 +142,10 @@ def _pair(
     cases: Any,
     option: str,
     residuals: tuple[str, ...],
-    rule: Any,
+    rule: Callable[[str, str], Rule],
+    second: Rule | None,
     outputs: int = 1,
+    auxiliary: str = "",
 ) -> tuple[Op, Op]:
     """Records of a pooling and of its gradient.
 
@@ -150,8 +177,9 @@ def _pair(
             dtypes,
             tuple(Example((shape,), options) for shape, options, _ in cases),
             (option, 1),
-            gradient=rule(getattr(pool, name), getattr(pool, backward), option == _KERNEL),
+            gradient=rule(backward, option),
             outputs=outputs,
+            auxiliary=auxiliary,
         ),
         _op(
             backward,
@@ -160,6 +188,7 @@ def _pair(
             tuple(examples),
             tuple(places) or None,
             positive=("y",) if "y" in arrays else (),
+            gradient=second,
         ),
     )
 
@@ -183,7 +212,9 @@ OPS: tuple[Op, ...] = (
         _KERNEL,
         ("x",),
         _max_rule,
+        _max_gradient_rule("max_pool", _KERNEL),
         outputs=2,
+        auxiliary="indices",
     ),
     *_pair(
         "avg_pool",
@@ -192,6 +223,7 @@ OPS: tuple[Op, ...] = (
         _KERNEL,
         ("x_shape",),
         _average_rule,
+        _average_gradient_rule("avg_pool", _KERNEL),
     ),
     *_pair(
         "lp_pool",
@@ -199,12 +231,29 @@ OPS: tuple[Op, ...] = (
         (*_WINDOWED[:2], *_with(_WINDOWED[2:], p=3.0)),
         _KERNEL,
         ("x", "y"),
-        lambda forward, backward, takes_size: _lp_rule,
+        _lp_rule,
+        None,
     ),
     *_pair(
-        "adaptive_max_pool", (*FLOATING, *INTEGERS), _DIVIDED, _SIZE, ("x",), _max_rule, outputs=2
+        "adaptive_max_pool",
+        (*FLOATING, *INTEGERS),
+        _DIVIDED,
+        _SIZE,
+        ("x",),
+        _max_rule,
+        _max_gradient_rule("adaptive_max_pool", _SIZE),
+        outputs=2,
+        auxiliary="indices",
     ),
-    *_pair("adaptive_avg_pool", FLOATING, _DIVIDED, _SIZE, ("x_shape",), _average_rule),
+    *_pair(
+        "adaptive_avg_pool",
+        FLOATING,
+        _DIVIDED,
+        _SIZE,
+        ("x_shape",),
+        _average_rule,
+        _average_gradient_rule("adaptive_avg_pool", _SIZE),
+    ),
     _op(
         "max_unpool",
         ("x", "indices"),
@@ -214,8 +263,9 @@ OPS: tuple[Op, ...] = (
             Example(((2, 3, 5), (2, 3, 5)), {"output_shape": (10,)}),
         ),
         ("output_shape", 2),
-        gradient=_unpool_rule,
+        gradient=Rule(_pull_unpool, keeps=("indices",)),
         special={"indices": _places},
+        constant=("indices",),
     ),
     _op(
         "max_unpool_backward",
@@ -223,6 +273,8 @@ OPS: tuple[Op, ...] = (
         FLOATING,
         (Example(((2, 3, 7, 10), (2, 3, 3, 4))), Example(((2, 3, 10), (2, 3, 5)))),
         None,
+        gradient=Rule(_pull_unpool_gradient, keeps=("indices",)),
         special={"indices": _places},
+        constant=("indices",),
     ),
 )

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nnkernels.registry.rule import Chain, Given, Rule
+
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 COMPLEX = ("complex64", "complex128")
 INTEGERS = (
@@ -40,9 +42,10 @@ class Op:
         Element types of the first array argument that are supported.
     examples : tuple of Example
         Shapes and options for ``selftest``, the bench and smoke tests.
-    gradient : callable, optional
-        ``gradient(*arrays, **options) -> (y, pullback)``; the pullback takes the cotangent of
-        each output and returns one gradient, or None, for each array argument.
+    gradient : Rule, optional
+        How cotangents are pulled back: the one place that ties a gradient to an op.
+    chain : Chain, optional
+        The same for an op with ``lists``.
     flops : callable, optional
         ``flops(shapes, options)``: operations of one call. Default: one for each element of
         the first array.
@@ -69,6 +72,15 @@ class Op:
     lists : dict
         Arguments that are lists of arrays: name of the argument, and of the arrays, which follow
         each other. Results are lists in the same way.
+    fused : str
+        The option that names an activation which the op applies to its result, if the gradient
+        does not know of it: the cotangent is first pulled back through that activation.
+    array_options : tuple of str
+        Options that are arrays.
+    constant : tuple of str
+        Array arguments that have no gradient, as indices.
+    auxiliary : str
+        What the results after the first are, if they are not differentiated.
     """
 
     name: str
@@ -78,7 +90,7 @@ class Op:
     arrays: tuple[str, ...]
     dtypes: tuple[str, ...]
     examples: tuple[Example, ...]
-    gradient: Callable[..., Any] | None = None
+    gradient: Rule | None = None
     flops: Callable[[tuple[Shape, ...], dict[str, Any]], float] | None = None
     traffic: Callable[[tuple[Any, ...], tuple[Any, ...]], int] | None = None
     outputs: int = 1
@@ -89,6 +101,11 @@ class Op:
     gradient_of: str = ""
     roundings: int = 0
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    chain: Chain | None = None
+    fused: str = ""
+    array_options: tuple[str, ...] = ()
+    constant: tuple[str, ...] = ()
+    auxiliary: str = ""
 
     def arguments(
         self, arrays: Sequence[Any], options: dict[str, Any]
@@ -117,6 +134,34 @@ class Op:
                 found.setdefault(owner, []).append(array)
         return list(found.values())
 
+    def sorted_arguments(self, positional: Sequence[Any], options: dict[str, Any]) -> Given:
+        """The arguments of a call, arrays apart from all others.
+
+        >>> from nnkernels.registry import find
+        >>> given = find("group_norm").sorted_arguments(["x", 4, "weight"], {"eps": 0.1})
+        >>> given.arrays, given.names, given.options
+        (('x', 'weight'), ('x', 'weight'), {'eps': 0.1, 'num_groups': 4})
+        """
+        arrays, others = list(positional), dict(options)
+        for name, place in reversed(self.numbers):
+            if name not in others and place < len(arrays):
+                others[name] = arrays.pop(place)
+        names = self.arrays[: len(arrays)]
+        for name in self.array_options:
+            if others.get(name) is not None:
+                arrays.append(others.pop(name))
+                names = (*names, name)
+        return Given(tuple(arrays), names, others)
+
+    def call(self, function: Callable[..., Any], given: Given) -> Any:
+        """A function that has the arguments of the op, of arguments that were sorted."""
+        if not self.number and not self.array_options:
+            return function(*given.arrays, **given.options)
+        count = sum(name in self.arrays for name in given.names)
+        named = dict(zip(given.names[count:], given.arrays[count:], strict=True))
+        positional, options = self.arguments(given.arrays[:count], given.options)
+        return function(*positional, **options, **named)
+
     @property
     def numbers(self) -> tuple[tuple[str, int], ...]:
         """Names and places of the options among the positional arguments."""
@@ -132,6 +177,11 @@ class Op:
         ('conv', 'relu', 'relu')
         """
         return self.gradient_of or self.name.removesuffix("_backward")
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether it has a gradient."""
+        return self.gradient is not None or self.chain is not None
 
     @property
     def is_gradient(self) -> bool:

@@ -8,8 +8,10 @@ from typing import Any
 
 from nnkernels.ops import rows
 from nnkernels.reference import rows as reference
-from nnkernels.registry.elementwise import from_result
+from nnkernels.registry import second_derivatives
 from nnkernels.registry.record import FLOATING, Example, Op, Shape
+from nnkernels.registry.rule import Call, Gradients, Rule
+from nnkernels.registry.rules import from_result
 
 _SHAPES: tuple[tuple[Shape, dict[str, Any]], ...] = (
     ((64, 250), {}),
@@ -33,9 +35,8 @@ def _reduced(shape: Shape, axis: Any) -> Shape:
     return tuple(n for a, n in enumerate(shape) if a not in dropped)
 
 
-def _logsumexp_gradient(x: Any, **options: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-    y = rows.logsumexp(x, **options)
-    return y, lambda dy: (rows.logsumexp_backward(dy, x, y, **options),)
+def _pull_logsumexp(functions: Any, call: Call, dy: Any) -> Gradients:
+    return (functions.logsumexp_backward(dy, call.arrays[0], call.result, **call.options),)
 
 
 def _op(
@@ -43,7 +44,7 @@ def _op(
     arrays: tuple[str, ...],
     flops: float,
     examples: tuple[Example, ...],
-    gradient: Any = None,
+    gradient: Rule,
 ) -> Op:
     return Op(
         name=name,
@@ -60,17 +61,23 @@ def _op(
 
 # Operations of an element: ten for exp, one for each addition, multiplication or comparison.
 OPS: tuple[Op, ...] = (
-    _op("softmax", ("x",), 14, _examples(1), from_result(rows.softmax, rows.softmax_backward)),
-    _op("softmax_backward", ("dy", "y"), 4, _examples(2)),
+    _op("softmax", ("x",), 14, _examples(1), from_result("softmax_backward")),
+    _op("softmax_backward", ("dy", "y"), 4, _examples(2), second_derivatives.OF_SOFTMAX),
     _op(
         "log_softmax",
         ("x",),
         14,
         _examples(1),
-        from_result(rows.log_softmax, rows.log_softmax_backward),
+        from_result("log_softmax_backward"),
     ),
-    _op("log_softmax_backward", ("dy", "y"), 13, _examples(2)),
-    _op("logsumexp", ("x",), 13, _examples(1), _logsumexp_gradient),
+    _op("log_softmax_backward", ("dy", "y"), 13, _examples(2), second_derivatives.OF_LOG_SOFTMAX),
+    _op(
+        "logsumexp",
+        ("x",),
+        13,
+        _examples(1),
+        Rule(_pull_logsumexp, keeps=("x",), keeps_result=0),
+    ),
     _op(
         "logsumexp_backward",
         ("dy", "x", "y"),
@@ -80,5 +87,6 @@ OPS: tuple[Op, ...] = (
             for shape, options in _SHAPES
             for reduced in [_reduced(shape, options.get("axis", -1))]
         ),
+        second_derivatives.OF_LOGSUMEXP,
     ),
 )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
 from nnkernels.ops import grid_sample, interpolate, pad, pixel_shuffle, unfold
 from nnkernels.reference import grid_sample as grid_reference
 from nnkernels.reference import windows as reference
-from nnkernels.registry.elementwise import from_operands
 from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op, Shape
-
-Pullback = Callable[[Any], tuple[Any, ...]]
+from nnkernels.registry.rule import Call, Gradients, Rule
+from nnkernels.registry.rules import from_operands
 
 _ALL = FLOATING + COMPLEX + INTEGERS
 
@@ -20,37 +18,50 @@ _ALL = FLOATING + COMPLEX + INTEGERS
 # ---- gradients ----------------------------------------------------------------------------------
 
 
-def _pad_rule(x: Any, pad_width: Any, *, mode: str = "constant", **options: Any) -> Any:
-    y = pad.pad(x, pad_width, mode=mode, **options)
-    return y, lambda dy: (pad.pad_backward(dy, pad_width, mode=mode),)
+def _spatial(shape: Shape | None) -> Shape:
+    return tuple((shape or ())[2:])
 
 
-def _unfold_rule(x: Any, kernel_size: Any, **options: Any) -> tuple[Any, Pullback]:
-    sizes = tuple(x.shape[2:])
-    y = unfold.unfold(x, kernel_size, **options)
-    return y, lambda dy: (unfold.fold(dy, sizes, kernel_size, **options),)
+def _pull_pad(functions: Any, call: Call, dy: Any) -> Gradients:
+    mode = call.options.get("mode", "constant")
+    return (functions.pad_backward(dy, call.options["pad_width"], mode=mode),)
 
 
-def _fold_rule(
-    cols: Any, output_size: Any, kernel_size: Any, **options: Any
-) -> tuple[Any, Pullback]:
-    y = unfold.fold(cols, output_size, kernel_size, **options)
-    return y, lambda dy: (unfold.unfold(dy, kernel_size, **options),)
+def _pull_pad_gradient(functions: Any, call: Call, v: Any) -> Gradients:
+    """It is linear: padding, with zeros, is the transpose."""
+    width, others = call.option("pad_width")
+    return (functions.pad(v, width, **others),)
 
 
-def _shuffle_rule(forward: Any, inverse: Any) -> Any:
-    def rule(x: Any, factor: int) -> tuple[Any, Pullback]:
-        return forward(x, factor), lambda dy: (inverse(dy, factor),)
-
-    return rule
+def _pull_unfold(functions: Any, call: Call, dy: Any) -> Gradients:
+    size, others = call.option("kernel_size")
+    return (functions.fold(dy, _spatial(call.shapes[0]), size, **others),)
 
 
-def _interpolate_rule(
-    x: Any, size: Any = None, *, scale: Any = None, **options: Any
-) -> tuple[Any, Pullback]:
-    shape = tuple(x.shape)
-    y = interpolate.interpolate(x, size, scale=scale, **options)
-    return y, lambda dy: (interpolate.interpolate_backward(dy, shape, scale=scale, **options),)
+def _pull_fold(functions: Any, call: Call, dy: Any) -> Gradients:
+    size, others = call.option("kernel_size")
+    del others["output_size"]
+    return (functions.unfold(dy, size, **others),)
+
+
+def _shuffle_rule(inverse: str) -> Rule:
+    def pull(functions: Any, call: Call, dy: Any) -> Gradients:
+        return (getattr(functions, inverse)(dy, call.options["factor"]),)
+
+    return Rule(pull)
+
+
+def _pull_interpolate(functions: Any, call: Call, dy: Any) -> Gradients:
+    others = {key: value for key, value in call.options.items() if key != "size"}
+    return (functions.interpolate_backward(dy, call.shapes[0], **others),)
+
+
+def _pull_interpolate_gradient(functions: Any, call: Call, v: Any) -> Gradients:
+    """It is linear: interpolation is the transpose."""
+    others = {key: value for key, value in call.options.items() if key != "x_shape"}
+    if others.get("scale") is not None:
+        return (functions.interpolate(v, **others),)
+    return (functions.interpolate(v, _spatial(call.shapes[0]), **others),)
 
 
 # ---- work ---------------------------------------------------------------------------------------
@@ -118,7 +129,7 @@ def _record(
     examples: tuple[Example, ...],
     dtypes: tuple[str, ...],
     number: Any,
-    gradient: Any = None,
+    gradient: Rule,
     flops: Any = _moves,
     adjoint: str = "",
 ) -> Op:
@@ -145,7 +156,7 @@ OPS: tuple[Op, ...] = (
         tuple(Example((x,), options) for x, _, options in _PADS),
         _ALL,
         ("pad_width", 1),
-        _pad_rule,
+        Rule(_pull_pad),
     ),
     _record(
         "pad_backward",
@@ -154,6 +165,7 @@ OPS: tuple[Op, ...] = (
         tuple(Example((y,), _without(options, "value")) for _, y, options in _PADS),
         FLOATING + COMPLEX,
         ("pad_width", 1),
+        Rule(_pull_pad_gradient),
     ),
     _record(
         "unfold",
@@ -162,7 +174,7 @@ OPS: tuple[Op, ...] = (
         (Example(((2, 3, 6, 7),), _WINDOW), Example(((2, 3, 7),), {"kernel_size": 3})),
         _ALL,
         ("kernel_size", 1),
-        _unfold_rule,
+        Rule(_pull_unfold),
         adjoint="fold",
     ),
     _record(
@@ -176,7 +188,7 @@ OPS: tuple[Op, ...] = (
         ),
         _ALL,
         (("output_size", 1), ("kernel_size", 2)),
-        _fold_rule,
+        Rule(_pull_fold),
         adjoint="unfold",
     ),
     _record(
@@ -186,7 +198,7 @@ OPS: tuple[Op, ...] = (
         (Example(((2, 8, 3, 5),), {"factor": 2}),),
         _ALL,
         ("factor", 1),
-        _shuffle_rule(pixel_shuffle.pixel_shuffle, pixel_shuffle.pixel_unshuffle),
+        _shuffle_rule("pixel_unshuffle"),
         adjoint="pixel_unshuffle",
     ),
     _record(
@@ -196,7 +208,7 @@ OPS: tuple[Op, ...] = (
         (Example(((2, 3, 6, 4),), {"factor": 2}),),
         _ALL,
         ("factor", 1),
-        _shuffle_rule(pixel_shuffle.pixel_unshuffle, pixel_shuffle.pixel_shuffle),
+        _shuffle_rule("pixel_shuffle"),
         adjoint="pixel_shuffle",
     ),
     _record(
@@ -206,7 +218,7 @@ OPS: tuple[Op, ...] = (
         tuple(Example((x,), {**size, **more}) for x, _, size, more in _RESIZED),
         FLOATING,
         ("size", 1),
-        _interpolate_rule,
+        Rule(_pull_interpolate),
         _resampled,
     ),
     _record(
@@ -216,6 +228,7 @@ OPS: tuple[Op, ...] = (
         tuple(Example((y,), {"x_shape": x, **more}) for x, y, _, more in _RESIZED),
         FLOATING,
         ("x_shape", 1),
+        Rule(_pull_interpolate_gradient),
         flops=_resampled,
     ),
     Op(
@@ -226,7 +239,7 @@ OPS: tuple[Op, ...] = (
         arrays=("x", "grid"),
         dtypes=FLOATING,
         examples=tuple(Example((x, grid), options) for x, grid, _, options in _SAMPLED),
-        gradient=from_operands(grid_sample.grid_sample, grid_sample.grid_sample_backward),
+        gradient=from_operands("grid_sample_backward", "x", "grid"),
         flops=_sampled,
     ),
     Op(

@@ -1,0 +1,145 @@
+"""Training steps of the convolutional networks of `examples/vision`, as models of the bench.
+
+The networks and the update are the example's own functions; only the new state goes into new
+arrays, so that every call does the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any
+Shape = tuple[int, ...]
+
+CLASSES = 10
+RATE, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
+MODELS = {"lenet step": "lenet", "resnet8 step": "resnet8"}
+SHAPES: dict[str, Shape] = {"lenet step": (64, 1, 28, 28), "resnet8 step": (64, 3, 32, 32)}
+
+
+@cache
+def example(name: str) -> ModuleType:
+    """A module of the example, which is no package."""
+    import importlib
+
+    folder = str(Path(__file__).resolve().parent.parent / "examples" / "vision")
+    sys.path.append(folder)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)
+
+
+@cache
+def network(name: str, image: Shape) -> Any:
+    """The network of a step, for images of a size."""
+    return example("networks").MODELS[MODELS[name]](image, CLASSES)
+
+
+def initial(name: str, image: Shape) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Its first parameters and running statistics, in the order of the arrays of a step."""
+    found = network(name, image)
+    return found.initial(np.random.default_rng(1)), found.statistics()
+
+
+def step(name: str) -> Callable[..., tuple[Array, ...]]:
+    """The function of a step: see `arrays` for what it takes.
+
+    It returns the loss, and the new parameters, velocities and statistics.
+    """
+
+    def run(images: Array, targets: Array, *state: Array) -> tuple[Array, ...]:
+        networks, layers = example("networks"), example("layers")
+        parameters, velocities, statistics = state_of(name, images.shape, state)
+        state_now = layers.Pass(parameters, statistics, training=True)
+        loss, gradients = networks.loss_and_gradients(
+            network(name, tuple(images.shape[1:])), state_now, images, targets
+        )
+        descend = example("optimizer").descend
+        pairs = [
+            descend(x, gradients[key], velocities[key], RATE, MOMENTUM, DECAY)
+            for key, x in parameters.items()
+        ]
+        new, moving = zip(*pairs, strict=True)
+        return loss.reshape(1), *new, *moving, *statistics.values()
+
+    return run
+
+
+def state_of(
+    name: str, shape: Shape, state: tuple[Array, ...]
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Parameters, velocities and statistics by name."""
+    parameters, statistics = initial(name, tuple(shape[1:]))
+    count = len(parameters)
+    return (
+        dict(zip(parameters, state[:count], strict=True)),
+        dict(zip(parameters, state[count : 2 * count], strict=True)),
+        dict(zip(statistics, state[2 * count :], strict=True)),
+    )
+
+
+def arrays(name: str) -> tuple[str, ...]:
+    """The names of the arrays of a step."""
+    parameters, statistics = initial(name, SHAPES[name][1:])
+    return (
+        *("images", "targets"),
+        *parameters,
+        *(f"velocity of {key}" for key in parameters),
+        *statistics,
+    )
+
+
+def operand_shapes(name: str, shape: Shape) -> tuple[Shape, ...]:
+    """The shape of each."""
+    parameters, statistics = initial(name, shape[1:])
+    weights = [x.shape for x in parameters.values()]
+    return (shape, (shape[0], CLASSES), *weights, *weights, *(x.shape for x in statistics.values()))
+
+
+def operands(name: str, shape: Shape, dtype: np.dtype[Any]) -> list[np.ndarray]:
+    """Images of noise, classes, and the state at the beginning with some velocity."""
+    random = np.random.default_rng(2)
+    parameters, statistics = initial(name, shape[1:])
+    found = [random.standard_normal(shape), np.eye(CLASSES)[random.integers(0, CLASSES, shape[0])]]
+    found += [*parameters.values()]
+    found += [0.01 * random.standard_normal(x.shape) for x in parameters.values()]
+    found += [*statistics.values()]
+    return [x.astype(dtype) for x in found]
+
+
+def flops(name: str) -> Callable[[tuple[Shape, ...], dict[str, Any]], float]:
+    """Those of convolutions and products: forward, and both gradients but for the images'."""
+
+    def count(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
+        batch, _, height, width = shapes[0]
+        total = 0.0
+        for key, shape in zip(arrays(name)[2:], shapes[2:], strict=True):
+            if key.startswith("velocity") or len(shape) < 2:
+                continue
+            pixels = _pixels(name, key, height, width) if len(shape) == 4 else 1
+            products = 2.0 * batch * prod(shape) * pixels
+            total += products * (2 if key == "conv1.weight" else 3)
+        return total
+
+    return count
+
+
+def _pixels(name: str, key: str, height: int, width: int) -> int:
+    """Of the result of a convolution."""
+    if MODELS[name] == "lenet":
+        cuts = 0 if key.startswith("conv1") else 1
+    else:
+        cuts = int(key[5]) - 1 if key.startswith("block") else 0
+    for _ in range(cuts):
+        odd = 1 if MODELS[name] == "resnet8" else 0  # strides round up, pooling rounds down
+        height, width = (height + odd) // 2, (width + odd) // 2
+    return height * width

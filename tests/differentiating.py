@@ -1,0 +1,44 @@
+"""Calls of every op for tests of its gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+from strategies import make_numbers
+
+from nnkernels.registry import COMPLEX
+
+
+def cases(op):
+    """Small shapes with every option of the record's examples, in float64 and complex128."""
+    dtypes = ["float64"] + ["complex128"] * bool(set(COMPLEX) & set(op.dtypes))
+    for dtype in dtypes:
+        for example in op.examples:
+            shapes = tuple(tuple(min(n, _limit(n)) for n in shape) for shape in example.shapes)
+            if op.is_gradient and (op.family in ("conv", "pool", "windows") or "glu" in op.name):
+                shapes = example.shapes  # of which the first follows from the others
+            yield dtype, shapes, example.options
+
+
+def _limit(n):
+    return 10 if n % 2 == 0 else 7  # even lengths stay even
+
+
+def operands_for(op, shapes, dtype, seed, options=None):
+    """Numbers at least 1e-3 away from kinks, and complex ones away from poles (1.57 i is one)."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for name, shape in zip(op.arrays, shapes, strict=False):
+        if name in op.special:
+            found.append(op.special[name](generator, shapes, options or {}))
+            continue
+        x = make_numbers(generator, shape, dtype)
+        if x.dtype.kind == "f":
+            near = np.abs(x - np.round(4 * x) / 4) < 1e-3
+            x = np.where(near, x + 2e-3, x)
+        else:
+            x = x.real + 1j * np.clip(x.imag, -1, 1)
+        found.append(x)
+    return [
+        np.abs(x) + 0.25 if name in op.positive else x
+        for name, x in zip(op.arrays, found, strict=False)
+    ]

@@ -1,0 +1,239 @@
+"""The ops as functions of PyTorch: gradients, operators, and what its tools make of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from differentiating import cases, operands_for
+
+import nnkernels as nnk
+from nnkernels import registry
+
+torch = pytest.importorskip("torch")
+from nnkernels.interop import torch as nnt  # noqa: E402
+
+OPS = registry.all_ops()
+DIFFERENTIABLE = [op for op in OPS.values() if op.is_differentiable]
+SIDE = 4
+
+
+def small(op):
+    """One call of few elements: sides of up to four where the record's shapes follow from none."""
+    found = list(cases(op))
+    _, shapes, options = found[min(1, len(found) - 1)] if op.family == "rows" else found[0]
+    if op.family in ("elementwise", "rows", "norm", "matmul") and not (
+        "group" in op.name or op.name.endswith("glu_backward")
+    ):
+        shapes = tuple(tuple(min(n, SIDE) for n in shape) for shape in shapes)
+    return shapes, options
+
+
+def call_of(op, seed=0):
+    """Float64 tensors for a call, the function of them, and its options."""
+    shapes, options = small(op)
+    arrays = operands_for(op, shapes, "float64", seed, options)
+    tensors = [torch.from_numpy(np.ascontiguousarray(x)) for x in arrays]
+    for name, tensor in zip(op.arrays, tensors, strict=False):
+        tensor.requires_grad_(tensor.is_floating_point() and name not in op.constant)
+
+    def function(*given):
+        positional, named = op.arguments(given, options)
+        result = getattr(nnt, op.name)(*positional, **named)
+        results = result if isinstance(result, tuple) else (result,)
+        return tuple(r for r in results if r is not None and r.requires_grad)
+
+    return function, tensors, options
+
+
+def gradcheck(function, tensors):
+    fast = sum(t.numel() for t in tensors) > 60
+    assert torch.autograd.gradcheck(function, tensors, fast_mode=fast, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_gradients(op):
+    gradcheck(*call_of(op)[:2])
+
+
+@pytest.mark.parametrize("op", [op for op in OPS.values() if not op.lists], ids=lambda op: op.name)
+def test_operators(op):
+    """torch.library's own checks: schema, fake results, autograd, and tracing of both."""
+    _, tensors, options = call_of(op)
+    if op.gradient is None:
+        tensors = [t.detach() for t in tensors]
+    positional, named = op.arguments(tensors, options)
+    given = op.sorted_arguments(positional, named)
+    names = dict(zip(given.names, given.arrays, strict=True))
+    tensors = [names.get(name) for name in (*op.arrays, *op.array_options)]
+    others = dict(given.options)
+    shapes = []
+    for name in nnt._shape_options(op):
+        value = others.get(name)
+        shapes.append(list(others.pop(name)) if isinstance(value, tuple) else None)
+    operator = getattr(torch.ops.nnkernels, op.name).default
+    torch.library.opcheck(operator, (*tensors, *shapes, nnt.calls.encode(others)))
+
+
+SECOND = (
+    "gelu",
+    "softmax",
+    "linear",
+    "mlp",
+    "conv",
+    "conv_transpose",
+    "swiglu",
+    "prelu",
+    "max_pool",
+)
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_second_derivatives(name):
+    function, tensors, _ = call_of(OPS[name])
+    assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_activations_inside(activation):
+    x, weight, bias = (
+        torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((3, 4), (5, 4), (5,))
+    )
+    function = lambda *a: nnt.linear(*a, activation=activation)  # noqa: E731
+    gradcheck(function, (x, weight, bias))
+    with torch.no_grad():
+        assert torch.equal(
+            function(x, weight, bias),
+            nnk.linear(x.detach(), weight.detach(), bias.detach(), activation=activation),
+        )
+
+
+def test_networks():
+    """Lists of tensors, in a program that is compiled too."""
+    x, *rest = [
+        torch.randn(s, dtype=torch.float64, requires_grad=True)
+        for s in ((3, 4), (5, 4), (2, 5), (5,))
+    ]
+    weights, biases = rest[:2], [rest[2], None]
+
+    def function(*arrays):
+        return nnt.mlp(arrays[0], arrays[1:3], biases=[arrays[3], None], activation="gelu")
+
+    gradcheck(function, (x, *rest))
+    arrays = [[None if t is None else t.detach().numpy() for t in ts] for ts in (weights, biases)]
+    wanted = nnk.mlp(x.detach().numpy(), *arrays, activation="gelu")
+    torch._dynamo.reset()
+    for call in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+        assert np.allclose(call(x, *rest).detach().numpy(), wanted, rtol=1e-12)
+    with pytest.raises(TypeError, match="takes no out"):
+        nnt.mlp(x, weights, out=x)
+    with pytest.raises(TypeError, match="weights must be a list or tuple"):
+        nnt.mlp(x, weights[0])
+    assert not hasattr(nnt, "mlp_backward")
+
+
+def model(x, weight, bias, kernel):
+    y = nnt.max_pool(nnt.conv(x, kernel, padding=1, epilogue="relu"), 2)
+    y = nnt.layer_norm(y.reshape(len(y), -1))
+    return nnt.log_softmax(nnt.linear(y, weight, bias, activation="gelu")).square().mean()
+
+
+@pytest.fixture
+def parameters():
+    torch.manual_seed(0)
+    shapes = ((2, 1, 4, 4), (3, 8), (3,), (2, 1, 3, 3))
+    return [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+
+
+def test_compiled(parameters):
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    value = model(*parameters)
+    assert torch.allclose(compiled(*parameters), value)
+    wanted = torch.autograd.grad(value, parameters)
+    for a, b in zip(torch.autograd.grad(compiled(*parameters), parameters), wanted, strict=True):
+        assert torch.allclose(a, b)
+
+
+def test_exported(parameters):
+    class Model(torch.nn.Module):
+        def forward(self, *arguments):
+            return model(*arguments)
+
+    given = tuple(p.detach() for p in parameters)
+    program = torch.export.export(Model(), given)
+    assert torch.allclose(program.module()(*given), model(*given))
+    assert "nnkernels.conv.default" in str(program.graph)
+
+
+def test_functional_transforms(parameters):
+    x = parameters[0].detach().reshape(2, 16)
+    loss = lambda x: nnt.gelu(x).sum()  # noqa: E731
+    wanted = torch.autograd.grad(loss(x.requires_grad_()), x)[0]
+    assert torch.allclose(torch.func.grad(loss)(x.detach()), wanted)
+
+
+def test_memory_is_shared():
+    x = torch.randn(5)
+    assert nnt._view(x).ctypes.data == x.data_ptr()
+    assert nnt._view(x.to(torch.bfloat16)[1:]).dtype.name == "bfloat16"
+    y = nnt.relu(x.to(torch.bfloat16))
+    assert y.dtype is torch.bfloat16
+    assert torch.equal(y, x.to(torch.bfloat16).relu())
+    assert torch.equal(nnt.relu(torch._neg_view(x)), (-x).relu())
+
+
+def test_only_what_is_wanted_is_made(monkeypatch):
+    """No gradient of images, which need none."""
+    seen = []
+    backward = nnt.conv_backward
+    monkeypatch.setattr(
+        nnt, "conv_backward", lambda *a, **k: seen.append(k["wrt"]) or backward(*a, **k)
+    )
+    weight = torch.randn(2, 1, 3, 3, requires_grad=True)
+    nnt.conv(torch.randn(1, 1, 5, 5), weight).sum().backward()
+    assert seen == [(1,)]
+    assert weight.grad is not None
+
+
+def test_no_second_derivative():
+    x = torch.randn(2, 3, requires_grad=True)
+    (dx,) = torch.autograd.grad(nnt.layer_norm(x).square().sum(), x, create_graph=True)
+    with pytest.raises(TypeError, match="layer_norm has no second derivative"):
+        dx.sum().backward()
+
+
+def test_no_third_derivative():
+    x = torch.randn(2, 3, requires_grad=True)
+    (dx,) = torch.autograd.grad(nnt.gelu(x).sum(), x, create_graph=True)
+    (ddx,) = torch.autograd.grad(dx.sum(), x, create_graph=True)
+    with pytest.raises(TypeError, match="gelu has no third derivative"):
+        ddx.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: nnt.relu(x.numpy()), nnk.DTypeError, "x of relu must be a tensor; got ndarray"),
+        (lambda x: nnt.relu(2.0), nnk.DTypeError, "must be a tensor; got float"),
+        (lambda x: nnt.swiglu(x, [1]), nnk.DTypeError, "gate of swiglu must be a tensor"),
+        (
+            lambda x: nnt.swiglu(x, x.to("meta")),
+            nnk.BackendError,
+            "device cpu and gate on meta",
+        ),
+        (lambda x: nnt.relu(x, out=x), TypeError, "takes no out"),
+        (lambda x: nnt.relu(x, x), TypeError, "takes 1"),
+        (lambda x: nnt.gelu(x.requires_grad_(), approximate="no"), ValueError, "approximate"),
+        (lambda x: nnt.matmul(x, x.requires_grad_()), nnk.ShapeError, "x1 has shape"),
+    ],
+)
+def test_wrong_use(call, error, message):
+    with pytest.raises(error, match=message):
+        call(torch.randn(2, 3))
+
+
+def test_fake_results_are_checked():
+    with pytest.raises(nnk.ShapeError, match="x1"):
+        nnt.matmul(torch.randn(2, 3, device="meta"), torch.randn(2, 3, device="meta"))
+    y = nnt.softmax(torch.randn(2, 3, device="meta").T)
+    assert (y.shape, y.stride(), y.device.type) == ((3, 2), (1, 3), "meta")
