@@ -215,6 +215,7 @@ DEFAULTS: dict[str, Any] = {
     **{name: ((shape, None, "contiguous"),) for name, shape in models.SHAPES.items()},
     "fusion": (((4096, 4096), None, "contiguous"), ((8, 8), None, "contiguous")),
     "mlp": tuple(((65536, n, n, n), None, "contiguous") for n in (16, 64, 128)),
+    "fused_linear": (((2048, 512, 512), None, "contiguous"),),
 }
 
 
@@ -407,6 +408,8 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     op, shape, axis = problem.record, problem.shape, problem.axis or 0
     if op.family == "matmul":
         return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
+    if op.family == "fusion":
+        return fusion.operand_shapes(op, shape)
     if op.family in CASES:
         found: tuple[Shape, ...] = CASES[op.family].operand_shapes(op.name, shape, problem.case)
         return found
@@ -420,7 +423,9 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     if op.family == "norm":
         parameter = (shape[axis],)
         return tuple(shape if name in ("dy", "x") else parameter for name in op.arrays)
-    if op.name.startswith("prelu"):
+    if op.family == "fusion":
+        special["weight"] = special["bias"] = shape[-1:]
+    elif op.name.startswith("prelu"):
         special["weight"] = (shape[axis],)
     elif op.name == "glu_backward":
         special["dy"] = _replaced(shape, axis, shape[axis] // 2)

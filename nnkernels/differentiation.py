@@ -34,7 +34,8 @@ def vjp(
         Its array arguments, lists of arrays among them where it takes these.
     wrt : int or tuple of int, optional
         Positions of the array arguments of which the gradient is wanted, so that others are not
-        made; by default of all. (Options that are arrays, as ``residual``, come last.)
+        made; by default of all. (Options that are arrays, as ``residual``, come after them, and
+        then the operands of fused functions that the op has inside.)
     **options
         Its other options.
 
@@ -103,7 +104,39 @@ def vjp(
         return y, _checked(pullback, y, chosen)
     assert rule is not None
     given = op.sorted_arguments(arrays, options)
+    inside = operands_inside(op, given.options)
+    if inside is not None:
+        return _with_functions(op, rule.of(given.names), given, wrt, inside)
     return _differentiated(op, rule.of(given.names), given, wanted_of(op, given.names, wrt))
+
+
+def operands_inside(op: Op, options: dict[str, Any]) -> int | None:
+    """How many operands the fused functions of a call have, if it has any function inside."""
+    from nnkernels.ops._activation import is_function
+
+    if not op.functions or options.keys().isdisjoint(_FUNCTIONS):
+        return None
+    before, after = (tuple(options.get(n) or ()) for n in ("prologue_operands", "operands"))
+    epilogue = options.get("epilogue")
+    if op.functions == "sums":
+        return len(after) if is_function(epilogue, after) else None
+    return None if options.get("prologue") is epilogue is None else len(before) + len(after)
+
+
+_FUNCTIONS = ("prologue", "prologue_operands", "epilogue", "operands")
+
+
+def _with_functions(
+    op: Op, rule: Rule, given: Given, wrt: Any, inside: int
+) -> tuple[Any, Pullback]:
+    names = (*given.names, *(f"operand {i}" for i in range(inside)))
+    chosen = wanted_of(op, names, wrt)
+    if op.functions == "sums":
+        from nnkernels.fusion.sums_gradient import through_epilogue as through
+    else:
+        from nnkernels.fusion.rows_gradient import through_functions as through
+    y, pullback = through(op, rule, given, chosen)
+    return y, _checked(pullback, y, chosen, optional=True)
 
 
 def wanted_of(op: Op, names: Sequence[str], wrt: Any) -> tuple[bool, ...]:

@@ -34,10 +34,11 @@ def every(kind):
     return function
 
 
-def compiled(function, arrays, arch):
+def compiled(function, arrays, arch, **options):
     device = PROFILES[arch]
-    (launch,) = launches(nnk.fuse(function), arrays, {}, device)
-    assert launch.instance.definitions
+    function = function if options else nnk.fuse(function)
+    (launch,) = launches(function, arrays, options, device)
+    assert launch.instance.definitions or options
     text = source_text((launch.instance,), device.machine)
     resources = (nvidia if device.machine == "cuda" else amd).resources(text, arch)
     return resources[launch.instance.symbol]
@@ -58,3 +59,38 @@ def test_a_function_has_wide_accesses_and_spills_nothing(arch):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
 def test_every_operation_compiles(dtype, arch):
     compiled(every(np.dtype(dtype).kind), [np.empty(100, dtype), np.empty(100, dtype)], arch)
+
+
+def masked(score, mask, scale):
+    return np.where(mask, score * scale, -np.inf)
+
+
+def with_residual(x, residual):
+    total = x + residual
+    return total, total
+
+
+# Of a row of 1024 elements: how many accesses of 16 bytes a function adds to each of those of x and
+# y. (Others are those of rows that end within a vector.)
+INSIDE = (
+    (nnk.softmax, masked, (np.empty((512, 1024), bool), 0.125), {}, {}),
+    (nnk.layer_norm, with_residual, (np.empty((64, 512, 1024), np.float32),), {16: 1}, {16: 1}),
+)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("op", "function", "operands", "loads", "stores"), INSIDE)
+def test_a_prologue_adds_its_own_accesses_alone(op, function, operands, loads, stores, arch):
+    x = np.empty((64, 512, 1024), np.float32)
+    plain = compiled(op, [x], arch, axis=-1)
+    found = compiled(op, [x], arch, prologue=function, prologue_operands=operands)
+    assert not found.spill_bytes
+    assert not found.local_bytes
+    if found.loads:  # there is a disassembler
+        groups = plain.stores[16]  # of a thread
+        assert plain.loads[16] == groups
+        for counts, more, before in (
+            (found.loads, loads, plain.loads),
+            (found.stores, stores, plain.stores),
+        ):
+            assert counts[16] - before[16] == groups * more.get(16, 0), (counts, before)

@@ -10,9 +10,22 @@
 // shared memory, and a range of the *items* of the slab: what a thread has in registers at once.
 #pragma once
 #include "nnk/conv_direct_geometry.cuh"
+#include "nnk/fused_epilogue.cuh"
 #include "nnk/matmul_epilogue.cuh"
 
 namespace nnk {
+
+// What a function adds to the arguments.
+template <class Function, class Base> struct DirectFunction {
+  static constexpr bool is_there = true;
+  static constexpr int count = Function::arrays > 0 ? Function::arrays : 1;
+  using Operands = FusedOperands<Function, Base>;
+};
+template <class Base> struct DirectFunction<void, Base> {
+  static constexpr bool is_there = false;
+  static constexpr int count = 1;
+  using Operands = Base;
+};
 
 // TX, TW, TY, TD: element types of image, weights, result and bias (void for none)
 // S: type of the sums; TR: type in which they are activated
@@ -21,9 +34,10 @@ namespace nnk {
 // UnitX, UnitY: lanes are adjacent in the image and the result (on a GPU, and aligned)
 // Conjugate: weights are taken so
 // Streaming: results go past the caches
+// Function: a FusedFunction that is applied instead of an activation, or void
 template <class TX, class TW, class TY, class TD, class S, class TR, class Activation, class Index,
           bool AlongGroups, int N, int R, int Step, int Threads, bool UnitX, bool UnitY,
-          bool Conjugate, bool Streaming>
+          bool Conjugate, bool Streaming, class Function = void>
 struct ConvDirect {
   using V = Vec<S, N>;
   using Geometry = DirectGeometry<Index>;
@@ -33,7 +47,9 @@ struct ConvDirect {
   static constexpr int axis = AlongGroups ? 2 : 1;   // of the R pixels
   static constexpr int width = AlongGroups ? N : 1;  // weights that are read at once
 
-  struct Args : Addend<TD>::Operands {
+  using Fused = DirectFunction<Function, typename Addend<TD>::Operands>;
+
+  struct PlainArgs : Fused::Operands {
     const TW* weights;
     const TX* image;
     TY* result;
@@ -47,6 +63,9 @@ struct ConvDirect {
     alignas(16) TR parameter[parameters];
     alignas(16) Geometry geometry;
   };
+  // Of every array of a function its strides, as those of the result.
+  struct FusedArgs : PlainArgs { alignas(16) Index more[Fused::count][6]; };
+  using Args = conditional<Fused::is_there, FusedArgs, PlainArgs>;
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     ConvDirect(group, args).work(group);
@@ -182,7 +201,11 @@ struct ConvDirect {
                                      u0 * g.other[3] + u1 * g.other[4] + u2 * g.other[5]);
     NNK_UNROLL
     for (int i = 0; i < R; ++i)
-      if (i < pixels) store(byte_offset(to, i * g.other[3 + axis]), sums[i], count);
+      if (i < pixels) {
+        Index position[6] = {item.image, group, row, u0, u1, u2};
+        position[3 + axis] += i;
+        store(byte_offset(to, i * g.other[3 + axis]), sums[i], position, count);
+      }
   }
   static NNK_FN int clipped(Index n) { return n < N ? int(n) : N; }
 
@@ -281,8 +304,15 @@ struct ConvDirect {
   NNK_FN V load(const TX* from, LaneRange lanes) const {
     return load_some<S, N, UnitX, whole_vectors<AlongGroups>>(from, lane_step(), lanes);
   }
-  NNK_FN void store(TY* to, const V& sum, int count) const {
-    const auto y = convert<TY>(Activation::apply(args.parameter, convert<TR>(sum)));
+  NNK_FN auto finished(const V& sum, [[maybe_unused]] const Index (&position)[6],
+                       [[maybe_unused]] int count) const {
+    if constexpr (Fused::is_there)
+      return apply_at<Function>(args, args.more, convert<typename Function::Value>(sum), position,
+                                AlongGroups ? 1 : 5, count);
+    else return Activation::apply(args.parameter, convert<TR>(sum));
+  }
+  NNK_FN void store(TY* to, const V& sum, const Index (&position)[6], int count) const {
+    const auto y = convert<TY>(finished(sum, position, count));
     const Index step = AlongGroups ? g.other[1] : g.other[5];
     if (count == N || whole_vectors<AlongGroups>) {
       if constexpr (UnitY && Streaming) nnk::store_streaming(to, y);

@@ -8,6 +8,7 @@
 // block has changes no result.
 #pragma once
 #include "nnk/conv_winograd_lanes.cuh"
+#include "nnk/fused_epilogue.cuh"
 #include "nnk/matmul_epilogue.cuh"
 
 namespace nnk {
@@ -32,8 +33,10 @@ template <class S, class Layout, int N, int MicroM, class Epilogue> struct ConvW
   };
 
   struct Block {
+    static constexpr bool is_placed = nnk::is_placed<Epilogue>;
     const Args& args;
     typename Epilogue::template Of<int64> epilogue;
+    int64 first_tile;
     int tiles, runs;  // of this block
     Shared<TileRun> run;
     Shared<S> lines, seen, made;  // inputs on the way to the points, and there; products
@@ -57,6 +60,7 @@ template <class S, class Layout, int N, int MicroM, class Epilogue> struct ConvW
     Block block{
         args,
         {args, args.epilogue, &offset, g.outputs, int64(1)},
+        first_tile,
         int(g.tiles - first_tile < g.tile_n ? g.tiles - first_tile : g.tile_n),
         0,
         group.template dynamic_shared<TileRun>(0, g.tile_n),

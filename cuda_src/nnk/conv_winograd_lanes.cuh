@@ -26,6 +26,16 @@ NNK_FN void sum_columns(const Block& block, int from,
   }
 }
 
+// What a block's epilogue does with results at a position (image, output, depth, row, column), if
+// it has arrays of its own: along an axis, so many lanes.
+template <class Block, class S, int N>
+NNK_FN Vec<S, N> placed(const Block& block, const Vec<S, N>& x, const int64 (&position)[5],
+                        int axis, int count) {
+  if constexpr (Block::is_placed)
+    return convert<S>(block.epilogue.finish(x, position, axis, count));
+  else return x;
+}
+
 // ---- tiles ------------------------------------------------------------------------------------
 
 // Tiles that follow each other, images and rows of tiles included. Inputs are first transformed
@@ -155,12 +165,18 @@ template <class S, int Lanes, int N> struct LanesAreTiles {
     for (int i = 0; i < block.runs; ++i) {
       const TileRun run = block.run.load(i);
       S* const to = byte_offset(block.args.y, run.result + output * g.result[1]);
+      const auto place = TilePosition::of(g, block.first_tile + run.first);
       for (int r = 0; r < run.results[0]; ++r) {
         const int at = r * step + slack + 4 * run.first;
-        for (int j = 0; j < run.results[1]; j += Lanes)
-          store_lanes(byte_offset(to, r * g.result[3] + j * g.result[4]), g.result[4],
-                      block.lines.template load_vec<Lanes>(at + j),
-                      lanes_from<Lanes>(0, run.results[1] - j));
+        for (int j = 0; j < run.results[1]; j += Lanes) {
+          const int count = run.results[1] - j < Lanes ? run.results[1] - j : Lanes;
+          const int64 position[5] = {place.image, output, place.depth, place.row + r,
+                                     place.column + j};
+          store_lanes(
+              byte_offset(to, r * g.result[3] + j * g.result[4]), g.result[4],
+              placed(block, block.lines.template load_vec<Lanes>(at + j), position, 4, count),
+              lanes_from<Lanes>(0, count));
+        }
       }
     }
   }
@@ -207,12 +223,14 @@ template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
     const Geometry& g = block.geometry();
     for (int i = 0; i < block.runs; ++i) {
       const TileRun run = block.run.load(i);
+      const auto place = TilePosition::of(g, block.first_tile + run.first);
       for (int t = 0; t < run.count; ++t) {
         const int columns = run.results[1] - 4 * t;
+        const TilePosition there{place.image, place.depth, place.row, place.column + 4 * t};
         S* const to = byte_offset(block.args.y, run.result + 4 * t * g.result[4]);
         for (int o = 0; o < count; o += Lanes)
           make_tile(block, (run.first + t) * block.made_row + o, first + o, count - o,
-                    run.results[0], columns < 4 ? columns : 4, to);
+                    run.results[0], columns < 4 ? columns : 4, to, there);
       }
     }
   }
@@ -280,7 +298,7 @@ template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
   // Of a tile and outputs from `output` on, whose products are from `from` on.
   template <class Block>
   static NNK_FN void make_tile(const Block& block, int from, int64 output, int count, int rows,
-                               int columns, S* to) {
+                               int columns, S* to, const TilePosition& place) {
     const Geometry& g = block.geometry();
     V half[4][points];
     sum_columns<S, Lanes>(block, from, half);
@@ -293,9 +311,14 @@ template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
       Winograd<S>::sums(half[i], y);
       NNK_UNROLL
       for (int j = 0; j < 4; ++j)
-        if (j < columns)
-          store_lanes(byte_offset(to, i * g.result[3] + j * g.result[4]), g.result[1],
-                      block.epilogue(y[j], int64(0), output, count), bits);
+        if (j < columns) {
+          const int64 position[5] = {place.image, output, place.depth, place.row + i,
+                                     place.column + j};
+          store_lanes(
+              byte_offset(to, i * g.result[3] + j * g.result[4]), g.result[1],
+              placed(block, block.epilogue(y[j], int64(0), output, count), position, 1, count),
+              bits);
+        }
     }
   }
 };

@@ -64,6 +64,18 @@ NNK_FN int find_tile_runs(const WinogradGeometry& g, int64 tile, int tiles,
   return count;
 }
 
+// Image, depth, row and column of the first pixel of a tile.
+struct TilePosition {
+  int64 image, depth, row, column;
+
+  static NNK_FN TilePosition of(const WinogradGeometry& g, int64 tile) {
+    const int64 slice = tile / g.tiles_of_image, in_image = tile - slice * g.tiles_of_image;
+    const int64 image = slice / g.depth[0], row = in_image / g.tiles_of_row;
+    const int64 column = in_image - row * g.tiles_of_row;
+    return {image, slice - image * g.depth[0], row * 4, column * 4};
+  }
+};
+
 // Those of `count` lanes whose number is at least `low`.
 template <int Lanes> NNK_FN uint32 lanes_from(int64 low, int64 count) {
   low = low < 0 ? 0 : low;

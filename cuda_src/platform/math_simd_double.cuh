@@ -47,8 +47,10 @@ template <int N> struct DoubleMath : MathCommon<double, N> {
   }
 
   static NNK_FN F exp(const F& x) {
-    const F y = at_least(at_most(x, 710.0), -746.0), n = exponent_for(y);
-    return scale(exp_polynomial(remainder_for(y, n)), n);
+    constexpr double least = -746.0;
+    const F below = at_most(x, 710.0);  // inf beyond
+    const F y = Common::use_avx512 ? below : at_least(below, least), n = exponent_for(y);
+    return Common::scale_above(exp_polynomial(remainder_for(y, n)), n, x, least);
   }
   static NNK_FN F expm1(const F& x) {
     const F y = at_least(at_most(x, 710.0), -40.0), n = exponent_for(y);

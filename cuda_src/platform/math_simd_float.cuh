@@ -44,8 +44,10 @@ template <int N> struct FloatMath : MathCommon<float, N> {
   }
 
   static NNK_FN F exp(const F& x) {
-    const F y = at_least(at_most(x, 89.0f), -104.0f), n = exponent_for(y);  // inf and 0 beyond
-    return scale(exp_polynomial(remainder_for(y, n)), n);
+    constexpr float least = -104.0f;
+    const F below = at_most(x, 89.0f);  // inf beyond
+    const F y = Common::use_avx512 ? below : at_least(below, least), n = exponent_for(y);
+    return Common::scale_above(exp_polynomial(remainder_for(y, n)), n, x, least);
   }
 
   static NNK_FN F expm1(const F& x) {

@@ -80,6 +80,22 @@ template <class T, class R> NNK_FN R scale(R x, R n) {
   else asm("vscalefpd %2, %1, %0" : "=v"(r) : "v"(x), "v"(n));
   return r;
 }
+// The same, and 0 where a < least.
+template <class T, class R> NNK_FN R scale_above(R x, R n, R a, R least) {
+  R r;
+  uint16 there;
+#define NNK_SCALE_ABOVE(compare, scale)             \
+  asm(compare " $21, %5, %4, %1\n\t" /* not less */ \
+      scale " %3, %2, %0%{%1%}%{z%}"                \
+      : "=v"(r), "=&Yk"(there)                      \
+      : "v"(x), "v"(n), "v"(a), "v"(least))
+  if constexpr (sizeof(R) == 4) NNK_SCALE_ABOVE("vcmpss", "vscalefss");
+  else if constexpr (sizeof(R) == 8) NNK_SCALE_ABOVE("vcmpsd", "vscalefsd");
+  else if constexpr (sizeof(T) == 4) NNK_SCALE_ABOVE("vcmpps", "vscalefps");
+  else NNK_SCALE_ABOVE("vcmppd", "vscalefpd");
+#undef NNK_SCALE_ABOVE
+  return r;
+}
 // floor(log2 |x|), also of subnormal x; -inf for 0, inf for inf.
 template <class T, class R> NNK_FN R exponent(R x) {
   R r;

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.dispatch import applied, machines, rows
 from nnkernels.dispatch import conv_plan as plans
-from nnkernels.dispatch import machines, rows
+from nnkernels.dispatch.applied import Application, Applied
 from nnkernels.dispatch.axes import Shape
 from nnkernels.dispatch.conv_plan import ConvPlan, Operands
 from nnkernels.dispatch.elementwise import alignment_of, remember
@@ -24,7 +25,7 @@ from nnkernels.dispatch.windows import (
     whole,
 )
 from nnkernels.errors import ShapeError
-from nnkernels.interop.libraries import adopt_all, library_of
+from nnkernels.interop.libraries import NUMPY, adopt_all, library_of
 
 # Options of a convolution as they are given: stride, padding, dilation, groups, flip.
 Options = tuple[Any, Any, Any, Any, bool]
@@ -35,13 +36,14 @@ def conv(
     weight: Any,
     bias: Any,
     options: Options,
-    epilogue: Epilogue,
+    epilogue: Epilogue | Application,
     algorithm: str | None = None,
 ) -> Any:
     """``epilogue(x * weight + bias)``; bias may be None."""
 
-    def make(arrays: Sequence[Any], machine: Any) -> ConvPlan:
+    def make(arrays: Sequence[Any], machine: Any, found: Applied | None = None) -> ConvPlan:
         x, weight, bias = arrays
+        finish = _finish(epilogue, found)
         stride, padding, dilation, groups, flip = options
         rank = spatial_rank(x, "x")
         groups = whole(groups, "groups", 1)
@@ -49,11 +51,11 @@ def conv(
         _check_bias(bias, weight.shape[0], "weight", weight)
         geometry = Windows.checked(rank, weight.shape[2:], stride, padding, dilation)
         axes = geometry.axes(x.shape[2:])
-        operands = Operands((x, weight, bias), ("x", "weight", "bias"))
-        return plans.forward(operands, axes, groups, flip, epilogue, machine, algorithm=algorithm)
+        operands = Operands((x, weight, bias), ("x", "weight", "bias"), found=found)
+        return plans.forward(operands, axes, groups, flip, finish, machine, algorithm=algorithm)
 
-    key = ("conv", _as_key(options), epilogue, algorithm)
-    return _call(make, (x, weight, bias), ("x", "weight", "bias"), key)
+    key = ("conv", _as_key(options), algorithm)
+    return _call_with(epilogue, make, (x, weight, bias), ("x", "weight", "bias"), key)
 
 
 def conv_transpose(
@@ -62,13 +64,14 @@ def conv_transpose(
     bias: Any,
     options: Options,
     output_padding: Any,
-    epilogue: Epilogue,
+    epilogue: Epilogue | Application,
     algorithm: str | None = None,
 ) -> Any:
     """The transpose of a convolution with weights (I, O / groups, ...); bias may be None."""
 
-    def make(arrays: Sequence[Any], machine: Any) -> ConvPlan:
+    def make(arrays: Sequence[Any], machine: Any, found: Applied | None = None) -> ConvPlan:
         x, weight, bias = arrays
+        finish = _finish(epilogue, found)
         stride, padding, dilation, groups, flip = options
         rank = spatial_rank(x, "x")
         groups = whole(groups, "groups", 1)
@@ -77,13 +80,13 @@ def conv_transpose(
         _check_bias(bias, outputs, "weight", weight)
         axes = transposed_axes(x, weight, stride, padding, dilation, output_padding, rank)
         shape = (x.shape[0], outputs, *(axis.size for axis in axes))
-        operands = Operands((x, weight, bias), ("x", "weight", "bias"))
+        operands = Operands((x, weight, bias), ("x", "weight", "bias"), found=found)
         return plans.backward_data(
-            operands, shape, axes, groups, flip, epilogue, False, machine, algorithm
+            operands, shape, axes, groups, flip, finish, False, machine, algorithm
         )
 
-    key = ("conv_transpose", _as_key((*options, output_padding)), epilogue, algorithm)
-    return _call(make, (x, weight, bias), ("x", "weight", "bias"), key)
+    key = ("conv_transpose", _as_key((*options, output_padding)), algorithm)
+    return _call_with(epilogue, make, (x, weight, bias), ("x", "weight", "bias"), key)
 
 
 def backward_data(
@@ -236,11 +239,33 @@ def _bias_gradient(dy: Any, bias: Any, outputs: int) -> Any:
 # ---- a call -------------------------------------------------------------------------------------
 
 
-def _call(
-    make: Callable[[Sequence[Any], Any], ConvPlan],
+def _finish(epilogue: Epilogue | Application, found: Applied | None) -> Epilogue:
+    """The epilogue of a call: that of the function that was found, if one is wanted."""
+    if found is not None:
+        return found.epilogue
+    assert isinstance(epilogue, Epilogue)
+    return epilogue
+
+
+def _call_with(
+    epilogue: Epilogue | Application,
+    make: Callable[..., ConvPlan],
     arrays: Sequence[Any],
     names: Sequence[str],
     options: tuple[Any, ...],
+) -> Any:
+    """A call with an epilogue."""
+    if type(epilogue) is Application:
+        return _call(make, arrays, names, options, epilogue)
+    return _call(make, arrays, names, (*options, epilogue))
+
+
+def _call(
+    make: Callable[..., ConvPlan],
+    arrays: Sequence[Any],
+    names: Sequence[str],
+    options: tuple[Any, ...],
+    application: Application | None = None,
 ) -> Any:
     given = [(a, n) for a, n in zip(arrays, names, strict=True) if a is not None or n != "bias"]
     library = like = None
@@ -250,26 +275,52 @@ def _call(
             library_of(array, name)  # not even a Python number
         views, library, like = adopt_all(views, [n for _, n in given])
     machine, address = machines.for_array(views[0])
+    found, own = None, len(views)
+    if application is not None:
+        padded = [*views, *[None] * (3 - own)]
+        dtype = applied.dtype_of_sums(padded, names, plans.whole_dtype(*views[:2]), application)
+        any_of_ours = given[0][0] if library is None else like
+        found = applied.apply_to(application, dtype, library or NUMPY, any_of_ours)
+        options = (*options, found.epilogue.function)
+        views = [*views, *found.arrays]
     addresses = [address(v) for v in views]
     key: Any = (options, tuple((v.shape, v.strides, v.dtype) for v in views))
     if machine.device.is_gpu:  # on a CPU, kernels do not depend on it
         key = (key, tuple(map(alignment_of, addresses)))
-    plans = machine.plans
+    known = machine.plans
     try:
-        plan = plans.get(key)
+        plan = known.get(key)
     except TypeError:  # an option that cannot be a key is none that `make` takes
         plan = None
     if plan is None:
-        machines.require_aligned(machine, views, [n for _, n in given])
-        padded = [*views, *[None] * (len(names) - len(views))]
-        plan = make(padded, machine)
-        remember(plans, key, plan)
+        machines.require_aligned(machine, views[:own], [n for _, n in given])
+        padded = [*views[:own], *[None] * (len(names) - own)]
+        if found is None:
+            plan = make(padded, machine)
+        else:
+            machines.require_aligned(machine, found.arrays, found.names)
+            plan = make(padded, machine, found)
+        remember(known, key, plan)
     result = plan.result.make(machine)
     kept = [workspace.make(machine) for workspace in plan.workspaces]
+    if found is not None:
+        arrays = [result, *[further.make(machine) for further in plan.further], *kept]
+        _launch_applied(plan, [*addresses, *map(address, arrays)], found.numbers)
+        results = arrays[: 1 + len(plan.further)]
+        if library is not None:
+            results = [library.restore(r, like) for r in results]
+        return tuple(results) if plan.function.several else results[0]
     addresses += [address(result), *map(address, kept)]
     for start, pack, slots, tail in plan.launches:
         start(pack(*[addresses[number] + offset for number, offset in slots]) + tail)
     return result if library is None else library.restore(result, like)
+
+
+def _launch_applied(plan: ConvPlan, addresses: Sequence[int], numbers: bytes) -> None:
+    """The launches of a convolution with a fused function."""
+    for start, pack, slots, tail in plan.launches:
+        given = [numbers if n < 0 else addresses[n] + offset for n, offset in slots]
+        start(pack(*given) + tail)
 
 
 def _as_key(option: Any) -> Any:

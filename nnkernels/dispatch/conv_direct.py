@@ -13,6 +13,7 @@ from nnkernels.config.conv_direct import DirectConfig, DirectProblem
 from nnkernels.dispatch.axes import largest_power_of_two
 from nnkernels.dispatch.conv_geometry import Strides3, Weights, WindowProduct
 from nnkernels.dispatch.matmul_call import Epilogue, Types
+from nnkernels.dispatch.matmul_packing import words_before
 from nnkernels.dispatch.packing import Packer
 
 
@@ -43,6 +44,7 @@ def in_memory_order(product: WindowProduct, weights: Weights) -> tuple[WindowPro
             axes=_three(axes),
             image=strides(product.image),
             pixels=strides(product.pixels),
+            more=tuple(strides(array) for array in product.more),
         ),
         replace(
             weights,
@@ -170,13 +172,14 @@ def prepare_direct(
         Starts the launch.
     """
     assert epilogue.alpha == epilogue.beta == 1, "sums begin with the bias"
-    sizes = types.b.itemsize, types.c.itemsize
+    sizes = types.b.itemsize, types.result.itemsize
     problem = direct_problem(product, weights, sizes, types, alignments)
     chosen = config.configure(problem, machine.device)
     tiles = chosen.tiles(problem)
     items = problem.images * prod(tiles)
     blocks = -(-items // chosen.items_of_block)
-    packer = Packer(3 if bias_stride is None else 4, chosen.index)
+    arrays = 3 + (bias_stride is not None) + len(product.more)
+    packer = Packer(words_before(arrays, epilogue), chosen.index)
     packer.add_index(items)
     packer.add("i", chosen.items_of_block, chosen.slab)
     packer.add_divisors((blocks, product.rows, *tiles[:2], *tiles[:1:-1]))
@@ -184,6 +187,10 @@ def prepare_direct(
     packer.align(16)
     packer.add_scalars(types.activated[1], epilogue.parameters or (0,))
     pack_geometry(packer, product, weights)
+    if epilogue.function is not None:
+        packer.align(16)
+        for a in product.more or (Strides3(0, 0, 0, (0, 0, 0)),):
+            packer.add_index(a.batch, a.group, a.channel, *a.spatial)
     instance = _instance(chosen, types, conjugate, epilogue)
     # Work, in bytes that would take as long: see `matmul_launch.prepare_with`.
     traffic = product.groups * product.rows * product.pixel_count * max(problem.terms, 4)
@@ -198,6 +205,7 @@ def prepare_direct(
 
 def _instance(chosen: DirectConfig, types: Types, conjugate: bool, epilogue: Epilogue) -> Instance:
     functor, lanes = epilogue.activation, chosen.lanes
+    headers: tuple[str, ...]
     name, headers = ("Identity", ()) if functor is None else (functor.name, (functor.header,))
     storage = ", ".join(
         (
@@ -220,7 +228,11 @@ def _instance(chosen: DirectConfig, types: Types, conjugate: bool, epilogue: Epi
         f"ConvDirect<{storage}, {name}, {index_type(chosen.index)}, {flag(lanes.along_groups)}, "
         f"{numbers}, {', '.join(map(flag, flags))}>"
     )
-    return Instance("conv_direct", kernel, chosen.threads, headers)
+    if epilogue.function is None:
+        return Instance("conv_direct", kernel, chosen.threads, headers)
+    headers, definitions = epilogue.function.source()
+    kernel = f"{kernel[:-1]}, {epilogue.function.cpp_type()}>"
+    return Instance("conv_direct", kernel, chosen.threads, headers, definitions)
 
 
 def index_type(index: str) -> str:

@@ -117,6 +117,8 @@ class WindowProduct:
         Three.
     image, pixels : Strides3
         The array that is seen through windows, and the one with an element for each of them.
+    more : tuple of Strides3
+        Arrays of a fused function with an element for each window and row.
     """
 
     images: int
@@ -126,6 +128,7 @@ class WindowProduct:
     axes: tuple[WindowAxis, WindowAxis, WindowAxis]
     image: Strides3
     pixels: Strides3
+    more: tuple[Strides3, ...] = ()
 
     @property
     def pixel_count(self) -> int:
@@ -146,7 +149,17 @@ class WindowProduct:
     def of_one_image(self) -> WindowProduct:
         """The product of each image, where these are a stack."""
         image, pixels = replace(self.image, batch=0), replace(self.pixels, batch=0)
-        return replace(self, images=1, image=image, pixels=pixels)
+        more = tuple(replace(array, batch=0) for array in self.more)
+        return replace(self, images=1, image=image, pixels=pixels, more=more)
+
+    def with_more(self, arrays: Sequence[Strides]) -> WindowProduct:
+        """The product with further arrays (N, O, *spatial) of some strides."""
+        return replace(self, more=tuple(Strides3.of(s, self.rows) for s in arrays))
+
+    def merged_pixels(self, arrays: Sequence[Strides3]) -> tuple[Shape, list[Strides]]:
+        """Images and spatial axes as few axes of all of some arrays, and their strides."""
+        shape = (self.images, *(axis.pixels for axis in self.axes))
+        return merge(shape, [(array.batch, *array.spatial) for array in arrays])
 
     @property
     def pixel_step(self) -> int | None:
@@ -160,17 +173,21 @@ class WindowProduct:
         """The largest byte offset or element count that an index must hold."""
         image = self.images * abs(self.image.batch) + self.groups * abs(self.image.group)
         image += self.channels * abs(self.image.channel)
-        pixels = self.images * abs(self.pixels.batch) + self.groups * abs(self.pixels.group)
-        pixels += self.rows * abs(self.pixels.channel)
         positions = 0
-        for axis, stride, step in zip(
-            self.axes, self.image.spatial, self.pixels.spatial, strict=True
-        ):
+        for axis, stride in zip(self.axes, self.image.spatial, strict=True):
             far = axis.pixels * axis.step + axis.taps * abs(axis.tap)
             image += (abs(axis.start) + far) * abs(stride)
-            pixels += axis.pixels * abs(step)
             positions = max(positions, abs(axis.start) + far + axis.size)
-        return max(image, pixels, positions, self.pixel_count, self.terms)
+        pixels = (self._reach_of(array) for array in (self.pixels, *self.more))
+        return max(image, *pixels, positions, self.pixel_count, self.terms)
+
+    def _reach_of(self, array: Strides3) -> int:
+        """The bytes that an array with an element for each window spans."""
+        bytes = self.images * abs(array.batch) + self.groups * abs(array.group)
+        bytes += self.rows * abs(array.channel)
+        return bytes + sum(
+            axis.pixels * abs(step) for axis, step in zip(self.axes, array.spatial, strict=True)
+        )
 
 
 # ---- arrays -------------------------------------------------------------------------------------
@@ -264,11 +281,14 @@ class Phase:
         Bytes to the first one of them.
     weights : Weights
         Those that they see, as lines of the channels of the image.
+    more_offsets : tuple of int
+        Bytes to the first element of further arrays.
     """
 
     product: WindowProduct
     offset: int
     weights: Weights
+    more_offsets: tuple[int, ...] = ()
 
 
 def phases(
@@ -277,6 +297,7 @@ def phases(
     axes: Sequence[Axis],
     weights: Weights,
     forward: bool,
+    more: Sequence[Strides] = (),
 ) -> list[Phase]:
     """The gradient by the image, a product for each phase of the strides.
 
@@ -284,6 +305,8 @@ def phases(
     ----------
     forward : bool
         Whether taps are in the order of the weights' memory. Else what they see is in order.
+    more : sequence
+        Strides of further arrays of the shape of the image.
 
     No zero is multiplied but those of the padding: element i sees tap t of window o where
     ``o stride = i + low - t dilation``, so that for one remainder of i by the stride these are
@@ -291,7 +314,7 @@ def phases(
     """
     shape, strides = dx
     rank = len(axes)
-    own = Strides3.of(strides, weights.channels)
+    every_array = [Strides3.of(s, weights.channels) for s in (strides, *more)]
     found = []
     for remainders in every(*(range(min(a.stride, a.size)) for a in axes)):
         parts = [_phase(a, f, forward) for a, f in zip(axes, remainders, strict=True)]
@@ -299,7 +322,7 @@ def phases(
         first = (0,) * (SPATIAL - rank) + tuple(part[1] for part in parts)
         every_tap = (1,) * (SPATIAL - rank) + tuple(part[2] for part in parts)
         taps = tuple(axis.taps for axis in window_axes)
-        offset = weights.offset + sum(
+        first_weight = weights.offset + sum(
             t * s for t, s in zip(first, weights.tap_strides, strict=True)
         )
         seen = Weights(
@@ -307,7 +330,7 @@ def phases(
             rows=weights.channels,
             channels=weights.rows,
             taps=(taps[0], taps[1], taps[2]),
-            offset=offset,
+            offset=first_weight,
             group_stride=weights.group_stride,
             row_stride=weights.channel_stride,
             channel_stride=weights.row_stride,
@@ -317,6 +340,13 @@ def phases(
         )
         steps = (1,) * (SPATIAL - rank) + tuple(a.stride for a in axes)
         begin = (0,) * (SPATIAL - rank) + remainders
+        own, *others = [
+            replace(a, spatial=_three([n * s for n, s in zip(steps, a.spatial, strict=True)], 0))
+            for a in every_array
+        ]
+        offset, *more_offsets = [
+            sum(n * s for n, s in zip(begin, a.spatial, strict=True)) for a in every_array
+        ]
         found.append(
             Phase(
                 WindowProduct(
@@ -326,15 +356,12 @@ def phases(
                     rows=weights.channels,
                     axes=window_axes,
                     image=Strides3.of(dy, weights.rows),
-                    pixels=Strides3(
-                        own.batch,
-                        own.group,
-                        own.channel,
-                        _three([n * s for n, s in zip(steps, own.spatial, strict=True)], 0),
-                    ),
+                    pixels=own,
+                    more=tuple(others),
                 ),
-                sum(n * s for n, s in zip(begin, own.spatial, strict=True)),
+                offset,
                 seen,
+                tuple(more_offsets),
             )
         )
     return found

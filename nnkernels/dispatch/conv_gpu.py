@@ -12,7 +12,6 @@ from nnkernels.config.conv_simt import ConvSimtConfig
 from nnkernels.config.conv_tensor import ConvTensorConfig
 from nnkernels.config.matmul_problem import index_kind
 from nnkernels.config.matmul_splits import terms_of_split
-from nnkernels.dispatch.axes import merge
 from nnkernels.dispatch.conv_geometry import WindowAxis, WindowProduct
 from nnkernels.dispatch.matmul_call import Call
 from nnkernels.dispatch.matmul_instances import matmul_instance
@@ -43,7 +42,8 @@ def prepare_windows(windows: Windows, machine: Any) -> Prepared:
     # What is gathered has stride 0 along the terms, and so from split to split: the kernel finds
     # the first term of a split by itself.
     first = _prepare(call.part(splits, terms), chosen, terms, windows, machine)
-    finished = with_pixel_axes(windows, call) if problem.scattered else call
+    several = problem.scattered or call.pixels is not None
+    finished = with_pixel_axes(windows, call) if several else call
     return (*first, prepare_splits(finished, splits, machine))
 
 
@@ -62,6 +62,7 @@ def _prepare(
         f"{product.kernel[:-1]}, {chosen.form}>",
         product.threads,
         (*product.more_headers, "conv_tensor_form" if tensor else "conv_tile_copy"),
+        product.definitions,
     )
 
     def pack(packer: Packer) -> None:
@@ -88,17 +89,25 @@ def with_pixel_axes(windows: Windows, call: Call) -> Call:
     if windows.pixels not in (COLUMNS, "pixels_are_rows"):
         return call
     p, product = windows.seen, call.product
-    shape = (p.images, *(axis.pixels for axis in p.axes))
-    (*outer, inner), (steps,) = merge(shape, [(p.pixels.batch, *p.pixels.spatial)])
+    (*outer, inner), (steps, *more_steps) = p.merged_pixels((p.pixels, *p.more))
     own, none = (*outer,), (0,) * len(outer)
     batch, strides, d = product.batch, product.strides_c, product.strides_d
     if windows.mirrored:
         of_c = (*strides[:-2], *steps, strides[-1])
         of_d = None if d is None else (*d[:-2], *none, 0, d[-1])
-        finished = Product((*batch, *own), inner, product.n, product.k, of_c, of_c, of_c, of_d)
+        more = tuple(
+            (*s[:-2], *steps, s[-1]) for s, steps in zip(product.more, more_steps, strict=True)
+        )
+        finished = Product(
+            (*batch, *own), inner, product.n, product.k, of_c, of_c, of_c, of_d, more
+        )
     else:
         rows = (product.m,)
         of_c = (*strides[:-2], strides[-2], *steps[:-1], 0, steps[-1])
         of_d = None if d is None else (*d[:-2], d[-2], *none, 0, 0)
-        finished = Product((*batch, *rows, *own), 1, inner, product.k, of_c, of_c, of_c, of_d)
-    return replace(call, product=finished)
+        more = tuple(
+            (*s[:-2], s[-2], *steps[:-1], 0, steps[-1])
+            for s, steps in zip(product.more, more_steps, strict=True)
+        )
+        finished = Product((*batch, *rows, *own), 1, inner, product.k, of_c, of_c, of_c, of_d, more)
+    return replace(call, product=finished, pixels=None)

@@ -19,7 +19,7 @@ from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
 from nnkernels.dispatch import conv_gpu
 from nnkernels.dispatch.axes import Strides, largest_power_of_two, merge
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct
-from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
+from nnkernels.dispatch.matmul_call import Call, Epilogue, PixelAxes, Types
 from nnkernels.dispatch.matmul_instances import matmul_instance
 from nnkernels.dispatch.matmul_launch import Prepared, matmul_problem, prepare_with
 from nnkernels.dispatch.matmul_product import Product
@@ -53,6 +53,8 @@ class Windows:
     alignments : tuple of int
         Powers of two, up to 16, that the addresses of A, B and the result are multiples of. (On a
         CPU, on which kernels do not depend on them, all 1.)
+    more_alignments : tuple of int
+        Those of the arrays of a fused function; on a CPU none.
     """
 
     product: WindowProduct
@@ -65,6 +67,7 @@ class Windows:
     bias_stride: int | None = None
     gathered: Weights | None = None
     alignments: tuple[int, int, int] = (1, 1, 1)
+    more_alignments: tuple[int, ...] = ()
 
     @property
     def mirrored(self) -> bool:
@@ -104,16 +107,34 @@ class Windows:
             d = None
             if self.bias_stride is not None:
                 d = (self.bias_stride * rows, 0, self.bias_stride, 0)
-            product = Product(batch, rows, columns, terms, (group, 0, row, term), b, pixels, d)
+            a, pixel_axes = (group, 0, row, term), None
+            merged, steps = p.merged_pixels(p.more) if p.more else ((1,), [])
+            if len(merged) > 1:
+                pixel_axes = PixelAxes(False, merged, tuple(steps))
+                steps = [(0,)] * len(steps)
+            arrays = zip(p.more, self.product.more, steps, strict=True)
+            more = tuple((e.group, o.batch, e.channel, s) for e, o, (s,) in arrays)
+            product = Product(batch, rows, columns, terms, a, b, pixels, d, more)
+            return self.call_of(product, types, pixel_axes)
         return self.call_of(product, types)
 
-    def call_of(self, product: Product, types: Types) -> Call:
+    def call_of(self, product: Product, types: Types, pixel_axes: PixelAxes | None = None) -> Call:
         """The call of a product of weights and pixels, mirrored if the image comes first."""
         conjugate, alignments = self.conjugate, self.alignments
         if self.mirrored:
             product, types, conjugate = product.mirrored(), types.mirrored(), conjugate[::-1]
             alignments = (alignments[1], alignments[0], alignments[2])
-        return Call(product, types, conjugate, self.epilogue, alignments, in_place=False)
+            pixel_axes = pixel_axes and pixel_axes.mirrored()
+        return Call(
+            product,
+            types,
+            conjugate,
+            self.epilogue,
+            alignments,
+            in_place=False,
+            more_alignments=self.more_alignments,
+            pixels=pixel_axes,
+        )
 
     def problem(self, call: Call) -> ConvProblem:
         """What a configuration may know."""
@@ -139,7 +160,7 @@ class Windows:
         image = largest_power_of_two(image, group * p.image.group, batch * p.image.batch, *axes)
         shape = (p.images, *(axis.pixels for axis in p.axes))
         merged, (steps,) = merge(shape, [(p.pixels.batch, *p.pixels.spatial)])
-        itemsize = (self.types.a if self.pixels == TERMS else self.types.c).itemsize
+        itemsize = (self.types.a if self.pixels == TERMS else self.types.result).itemsize
         runs = steps[-1] == itemsize
         pixels = a if self.pixels == TERMS else result
         steps = steps[:-1] if runs else steps
@@ -227,4 +248,5 @@ def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instanc
         f"{product.kernel[:-1]}, {form}<{options}>>",
         product.threads,
         (*product.more_headers, header),
+        product.definitions,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -12,6 +13,7 @@ from nnkernels.config.conv import COLUMNS, ROWS, TERMS
 from nnkernels.config.conv_direct import is_direct
 from nnkernels.config.elementwise import ElementwiseProblem
 from nnkernels.dispatch import elementwise_plan, machines
+from nnkernels.dispatch.applied import Applied
 from nnkernels.dispatch.axes import (
     Shape,
     Strides,
@@ -40,13 +42,15 @@ _LEAST_INTEGER = "int32"
 
 # A pointer: its number, and bytes from it on.
 Slot = tuple[int, int]
+# In the place of a pointer, the numbers of a fused function.
+NUMBERS: Slot = (-1, 0)
 
 
 @dataclass
 class ConvPlan:
     """Everything about a call but its pointers.
 
-    Those are numbered through: operands, result, workspaces.
+    Those are numbered through: operands, those of a fused function, results, workspaces.
 
     Attributes
     ----------
@@ -54,6 +58,10 @@ class ConvPlan:
         How many there are.
     result : Allocation
         The result.
+    further : tuple of Allocation
+        Further results of a fused function.
+    function : Inside or None
+        That function.
     workspaces : list of Allocation
         What lies between launches.
     launches : list
@@ -62,6 +70,8 @@ class ConvPlan:
 
     operands: int
     result: Allocation
+    further: tuple[Allocation, ...] = ()
+    function: Any = None
     workspaces: list[Allocation] = field(default_factory=list)
     launches: list[tuple[Any, Any, tuple[Slot, ...], bytes]] = field(default_factory=list)
 
@@ -72,12 +82,35 @@ class ConvPlan:
 
     def add(self, start: Any, slots: tuple[Slot, ...], tail: bytes) -> None:
         """Add a launch with these pointers."""
-        self.launches.append((start, pointer_struct(len(slots)).pack, slots, tail))
+        packer = pointer_struct(len(slots))
+        if NUMBERS in slots:
+            at = slots.index(NUMBERS)
+            size = self.function.number_bytes
+            packer = struct.Struct(f"={at}Q{size}s{len(slots) - at - 1}Q")
+        self.launches.append((start, packer.pack, slots, tail))
 
     def workspace(self, elements: int, dtype: Any) -> int:
         """Add a workspace; the number of its pointer."""
         self.workspaces.append(Allocation((elements,), dtype, (0,)))
-        return self.operands + len(self.workspaces)
+        return self.operands + len(self.further) + len(self.workspaces)
+
+    def added(self, bias: bool, offsets: Sequence[int]) -> tuple[Slot, ...]:
+        """What an epilogue's arguments begin with: its arrays, and the numbers of its function.
+
+        Parameters
+        ----------
+        bias : bool
+            Whether there is one.
+        offsets : sequence of int
+            Bytes to the first elements of the arrays of the function.
+        """
+        found: tuple[Slot, ...] = ((2, 0),) if bias else ()
+        if self.function is None:
+            return found
+        first = self.operands - len(self.function.arrays)
+        numbers = [*range(first, self.operands)]
+        numbers += [self.result_number + 1 + i for i in range(len(self.further))]
+        return (*found, *zip(numbers, offsets, strict=True), NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -92,18 +125,21 @@ class Operands:
         Their names, for messages.
     out_dtype : optional
         dtype of the result. Default: that of a product of the two.
+    found : Applied or None
+        The fused function of the epilogue.
     """
 
     arrays: Sequence[Any]
     names: Sequence[str]
     out_dtype: Any = None
+    found: Applied | None = None
 
     def types(self, first: int, second: int, epilogue: Epilogue) -> Types:
         """Element types, with one of the operands as A and another one as B."""
         a, b = self.arrays[first], self.arrays[second]
         names = (self.names[first], self.names[second], self.names[-1])
         bias = self.arrays[2] if len(self.arrays) > 2 else None
-        return types_of(a, b, bias, names, self.out_dtype or _whole(a, b), epilogue)
+        return types_of(a, b, bias, names, self.out_dtype or whole_dtype(a, b), epilogue)
 
     def alignment(self, number: int, machine: Any, offset: int = 0) -> int:
         """Of the address of an operand and some bytes: a power of two up to 16; on a CPU 1."""
@@ -115,7 +151,25 @@ class Operands:
     @property
     def given(self) -> int:
         """How many operands there are."""
-        return sum(array is not None for array in self.arrays)
+        more = 0 if self.found is None else len(self.found.arrays)
+        return sum(array is not None for array in self.arrays) + more
+
+    def more(self, shape: Shape, order: tuple[int, ...]) -> list[Strides]:
+        """Strides of the arrays of the function, for results of some shape and order in memory."""
+        if self.found is None:
+            return []
+        written = self.found.epilogue.written[1:]
+        results = [contiguous_strides(shape, e.itemsize, order) for e in written]
+        return [*self.found.strides(shape), *results]
+
+    def more_alignments(self, machine: Any, offsets: Sequence[int]) -> tuple[int, ...]:
+        """Of the addresses of those arrays and some bytes; on a CPU none."""
+        if self.found is None or not machine.device.is_gpu:
+            return ()
+        arrays = self.found.arrays
+        aligned = [alignment_of(machines.for_array(a)[1](a)) for a in arrays]
+        aligned += [16] * (len(offsets) - len(arrays))
+        return tuple(largest_power_of_two(a, o) for a, o in zip(aligned, offsets, strict=True))
 
     @property
     def bias_stride(self) -> int | None:
@@ -129,7 +183,7 @@ class Operands:
         return min(self.alignment(i, machine) for i in given)
 
 
-def _whole(a: Any, b: Any) -> str | None:
+def whole_dtype(a: Any, b: Any) -> str | None:
     """dtype of the result where both operands are integers of few bits."""
     few = a.dtype.kind in "iu" and b.dtype.kind in "iu"
     return _LEAST_INTEGER if few and max(a.dtype.itemsize, b.dtype.itemsize) < 4 else None
@@ -149,13 +203,14 @@ def forward(
     x, weight = operands.arrays[:2]
     types = operands.types(1, 0, epilogue)
     shape = (x.shape[0], weight.shape[0], *(axis.out for axis in axes))
-    plan, strides = _begin(operands, shape, types.c, x)
+    plan, strides, more = _begin(operands, shape, types.result, x)
     if prod(shape) == 0:
         return plan
     weights = weights_of(weight.strides, weight.shape, groups, flip)
-    product = windows((x.shape, x.strides), strides, axes, weights)
+    product = windows((x.shape, x.strides), strides, axes, weights).with_more(more)
+    offsets = [0] * (1 + len(more))
     conjugates = (conjugate, False)
-    _add(plan, operands, product, weights, types, 0, epilogue, conjugates, algorithm, machine)
+    _add(plan, operands, product, weights, types, offsets, epilogue, conjugates, algorithm, machine)
     return plan
 
 
@@ -173,19 +228,19 @@ def backward_data(
     """The plan of the gradient by an image of some shape, from dy and weights; and a bias."""
     dy, weight = operands.arrays[:2]
     types = operands.types(1, 0, epilogue)
-    plan, strides = _begin(operands, shape, types.c, dy)
+    plan, strides, more = _begin(operands, shape, types.result, dy)
     if prod(shape) == 0:
         return plan
     weights = weights_of(weight.strides, weight.shape, groups, flip)
     forward = not _channels_fast(dy, weights.rows)
-    for phase in phases((shape, strides), dy.strides, axes, weights, forward):
+    for phase in phases((shape, strides), dy.strides, axes, weights, forward, more):
         _add(
             plan,
             operands,
             phase.product,
             phase.weights,
             types,
-            phase.offset,
+            (phase.offset, *phase.more_offsets),
             epilogue,
             (conjugate, False),
             algorithm,
@@ -258,12 +313,21 @@ def _add_direct_weight(plan: ConvPlan, direct: DirectWeight) -> None:
 
 def _begin(
     operands: Operands, shape: Shape, element: Element, like: Any
-) -> tuple[ConvPlan, Strides]:
-    """A plan without launches, and the strides of its result, which lies as another array does."""
+) -> tuple[ConvPlan, Strides, list[Strides]]:
+    """A plan without launches, and strides of its result, which lies as another array does.
+
+    And of the arrays of a fused function.
+    """
     dtype = numpy_dtype(element.name)
     order = memory_order(like.shape, like.strides)
     plan = ConvPlan(operands.given, Allocation(shape, dtype, order))
-    return plan, contiguous_strides(shape, dtype.itemsize, order)
+    if operands.found is not None:
+        epilogue = operands.found.epilogue
+        plan.function = epilogue.function
+        further = (numpy_dtype(e.name) for e in epilogue.written[1:])
+        plan.further = tuple(Allocation(shape, d, order) for d in further)
+    strides = contiguous_strides(shape, dtype.itemsize, order)
+    return plan, strides, operands.more(shape, order)
 
 
 def _channels_fast(image: Any, channels: int) -> bool:
@@ -278,7 +342,7 @@ def _add(
     product: WindowProduct,
     weights: Weights,
     types: Types,
-    offset: int,
+    offsets: Sequence[int],
     epilogue: Epilogue,
     conjugate: tuple[bool, bool],
     algorithm: str | None,
@@ -288,10 +352,12 @@ def _add(
 
     Parameters
     ----------
-    offset : int
-        Bytes to the first pixel of the result.
+    offsets : sequence of int
+        Bytes to the first pixel of the result, and of the arrays of a fused function.
     """
     channels_fast = _channels_fast(operands.arrays[0], product.channels)
+    offset, *more_offsets = offsets
+    added = plan.added(operands.bias_stride is not None, more_offsets)
     image, result = (0, 0), (plan.result_number, offset)
     if add_winograd(
         plan,
@@ -299,6 +365,7 @@ def _add(
         weights,
         types,
         ((1, 0), image, result),
+        added,
         epilogue,
         operands.bias_stride,
         channels_fast,
@@ -306,7 +373,6 @@ def _add(
         machine,
     ):
         return
-    added: tuple[Slot, ...] = () if operands.bias_stride is None else ((2, 0),)
     if is_direct(product.channels, product.rows, product.terms):
         product, weights = in_memory_order(product, weights)
         tail, start = prepare_direct(
@@ -342,6 +408,7 @@ def _add(
             operands.alignment(0, machine),
             largest_power_of_two(16, offset),
         ),
+        more_alignments=operands.more_alignments(machine, more_offsets),
     )
     add_launches(plan, prepared, slot, image, added, result, machine)
 

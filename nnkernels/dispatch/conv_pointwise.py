@@ -35,21 +35,24 @@ def as_matrices(windows: Windows) -> tuple[Call, int, bool] | None:
         return None
     steps = tuple(s * axis.step for s, axis in zip(p.image.spatial, p.axes, strict=True))
     shape = (p.images, *(axis.pixels for axis in p.axes))
-    merged, (image, pixels) = merge(
-        shape, [(p.image.batch, *steps), (p.pixels.batch, *p.pixels.spatial)]
-    )
+    arrays = [(a.batch, *a.spatial) for a in (p.pixels, *p.more)]
+    merged, (image, *others) = merge(shape, [(p.image.batch, *steps), *arrays])
     if len(merged) == 1:  # the pixels of all images
-        images, of_image, of_pixels, next_image, next_pixels = 1, *image, *pixels, 0, 0
+        images, of_image, next_image = 1, *image, 0
+        others = [(0, *steps) for steps in others]
     elif len(merged) == 2 and merged[0] == p.images and windows.pixels != TERMS:
         images = p.images
-        (next_image, of_image), (next_pixels, of_pixels) = image, pixels
+        next_image, of_image = image
     else:
         return None
     count = p.pixel_count // images
     batch = (p.groups, images)
     group, row, term = windows.weights
     left, right = (group, 0, row, term), (p.image.group, next_image, p.image.channel, of_image)
-    c = (p.pixels.group, next_pixels, p.pixels.channel, of_pixels)
+    c, *more = [
+        (a.group, step, a.channel, of_pixels)
+        for a, (step, of_pixels) in zip((p.pixels, *p.more), others, strict=True)
+    ]
     if windows.pixels == TERMS:
         turned = (*right[:2], right[3], right[2])
         product = Product(batch, p.rows, p.channels, count, c, turned, left)
@@ -57,7 +60,7 @@ def as_matrices(windows: Windows) -> tuple[Call, int, bool] | None:
         d = None
         if windows.bias_stride is not None:
             d = (windows.bias_stride * p.rows, 0, windows.bias_stride, 0)
-        product = Product(batch, p.rows, count, p.channels, left, right, c, d)
+        product = Product(batch, p.rows, count, p.channels, left, right, c, d, tuple(more))
     product, mirrored = product.oriented()
     types, conjugate, (a, b, result) = windows.types, windows.conjugate, windows.alignments
     start = sum(axis.start * s for axis, s in zip(p.axes, p.image.spatial, strict=True))
@@ -65,5 +68,13 @@ def as_matrices(windows: Windows) -> tuple[Call, int, bool] | None:
     if mirrored:
         types, conjugate = types.mirrored(), conjugate[::-1]
         alignments = (alignments[1], alignments[0], result)
-    call = Call(product, types, conjugate, windows.epilogue, alignments, in_place=False)
+    call = Call(
+        product,
+        types,
+        conjugate,
+        windows.epilogue,
+        alignments,
+        in_place=False,
+        more_alignments=windows.more_alignments,
+    )
     return call, start, mirrored

@@ -11,10 +11,10 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_winograd as config
 from nnkernels.config.conv_winograd import CHANNELS, POINTS, WinogradConfig, WinogradProblem
 from nnkernels.config.matmul_problem import round_up
-from nnkernels.dispatch.conv_geometry import Weights, WindowAxis, WindowProduct
+from nnkernels.dispatch.conv_geometry import Strides3, Weights, WindowAxis, WindowProduct
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
 from nnkernels.dispatch.matmul_instances import epilogue_type
-from nnkernels.dispatch.matmul_packing import pack_epilogue
+from nnkernels.dispatch.matmul_packing import pack_epilogue, words_before
 from nnkernels.dispatch.matmul_product import Product
 from nnkernels.dispatch.packing import Packer
 
@@ -30,6 +30,7 @@ def add_winograd(
     weights: Weights,
     types: Types,
     slots: tuple[Slot, Slot, Slot],
+    added: tuple[Slot, ...],
     epilogue: Epilogue,
     bias_stride: int | None,
     channels_fast: bool,
@@ -42,6 +43,8 @@ def add_winograd(
     ----------
     slots : tuple
         Pointers of weights, image and result.
+    added : tuple
+        What the arguments of the epilogue begin with.
     algorithm : {None, "direct", "winograd"}
         What is wanted.
 
@@ -70,7 +73,6 @@ def add_winograd(
     tail, start = _prepare_weights(weights, point, types, chosen, machine)
     plan.add(start, ((number, 0), (slots[0][0], slots[0][1] + weights.offset)), tail)
     tail, start = _prepare(product, problem, chosen, point, types, epilogue, bias_stride, machine)
-    added: tuple[Slot, ...] = () if bias_stride is None else ((2, 0),)
     plan.add(start, (*added, (number, 0), *slots[1:]), tail)
     return True
 
@@ -93,7 +95,7 @@ def _in_order(product: WindowProduct, weights: Weights) -> tuple[WindowProduct, 
 
 
 def _problem(product: WindowProduct, types: Types, channels_fast: bool) -> WinogradProblem:
-    arrays = [e for e in (types.a, types.b, types.c, types.d) if e is not None]
+    arrays = [e for e in (types.a, types.b, types.c, types.d, types.result) if e is not None]
     a, b, c = product.axes
     return WinogradProblem(
         elements=frozenset(e.name for e in arrays),
@@ -142,18 +144,20 @@ def _prepare(
         d = None if bias_stride is None else (0, bias_stride)
         layout = f"LanesAreChannels<{name}, {chosen.lanes}, {chosen.vector}, {chosen.micro_m}>"
     none = (0, 0)
+    before = epilogue.before
     call = Call(
         Product((), product.rows, 1, product.channels, none, none, none, d),
         types,
         (False, False),
-        epilogue,
+        before,
         (1, 1, 1),
         in_place=False,
     )
     (depth, *axes), image, pixels = product.axes, product.image, product.pixels
     rows, columns = problem.tiles_of_image
     blocks = chosen.blocks(problem)
-    packer = Packer(3 if d is None else 4, "q")
+    arrays = 3 + (d is not None) + len(product.more)
+    packer = Packer(words_before(arrays, epilogue), "q")
     packer.add("q", problem.tiles, rows * columns, columns)
     packer.add("q", product.channels, product.rows, problem.terms, point)
     packer.add("q", depth.pixels, depth.step, depth.tap, *(axis.pixels for axis in axes))
@@ -162,13 +166,19 @@ def _prepare(
     packer.add("q", pixels.batch, pixels.channel, *pixels.spatial)
     packer.add("q", blocks[1])
     packer.add("i", chosen.tile_n, chosen.tile_m, chosen.outputs_at_once, 0)
+    finish, more_headers, definitions = epilogue_type(call)
+    if epilogue.function is not None:
+        more_headers, definitions = epilogue.function.source()
+        finish = f"PlacedEpilogue<{epilogue.function.cpp_type()}, {finish}, 5>"
+        for a in product.more or (Strides3(0, 0, 0, (0, 0, 0)),):
+            packer.add_index(a.batch, a.channel, *a.spatial)
     pack_epilogue(packer, call)
-    finish, more_headers = epilogue_type(epilogue, types)
     instance = Instance(
         "conv_winograd",
         f"ConvWinograd<{name}, {layout}, {chosen.vector}, {chosen.micro_m}, {finish}>",
         1,
         more_headers,
+        definitions,
     )
     work = problem.tiles * POINTS * POINTS * product.rows * problem.terms
     shared = chosen.shared_bytes(problem.terms, itemsize)

@@ -23,7 +23,7 @@ from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
 from nnkernels.dispatch.axes import largest_power_of_two
 from nnkernels.dispatch.matmul_call import Call
 from nnkernels.dispatch.matmul_instances import gemv_instance, matmul_instance
-from nnkernels.dispatch.matmul_packing import pack_batch, pack_epilogue
+from nnkernels.dispatch.matmul_packing import pack_batch, pack_epilogue, words_before
 from nnkernels.dispatch.matmul_splits import Splits, prepare_splits, workspace_bytes
 from nnkernels.dispatch.packing import Packer
 
@@ -74,7 +74,7 @@ def matmul_problem(call: Call) -> MatmulProblem:
         k=product.k,
         strides_a=(product.strides_a[-2], product.strides_a[-1]),
         strides_b=(product.strides_b[-2], product.strides_b[-1]),
-        itemsizes=(types.a.itemsize, types.b.itemsize, types.c.itemsize),
+        itemsizes=(types.a.itemsize, types.b.itemsize, types.result.itemsize),
         compute_itemsize=compute_itemsize,
         is_complex=types.c.kind == "c",
         reach=product.reach,
@@ -126,7 +126,7 @@ def prepare_with(
     batch, batch_strides = call.batch()
     batches, of_range = _matrices(call, terms)
     tiles = -(-product.m // chosen.tile_m), -(-product.n // chosen.tile_n)
-    packer = Packer(len(batch_strides), chosen.index)
+    packer = Packer(words_before(len(batch_strides), call.epilogue), chosen.index)
     blocks = _PACK_GRID[type(chosen)](packer, chosen, tiles, batches, of_range)
     packer.add_index(product.m, product.n, product.k, terms)
     pack_batch(packer, batch, batch_strides)
@@ -212,7 +212,7 @@ def gemv_problem(call: Call) -> GemvProblem:
         k=product.k,
         stride_x=product.strides_a[-1],
         strides_b=(product.strides_b[-2], product.strides_b[-1]),
-        itemsizes=(types.a.itemsize, types.b.itemsize, types.c.itemsize),
+        itemsizes=(types.a.itemsize, types.b.itemsize, types.result.itemsize),
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
         alignments=_alignments(call)[:2],
@@ -227,7 +227,7 @@ def _prepare_gemv(call: Call, chosen: GemvConfig, terms: int, machine: Any) -> t
     batch, batch_strides = call.batch()
     batches, of_range = _matrices(call, terms)
     tiles = -(-product.n // chosen.columns)
-    packer = Packer(len(batch_strides), chosen.index)
+    packer = Packer(words_before(len(batch_strides), call.epilogue), chosen.index)
     packer.add("q", tiles, of_range * tiles)
     packer.add("i", chosen.columns)
     packer.add_index(product.n, product.k, terms)

@@ -16,7 +16,7 @@ from nnkernels.interop.libraries import adopt_all
 from nnkernels.reference import fusion as reference
 
 if TYPE_CHECKING:
-    from nnkernels.fusion.fuse import Fused, Traced
+    from nnkernels.fusion.fuse import Fused
 
 
 def pullback_of(fused: Fused, arguments: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
@@ -45,7 +45,7 @@ def pullback_of(fused: Fused, arguments: Sequence[Any]) -> Callable[..., tuple[A
         present = [d for d in cotangents if d is not None]
         names = ["dy" if len(cotangents) == 1 else f"cotangent {i}" for i in range(len(present))]
         adopted, library, like = adopt_all(present, names)
-        parts = _launch(traced, found, [*adopted, *views], found.values(numbers))
+        parts = launch(found, [*adopted, *views], found.values(numbers))
         gradients: dict[int, Any] = {}
         floating = [i for i, is_wide in enumerate(wide) if is_wide is not None]
         for i, part in zip(floating, parts, strict=True):
@@ -56,9 +56,7 @@ def pullback_of(fused: Fused, arguments: Sequence[Any]) -> Callable[..., tuple[A
     return pullback
 
 
-def _launch(
-    traced: Traced, found: Gradient, arrays: Sequence[Any], values: Sequence[Any]
-) -> tuple[Any, ...]:
+def launch(found: Gradient, arrays: Sequence[Any], values: Sequence[Any]) -> tuple[Any, ...]:
     """The terms of all gradients, of the shape of the result."""
     from nnkernels.fusion.fuse import shared_functor
 

@@ -8,9 +8,12 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from nnkernels._typing import Array
+from nnkernels.dispatch.applied import Application
 from nnkernels.dispatch.elementwise import OPERAND, Functor, Traced
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
 from nnkernels.dispatch.mlp import Activated, activated
+from nnkernels.fusion.fuse import Fused
+from nnkernels.fusion.inside import checked_operands, fused_of
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,67 @@ def resolve(value: ActivationLike, argument: str) -> Activation | None:
     if value is None or isinstance(value, Activation):
         return value
     if isinstance(value, str):
-        names = _functions()
-        if value not in names:
-            raise ValueError(f"{argument} must be one of {', '.join(names)}; got {value!r:.60}")
-        return _plain(names[value])
+        return _plain(activation_named(value, argument))
     if isinstance(value, partial) and not value.args:
         return _traced(_known(value.func, argument), value.keywords)
     return _plain(_known(value, argument))
 
 
-def fused(value: ActivationLike, argument: str, alpha: complex = 1, beta: complex = 1) -> Epilogue:
-    """What a kernel does with its sums: ``activation(alpha sum + beta c)``."""
+def activation_named(name: str, argument: str) -> Any:
+    """The activation function of a name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    names = _functions()
+    if name not in names:
+        raise ValueError(f"{argument} must be one of {', '.join(names)}; got {name!r:.60}")
+    return names[name]
+
+
+def is_function(value: Any, operands: tuple[Any, ...] = ()) -> bool:
+    """Whether an option is a function to be fused, rather than an activation of nnkernels.
+
+    Of operands, if there are any.
+    """
+    if value is None or isinstance(value, (str, Activation)):
+        return False
+    if hasattr(value, "fused_function") or operands:
+        return True
+    inner = value.func if isinstance(value, partial) else value
+    return callable(inner) and not _is_known(inner)
+
+
+def _is_known(function: Any) -> bool:
+    return any(function is known for known in _functions().values())
+
+
+def fused(
+    value: ActivationLike,
+    argument: str,
+    alpha: complex = 1,
+    beta: complex = 1,
+    operands: Any = (),
+) -> Epilogue | Application:
+    """What a kernel does with its sums: ``activation(alpha sum + beta c)``, or a fused function.
+
+    Raises
+    ------
+    TypeError
+        If the value is neither, or operands are given without a function.
+    """
+    if type(operands) is not tuple:
+        operands = checked_operands(operands)
+    if type(value) is Fused:
+        return Application(value, operands, alpha, beta)
+    if argument == "epilogue" and is_function(value, operands):
+        return Application(fused_of(value), operands, alpha, beta)
+    if operands:
+        raise TypeError(
+            f"operands are given, and {argument} is no function of them; got {value!r:.60}"
+        )
     activation = resolve(value, argument)
     if activation is None:
         return PLAIN if alpha == beta == 1 else Epilogue(alpha, beta)

@@ -84,8 +84,11 @@ dx, dgate : array
 _EPILOGUE = """\
 epilogue : str or function, optional
     What is applied to the sums before they are rounded and written: the name of an activation
-    of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
-    options."""
+    of nnkernels such as ``"relu"``, the function, ``functools.partial`` of one with its options, or
+    any elementwise function of the sums and the operands, as :func:`fuse` takes it.
+operands : tuple of arrays and numbers, optional
+    Further arguments of that function. Arrays broadcast to the result; numbers are run-time
+    arguments. Of a function that returns a tuple so is the result, and ``out``."""
 
 _OUT_DTYPE = """\
 out_dtype : dtype, optional
@@ -191,6 +194,19 @@ residual : array, optional
 activation : str or function, optional
     What is applied to the result before it is rounded and written: the name of an activation of
     nnkernels such as ``"silu"``, the function, or ``functools.partial`` of one with its options."""
+
+_FUNCTIONS = """\
+prologue : function, optional
+    What is applied to ``x`` before anything else, in the same kernel: a function as `fuse` takes
+    it, of the element of ``x`` and its operands. Its result is what the op is of, and decides the
+    dtype; where it returns a tuple, the other values are further results, which come last.
+prologue_operands : tuple of arrays and numbers
+    Further arguments of the prologue; arrays broadcast to the shape of ``x``.
+epilogue : function or str, optional
+    What is applied to the result before it is rounded and written; or the name of an activation.
+    Where it returns a tuple, its values stand for the result.
+operands : tuple of arrays and numbers
+    Further arguments of the epilogue; arrays broadcast to the shape of the result."""
 
 _NORM_OUT = """\
 out : array, optional
@@ -371,6 +387,7 @@ def _pieces(name: str) -> dict[str, str]:
         "{eps of a variance}": _VARIANCE_EPS,
         "{weight and bias of channels}": _CHANNEL_PARAMETERS,
         "{residual and activation}": _NORM_OPTIONS,
+        "{prologue and epilogue}": _FUNCTIONS,
         "{out of a norm}": _NORM_OUT,
         "{cotangent and operand of a norm}": _NORM_COTANGENT,
         "{parameters of channels}": _NORM_CHANNELS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nnkernels._typing import Array
 from nnkernels.dispatch import conv as dispatch
@@ -36,6 +37,7 @@ def conv(
     groups: int = 1,
     flip: bool = False,
     epilogue: ActivationLike = None,
+    operands: Sequence[Any] = (),
     algorithm: str | None = None,
 ) -> Array:
     """Convolution over one to three spatial axes, as cross-correlation: the windows times weights.
@@ -61,10 +63,7 @@ def conv(
         Into how many groups channels and outputs are divided, each convolved on its own.
     flip : bool, default False
         Whether the taps are reversed: the mathematical convolution.
-    epilogue : str or function, optional
-        What is applied to the sums before they are rounded and written: the name of an activation
-        of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
-        options.
+    {epilogue}
     algorithm : {None, "direct", "winograd"}, default None
         ``"direct"`` adds products up, and nothing else. ``"winograd"`` makes windows of 3x3 or, in
         three dimensions, Dx3x3, of stride and dilation 1 along the axes of 3, from a quarter of
@@ -107,7 +106,9 @@ def conv(
     flip = _options.flag("flip", flip)
     options = (stride, padding, dilation, groups, flip)
     algorithm = _options.algorithm("algorithm", algorithm)
-    return dispatch.conv(x, weight, bias, options, fused(epilogue, "epilogue"), algorithm)
+    return dispatch.conv(
+        x, weight, bias, options, fused(epilogue, "epilogue", operands=operands), algorithm
+    )
 
 
 @public
@@ -124,6 +125,7 @@ def conv_transpose(
     groups: int = 1,
     flip: bool = False,
     epilogue: ActivationLike = None,
+    operands: Sequence[Any] = (),
     algorithm: str | None = None,
 ) -> Array:
     """Transposed convolution: the gradient of `conv` by its image, as a layer.
@@ -147,7 +149,7 @@ def conv_transpose(
     output_padding : int or tuple of int, default 0
         Further elements at the end of every axis, fewer than its stride or dilation: of the lengths
         that the convolution maps to the same one, which one is meant.
-    epilogue : str or function, optional
+    epilogue, operands
         As in `conv`.
     algorithm : {None, "direct", "winograd"}, default None
         As in `conv`; of a convolution with stride 1.
@@ -175,7 +177,7 @@ def conv_transpose(
     """
     flip = _options.flag("flip", flip)
     options = (stride, padding, dilation, groups, flip)
-    finish = fused(epilogue, "epilogue")
+    finish = fused(epilogue, "epilogue", operands=operands)
     algorithm = _options.algorithm("algorithm", algorithm)
     return dispatch.conv_transpose(x, weight, bias, options, output_padding, finish, algorithm)
 

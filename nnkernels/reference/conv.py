@@ -25,8 +25,9 @@ def conv(
     groups: int = 1,
     flip: bool = False,
     epilogue: Any = None,
+    operands: Any = (),
     algorithm: Any = None,
-) -> np.ndarray:
+) -> Any:
     """Sums over channels and taps in float64 or complex128, plus the bias."""
     axes = _axes(x.shape, weight.shape, stride, padding, dilation)
     padded = _padded(widened(x), axes)
@@ -35,7 +36,7 @@ def conv(
     y = np.zeros(shape, np.result_type(padded, weights))
     for tap, seen in _taps(axes, flip):
         y += _contract(padded[seen], _grouped_lines(weights[tap], groups))
-    return _finished(y, (x, weight, bias), bias, epilogue)
+    return _finished(y, (x, weight, bias), bias, epilogue, operands)
 
 
 def conv_transpose(
@@ -50,13 +51,14 @@ def conv_transpose(
     groups: int = 1,
     flip: bool = False,
     epilogue: Any = None,
+    operands: Any = (),
     algorithm: Any = None,
-) -> np.ndarray:
+) -> Any:
     """Every element of x adds the weights, times it, to what its window sees."""
     axes = transposed_axes(x, weight, stride, padding, dilation, output_padding, x.ndim - 2)
     shape = (x.shape[0], weight.shape[1] * groups, *(a.size for a in axes))
     y = _spread(widened(x), widened(weight), shape, axes, groups, flip)
-    return _finished(y, (x, weight, bias), bias, epilogue)
+    return _finished(y, (x, weight, bias), bias, epilogue, operands)
 
 
 def conv_backward_data(
@@ -229,11 +231,11 @@ def _spread(
     return padded[(slice(None), slice(None), *inside)]
 
 
-def _finished(sums: np.ndarray, arrays: Any, bias: Any, epilogue: Any) -> np.ndarray:
+def _finished(sums: np.ndarray, arrays: Any, bias: Any, epilogue: Any, operands: Any = ()) -> Any:
     """With the bias and the activation; of integers of few bits in 32."""
     given = [x for x in arrays if x is not None]
     narrow = promote(tuple(x.dtype.name for x in given)) in ("int8", "int16", "uint8", "uint16")
     if bias is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             sums = sums + widened(bias).reshape(-1, *[1] * (sums.ndim - 2))
-    return finished(sums, given, epilogue, "int32" if narrow else None)
+    return finished(sums, given, epilogue, "int32" if narrow else None, operands)

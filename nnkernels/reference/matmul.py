@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype, promote
 from nnkernels.ops import _options
-from nnkernels.ops._activation import resolve
+from nnkernels.ops._activation import is_function, resolve
+from nnkernels.reference.fusion import applied
 
 
 def matmul(
-    x1: Any, x2: Any, *, out_dtype: Any = None, epilogue: Any = None, precision: Any = None
-) -> np.ndarray:
+    x1: Any,
+    x2: Any,
+    *,
+    out_dtype: Any = None,
+    epilogue: Any = None,
+    operands: Any = (),
+    precision: Any = None,
+) -> Any:
     """The Array API's matmul; sums in float64 or complex128, integers modulo 2^64."""
-    return finished(_product(x1, x2), (x1, x2), epilogue, out_dtype)
+    return finished(_product(x1, x2), (x1, x2), epilogue, out_dtype, operands)
 
 
 def matmul_backward(
@@ -41,12 +49,13 @@ def gemm(
     transpose_a: bool = False,
     transpose_b: bool = False,
     epilogue: Any = None,
+    operands: Any = (),
     out_dtype: Any = None,
     precision: Any = None,
-) -> np.ndarray:
+) -> Any:
     """epilogue(alpha op(a) op(b) + beta c)."""
     x, y = _op(a, transpose_a), _op(b, transpose_b)
-    return _affine(_product(x, y), (a, b, c), alpha, beta, epilogue, out_dtype)
+    return _affine(_product(x, y), (a, b, c), alpha, beta, epilogue, out_dtype, operands)
 
 
 def gemm_backward(
@@ -78,11 +87,12 @@ def gemv(
     beta: complex = 1.0,
     transpose_a: bool = False,
     epilogue: Any = None,
+    operands: Any = (),
     out_dtype: Any = None,
-) -> np.ndarray:
+) -> Any:
     """epilogue(alpha op(a) x + beta y)."""
     product = _product(_op(a, transpose_a), x[..., None])[..., 0]
-    return _affine(product, (a, x, y), alpha, beta, epilogue, out_dtype)
+    return _affine(product, (a, x, y), alpha, beta, epilogue, out_dtype, operands)
 
 
 def gemv_backward(
@@ -109,11 +119,14 @@ def linear(
     bias: Any = None,
     *,
     activation: Any = None,
+    epilogue: Any = None,
+    operands: Any = (),
     out_dtype: Any = None,
     precision: Any = None,
-) -> np.ndarray:
+) -> Any:
     """activation(x weight^T + bias)."""
-    return _affine(_product(x, weight.T), (x, weight, bias), 1, 1, activation, out_dtype)
+    finish = activation if epilogue is None else epilogue
+    return _affine(_product(x, weight.T), (x, weight, bias), 1, 1, finish, out_dtype, operands)
 
 
 def linear_backward(
@@ -176,20 +189,30 @@ def _affine(
     beta: complex,
     epilogue: Any,
     out_dtype: Any,
-) -> np.ndarray:
+    operands: Any = (),
+) -> Any:
     given = [x for x in arrays if x is not None]
     with np.errstate(over="ignore", invalid="ignore"):
         if arrays[2] is not None and beta != 0:
             product = alpha * product + beta * widened(arrays[2])
         else:
             product = alpha * product
-    return finished(product, given, epilogue, out_dtype)
+    return finished(product, given, epilogue, out_dtype, operands)
 
 
-def finished(sums: Any, arrays: Any, epilogue: Any, out_dtype: Any) -> np.ndarray:
-    """Sums with an activation, in a dtype or the promoted one of some arrays."""
+def finished(
+    sums: Any, arrays: Any, epilogue: Any, out_dtype: Any, operands: Sequence[Any] = ()
+) -> Any:
+    """Sums with an activation, in a dtype or the promoted one of some arrays; or with a function.
+
+    The latter is given the sums as they are, and its results have dtypes of their own.
+    """
     name = promote(tuple(x.dtype.name for x in arrays))
     name = name if out_dtype is None else np.dtype(out_dtype).name
+    if is_function(epilogue, tuple(operands)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            whole = sums.astype(numpy_dtype(name)) if ELEMENTS[name].kind in "iu" else sums
+        return applied(epilogue, numpy_dtype(name), np.asarray(whole), operands)
     activation = resolve(epilogue, "epilogue")
     with np.errstate(over="ignore", invalid="ignore"):
         if ELEMENTS[name].kind in "iu":

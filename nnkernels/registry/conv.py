@@ -93,6 +93,7 @@ OPS: tuple[Op, ...] = (
         gradient=selective("conv_backward", ("x", "weight", "bias"), _OWN),
         flops=_flops,
         fused="epilogue",
+        functions="sums",
         adjoint=("conv_backward_data", "conv_backward_weight", "conv_backward"),
     ),
     Op(
@@ -111,6 +112,7 @@ OPS: tuple[Op, ...] = (
         ),
         flops=_spread_flops,
         fused="epilogue",
+        functions="sums",
     ),
     Op(
         name="conv_backward_data",

@@ -96,6 +96,7 @@ def _pair(
             gradient=selective(f"{name}_backward", arrays, own),
             flops=flops,
             fused=fused,
+            functions="sums",
         ),
         Op(
             name=f"{name}_backward",

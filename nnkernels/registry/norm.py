@@ -103,6 +103,7 @@ def _pair(
             array_options=("residual",) if residual else (),
             number=None if place is None else ("num_groups", place),
             positive=positive,
+            functions="rows",
             **more,
         ),
         Op(

@@ -75,6 +75,9 @@ class Op:
     fused : str
         The option that names an activation which the op applies to its result, if the gradient
         does not know of it: the cotangent is first pulled back through that activation.
+    functions : {"", "sums", "rows"}
+        Whether the op takes fused functions inside: as ``epilogue`` of its sums, with ``operands``,
+        or as ``prologue`` and ``epilogue`` of what it reads and writes, each with operands.
     array_options : tuple of str
         Options that are arrays.
     constant : tuple of str
@@ -103,6 +106,7 @@ class Op:
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     chain: Chain | None = None
     fused: str = ""
+    functions: str = ""
     array_options: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
     auxiliary: str = ""

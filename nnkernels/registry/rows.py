@@ -56,6 +56,7 @@ def _op(
         examples=examples,
         gradient=gradient,
         flops=_per_element(flops),
+        functions="" if name.endswith("_backward") else "rows",
     )
 
 
