@@ -3,13 +3,13 @@
 //
 // threadIdx and its relatives, __shared__ and dynamic shared memory, barriers, shuffles and votes
 // of whole warps, atomics, vector types, and mathematics. Shared memory that a kernel declares
-// itself is poisoned for each block, but accesses by its name or by pointers are not checked, as
-// those through nnk::Shared are.
+// itself is poisoned for each block. Where the compiler has -fsanitize=kernel-address, accesses by
+// its name and by pointers are checked as those through nnk::Shared are, and those to global memory
+// must be to arrays that the kernel was given; NNK_SIM_NO_RACES and NNK_SIM_NO_BOUNDS let them be.
 #pragma once
-#include <link.h>
 #include <math.h>
 
-#include "platform/sim.cuh"
+#include "platform/sim_cuda_entry.cuh"
 
 extern "C" int printf(const char* format, ...);
 
@@ -29,64 +29,8 @@ extern "C" int printf(const char* format, ...);
 // static, and `extern thread_local T x[];` declares what the host defines behind the text.
 #define __shared__ thread_local
 
-// ---- vectors ----------------------------------------------------------------------------------
-
-#define NNK_SIM_VECTORS(name, T)                                                     \
-  struct name##1 { T x; };                                                           \
-  struct alignas(2 * sizeof(T)) name##2 { T x, y; };                                 \
-  struct name##3 { T x, y, z; };                                                     \
-  struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) name##4 { T x, y, z, w; }; \
-  inline name##1 make_##name##1(T x) { return {x}; }                                 \
-  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                         \
-  inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                 \
-  inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
-NNK_SIM_VECTORS(char, signed char)
-NNK_SIM_VECTORS(uchar, unsigned char)
-NNK_SIM_VECTORS(short, short)
-NNK_SIM_VECTORS(ushort, unsigned short)
-NNK_SIM_VECTORS(int, int)
-NNK_SIM_VECTORS(uint, unsigned int)
-NNK_SIM_VECTORS(longlong, long long)
-NNK_SIM_VECTORS(ulonglong, unsigned long long)
-NNK_SIM_VECTORS(float, float)
-NNK_SIM_VECTORS(double, double)
-#undef NNK_SIM_VECTORS
-
-struct dim3 {
-  unsigned x, y, z;
-  constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
-  operator uint3() const { return {x, y, z}; }
-};
-
-// ---- a launch -----------------------------------------------------------------------------------
-
-namespace nnk {
-namespace sim {
-
-// What the host gives, in the layout of nnkernels/launch/simulated_cuda.py.
-struct CudaLaunch {
-  SimLaunch launch;
-  const void* const* args;  // where the value of each parameter lies
-  unsigned grid[3], block[3];
-};
-
-inline const CudaLaunch& cuda_launch() { return *static_cast<const CudaLaunch*>(current->args); }
-
-// Number i of a box of so many, x first.
-inline uint3 place_in(const unsigned (&shape)[3], unsigned long long i) {
-  return {unsigned(i % shape[0]), unsigned(i / shape[0] % shape[1]),
-          unsigned(i / shape[0] / shape[1])};
-}
-inline uint3 thread_index() {
-  return place_in(cuda_launch().block, static_cast<unsigned long long>(current->running->rank));
-}
-inline uint3 block_index() {
-  return place_in(cuda_launch().grid, static_cast<unsigned long long>(current->block));
-}
-inline dim3 shape_of(const unsigned (&shape)[3]) { return {shape[0], shape[1], shape[2]}; }
-
-}  // namespace sim
-}  // namespace nnk
+// ---- the launch
+// -----------------------------------------------------------------------------------
 
 #define threadIdx (nnk::sim::thread_index())
 #define blockIdx (nnk::sim::block_index())
@@ -99,10 +43,10 @@ inline dim3 shape_of(const unsigned (&shape)[3]) { return {shape[0], shape[1], s
 namespace nnk {
 namespace sim {
 
-inline int lane() { return current->running->rank % warp_width; }
+NNK_SIM_UNWATCHED inline int lane() { return current->running->rank % warp_width; }
 
 // Threads beyond the last one are in the masks of CUDA programs, and do not count.
-inline void require_whole_warp(unsigned mask, const char* name, Site site) {
+NNK_SIM_UNWATCHED inline void require_whole_warp(unsigned mask, const char* name, Site site) {
   const int count = current->lanes[current->running->rank / warp_width].count;
   const unsigned all = count >= 32 ? 0xffffffffu : (1u << count) - 1u;
   if ((mask & all) != all)
@@ -121,7 +65,7 @@ inline int in_segment(int source, int width) {
   return source < first || source >= first + width ? lane() : source;
 }
 
-inline void sync_warp(Site site) {
+NNK_SIM_UNWATCHED inline void sync_warp(Site site) {
   char nothing = 0, result;
   exchange_lanes({"__syncwarp", &nothing, &result, lane(), 1, warp_width, nullptr}, site);
 }
@@ -140,7 +84,7 @@ inline unsigned long long votes(unsigned mask, bool predicate, const char* name,
   return all;
 }
 
-template <class T> inline T exchanged(T* p, T x) {
+template <class T> NNK_SIM_UNWATCHED inline T exchanged(T* p, T x) {
   const T old = *p;
   *p = x;
   return old;
@@ -196,27 +140,31 @@ inline void __threadfence_block() {}
 // ---- atomics: one fiber runs at a time, so plain operations are atomic
 // ---------------------------
 
-template <class T, class U> inline T atomicAdd(T* p, U x) { return nnk::atomic_add(p, T(x)); }
-template <class T, class U> inline T atomicSub(T* p, U x) {
-  return nnk::atomic_add(p, T(T(0) - T(x)));
+template <class T, class U> NNK_SIM_UNWATCHED inline T atomicAdd(T* p, U x) {
+  return nnk::sim::exchanged(p, T(*p + T(x)));
 }
-template <class T, class U> inline T atomicExch(T* p, U x) { return nnk::sim::exchanged(p, T(x)); }
-template <class T, class U> inline T atomicMax(T* p, U x) {
+template <class T, class U> NNK_SIM_UNWATCHED inline T atomicSub(T* p, U x) {
+  return nnk::sim::exchanged(p, T(*p - T(x)));
+}
+template <class T, class U> NNK_SIM_UNWATCHED inline T atomicExch(T* p, U x) {
+  return nnk::sim::exchanged(p, T(x));
+}
+template <class T, class U> NNK_SIM_UNWATCHED inline T atomicMax(T* p, U x) {
   return nnk::sim::exchanged(p, *p > T(x) ? *p : T(x));
 }
-template <class T, class U> inline T atomicMin(T* p, U x) {
+template <class T, class U> NNK_SIM_UNWATCHED inline T atomicMin(T* p, U x) {
   return nnk::sim::exchanged(p, *p < T(x) ? *p : T(x));
 }
-template <class T, class U> inline T atomicAnd(T* p, U x) {
+template <class T, class U> NNK_SIM_UNWATCHED inline T atomicAnd(T* p, U x) {
   return nnk::sim::exchanged(p, T(*p & T(x)));
 }
-template <class T, class U> inline T atomicOr(T* p, U x) {
+template <class T, class U> NNK_SIM_UNWATCHED inline T atomicOr(T* p, U x) {
   return nnk::sim::exchanged(p, T(*p | T(x)));
 }
-template <class T, class U> inline T atomicXor(T* p, U x) {
+template <class T, class U> NNK_SIM_UNWATCHED inline T atomicXor(T* p, U x) {
   return nnk::sim::exchanged(p, T(*p ^ T(x)));
 }
-template <class T, class U, class V> inline T atomicCAS(T* p, U expected, V x) {
+template <class T, class U, class V> NNK_SIM_UNWATCHED inline T atomicCAS(T* p, U expected, V x) {
   return *p == T(expected) ? nnk::sim::exchanged(p, T(x)) : *p;
 }
 
@@ -269,104 +217,3 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
   return unsigned(static_cast<unsigned long long>(a) * b >> 32);
 }
 inline void __trap() { NNK_SIM_FAIL(*nnk::sim::current, nnk::sim::current->running->seen, "trap"); }
-
-// ---- entries
-// --------------------------------------------------------------------------------------
-
-namespace nnk {
-namespace sim {
-
-// What the host checks arguments by. Letters: f floating, h half, b bfloat16, i and u integers,
-// ? bool, * any element, s a struct.
-struct CudaParameter {
-  char kind;    // of a value, or p for a pointer
-  char target;  // what a pointer points to
-  char constant;
-  int bytes, target_bytes;
-};
-
-template <class T>
-constexpr bool is_integer =
-    is_same<T, bool> || is_same<T, char> || is_same<T, int8> || is_same<T, uint8> ||
-    is_same<T, int16> || is_same<T, uint16> || is_same<T, int32> || is_same<T, uint32> ||
-    is_same<T, long> || is_same<T, unsigned long> || is_same<T, int64> || is_same<T, uint64>;
-template <class T> constexpr char kind_of() {
-  if constexpr (is_same<T, float> || is_same<T, double>) return 'f';
-  else if constexpr (is_same<T, half>) return 'h';
-  else if constexpr (is_same<T, bfloat16>) return 'b';
-  else if constexpr (is_same<T, bool>) return '?';
-  else if constexpr (is_integer<T>) return T(-1) < T(0) ? 'i' : 'u';
-  else return 's';
-}
-template <class T> struct Bare { using type = T; };
-template <class T> struct Bare<const T> { using type = T; };
-template <class T> struct DescribeParameter {
-  static constexpr CudaParameter value{kind_of<T>(), 0, 0, int(sizeof(T)), 0};
-};
-template <class T> struct DescribeParameter<T*> {
-  using Target = typename Bare<T>::type;
-  static constexpr char target() {
-    // Pointers to bytes, void and structs are to memory of any kind.
-    if constexpr (is_same<Target, void> || is_same<Target, char> || is_same<Target, uint8>)
-      return '*';
-    else return kind_of<Target>() == 's' ? '*' : kind_of<Target>();
-  }
-  static constexpr int target_bytes() {
-    if constexpr (is_same<Target, void>) return 1;
-    else return int(sizeof(Target));
-  }
-  static constexpr CudaParameter value{'p', target(), !is_same<T, Target>, int(sizeof(T*)),
-                                       target_bytes()};
-};
-
-// Shared memory that the text declares lies in the thread-local memory of its library.
-inline int find_thread_memory(dl_phdr_info* info, size_t, void* found) {
-  NamedMemory& memory = *static_cast<NamedMemory*>(found);
-  const char* const own = reinterpret_cast<const char*>(&current);
-  char* const begin = static_cast<char*>(info->dlpi_tls_data);
-  for (int i = 0; begin != nullptr && i < info->dlpi_phnum; ++i) {
-    const auto& header = info->dlpi_phdr[i];
-    if (header.p_type != PT_TLS) continue;
-    if (own < begin || own >= begin + header.p_memsz) continue;
-    memory.all = begin;
-    memory.bytes = static_cast<long long>(header.p_memsz);
-    return 1;
-  }
-  return 0;
-}
-
-template <auto Function> struct CudaEntry;
-template <class... P, void (*Function)(P...)> struct CudaEntry<Function> {
-  static constexpr int count = sizeof...(P);
-  static constexpr CudaParameter parameters[count + 1] = {
-      DescribeParameter<typename Bare<P>::type>::value..., CudaParameter{0, 0, 0, 0, 0}};
-
-  template <int... I> static void call(const void* const* args, Ints<I...>) {
-    (void)args;
-    Function(*static_cast<const typename Bare<P>::type*>(args[I])...);
-  }
-  static void body(const void* launch) {
-    call(static_cast<const CudaLaunch*>(launch)->args, range<count>());
-  }
-  static int run(const CudaLaunch& launch, Site site, char* dynamic, long long dynamic_bytes) {
-    NamedMemory memory{dynamic, dynamic_bytes, dynamic, dynamic_bytes};
-    current = nullptr;  // makes the memory of this thread, if it is the first time
-    dl_iterate_phdr(find_thread_memory, &memory);
-    const int threads = int(launch.block[0] * launch.block[1] * launch.block[2]);
-    return nnk::sim::run(launch.launch, threads, site, body, &launch, &memory);
-  }
-};
-
-}  // namespace sim
-}  // namespace nnk
-
-// What the host writes behind the text: entry `name` for a kernel, with dynamic shared memory of so
-// many bytes at `dynamic`.
-#define NNK_SIM_CUDA_ENTRY(name, dynamic, bytes, ...)                                         \
-  extern "C" __attribute__((visibility("default"))) const nnk::sim::CudaParameter*            \
-  name##_parameters() {                                                                       \
-    return nnk::sim::CudaEntry<&__VA_ARGS__>::parameters;                                     \
-  }                                                                                           \
-  extern "C" __attribute__((visibility("default"))) int name(const nnk::sim::CudaLaunch& l) { \
-    return nnk::sim::CudaEntry<&__VA_ARGS__>::run(l, NNK_SIM_SITE, dynamic, bytes);           \
-  }

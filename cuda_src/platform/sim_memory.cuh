@@ -52,18 +52,17 @@ inline Segment& find_segment(Simulation& s, const void* key, long long size, Sit
   return *segment;
 }
 
-// Of what kernels reach by pointers no access is seen: a block leaves poison behind its dynamic
-// memory, or has written there.
 inline void poison_named(Simulation& s) {
   Simulation* const kept = current;  // lies there too
   __builtin_memset(s.named->all, 0xff, size_t(s.named->bytes));
   current = kept;
 }
+// Where accesses are not watched: behind the dynamic memory of a launch there is poison still.
 inline void end_block_memory(Simulation& s) {
   if (s.named == nullptr || s.failed) return;
   for (long long i = s.launch->shared_bytes; i < s.named->dynamic_bytes; ++i)
     if (s.named->dynamic[i] != char(0xff)) {
-      write_message(s, s.entry, "a block wrote byte %lld of its dynamic shared memory of %lld", i,
+      write_message(s, s.entry, "byte %lld of %lld bytes of dynamic shared memory was written", i,
                     s.launch->shared_bytes);
       return;
     }

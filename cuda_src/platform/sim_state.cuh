@@ -90,13 +90,15 @@ struct Lanes {  // one warp
 
 struct Segment;  // an array of shared memory (sim_memory.cuh)
 
-// Shared memory that kernels name themselves, and reach by pointers (sim_cuda.cuh): `all` of it,
-// and in it the dynamic memory of a launch.
+// Memory that kernels reach by pointers (sim_cuda.cuh): all thread-local memory of their library,
+// where shared memory with a name is, and in it the dynamic memory of a launch.
 struct NamedMemory {
   char* all;
   long long bytes;
   char* dynamic;
   long long dynamic_bytes;
+  Segment *watched, *watched_dynamic;  // for the race detector; null: nothing is watched
+  const char *image, *image_end;       // the library
 };
 
 struct Simulation {

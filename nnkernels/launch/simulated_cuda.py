@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import re
+import shutil
+import subprocess
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ import numpy as np
 from nnkernels.compile import cxx
 from nnkernels.config.device import Device
 from nnkernels.dispatch.dtypes import numpy_dtype
-from nnkernels.errors import BackendError, DTypeError
+from nnkernels.errors import BackendError, CompileError, DTypeError
 from nnkernels.launch import simulation_seed
 from nnkernels.launch.sim import _MESSAGE_BYTES, _SimLaunch
 
@@ -35,6 +38,8 @@ class _CudaLaunch(ctypes.Structure):
         ("args", ctypes.c_void_p),
         ("grid", ctypes.c_uint32 * 3),
         ("block", ctypes.c_uint32 * 3),
+        ("array_count", ctypes.c_int32),
+        ("arrays", ctypes.c_void_p),
     )
 
 
@@ -82,6 +87,8 @@ class Kernel:
     """One compiled kernel and its parameters."""
 
     name: str
+    path: str
+    library: str
     entry: Any
     parameters: tuple[Parameter, ...]
 
@@ -111,6 +118,8 @@ class Kernel:
             )
         values = self._values(args)
         pointers = (ctypes.c_void_p * max(len(values), 1))(*(v.ctypes.data for v in values))
+        bounds = [end for x in args if isinstance(x, np.ndarray) for end in _extent(x)]
+        extents = (ctypes.c_void_p * max(len(bounds), 1))(*bounds)
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         launch = _CudaLaunch(
             _SimLaunch(
@@ -124,11 +133,13 @@ class Kernel:
             ctypes.addressof(pointers),
             shape[:3],
             shape[3:],
+            len(bounds) // 2,
+            ctypes.addressof(extents),
         )
         if self.entry(ctypes.byref(launch)):
-            raise BackendError(
-                f"{machine.name}: {message.value.decode(errors='replace')} of kernel {self.name}"
-            )
+            text = message.value.decode(errors="replace")
+            text = _with_lines(text, self.library, self.path)
+            raise BackendError(f"{machine.name}: kernel {self.name}: {text}")
 
     def _values(self, args: tuple[Any, ...]) -> list[np.ndarray]:
         """The values of all parameters, each an array of one element."""
@@ -251,6 +262,30 @@ def _address(x: np.ndarray, parameter: Parameter, what: str) -> np.ndarray:
     return np.array([x.ctypes.data], np.uint64)
 
 
+def _extent(x: np.ndarray) -> tuple[int, int]:
+    """The first address of an array, and the one behind its last element."""
+    low, high = np.lib.array_utils.byte_bounds(x) if x.size else (0, 0)
+    return int(low), int(high)
+
+
+def _with_lines(message: str, library: str, path: str) -> str:
+    """A message with lines of the text instead of places in the code, ``@:number``."""
+    places = sorted({int(place) for place in re.findall(r"@:(\d+)", message)})
+    program = shutil.which("addr2line") or shutil.which("llvm-addr2line")
+    lines: dict[int, str] = {}
+    if places and program is not None:
+        command = [program, "-a", "-i", "-e", library, *map(hex, places)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # The address, and then where it is, from the innermost inlined function outwards.
+        for block in re.split(r"^0x", done.stdout, flags=re.MULTILINE)[1:]:
+            number, *frames = block.splitlines()
+            frames = [frame.partition(" (")[0] for frame in frames]
+            of_user = [f for f in frames if f.rpartition(":")[0].endswith(path)]
+            found = (of_user or frames or ["?"])[0]
+            lines[int(number, 16)] = f"{path}:{found.rpartition(':')[2]}" if of_user else found
+    return re.sub(r"@:(\d+)", lambda m: lines.get(int(m[1]), f"{path} at {m[1]}"), message)
+
+
 # ---- compiling ----------------------------------------------------------------------------------
 
 
@@ -260,8 +295,8 @@ def dynamic_names(code: str) -> list[str]:
     return list(dict.fromkeys(name for _, name in found))
 
 
-def _text(code: str, path: str, name: str, symbol: str) -> str:
-    """The user's text as it stands, and behind it an entry for the kernel."""
+def _text(code: str, path: str, names: list[str]) -> str:
+    """The user's text as it stands, and behind it entries for some kernels."""
     labels = "".join(f"{label}:\\n" for label in [*dynamic_names(code), "nnk_sim_dynamic"])
     quoted = path.replace("\\", "\\\\").replace('"', '\\"')
     return "\n".join([
@@ -272,9 +307,34 @@ def _text(code: str, path: str, name: str, symbol: str) -> str:
         'extern "C" { extern __thread char nnk_sim_dynamic[]; }',
         f'asm(".pushsection .tbss,\\"awT\\",@nobits\\n.balign 256\\n{labels}'
         f'.zero {_DYNAMIC_BYTES}\\n.popsection\\n");',
-        f"NNK_SIM_CUDA_ENTRY({symbol}, nnk_sim_dynamic, {_DYNAMIC_BYTES}, {name})",
+        *(
+            f"NNK_SIM_CUDA_ENTRY({_symbol(name)}, nnk_sim_dynamic, {_DYNAMIC_BYTES}, {name})"
+            for name in names
+        ),
         "",
     ])  # fmt: skip
+
+
+@cache
+def _watching() -> tuple[str, ...]:
+    """Options by which a compiler calls a function for each access: see sim_cuda.cuh."""
+    compiler = cxx.find_compiler()
+    if compiler is None:
+        return ()
+    settings = {"asan-instrumentation-with-call-threshold": 0, "asan-stack": 0, "asan-globals": 0}
+    if "clang" in compiler.version():
+        words = [w for name, n in settings.items() for w in ("-mllvm", f"-{name}={n}")]
+    else:
+        words = [f"--param={name}={n}" for name, n in settings.items()]
+    return ("-fsanitize=kernel-address", "-g1", *words)
+
+
+def kernel_names(code: str) -> list[str]:
+    """The kernels of a text that are no templates, as far as can be seen without compiling it."""
+    text = _COMMENT.sub(" ", code)
+    text = re.sub(r"\b__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)", " ", text)
+    found = re.finditer(r"(\S?)\s*\b__global__\s+(?:static\s+|inline\s+)*void\s+(\w+)\s*\(", text)
+    return list(dict.fromkeys(match[2] for match in found if match[1] != ">"))
 
 
 @lru_cache(maxsize=256)
@@ -291,21 +351,34 @@ def compiled(code: str, path: str, name: str, defines: tuple[str, ...], device: 
     plain = re.fullmatch(r"[A-Za-z_]\w*", name) is not None
     if plain and not re.search(rf"\b{name}\b", _COMMENT.sub(" ", code)):
         raise BackendError(f"there is no kernel {name!r} in {path}")
-    symbol = f"nnk_own_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     core = _MATRIX_CORES.get(device.arch, "MmaSm80")
-    flags = ("-DNNK_SIM_CUDA", f"-DNNK_SIM_WARP={device.warp}", f"-DNNK_SIM_MATRIX_CORE={core}")
-    library = cxx.load(_text(code, path, name, symbol), "sim", (*flags, *defines))
+    machine = ("-DNNK_SIM_CUDA", f"-DNNK_SIM_WARP={device.warp}", f"-DNNK_SIM_MATRIX_CORE={core}")
+    flags = (*machine, *_watching(), *defines)
+    library = _library(code, path, name, flags)
     if plain and not hasattr(library, name):
         raise BackendError(
             f'kernel {name!r} of {path} is not extern "C", and a GPU\'s compiler changes its name: '
             f'write extern "C" __global__ void {name}(...), or name it among name_expressions'
         )
-    entry = getattr(library, symbol)
+    entry = getattr(library, _symbol(name))
     entry.argtypes = [ctypes.c_void_p]
     entry.restype = ctypes.c_int
-    describe = getattr(library, f"{symbol}_parameters")
+    describe = getattr(library, f"{_symbol(name)}_parameters")
     describe.argtypes, describe.restype = [], ctypes.POINTER(_CudaParameter)
-    return Kernel(name, entry, tuple(_parameters(describe())))
+    return Kernel(name, path, library._name, entry, tuple(_parameters(describe())))
+
+
+def _library(code: str, path: str, name: str, flags: tuple[str, ...]) -> ctypes.CDLL:
+    """The text compiled with all its kernels, or with one alone where that is not possible."""
+    names = kernel_names(code)
+    if len(names) > 1 and name in names:
+        with contextlib.suppress(CompileError):  # one that is left out by #if, say
+            return cxx.load(_text(code, path, names), "sim", flags)
+    return cxx.load(_text(code, path, [name]), "sim", flags)
+
+
+def _symbol(name: str) -> str:
+    return f"nnk_own_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _parameters(found: Any) -> list[Parameter]:
