@@ -64,6 +64,9 @@ class Op:
         operand, as those of `conv`, or one of each other's, as `fold`.
     gradient_of : str
         For a gradient that is not called NAME_backward, the op whose gradient it is.
+    lists : dict
+        Arguments that are lists of arrays: name of the argument, and of the arrays, which follow
+        each other. Results are lists in the same way.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Op:
     positive: tuple[str, ...] = ()
     adjoint: str | tuple[str, ...] = ""
     gradient_of: str = ""
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def arguments(
         self, arrays: Sequence[Any], options: dict[str, Any]
@@ -92,11 +96,23 @@ class Op:
         >>> find("group_norm").arguments(["x", "weight"], {"num_groups": 4, "eps": 0.1})
         (['x', 4, 'weight'], {'eps': 0.1})
         """
-        positional, left = list(arrays), dict(options)
+        positional, left = self._grouped(arrays), dict(options)
         for name, place in self.numbers:
             if name in left:  # one with a default may be left out
                 positional.insert(place, left.pop(name))
         return positional, left
+
+    def _grouped(self, arrays: Sequence[Any]) -> list[Any]:
+        """The arguments that arrays are, or are parts of."""
+        owners = {name: owner for owner, names in self.lists.items() for name in names}
+        found: dict[str, Any] = {}
+        for place, array in enumerate(arrays):
+            owner = owners.get(self.arrays[place]) if owners else None
+            if owner is None:
+                found[str(place)] = array
+            else:
+                found.setdefault(owner, []).append(array)
+        return list(found.values())
 
     @property
     def numbers(self) -> tuple[tuple[str, int], ...]:
@@ -126,3 +142,14 @@ class Op:
             return ()
         named = self.adjoint or f"{self.name}_backward"
         return (named,) if isinstance(named, str) else named
+
+
+def flat(value: Any) -> tuple[Any, ...]:
+    """Results or gradients in a row, those in lists too.
+
+    >>> flat((1, [2, None], 3)), flat(4)
+    ((1, 2, None, 3), (4,))
+    """
+    if isinstance(value, (tuple, list)):
+        return tuple(leaf for part in value for leaf in flat(part))
+    return (value,)
