@@ -9,23 +9,25 @@
 #pragma once
 #include "nnk/batch_norm_apply.cuh"
 #include "nnk/channel_team.cuh"
+#include "nnk/row_function.cuh"
 #include "nnk/row_stats.cuh"
 
 namespace nnk {
 
 // T           type of x;  U  type of y;  S  computing type
 // Parameters  Types<weight, bias, running mean, running variance>, void for what is not given
-// operands of the geometry: x, y
+// operands of the geometry: x, those of prologue and epilogue, further results of the prologue, y
 template <class T, class U, class S, class Parameters, class Activation, class Geometry, int Layout,
           class Steps, int N, int Columns, int Threads, int Team, bool Crosses, int Stage,
-          bool Streaming>
+          bool Streaming, class Prologue = NoPrologue, class Epilogue = NoEpilogue>
 struct BatchNormForward {
   using Index = typename Geometry::index_type;
   using Rows = ChannelTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team, Crosses>;
   using V = Vec<S, N>;
   static constexpr int register_budget = 128;
+  static constexpr int y_at = 1 + Prologue::inputs + Epilogue::inputs + Prologue::outputs;
 
-  struct Args {
+  struct PlainArgs {
     const T* x;
     U* y;
     const void* parameter[4];
@@ -42,6 +44,7 @@ struct BatchNormForward {
     S activation[Activation::parameters > 0 ? Activation::parameters : 1];
     Geometry geometry;
   };
+  using Args = FusedArgs<PlainArgs, Prologue, Epilogue>;
   // mean, scale and shift
   struct Coefficients {
     S number[3];
@@ -61,7 +64,7 @@ struct BatchNormForward {
           rows.groups - first < args.part_groups ? rows.groups : first + args.part_groups;
       RowStats<Rows> stats;
       stats.online(rows, first, last, [&](Index g, int c, bool full) {
-        return rows.template load<0>(args.x, g, c, full, S(0));
+        return take<true>(rows, args, g, c, full);
       });
       if constexpr (split_stage) {
         stats.save_parts(rows, args.workspace, args.parts, tile, part);
@@ -77,6 +80,10 @@ struct BatchNormForward {
  private:
   static constexpr bool split_stage = Stage == channel_part;
 
+  template <bool First>
+  static NNK_FN V take(const Rows& rows, const Args& args, Index g, int c, bool full) {
+    return Prologue::template take<First>(rows, args, args.x, g, c, full, S(0), NoPeriod());
+  }
   template <int I> static NNK_FN S value(const Args& args, Index c, S otherwise) {
     return channel_value<type_at<I, Parameters>>(args.parameter[I], args.channels,
                                                  args.parameter_step[I], c, otherwise);
@@ -115,10 +122,11 @@ struct BatchNormForward {
     rows.each(0, rows.groups, [&](Index g, bool full, int) {
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) {
-        const V x = rows.template load<0>(args.x, g, c, full, S(0));
-        rows.template store<1, Streaming>(
-            args.y, g, c, full,
-            BatchNormApply<Activation>::apply(args.activation, x, k[c][0], k[c][1], k[c][2]));
+        const V x = take<false>(rows, args, g, c, full);
+        Epilogue::template put<y_at, Streaming>(
+            rows, args, args.y, g, c, full,
+            BatchNormApply<Activation>::apply(args.activation, x, k[c][0], k[c][1], k[c][2]),
+            NoPeriod());
       }
     });
   }

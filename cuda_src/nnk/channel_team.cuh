@@ -23,15 +23,19 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
       : Base(g, geo, tile) {}
 
   template <int O, class T> NNK_FN V load(const T* data, Index g, int c, bool full, S fill) const {
+    return load_as<O>(data, g, c, full, fill);
+  }
+  template <int O, class C, class T>
+  NNK_FN Vec<C, N> load_as(const T* data, Index g, int c, bool full, C fill) const {
     if constexpr (!crosses) {
-      return Base::template load<O>(data, g, c, full, fill);
+      return Base::template load_as<O>(data, g, c, full, fill);
     } else {
-      if (lies_together(g)) return Base::template load<O>(data, g, c, true, fill);
+      if (lies_together(g)) return Base::template load_as<O>(data, g, c, true, fill);
       return gather<O>(data, g, fill);
     }
   }
-  template <int O, bool Streaming = false, class T>
-  NNK_FN void store(T* data, Index g, int c, bool full, const V& v) const {
+  template <int O, bool Streaming = false, class T, class C>
+  NNK_FN void store(T* data, Index g, int c, bool full, const Vec<C, N>& v) const {
     if constexpr (!crosses) {
       Base::template store<O, Streaming>(data, g, c, full, v);
     } else {
@@ -81,19 +85,21 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
   }
   // Element by element. Apart, since a CPU's loops have it eight times: inlined, a kernel took four
   // times as long to compile (2.9 s for 0.7), and was no faster.
-  template <int O, class T> NNK_APART V gather(const T* data, Index g, S fill) const {
-    S lanes[N];
+  template <int O, class C, class T>
+  NNK_APART Vec<C, N> gather(const T* data, Index g, C fill) const {
+    C lanes[N];
     NNK_UNROLL
     for (int i = 0; i < N; ++i) lanes[i] = fill;
     each_element<O>(data, g, [&](int i, const Line<const T, Index>& at) {
-      lanes[i] = convert<S>(at.template load<1>(0))[0];
+      lanes[i] = convert<C>(at.template load<1>(0))[0];
     });
-    V x;
+    Vec<C, N> x;
     NNK_UNROLL
     for (int i = 0; i < N; ++i) x.set(i, lanes[i]);
     return x;
   }
-  template <int O, class T> NNK_APART void scatter(T* data, Index g, const V& v) const {
+  template <int O, class T, class C>
+  NNK_APART void scatter(T* data, Index g, const Vec<C, N>& v) const {
     const auto stored = convert<T>(v);
     each_element<O>(data, g, [&](int i, const Line<T, Index>& at) {
       at.store_partial(0, Vec<T, 1>::splat(stored[i]), 1);

@@ -7,7 +7,8 @@
 // axes (batch, group, channel of the group, space...): the weights are an operand of the
 // geometry like any other, with stride 0 along the axes that do not vary them.
 //
-// With a residual, x_i is x_i + residual_i, rounded to the type of x and written as well.
+// With a residual, x_i is x_i + residual_i, rounded to the type of x and written as well. Or x_i is
+// a fused function of what is read, and y goes through another: see row_function.cuh.
 //
 // A row is read from memory once where it fits on the chip (`Keep`), and twice where it does
 // not or where several blocks share it (`Stage`).
@@ -23,10 +24,12 @@ enum : int { layer_kind = 0, rms_kind = 1 };
 // T           type of x, residual and sum;  U  type of y;  S  computing type
 // W, B        types of weight and bias, void for none
 // Activation  functor, Identity for none
-// operands of the geometry, of those that there are: x, residual, weight, bias, sum, y
+// operands of the geometry, of those that there are: x, residual, weight, bias, those of prologue
+// and epilogue, sum, further results of the prologue, y, those of the epilogue
 template <int Kind, class T, class U, class S, class W, class B, bool Residual, class Activation,
           class Geometry, int Layout, class Steps, int N, int Columns, int Threads, int Team,
-          int Keep, int Depth, int Stage, bool Streaming>
+          int Keep, int Depth, int Stage, bool Streaming, class Prologue = NoPrologue,
+          class Epilogue = NoEpilogue>
 struct NormForward {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
@@ -36,12 +39,13 @@ struct NormForward {
   static constexpr bool has_weight = !is_same<W, void>, has_bias = !is_same<B, void>;
   // Places of the operands in the geometry.
   static constexpr int residual_at = 1, weight_at = residual_at + Residual,
-                       bias_at = weight_at + has_weight, sum_at = bias_at + has_bias,
-                       y_at = sum_at + Residual;
-  static_assert(Geometry::operands == y_at + 1, "the geometry has all operands");
+                       bias_at = weight_at + has_weight,
+                       sum_at = bias_at + has_bias + Prologue::inputs + Epilogue::inputs,
+                       y_at = sum_at + Residual + Prologue::outputs;
+  static_assert(Geometry::operands == y_at + 1 + Epilogue::outputs, "the geometry has all operands");
   static constexpr int parameters = Activation::parameters > 0 ? Activation::parameters : 1;
 
-  struct Args {
+  struct PlainArgs {
     const T* x;
     const T* residual;
     const conditional<has_weight, W, S>* weight;
@@ -58,6 +62,7 @@ struct NormForward {
     S eps, offset;
     S parameter[parameters];
   };
+  using Args = FusedArgs<PlainArgs, Prologue, Epilogue>;
 
   // How many times further on the rows are that are fetched while some are written: 8 KiB or the
   // next. At 2 times, 4096 rows of 1024 float32 numbers take 1.1 ms, and 1.3 ms at 1 (2 cores of an
@@ -75,6 +80,7 @@ struct NormForward {
 
   static NNK_FN void fetch(const Rows& rows, const Args& args, Index g, int c, Index far) {
     rows.template prefetch_next<0>(args.x, g, c, far);
+    Prologue::prefetch(rows, args, g, c, far);
     if constexpr (Residual) rows.template prefetch_next<residual_at>(args.residual, g, c, far);
   }
 
@@ -119,7 +125,7 @@ struct NormForward {
       V sum;
       NNK_UNROLL
       for (int d = 0; d < Depth; ++d) {
-        kept[d][c] = take(rows, args, rows.member + d * Team, c, Whole);
+        kept[d][c] = take<true>(rows, args, rows.member + d * Team, c, Whole);
         sum = d == 0 ? term(kept[d][c]) : sum + term(kept[d][c]);
       }
       settle(rows, args, affine, c, sum, [&](const V& mean, V& off, V& squares) {
@@ -140,7 +146,7 @@ struct NormForward {
     const auto kept = group.template dynamic_shared<S>(0, args.kept);
     V sum[Columns];
     rows.sum_alone(sum, 0, rows.groups, [&](Index g, int c, bool full) {
-      const V x = take(rows, args, g, c, full);
+      const V x = take<true>(rows, args, g, c, full);
       kept.store_vec(rows.slot(g, c), x);
       return term(x);
     });
@@ -198,7 +204,7 @@ struct NormForward {
     const Index far = affine.ahead = ahead(rows);
     const auto taken = [&](Index g, int c, bool full) {
       if (g % 2 == 0) fetch(rows, args, g / 2, c, far);
-      return take(rows, args, g, c, full);
+      return take<true>(rows, args, g, c, full);
     };
     if constexpr (Kind == layer_kind) {
       Stats stats;
@@ -217,7 +223,9 @@ struct NormForward {
 
   static NNK_FN void save_part(const Rows& rows, const Args& args, int64 tile, int64 part,
                                Index first, Index last) {
-    const auto taken = [&](Index g, int c, bool full) { return take(rows, args, g, c, full); };
+    const auto taken = [&](Index g, int c, bool full) {
+      return take<true>(rows, args, g, c, full);
+    };
     if constexpr (Kind == layer_kind) {
       Stats stats;
       stats.online(rows, first, last, taken);
@@ -256,7 +264,7 @@ struct NormForward {
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) {
         const V x = Residual ? rows.template load<sum_at>(args.sum, g, c, full, S(0))
-                             : rows.template load<0>(args.x, g, c, full, S(0));
+                             : take<false>(rows, args, g, c, full);
         if constexpr (keeps_parameters) {
           if (!full || (g + 1) * N > shared_by[c].end)
             shared_by[c] = parameters_at(rows, args, g, c);
@@ -295,10 +303,13 @@ struct NormForward {
 
   // ---- elements -------------------------------------------------------------------------------
 
-  // What is normalised; with a residual the sum, which is written.
+  // What is normalised; with a residual the sum, which is written. `First`: where it is met for the
+  // first time.
+  template <bool First>
   static NNK_FN V take(const Rows& rows, const Args& args, Index g, int c, bool full) {
-    const V x = rows.template load<0>(args.x, g, c, full, S(0));
-    if constexpr (Residual) {
+    const V x =
+        Prologue::template take<First>(rows, args, args.x, g, c, full, S(0), args.period);
+    if constexpr (Residual && First) {
       const V r = rows.template load<residual_at>(args.residual, g, c, full, S(0));
       const V sum = convert<S>(convert<T>(x + r));
       rows.template store<sum_at>(args.sum, g, c, full, sum);
@@ -334,7 +345,8 @@ struct NormForward {
         fetch(rows, args, g, c, affine.ahead);
       }
     }
-    rows.template store<y_at, Streaming>(args.y, g, c, full, Activation::apply(args.parameter, y));
+    Epilogue::template put<y_at, Streaming>(rows, args, args.y, g, c, full,
+                                            Activation::apply(args.parameter, y), args.period);
   }
 
   static NNK_FN void set_affine(const Rows& rows, const Args& args, Affine& affine, int c,

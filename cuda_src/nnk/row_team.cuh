@@ -154,38 +154,44 @@ struct RowTeam {
 
   // Group g, column c of operand O, as S. `full`: the caller knows that count(g, c) == N.
   template <int O, class T> NNK_FN V load(const T* data, Index g, int c, bool full, S fill) const {
+    return load_as<O>(data, g, c, full, fill);
+  }
+  // The same in another type.
+  template <int O, class C, class T>
+  NNK_FN Vec<C, N> load_as(const T* data, Index g, int c, bool full, C fill) const {
     const auto at = place<O>(data, g, c);
     const int first = Layout == along ? 0 : c * N;
     const int n = full ? N : count(g, c);
-    if (full || n == N) return convert<S>(at.template load<N>(Index(first)));
-    const T element_fill = convert<T>(Vec<S, 1>::splat(fill))[0];
-    return convert<S>(at.template load_partial<N>(Index(first), n, element_fill));
+    if (full || n == N) return convert<C>(at.template load<N>(Index(first)));
+    const T element_fill = convert<T>(Vec<C, 1>::splat(fill))[0];
+    return convert<C>(at.template load_partial<N>(Index(first), n, element_fill));
   }
   // The same of a weight or the like, which neighbours may share: where its step is period_step,
   // `period` of them have one, and the stride of the operand is that to the next one.
-  template <int O, class T>
-  NNK_FN V load_parameter(const T* data, Index g, int c, bool full,
-                          const Divisor<Index>& period) const {
+  template <int O, class C = S, class T>
+  NNK_FN Vec<C, N> load_parameter(const T* data, Index g, int c, bool full,
+                                  const Divisor<Index>& period) const {
     if constexpr (int_at<O, Steps> != period_step) {
-      return load<O>(data, g, c, full, S(0));
+      return load_as<O>(data, g, c, full, C(0));
     } else {
+      using W = Vec<C, N>;
       static_assert(Layout == along && Geometry::inner_rank == 1, "neighbours lie along one axis");
       const int n = full ? N : count(g, c);
-      if (n == 0) return V::splat(S(0));
+      if (n == 0) return W::splat(C(0));
       const Index step = geometry.inner_stride[O][0];
       const Index number = period.divide(g * N);
       const T* at = byte_offset(data, base[c][O] + number * step);
-      V v = shared_by_all(at);
+      W v = shared_by_all<C>(at);
       for (Index seen = (number + 1) * period.divisor - g * N; seen < n; seen += period.divisor) {
         at = byte_offset(at, step);
-        v = join_lanes(v, shared_by_all(at), int(seen));
+        v = join_lanes(v, shared_by_all<C>(at), int(seen));
       }
       return v;
     }
   }
   // Streaming: past the caches, for results that are larger than these.
-  template <int O, bool Streaming = false, class T>
-  NNK_FN void store(T* data, Index g, int c, bool full, const V& v) const {
+  template <int O, bool Streaming = false, class T, class C>
+  NNK_FN void store(T* data, Index g, int c, bool full, const Vec<C, N>& v) const {
     const auto at = place<O>(data, g, c);
     const int first = Layout == along ? 0 : c * N;
     const int n = full ? N : count(g, c);
@@ -207,14 +213,25 @@ struct RowTeam {
   }
   // The value of each row itself, for an operand with one element for a row: lane i of column c
   // goes to row c * N + i; along has a single lane.
-  template <int O, class T> NNK_FN void store_result(T* data, int c, const V& v) const {
+  template <int O, class T, class C>
+  NNK_FN void store_result(T* data, int c, const Vec<C, N>& v) const {
     if constexpr (Layout == along) {
       if (c < present && member == 0) {
         const Line<T, Index> at{byte_offset(data, base[c][O]), 1, 0};
-        at.store_partial(Index(0), convert<T>(Vec<S, 1>::splat(v[0])), 1);
+        at.store_partial(Index(0), convert<T>(Vec<C, 1>::splat(v[0])), 1);
       }
     } else {
       if (member == 0) store<O>(data, 0, c, false, v);
+    }
+  }
+  // What store_result() would write to: along, the one value is in all lanes.
+  template <int O, class C, class T> NNK_FN Vec<C, N> load_result(const T* data, int c) const {
+    if constexpr (Layout == along) {
+      if (c >= present) return Vec<C, N>::splat(C(0));
+      const Line<const T, Index> at{byte_offset(data, base[c][O]), 1, 0};
+      return Vec<C, N>::splat(convert<C>(at.template load<1>(Index(0)))[0]);
+    } else {
+      return load_as<O>(data, 0, c, false, C(0));
     }
   }
   // Rows numbered through, for workspaces: that of lane 0, column 0.
@@ -339,8 +356,8 @@ struct RowTeam {
   }
 
  protected:
-  template <class T> static NNK_FN V shared_by_all(const T* at) {
-    return V::splat(convert<S>(nnk::load<1>(at))[0]);
+  template <class C, class T> static NNK_FN Vec<C, N> shared_by_all(const T* at) {
+    return Vec<C, N>::splat(convert<C>(nnk::load<1>(at))[0]);
   }
   NNK_FN void decode(Index row, Index along_last, Index (&offset)[operands]) const {
     constexpr int last = Layout == across ? Geometry::outer_rank - 2 : Geometry::outer_rank - 1;

@@ -6,8 +6,11 @@
 //
 // A row is read from memory once where it fits on the chip (`Keep`), and twice where it does
 // not or where several blocks share it (`Stage`).
+//
+// x may be a fused function of what is read, and y goes through another: see row_function.cuh.
 #pragma once
 #include "nnk/reduce.cuh"
+#include "nnk/row_function.cuh"
 #include "nnk/row_team.cuh"
 #include "nnk/types.cuh"
 
@@ -29,8 +32,10 @@ enum : int {
 };
 
 // T  type of x;  U  type of y;  S  computing type
+// operands of the geometry: x, those of prologue and epilogue, further results of the prologue, y
 template <int Kind, class T, class U, class S, class Geometry, int Layout, class Steps, int N,
-          int Columns, int Threads, int Team, int Keep, int Depth, int Stage, bool Streaming>
+          int Columns, int Threads, int Team, int Keep, int Depth, int Stage, bool Streaming,
+          class Prologue = NoPrologue, class Epilogue = NoEpilogue>
 struct SoftmaxForward {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
@@ -39,8 +44,9 @@ struct SoftmaxForward {
                                              ? 128
                                              : 80;
   using Stats = MaxSumExpValue<S>;
+  static constexpr int y_at = 1 + Prologue::inputs + Epilogue::inputs + Prologue::outputs;
 
-  struct Args {
+  struct PlainArgs {
     const T* x;
     U* y;
     Stats* workspace;  // rows x parts, for part_of_row and finish_row
@@ -49,6 +55,17 @@ struct SoftmaxForward {
     int32 kept;  // elements of shared memory
     Geometry geometry;
   };
+  using Args = FusedArgs<PlainArgs, Prologue, Epilogue>;
+
+  // What softmax is of: `First` where it is met for the first time.
+  template <bool First>
+  static NNK_FN V take(const Rows& rows, const Args& args, Index g, int c, bool full, S fill) {
+    return Prologue::template take<First>(rows, args, args.x, g, c, full, fill, NoPeriod());
+  }
+  static NNK_FN void put(const Rows& rows, const Args& args, Index g, int c, bool full,
+                         const V& y) {
+    Epilogue::template put<y_at, Streaming>(rows, args, args.y, g, c, full, y, NoPeriod());
+  }
 
   // max and sum of every lane of every column, the same in all threads of a team.
   struct RowStats { V max[Columns], sum[Columns]; };
@@ -64,7 +81,7 @@ struct SoftmaxForward {
       // A maximum of +-inf is the answer itself: inf - inf would make it NaN.
       const V infinite = V::splat(Limits<S>::infinity());
       const V y = where((m == infinite) | (m == -infinite), m, m + log(stats.sum[c]));
-      rows.template store_result<1>(args.y, c, y);
+      Epilogue::template put_result<y_at>(rows, args, args.y, c, y);
     }
   }
 
@@ -98,7 +115,7 @@ struct SoftmaxForward {
       NNK_UNROLL
       for (int d = 0; d < Depth; ++d) {
         kept[d][c] =
-            rows.template load<0>(args.x, rows.member + d * Team, c, Whole, Limits<S>::lowest());
+            take<true>(rows, args, rows.member + d * Team, c, Whole, Limits<S>::lowest());
         stats.max[c] = d == 0 ? kept[d][c] : max(stats.max[c], kept[d][c]);
       }
     }
@@ -121,8 +138,8 @@ struct SoftmaxForward {
       for (int c = 0; c < Columns; ++c) {
         NNK_UNROLL
         for (int d = 0; d < Depth; ++d)
-          rows.template store<1, Streaming>(args.y, rows.member + d * Team, c, Whole,
-                                            result(kept[d][c], stats.max[c], stats.sum[c], true));
+          put(rows, args, rows.member + d * Team, c, Whole,
+              result(kept[d][c], stats.max[c], stats.sum[c], true));
       }
     }
   }
@@ -137,7 +154,7 @@ struct SoftmaxForward {
     rows.each(0, rows.groups, [&](Index g, bool full, int p) {
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c) {
-        const V x = rows.template load<0>(args.x, g, c, full, Limits<S>::lowest());
+        const V x = take<true>(rows, args, g, c, full, Limits<S>::lowest());
         if constexpr (Keep == keep_shared) kept.store_vec(rows.slot(g, c), x);
         partial[p][c] = max(partial[p][c], x);
       }
@@ -155,7 +172,7 @@ struct SoftmaxForward {
       for (int c = 0; c < Columns; ++c) {
         const V x = Keep == keep_shared
                         ? kept.template load_vec<N>(rows.slot(g, c))
-                        : rows.template load<0>(args.x, g, c, full, Limits<S>::lowest());
+                        : take<false>(rows, args, g, c, full, Limits<S>::lowest());
         const V e = exp(x - stats.max[c]);
         if constexpr (Kind == softmax_kind) kept.store_vec(rows.slot(g, c), e);
         partial[p][c] = partial[p][c] + e;
@@ -176,10 +193,9 @@ struct SoftmaxForward {
         NNK_UNROLL
         for (int c = 0; c < Columns; ++c) {
           const bool from_memory = Keep == keep_exp && Kind == log_softmax_kind;
-          const V v = from_memory ? rows.template load<0>(args.x, g, c, full, S(0))
+          const V v = from_memory ? take<false>(rows, args, g, c, full, S(0))
                                   : kept.template load_vec<N>(rows.slot(g, c));
-          rows.template store<1, Streaming>(args.y, g, c, full,
-                                            result(v, stats.max[c], stats.sum[c], true));
+          put(rows, args, g, c, full, result(v, stats.max[c], stats.sum[c], true));
         }
       });
     }
@@ -200,9 +216,8 @@ struct SoftmaxForward {
       rows.each(first, last, [&](Index g, bool full, int) {
         NNK_UNROLL
         for (int c = 0; c < Columns; ++c) {
-          const V x = rows.template load<0>(args.x, g, c, full, S(0));
-          rows.template store<1, Streaming>(args.y, g, c, full,
-                                            result(x, stats.max[c], stats.sum[c], false));
+          const V x = take<false>(rows, args, g, c, full, S(0));
+          put(rows, args, g, c, full, result(x, stats.max[c], stats.sum[c], false));
         }
       });
     }
@@ -227,7 +242,7 @@ struct SoftmaxForward {
         NNK_UNROLL
         for (int k = 0; k < chunk; ++k) {
           const Index at = g + k * Team;
-          x[k] = at < last ? rows.template load<0>(args.x, at, c, false, Limits<S>::lowest())
+          x[k] = at < last ? take<true>(rows, args, at, c, false, Limits<S>::lowest())
                            : V::splat(Limits<S>::lowest());
           m = max(m, x[k]);
         }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from nnkernels.config.device import Device
-from nnkernels.config.rows import ACROSS, ALONG, ANY_STEP, UNIT_STEP, next_power_of_two
+from nnkernels.config.rows import ACROSS, ALONG, ANY_STEP, UNIT_STEP, ZERO_STEP, next_power_of_two
 from nnkernels.dispatch.axes import Shape, Strides, index_kind, largest_power_of_two
 
 # From so many channels on, a block for each keeps the threads of a CPU busy. No rule of a CPU may
@@ -50,6 +50,9 @@ class ChannelProblem:
         Whether the channel axis is the last one in memory order.
     alignment : int
         A power of two that divides all addresses.
+    inputs : int
+        How many operands, from the first on, are x and what is broadcast to its shape: neighbours
+        may share an element of those behind x.
     """
 
     channels: int
@@ -61,6 +64,7 @@ class ChannelProblem:
     compute_itemsize: int
     channels_last: bool
     alignment: int
+    inputs: int = 1
 
     @property
     def length(self) -> int:
@@ -103,7 +107,8 @@ def configure(problem: ChannelProblem, device: Device) -> ChannelConfig:
     """
     layout = ACROSS if problem.channels_last else ALONG
     if device.is_gpu:
-        vector = device.vector_bytes // problem.itemsizes[0]
+        # Numbers of one byte are widened as they are read.
+        vector = device.vector_bytes // max(problem.itemsizes[0], problem.compute_itemsize // 2)
         return _configure_gpu(problem, device, layout, vector)
     vector = device.vector_bytes // problem.compute_itemsize
     return _configure_cpu(problem, device, layout, vector)
@@ -217,8 +222,8 @@ def _steps(problem: ChannelProblem, layout: int, vector: int, device: Device) ->
     """Where a group is one access; on a GPU it has to be aligned for that."""
     crosses = layout == ALONG and _crosses(problem, vector)
     steps = []
-    for size, channel, inner in zip(
-        problem.itemsizes, problem.channel_strides, problem.inner_strides, strict=True
+    for o, (size, channel, inner) in enumerate(
+        zip(problem.itemsizes, problem.channel_strides, problem.inner_strides, strict=True)
     ):
         step, others = (inner[-1], (channel, *inner[:-1])) if layout == ALONG else (channel, inner)
         together = step == size
@@ -226,7 +231,8 @@ def _steps(problem: ChannelProblem, layout: int, vector: int, device: Device) ->
             wanted = min(vector * size, device.vector_bytes)
             aligned = largest_power_of_two(wanted, problem.alignment, *others) == wanted
             together = aligned and not crosses
-        steps.append(UNIT_STEP if together else ANY_STEP)
+        shared = step == 0 and 0 < o < problem.inputs
+        steps.append(UNIT_STEP if together else ZERO_STEP if shared else ANY_STEP)
     return tuple(steps)
 
 

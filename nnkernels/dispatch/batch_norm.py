@@ -79,16 +79,34 @@ def _call(
     plans = machine.plans
     plan = plans.get(key)
     if plan is None:
-        _check_unaligned(machine, arrays, names)
+        check_unaligned(machine, arrays, names)
         plan = make(arrays, axis, options, activation, machine, alignment)
         remember(plans, key, plan)
-    results = _launch(plan, machine, address, addresses)
+    results = launch(plan, machine, address, addresses)
     if library is None:
         return results
     return tuple(None if r is None else library.restore(r, like) for r in results)
 
 
-def _launch(plan: ChannelPlan, machine: Any, address: Any, addresses: list[int]) -> tuple[Any, ...]:
+def launch(
+    plan: ChannelPlan,
+    machine: Any,
+    address: Any,
+    addresses: list[int],
+    more: Sequence[int] = (),
+    ends: Callable[[Sequence[Any]], Sequence[bytes]] | None = None,
+) -> tuple[Any, ...]:
+    """The results of a plan.
+
+    Parameters
+    ----------
+    addresses : list of int
+        Of the arrays.
+    more : sequence of int
+        Pointers that follow all others.
+    ends : callable, optional
+        From the results to what may end the arguments of a launch: see `ChannelPlan`.
+    """
     results = tuple([None if a is None else a.make(machine) for a in plan.results])
     pointers = addresses
     for result in results:
@@ -113,11 +131,18 @@ def _launch(plan: ChannelPlan, machine: Any, address: Any, addresses: list[int])
         pointers.append(address(workspace))
     else:
         pointers.append(0)
-    for start, take, pack, tail in plan.launches:
-        start(pack(*take(pointers)) + tail)
+    pointers += more
+    if ends is None:
+        for start, take, pack, tail, _ in plan.launches:
+            start(pack(*take(pointers)) + tail)
+        return results
+    known = ends(results)
+    for start, take, pack, tail, end in plan.launches:
+        start(pack(*take(pointers)) + tail + known[end])
     return results
 
 
-def _check_unaligned(machine: Any, views: Sequence[Any], names: Sequence[str]) -> None:
+def check_unaligned(machine: Any, views: Sequence[Any], names: Sequence[str]) -> None:
+    """Check that a GPU can read every element: see ``machines.require_aligned``."""
     given = [(v, n) for v, n in zip(views, names, strict=True) if v is not None]
     machines.require_aligned(machine, [v for v, _ in given], [n for _, n in given])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnkernels.dispatch.channel_plan import (
     ChannelPlan,
@@ -20,6 +20,9 @@ from nnkernels.errors import DTypeError, ShapeError
 # An activation: its functor and scalars, or None.
 Activated = tuple[Functor, tuple[complex, ...]] | None
 
+if TYPE_CHECKING:
+    from nnkernels.dispatch.fused_batch_norm import FunctionsInside
+
 NAMES = ("x", "weight", "bias", "running_mean", "running_var")
 _APPLY = "batch_norm_apply"
 
@@ -27,8 +30,8 @@ _APPLY = "batch_norm_apply"
 # ---- checks -------------------------------------------------------------------------------------
 
 
-def _channels(x: Any, axis: int) -> Channels:
-    found = require(x.dtype, "f", "x")
+def _channels(x: Any, axis: int, functions: FunctionsInside | None = None) -> Channels:
+    found = require(x.dtype, "f", "x") if functions is None else functions.found
     return Channels(x, normalize_axis(axis, x.ndim, "x"), found)
 
 
@@ -130,43 +133,51 @@ def training(
     activation: Activated,
     machine: Any,
     alignment: int,
+    functions: FunctionsInside | None = None,
 ) -> ChannelPlan:
     """Plan of y and the new running statistics."""
-    # Pointers: 0 x, 1 to 4 parameters, 5 y, 6 and 7 running statistics, 8 to 10 rows, 11 workspace.
+    # Pointers: 0 x, 1 to 4 parameters, 5 y, 6 and 7 running statistics, 8 to 10 rows, 11 workspace,
+    # and those of functions.
     x, *parameters = views
-    channels = _channels(x, axis)
+    channels = _channels(x, axis, functions)
     _check_parameters(channels, parameters, NAMES[1:])
     _check_several(channels)
     running = [None if a is None else channels.vector(a.dtype) for a in parameters[2:]]
     found = channels.found
     eps, momentum, is_wide = options
-    written = compute_element(found) if is_wide else found
+    source, written = found, compute_element(found) if is_wide else found
+    operands = [(found, x.strides), (written, channels.strides_like(written))]
+    if functions is not None:
+        source, written, operands = functions.operands(channels, x)
     plan = ChannelPlan((channels.like(numpy_dtype(written.name)), *running))
+    if functions is not None:
+        functions.add_results(plan, channels)
     if 0 in x.shape:
         return plan
     add_coefficients(plan, channels, 3)
     scalars = activation[1] if activation else ()
-    problem = channels.problem(
-        [(found, x.strides), (written, channels.strides_like(written))],
-        tuple(map(_step, parameters)),
-        alignment,
-    )
+    inputs = 1 if functions is None else functions.inputs
+    problem = channels.problem(operands, tuple(map(_step, parameters)), alignment, inputs)
     name = activation[0].name if activation else "Identity"
     chosen = add_reduction(
         plan,
         channels,
         machine,
         problem,
-        f"{found.storage}, {written.storage}, {found.compute}, {_types(parameters)}, {name}",
+        f"{source.storage}, {written.storage}, {found.compute}, {_types(parameters)}, {name}",
         ("BatchNormForward", "batch_norm", activation[0].header if activation else ""),
         (0, 5, 1, 2, 3, 4, 6, 7, 8, 11),
         (eps, momentum, channels.length / (channels.length - 1), *(scalars or (0,))),
         saved=3,
+        functions=functions,
     )
     if not chosen.applies:
         wide = compute_element(found)
-        source = (8, wide, wide.itemsize)
-        _add_apply(plan, channels, x, source, machine, activation, alignment, written)
+        mean = (8, wide, wide.itemsize)
+        if functions is not None:
+            functions.add_apply(plan, channels, x, mean, machine, activation, alignment, False)
+        else:
+            _add_apply(plan, channels, x, mean, machine, activation, alignment, written)
     return plan
 
 
@@ -198,24 +209,32 @@ def inference(
     activation: Activated,
     machine: Any,
     alignment: int,
+    functions: FunctionsInside | None = None,
 ) -> ChannelPlan:
     """Plan of y from running statistics."""
     # Pointers as in training; one result.
     x, weight, bias, mean, variance = views
-    channels = _channels(x, axis)
+    channels = _channels(x, axis, functions)
     _check_given((mean, variance), NAMES[3:])
     _check_parameters(channels, views[1:], NAMES[1:])
     eps, is_wide = options
     written = compute_element(channels.found) if is_wide else channels.found
+    if functions is not None:
+        _, written, _ = functions.operands(channels, x)
     y = channels.like(numpy_dtype(written.name))
     plan = ChannelPlan((y, None, None))
+    if functions is not None:
+        functions.add_results(plan, channels)
     if 0 in x.shape:
         return plan
     add_coefficients(plan, channels, 3)
     sources = [(4, variance), (1, weight), (2, bias)]
     _add_coefficients(plan, channels, machine, sources, (9, 10), eps, alignment)
     source = (3, _element(mean), _step(mean))
-    _add_apply(plan, channels, x, source, machine, activation, alignment, written)
+    if functions is not None:
+        functions.add_apply(plan, channels, x, source, machine, activation, alignment, True)
+    else:
+        _add_apply(plan, channels, x, source, machine, activation, alignment, written)
     return plan
 
 

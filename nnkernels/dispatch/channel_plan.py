@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import batch_norm as config
@@ -38,8 +38,10 @@ class ChannelPlan:
     results : tuple of Allocation or None
         None for a result that is not wanted.
     launches : list
-        For each what starts it, what takes its pointers from a list of all and what packs them, and
-        its other arguments.
+        For each what starts it, what takes its pointers from a list of all and what packs them, its
+        other arguments, and which end of these a call with fused functions gives: 0 for none.
+    extras, more : tuple of Allocation
+        Further results of a prologue and of an epilogue.
     coefficients, workspace : Allocation or None
         What lies between launches.
     row_starts : tuple of int
@@ -49,15 +51,25 @@ class ChannelPlan:
     """
 
     results: tuple[Allocation | None, ...]
-    launches: list[tuple[Any, Any, Any, bytes]] = field(default_factory=list)
+    launches: list[tuple[Any, Any, Any, bytes, int]] = field(default_factory=list)
     coefficients: Allocation | None = None
     workspace: Allocation | None = None
     row_starts: tuple[int, ...] = ()
     fill: bool = False
+    extras: tuple[Allocation, ...] = ()
+    more: tuple[Allocation, ...] = ()
 
-    def add(self, start: Any, numbers: tuple[int, ...], tail: bytes) -> None:
+    def add(self, start: Any, numbers: tuple[int, ...], tail: bytes, end: int = 0) -> None:
         """Add a launch with the pointers of these numbers."""
-        self.launches.append((start, itemgetter(*numbers), pointer_struct(len(numbers)).pack, tail))
+        pack = pointer_struct(len(numbers)).pack
+        self.launches.append((start, itemgetter(*numbers), pack, tail, end))
+
+
+class ChannelFunctions(Protocol):
+    """Fused functions inside the kernels of a reduction."""
+
+    def of_stage(self, stage: int) -> tuple[str, tuple[str, ...], tuple[str, ...], int]:
+        """Of a launch: further template arguments, headers, generated text, and the `end`."""
 
 
 class Channels:
@@ -94,8 +106,9 @@ class Channels:
         operands: Sequence[tuple[Element, Strides]],
         parameter_strides: tuple[int, ...],
         alignment: int,
+        inputs: int = 1,
     ) -> ChannelProblem:
-        """The reduction over arrays of the shape of x."""
+        """The reduction over arrays of the shape of x, of which so many are its operands."""
         strides = [s for _, s in operands]
         rest = [a for a in self.order if a != self.axis]
         inner, inner_strides = merge(
@@ -111,6 +124,7 @@ class Channels:
             compute_itemsize=self.found.compute_itemsize,
             channels_last=self.last,
             alignment=alignment,
+            inputs=inputs,
         )
 
 
@@ -124,6 +138,7 @@ def add_reduction(
     numbers: tuple[int, ...],
     scalars: Sequence[float],
     saved: int,
+    functions: ChannelFunctions | None = None,
 ) -> ChannelConfig:
     """Add the launches of a reduction over channels.
 
@@ -139,6 +154,8 @@ def add_reduction(
         Of the computing type.
     saved : int
         Numbers that a part of a channel saves.
+    functions : ChannelFunctions, optional
+        What goes into the kernels.
     """
     chosen = config.configure(problem, machine.device)
     found = channels.found
@@ -152,14 +169,19 @@ def add_reduction(
     stages = [PART, FINISH] if chosen.parts > 1 else [WHOLE if chosen.applies else STATISTICS]
     struct, header, more = kernel
     for stage in stages:
-        text = f"{struct}<{types}, {_team(problem, chosen, stage)}>"
-        instance = Instance(header, text, chosen.threads, (more,) if more else ())
+        headers: tuple[str, ...] = (more,) if more else ()
+        inside, definitions, end = "", (), 0
+        if functions is not None and stage != FINISH:
+            inside, sources, definitions, end = functions.of_stage(stage)
+            headers = (*headers, *sources)
+        text = f"{struct}<{types}, {_team(problem, chosen, stage)}{inside}>"
+        instance = Instance(header, text, chosen.threads, headers, definitions)
         grid = chosen.tiles * chosen.parts
         moved = traffic
         if stage == FINISH:
             grid = -(-channels.count // (chosen.threads // machine.device.warp))
             moved = channels.count * chosen.parts * saved * found.compute_itemsize
-        plan.add(machine.prepare(instance, grid, 0, moved), numbers, tail)
+        plan.add(machine.prepare(instance, grid, 0, moved), numbers, tail, end)
     return chosen
 
 

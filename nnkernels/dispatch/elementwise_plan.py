@@ -144,16 +144,28 @@ def make_instance(
 def _instance(
     functor: Functor, computing: str, storage: list[str], rank: int, chosen: ElementwiseConfig
 ) -> Instance:
-    outs = ", ".join(storage[: functor.outputs])
-    ins = ", ".join(storage[functor.outputs :])
+    outs, ins = storage[: functor.outputs], storage[functor.outputs :]
+    return instance_of(functor.name, computing, outs, ins, rank, chosen, *functor.source())
+
+
+def instance_of(
+    functor: str,
+    computing: str,
+    outs: Sequence[str],
+    ins: Sequence[str],
+    rank: int,
+    chosen: ElementwiseConfig,
+    headers: tuple[str, ...],
+    definitions: tuple[str, ...],
+) -> Instance:
+    """The template instance for a functor by its C++ name, and the C++ types of its arrays."""
     steps = ", ".join(map(str, chosen.steps))
     index = "int32" if chosen.index == "i" else "int64"
     streaming = "true" if chosen.streaming else "false"
     kernel = (
-        f"Elementwise<{functor.name}, {computing}, Types<{outs}>, Types<{ins}>, "
+        f"Elementwise<{functor}, {computing}, Types<{', '.join(outs)}>, Types<{', '.join(ins)}>, "
         f"Ints<{steps}>, {chosen.vector}, {chosen.unroll}, {rank}, {index}, {streaming}>"
     )
-    headers, definitions = functor.source()
     return Instance("elementwise", kernel, chosen.threads, headers, definitions)
 
 

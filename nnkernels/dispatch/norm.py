@@ -19,6 +19,7 @@ from nnkernels.interop.libraries import adopt_all
 
 if TYPE_CHECKING:
     from nnkernels.dispatch.elementwise import Functor
+    from nnkernels.dispatch.row_functions import Functions
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +138,11 @@ def axes_of(norm: Norm, operands: Sequence[Any]) -> NormAxes:
         Naming the argument that does not fit.
     """
     x, residual, weight, bias = operands
+    return checked_axes(norm, x, residual, weight, bias)
+
+
+def checked_axes(norm: Norm, x: Any, residual: Any, weight: Any, bias: Any) -> NormAxes:
+    """The same; x need only have a shape and the dtype in which the norm computes."""
     axes = norm.axes_of(x.shape, norm.axis, norm.groups)
     same = () if residual is None else (residual,)
     parameters = {n: a for n, a in (("weight", weight), ("bias", bias)) if a is not None}
@@ -171,7 +177,7 @@ def _run_out(
 def _launch(
     plan: norm_plan.NormPlan, machine: Any, address: Any, addresses: Sequence[int], y: Any
 ) -> tuple[Any, ...]:
-    total = plan.allocation.make(machine) if plan.has_sum else None
+    total = None if plan.total is None else plan.total.make(machine)
     if plan.steps:
         workspace = None if plan.workspace is None else plan.workspace.make(machine)
         pointers = plan.pack(

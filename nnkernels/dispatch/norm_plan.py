@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nnkernels.compile.instance import Instance
 from nnkernels.config import rows as config
 from nnkernels.config.rows import ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
-from nnkernels.dispatch import machines
+from nnkernels.dispatch import machines, row_functions
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
 from nnkernels.dispatch.elementwise import alignment_of
@@ -29,6 +29,7 @@ from nnkernels.dispatch.rows_plan import (
 
 if TYPE_CHECKING:
     from nnkernels.dispatch.norm import Norm
+    from nnkernels.dispatch.row_functions import Bound
 
 # The operands of a call, of which all but the first may be missing.
 NAMES = ("x", "residual", "weight", "bias")
@@ -41,11 +42,14 @@ _SAVED = {"layer_kind": 3, "rms_kind": 1}
 class NormPlan:
     """Everything about a call but its pointers."""
 
-    __slots__ = ("allocation", "has_sum", "pack", "reaches", "steps", "workspace")
+    __slots__ = ("allocation", "extras", "more", "pack", "reaches", "steps", "total", "workspace")
 
-    def __init__(self, allocation: Allocation, has_sum: bool) -> None:
+    def __init__(self, allocation: Allocation, total: Allocation | None) -> None:
         self.allocation = allocation
-        self.has_sum = has_sum
+        self.total = total  # the sum with a residual
+        # Further results of a prologue and of an epilogue.
+        self.extras: tuple[Allocation, ...] = ()
+        self.more: tuple[Allocation, ...] = ()
         self.steps: list[tuple[Any, bytes]] = []
         self.workspace: Allocation | None = None
         # Where the result is given: the lowest and highest byte of it and of every input.
@@ -60,24 +64,32 @@ def make_plan(
     machine: Any,
     alignments: tuple[int, ...],
     out: Any,
+    bound: Bound | None = None,
 ) -> NormPlan:
     """The plan of a call; with ``out``, for a result that is given.
 
-    `alignments` are those of the operands, and of the result.
+    `alignments` are those of the operands, and of the result. With functions inside, of the
+    operands, those of the functions, and all results; ``out`` is a list of these then.
     """
     given = [(a, n) for a, n in zip(operands, NAMES, strict=True) if a is not None]
     machines.require_aligned(machine, [a for a, _ in given], [n for _, n in given])
     x, residual, *_ = operands
     order = memory_order(x.shape, x.strides)
-    written = written_by(norm, x)
-    plan = NormPlan(Allocation(x.shape, numpy_dtype(written.name), order), residual is not None)
+    written = (written_by(norm, x),) if bound is None else bound.results
+    first, *more = [Allocation(x.shape, numpy_dtype(e.name), order) for e in written]
+    plan = NormPlan(first, None if residual is None else Allocation(x.shape, x.dtype, order))
+    plan.more = tuple(more)
+    if bound is not None:
+        plan.extras = tuple(
+            Allocation(x.shape, numpy_dtype(e.name), order) for e in bound.extras
+        )
+    described = _described(operands, plan, alignments, out, bound)
     if 0 in x.shape:
         return plan
-    dense = contiguous_strides(x.shape, written.itemsize, order)
-    results = (written, dense, dense if out is None else out.strides)
-    problem, siblings = _problem(axes, operands, results, alignments), 1
+    compute = ELEMENTS[x.dtype.name] if bound is None else bound.found
+    problem, siblings = _problem(axes, operands, described, compute), 1
     apart = channels_apart(axes, x.shape, problem) if machine.device.machine == "cpu" else None
-    separate = None if apart is None else _problem(apart, operands, results, alignments)
+    separate = None if apart is None else _problem(apart, operands, described, compute)
     # Rows are numbered in the order of channels, if these are the last of the outer axes.
     if separate is not None and separate.outer[-1] == x.shape[axes.channel]:
         problem = separate
@@ -85,7 +97,7 @@ def make_plan(
     chosen = config.configure(problem, machine.device)
     if siblings > 1:
         chosen = replace(chosen, keep=config.KEEP_NONE, depth=1, kept=0)
-    _add_steps(plan, norm, operands, problem, chosen, siblings, machine)
+    _add_steps(plan, norm, operands, problem, chosen, siblings, machine, bound)
     return plan
 
 
@@ -95,53 +107,90 @@ def written_by(norm: Norm, x: Any) -> Element:
     return ELEMENTS[found.compute_name] if norm.wide else found
 
 
+# Of an operand that lies along x: strides, bytes of an element, role, and a power of two that
+# divides its address.
+_Described = tuple[Strides, int, int, int]
+
+
+def _described(
+    operands: Sequence[Any],
+    plan: NormPlan,
+    alignments: tuple[int, ...],
+    out: Any,
+    bound: Bound | None,
+) -> tuple[list[_Described], list[_Described], list[_Described], tuple[int, int]]:
+    """What lies along x before the parameters in the kernel's geometry, and after them: operands of
+    functions, and what is written; and the alignments of weight and bias.
+    """
+    x, residual, *_ = operands
+    names = len(NAMES)
+    before: list[_Described] = [(x.strides, x.dtype.itemsize, ELEMENTWISE, alignments[0])]
+    if residual is not None:
+        before.append((residual.strides, residual.dtype.itemsize, ELEMENTWISE, alignments[1]))
+    inside: list[_Described] = []
+    if bound is not None:
+        aligned = alignments[names:]
+        for i, view in enumerate(bound.views):
+            strides = row_functions.operand_strides(view, bound.names[i], x.shape, "x")
+            size = view.dtype.itemsize
+            role = row_functions.role_of(strides, size, x.strides, x.dtype.itemsize, x.shape)
+            inside.append((strides, size, role, aligned[i]))
+    sums = [] if plan.total is None else [plan.total]
+    written = [(_dense(a), a.dtype.itemsize, ELEMENTWISE, alignment_of()) for a in (*sums, *plan.extras)]
+    results = (plan.allocation, *plan.more)
+    outs = [out] if bound is None else out
+    for i, result in enumerate(results):
+        strides = _dense(result) if out is None else outs[i].strides
+        alignment = alignments[i - len(results)]
+        written.append((strides, result.dtype.itemsize, ELEMENTWISE, alignment))
+    return before, inside, written, (alignments[2], alignments[3])
+
+
+def _dense(result: Allocation) -> Strides:
+    return contiguous_strides(result.shape, result.dtype.itemsize, result.order)
+
+
 def _problem(
     axes: NormAxes,
     operands: Sequence[Any],
-    results: tuple[Element, Strides, Strides],
-    alignments: tuple[int, ...],
+    described: tuple[list[_Described], list[_Described], list[_Described], tuple[int, int]],
+    compute: Element,
 ) -> RowsProblem:
-    """Results: their element type, and the strides of the sum with a residual and of y."""
-    x, residual, weight, bias = operands
+    """The rows of a call: see `_described`."""
+    x, _, weight, bias = operands
     shape = axes.split_shape(x.shape)
-    found = ELEMENTS[x.dtype.name]
-    # (strides, size of an element, role), in the order of the kernel's geometry.
-    written, sum_strides, y_strides = results
-    like_x = [x.strides] if residual is None else [x.strides, residual.strides]
-    new = [y_strides] if residual is None else [sum_strides, y_strides]
+    before, inside, written, aligned = described
 
-    def elements(strides: Sequence[Strides], of: Element) -> list[Any]:
-        return [(axes.split_strides(x.shape, s), of.itemsize, ELEMENTWISE) for s in strides]
+    def split(found: Sequence[_Described]) -> list[_Described]:
+        return [(axes.split_strides(x.shape, s), size, role, a) for s, size, role, a in found]
 
-    parameters = [
-        (axes.parameter_strides(a.strides, len(shape)), a.dtype.itemsize, PARAMETER)
-        for a in (weight, bias)
+    parameters: list[_Described] = [
+        (axes.parameter_strides(a.strides, len(shape)), a.dtype.itemsize, PARAMETER, alignment)
+        for a, alignment in zip((weight, bias), aligned, strict=True)
         if a is not None
     ]
-    described = [*elements(like_x, found), *parameters, *elements(new, written)]
-    strides = [s for s, _, _ in described]
-    aligned = [n for a, n in zip(operands, alignments, strict=False) if a is not None]
-    if residual is not None:
-        aligned.append(alignment_of())  # of the sum, which is new
-    aligned.append(alignments[-1])
+    # In the order of the kernel's geometry.
+    found = [*split(before), *parameters, *split(inside), *split(written)]
+    strides = [s for s, _, _, _ in found]
+    itemsizes = tuple(size for _, size, _, _ in found)
+    roles = tuple(role for _, _, role, _ in found)
     geometry = geometry_of(shape, strides, axes.reduced, memory_order(shape, strides[0]))
-    roles = tuple(role for _, _, role in described)
-    inner, inner_strides, period = shared_parameters(geometry, roles, found.itemsize)
+    inner, inner_strides, period = shared_parameters(geometry, roles, itemsizes)
     return RowsProblem(
         outer=geometry.outer,
         inner=inner,
         outer_strides=geometry.outer_strides,
         inner_strides=inner_strides,
-        itemsizes=tuple(size for _, size, _ in described),
-        compute_itemsize=found.compute_itemsize,
+        itemsizes=itemsizes,
+        compute_itemsize=compute.compute_itemsize,
         tiles=1,
         keeps_exp=False,
         per_row=False,
-        alignments=tuple(aligned),
+        alignments=tuple(a for _, _, _, a in found),
         roles=roles,
         period=period,
         read_again=True,
-        written=len(new),
+        written=len(written),
     )
 
 
@@ -168,7 +217,7 @@ def channels_apart(axes: NormAxes, shape: Shape, problem: RowsProblem) -> NormAx
 
 
 def shared_parameters(
-    geometry: Geometry, roles: Sequence[int], itemsize: int
+    geometry: Geometry, roles: Sequence[int], itemsizes: Sequence[int]
 ) -> tuple[Shape, tuple[Strides, ...], int]:
     """Axes and strides of a row, and the period of its parameters.
 
@@ -177,8 +226,8 @@ def shared_parameters(
     """
     inner, strides = geometry.inner, geometry.inner_strides
     if len(inner) == 2 and all(
-        s == (inner[1] * itemsize, itemsize) if role == ELEMENTWISE else s[1] == 0
-        for s, role in zip(strides, roles, strict=True)
+        s == (inner[1] * size, size) if role == ELEMENTWISE else s[1] == 0
+        for s, role, size in zip(strides, roles, itemsizes, strict=True)
     ):
         last = tuple(
             (s[1] if r == ELEMENTWISE else s[0],) for s, r in zip(strides, roles, strict=True)
@@ -195,8 +244,9 @@ def _add_steps(
     chosen: RowsConfig,
     siblings: int,
     machine: Any,
+    bound: Bound | None,
 ) -> None:
-    found = ELEMENTS[operands[0].dtype.name]
+    found = ELEMENTS[operands[0].dtype.name] if bound is None else bound.found
     blocks, neighbours, tiles = grid_of(problem, chosen)
     packer = Packer(_POINTERS, chosen.index)
     add_rows(packer, problem, chosen, neighbours, tiles)
@@ -214,7 +264,7 @@ def _add_steps(
         saved = problem.rows * chosen.parts * _SAVED[norm.kind]
         plan.workspace = Allocation((saved,), dtype, (0,))
     for stage in stages:
-        instance = make_instance(norm, operands, found, problem, chosen, stage)
+        instance = make_instance(norm, operands, found, problem, chosen, stage, bound)
         shared = chosen.kept * found.compute_itemsize
         start = machine.prepare(instance, blocks * chosen.parts, shared, traffic)
         plan.steps.append((start, tail))
@@ -227,20 +277,30 @@ def make_instance(
     problem: RowsProblem,
     chosen: RowsConfig,
     stage: int,
+    bound: Bound | None = None,
 ) -> Instance:
-    """The template instance of a norm."""
+    """The template instance of a norm; `found` is what it computes in."""
     x, residual, weight, bias = operands
     parameters = ", ".join(
         "void" if a is None else ELEMENTS[a.dtype.name].storage for a in (weight, bias)
     )
     functor = norm.activation
+    source, written = found, written_by(norm, x) if bound is None else bound.results[0]
+    headers: tuple[str, ...] = () if functor is None else (functor.header,)
+    functions, definitions = "", ()
+    if bound is not None:
+        source = row_functions.element_of(x)
+        first = sum(a is not None for a in operands)
+        extras = first + len(bound.views) + (residual is not None)
+        functions = f", {bound.template(first, extras, extras + len(bound.extras))}"
+        more, definitions = bound.source()
+        headers = (*headers, *more)
     text = (
-        f"NormForward<{norm.kind}, {found.storage}, {written_by(norm, x).storage}, "
+        f"NormForward<{norm.kind}, {source.storage}, {written.storage}, "
         f"{found.compute}, {parameters}, "
         f"{'true' if residual is not None else 'false'}, "
         f"{'Identity' if functor is None else functor.name}, "
         f"{row_arguments(problem, chosen)}, {chosen.keep}, {chosen.depth}, {stage}, "
-        f"{'true' if chosen.streaming else 'false'}>"
+        f"{'true' if chosen.streaming else 'false'}{functions}>"
     )
-    headers = () if functor is None else (functor.header,)
-    return Instance("norm", text, chosen.threads, headers)
+    return Instance("norm", text, chosen.threads, headers, definitions)

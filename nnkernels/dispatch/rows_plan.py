@@ -112,7 +112,7 @@ def make_plan(
         contiguous_strides(shape, written.itemsize, result_order) if out is None else out.strides
     )
     if kernel.per_row:
-        result_strides = _expand_strides(result_strides, main.ndim, axes, keepdims)
+        result_strides = expand_strides(result_strides, main.ndim, axes, keepdims)
     strides = [*(a.strides for a in arrays), result_strides]
     geometry = geometry_of(main.shape, strides, axes, order)
     problem = RowsProblem(
@@ -132,7 +132,7 @@ def make_plan(
     return plan
 
 
-def _expand_strides(strides: Strides, rank: int, axes: tuple[int, ...], keepdims: bool) -> Strides:
+def expand_strides(strides: Strides, rank: int, axes: tuple[int, ...], keepdims: bool) -> Strides:
     """Strides of a reduced result as if it had the reduced axes, with one element for each."""
     if keepdims:
         return tuple(0 if a in axes else strides[a] for a in range(rank))

@@ -94,13 +94,24 @@ def resolve(value: ActivationLike, argument: str) -> Activation | None:
     if value is None or isinstance(value, Activation):
         return value
     if isinstance(value, str):
-        names = _functions()
-        if value not in names:
-            raise ValueError(f"{argument} must be one of {', '.join(names)}; got {value!r:.60}")
-        return _plain(names[value])
+        return _plain(activation_named(value, argument))
     if isinstance(value, partial) and not value.args:
         return _traced(_known(value.func, argument), value.keywords)
     return _plain(_known(value, argument))
+
+
+def activation_named(name: str, argument: str) -> Any:
+    """The activation function of a name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    names = _functions()
+    if name not in names:
+        raise ValueError(f"{argument} must be one of {', '.join(names)}; got {name!r:.60}")
+    return names[name]
 
 
 def fused(value: ActivationLike, argument: str, alpha: complex = 1, beta: complex = 1) -> Epilogue:

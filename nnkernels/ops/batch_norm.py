@@ -6,9 +6,11 @@ from typing import Any
 
 from nnkernels._typing import Array
 from nnkernels.dispatch import batch_norm as dispatch
+from nnkernels.dispatch import fused_batch_norm
 from nnkernels.dispatch.batch_norm_plan import Activated
 from nnkernels.ops import _options
 from nnkernels.ops._activation import Activation, ActivationLike, resolve
+from nnkernels.ops._functions import Function, Operands, functions_of, is_plain
 from nnkernels.ops._public import public
 
 __all__ = ["batch_norm", "batch_norm_backward"]
@@ -28,6 +30,10 @@ def batch_norm(
     eps: float = 1e-5,
     axis: int = 1,
     activation: ActivationLike = None,
+    prologue: Function = None,
+    prologue_operands: Operands = (),
+    epilogue: Function = None,
+    operands: Operands = (),
 ) -> Any:
     """Batch normalisation: ``y = (x - mean) / sqrt(variance + eps) weight + bias`` by channels.
 
@@ -99,6 +105,12 @@ def batch_norm(
     if type(momentum) is not float or not 0.0 <= momentum <= 1.0:
         momentum = _options.finite("momentum", momentum)
     finish = None if activation is None else _activated(resolve(activation, "activation"))
+    given = (prologue, prologue_operands, epilogue, operands)
+    functions = None if is_plain(given) else functions_of(*given)
+    if functions is not None:
+        if _options.flag("training", training):
+            return fused_batch_norm.train(arrays, axis, eps, momentum, finish, functions)
+        return fused_batch_norm.infer(arrays, axis, eps, finish, functions)
     if _options.flag("training", training):
         return dispatch.train(arrays, axis, eps, momentum, finish)
     return dispatch.infer(arrays, axis, eps, finish)

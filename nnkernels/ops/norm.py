@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from nnkernels._typing import Array
+from nnkernels.dispatch import fused_norm
 from nnkernels.dispatch import norm as dispatch
 from nnkernels.dispatch.axes import checked_axis
 from nnkernels.ops import _options
 from nnkernels.ops._activation import Activation, ActivationLike, resolve
+from nnkernels.ops._functions import Function, Operands, functions_of, is_plain
 from nnkernels.ops._public import public
 
 Axis = int | tuple[int, ...] | None
@@ -27,6 +29,10 @@ def layer_norm(
     eps: float = 1e-5,
     residual: Array | None = None,
     activation: ActivationLike = None,
+    prologue: Function = None,
+    prologue_operands: Operands = (),
+    epilogue: Function = None,
+    operands: Operands = (),
     out: Array | None = None,
 ) -> Any:
     """Layer norm: ``y = (x - mean) / sqrt(var + eps) * weight + bias`` along axes.
@@ -60,7 +66,7 @@ def layer_norm(
     """
     return _apply(
         "layer_kind", dispatch.along_axes, x, weight, bias, axis, None, eps, 0.0,
-        residual, activation, out,
+        residual, activation, (prologue, prologue_operands, epilogue, operands), out,
     )  # fmt: skip
 
 
@@ -75,6 +81,10 @@ def rms_norm(
     offset: float = 0.0,
     residual: Array | None = None,
     activation: ActivationLike = None,
+    prologue: Function = None,
+    prologue_operands: Operands = (),
+    epilogue: Function = None,
+    operands: Operands = (),
     out: Array | None = None,
 ) -> Any:
     """RMS norm: ``y = x / sqrt(mean(x^2) + eps) * (weight + offset)`` along axes.
@@ -114,7 +124,7 @@ def rms_norm(
         offset = _options.finite("offset", offset)
     return _apply(
         "rms_kind", dispatch.along_axes, x, weight, None, axis, None, eps, offset,
-        residual, activation, out,
+        residual, activation, (prologue, prologue_operands, epilogue, operands), out,
     )  # fmt: skip
 
 
@@ -130,6 +140,10 @@ def group_norm(
     eps: float = 1e-5,
     residual: Array | None = None,
     activation: ActivationLike = None,
+    prologue: Function = None,
+    prologue_operands: Operands = (),
+    epilogue: Function = None,
+    operands: Operands = (),
     out: Array | None = None,
 ) -> Any:
     """Group norm: ``y = (x - mean) / sqrt(var + eps) * weight + bias``, by groups of channels.
@@ -168,7 +182,7 @@ def group_norm(
     groups = count("num_groups", num_groups)
     return _apply(
         "layer_kind", dispatch.over_groups, x, weight, bias, axis, groups, eps, 0.0, residual,
-        activation, out,
+        activation, (prologue, prologue_operands, epilogue, operands), out,
     )  # fmt: skip
 
 
@@ -183,6 +197,10 @@ def instance_norm(
     eps: float = 1e-5,
     residual: Array | None = None,
     activation: ActivationLike = None,
+    prologue: Function = None,
+    prologue_operands: Operands = (),
+    epilogue: Function = None,
+    operands: Operands = (),
     out: Array | None = None,
 ) -> Any:
     """Instance norm: ``y = (x - mean) / sqrt(var + eps) * weight + bias`` for every channel.
@@ -218,7 +236,7 @@ def instance_norm(
     """
     return _apply(
         "layer_kind", dispatch.over_groups, x, weight, bias, axis, None, eps, 0.0, residual,
-        activation, out,
+        activation, (prologue, prologue_operands, epilogue, operands), out,
     )  # fmt: skip
 
 
@@ -234,11 +252,17 @@ def _apply(
     offset: float,
     residual: Any,
     activation: ActivationLike,
+    given: tuple[Any, ...],
     out: Any,
 ) -> Any:
     found = None if activation is None else resolve(activation, "activation")
     norm = with_options(kind, axes_of, axis, groups, eps, offset, found)
-    return dispatch.apply(norm, x, weight, bias, residual, out)
+    functions = None if is_plain(given) else functions_of(*given)
+    if functions is None:
+        return dispatch.apply(norm, x, weight, bias, residual, out)
+    if functions.prologue is not None and residual is not None:
+        raise TypeError("residual and prologue are both given; the prologue can add the residual")
+    return fused_norm.apply(norm, functions, x, weight, bias, residual, out)
 
 
 def with_options(

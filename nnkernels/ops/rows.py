@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from nnkernels._typing import Array
-from nnkernels.dispatch import elementwise, rows
+from nnkernels.dispatch import elementwise, fused_rows, rows
 from nnkernels.dispatch.axes import normalize_axes, reduced_shape
 from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import library_of
+from nnkernels.ops._functions import Function, Operands, functions_of
 from nnkernels.ops._public import public
 
 Axis = int | tuple[int, ...] | None
+# The default of operands: most calls have none, and are told by its identity.
+_NONE: Operands = ()
 
 
 def _forward(kind: str, **flags: Any) -> rows.RowKernel:
@@ -39,7 +42,17 @@ _LOGSUMEXP_BACKWARD = elementwise.Functor(
 
 
 @public
-def softmax(x: Array, /, *, axis: Axis = -1, out: Array | None = None) -> Array:
+def softmax(
+    x: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    prologue: Function = None,
+    prologue_operands: Operands = (),
+    epilogue: Function = None,
+    operands: Operands = (),
+    out: Array | None = None,
+) -> Any:
     """Softmax: ``y = exp(x) / sum(exp(x))`` along an axis.
 
     {x}
@@ -62,7 +75,10 @@ def softmax(x: Array, /, *, axis: Axis = -1, out: Array | None = None) -> Array:
     >>> nnk.softmax(np.array([[0.0, 0.0], [0.0, 100.0]])).round(4).tolist()
     [[0.5, 0.5], [0.0, 1.0]]
     """
-    return rows.apply(_SOFTMAX, (x,), axis, False, out)
+    if prologue is epilogue is None and prologue_operands is operands is _NONE:
+        return rows.apply(_SOFTMAX, (x,), axis, False, out)
+    functions = functions_of(prologue, prologue_operands, epilogue, operands)
+    return _apply(_SOFTMAX, x, functions, axis, False, out)
 
 
 @public
@@ -83,7 +99,17 @@ def softmax_backward(dy: Array, y: Array, /, *, axis: Axis = -1, out: Array | No
 
 
 @public
-def log_softmax(x: Array, /, *, axis: Axis = -1, out: Array | None = None) -> Array:
+def log_softmax(
+    x: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    prologue: Function = None,
+    prologue_operands: Operands = (),
+    epilogue: Function = None,
+    operands: Operands = (),
+    out: Array | None = None,
+) -> Any:
     """Logarithm of softmax: ``y = x - log(sum(exp(x)))`` along an axis.
 
     {x}
@@ -100,7 +126,10 @@ def log_softmax(x: Array, /, *, axis: Axis = -1, out: Array | None = None) -> Ar
     >>> nnk.log_softmax(np.array([0.0, 1000.0])).tolist()
     [-1000.0, 0.0]
     """
-    return rows.apply(_LOG_SOFTMAX, (x,), axis, False, out)
+    if prologue is epilogue is None and prologue_operands is operands is _NONE:
+        return rows.apply(_LOG_SOFTMAX, (x,), axis, False, out)
+    functions = functions_of(prologue, prologue_operands, epilogue, operands)
+    return _apply(_LOG_SOFTMAX, x, functions, axis, False, out)
 
 
 @public
@@ -124,8 +153,17 @@ def log_softmax_backward(
 
 @public
 def logsumexp(
-    x: Array, /, *, axis: Axis = -1, keepdims: bool = False, out: Array | None = None
-) -> Array:
+    x: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    keepdims: bool = False,
+    prologue: Function = None,
+    prologue_operands: Operands = (),
+    epilogue: Function = None,
+    operands: Operands = (),
+    out: Array | None = None,
+) -> Any:
     """Logarithm of the sum of exponentials: ``y = log(sum(exp(x)))`` along an axis.
 
     {x}
@@ -144,7 +182,11 @@ def logsumexp(
     >>> nnk.logsumexp(np.array([[0.0, 0.0], [1000.0, 0.0]])).round(4).tolist()
     [0.6931, 1000.0]
     """
-    return rows.apply(_LOGSUMEXP, (x,), axis, _flag("keepdims", keepdims), out)
+    keepdims = _flag("keepdims", keepdims)
+    if prologue is epilogue is None and prologue_operands is operands is _NONE:
+        return rows.apply(_LOGSUMEXP, (x,), axis, keepdims, out)
+    functions = functions_of(prologue, prologue_operands, epilogue, operands)
+    return _apply(_LOGSUMEXP, x, functions, axis, keepdims, out)
 
 
 @public
@@ -193,6 +235,14 @@ def logsumexp_backward(
     # A view with the reduced axes put back, so that dy and y broadcast along the rows.
     index = tuple(None if a in axes else slice(None) for a in range(len(shape)))
     return elementwise.apply(_LOGSUMEXP_BACKWARD, (dy[index], x, y[index]), (), out)
+
+
+def _apply(
+    kernel: rows.RowKernel, x: Any, functions: Any, axis: Any, keepdims: bool, out: Any
+) -> Any:
+    if functions is None:
+        return rows.apply(kernel, (x,), axis, keepdims, out)
+    return fused_rows.apply(kernel, x, functions, axis, keepdims, out)
 
 
 def _flag(name: str, value: object) -> bool:

@@ -33,7 +33,7 @@ def values_of(sources: Sequence[Source], arguments: Sequence[Any]) -> list[Any]:
 
 
 def evaluate(
-    program: Program, arrays: Sequence[np.ndarray], numbers: Sequence[Any]
+    program: Program, arrays: Sequence[np.ndarray], numbers: Sequence[Any], rounded: bool = True
 ) -> tuple[np.ndarray, ...]:
     """All results of a program, of the dtypes of the program and broadcast to one shape.
 
@@ -43,6 +43,8 @@ def evaluate(
         The inputs.
     numbers : sequence of numbers
         The run-time numbers, in the order of ``program.scalars``.
+    rounded : bool
+        Whether results have their dtypes, or floating numbers stay in float64.
     """
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     values: list[Any] = []
@@ -54,8 +56,37 @@ def evaluate(
         for position in program.outputs:
             dtype = numpy_dtype(program.nodes[position].dtype)
             result = np.broadcast_to(np.asarray(values[position]), shape)
-            results.append(result.astype(dtype))
+            results.append(result.astype(dtype) if rounded else result)
     return tuple(results)
+
+
+def inside(
+    fused: Any, first: np.ndarray, dtype: Any, operands: Sequence[Any]
+) -> tuple[tuple[np.ndarray, ...], tuple[Any, ...], bool]:
+    """A function inside another op: its results, not rounded, their dtypes, and whether it returns
+    a tuple.
+
+    Parameters
+    ----------
+    fused : Fused
+        The function.
+    first : array
+        What the op gives it, as exactly as it is known.
+    dtype : dtype
+        Of that value.
+    operands : sequence
+        Arrays and numbers.
+    """
+    kinds: list[Any] = [dtype]
+    for operand in operands:
+        number = type(operand) in (int, float)
+        is_option = type(operand) in (bool, str) or operand is None
+        kinds.append(type(operand) if number else (operand,) if is_option else operand.dtype)
+    traced = fused._traced(kinds)
+    arrays = [(first, *operands)[i] for i in traced.arrays]
+    numbers = values_of(traced.sources, (first, *operands))
+    found = evaluate(traced.program, arrays, numbers, rounded=False)
+    return found, tuple(map(numpy_dtype, traced.program.results)), traced.several
 
 
 def _wide(value: Any, dtype: str) -> Any:

@@ -16,6 +16,8 @@ from nnkernels.registry import Op
 
 # Options that are arrays.
 ARRAY_OPTIONS = ("residual", "dresidual")
+# Fused functions of row kernels, and their operands.
+FUNCTION_OPTIONS = ("prologue", "prologue_operands", "epilogue", "operands")
 
 
 def run_reference(
@@ -40,6 +42,7 @@ def run_reference(
 
     options = dict(options)
     out = options.pop("out", None)
+    inside = [options.pop(name, None) for name in FUNCTION_OPTIONS]
     positional = list(arrays)
     for name, place in reversed(op.numbers):
         if name not in options and place < len(positional):
@@ -49,6 +52,9 @@ def run_reference(
     given = [name for name, x in named.items() if x is not None]
     found, library, like = adopt_all([named[name] for name in given], given)
     named |= dict(zip(given, found, strict=True))
+    if any(inside[::2]):
+        functions = _Functions(inside, library, like)
+        return functions.run(op, len(positional), named, options, out, restored)
     positional, options = op.arguments(
         [named.pop(name) for name in op.arrays[: len(positional)]], options
     )
@@ -83,3 +89,65 @@ def _run_on_lists(op: Op, arguments: Sequence[Any], options: dict[str, Any]) -> 
         return restored(result)
     adopt_out(out, "out", library, like)[...] = result
     return out
+
+
+class _Functions:
+    """A prologue and an epilogue of a row kernel, or one of them, and their operands."""
+
+    def __init__(self, given: Sequence[Any], library: Any, like: Any) -> None:
+        from nnkernels.fusion.inside import adopt_operands
+        from nnkernels.ops._functions import functions_of
+
+        prologue, before, epilogue, after = given
+        found = functions_of(prologue, before or (), epilogue, after or ())
+        assert found is not None
+        self.prologue, self.epilogue = found.prologue, found.epilogue
+        self.library, self.like = library, like
+        self.before: Sequence[Any] = ()
+        self.after: Sequence[Any] = ()
+        if found.prologue is not None:
+            operands = found.prologue_operands
+            self.before = adopt_operands(found.prologue, 1, operands, library, like)
+        if found.epilogue is not None:
+            self.after = adopt_operands(found.epilogue, 1, found.operands, library, like)
+
+    def run(
+        self,
+        op: Any,
+        count: int,
+        named: dict[str, Any],
+        options: dict[str, Any],
+        out: Any,
+        restored: Callable[[Any], Any],
+    ) -> Any:
+        """The reference of an op on what the prologue makes, and the epilogue of that."""
+        from nnkernels.reference import fusion
+
+        first = op.arrays[0]
+        x = named[first]
+        dtype, extras = x.dtype, []
+        made = x.astype(np.float64) if self.prologue is None else x
+        if self.prologue is not None:
+            (made, *others), dtypes, _ = fusion.inside(self.prologue, x, x.dtype, self.before)
+            dtype = dtypes[0]
+            extras = [o.astype(d) for o, d in zip(others, dtypes[1:], strict=True)]
+        total = named.pop("residual", None)
+        if total is not None:
+            total = (made + total.astype(np.float64)).astype(dtype)
+            made = total.astype(np.float64)
+        named[first] = made
+        positional, options = op.arguments([named.pop(name) for name in op.arrays[:count]], options)
+        result = op.reference(*positional, **options, **named)
+        y, *rest = result if isinstance(result, tuple) else (result,)
+        results, dtypes, several = (y,), (dtype,), False
+        if self.epilogue is not None:
+            results, dtypes, several = fusion.inside(self.epilogue, y, dtype, self.after)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rounded = [np.asarray(r).astype(d) for r, d in zip(results, dtypes, strict=True)]
+        if out is not None:
+            outs = tuple(out) if several else (out,)
+            for given, value in zip(outs, rounded, strict=True):
+                adopt_out(given, "out", self.library, self.like)[...] = value
+        own = list(map(restored, rounded)) if out is None else list(outs)
+        found = (*own, *map(restored, [*([] if total is None else [total]), *rest, *extras]))
+        return found if several or len(found) > 1 else found[0]

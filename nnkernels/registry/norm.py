@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 from nnkernels.ops import batch_norm, norm, norm_backward
 from nnkernels.reference import norm as reference
+from nnkernels.registry.functions import with_functions
 from nnkernels.registry.record import FLOATING, Example, Op, Shape
 
 Pullback = Callable[..., tuple[Any, ...]]
@@ -39,21 +40,53 @@ def _row_rule(forward: Any, backward: Any, numbers: int = 0) -> Any:
 
         return (y, total), pullback
 
-    return rule
+    def reverse(
+        dv: Any, u: Any, v: Any, others: Any, options: dict[str, Any], more: Any
+    ) -> tuple[Any, ...]:
+        options, count = dict(options), 1 + len(others) - numbers
+        if options.pop("residual", None) is None:
+            return backward(dv, u, *others, **options)[:count]
+        found = backward(dv, u, *others, dresidual=more[0], **options)
+        return (*found[:count], found[0])
+
+    def further(options: dict[str, Any]) -> int:
+        return int(options.get("residual") is not None)
+
+    return with_functions(rule, forward, reverse, further=further)
 
 
-def _batch_rule(*arrays: Any, momentum: float = 0.1, **options: Any) -> tuple[Any, Pullback]:
+def _refuse_running(running: Sequence[Any]) -> None:
+    if any(cotangent is not None for cotangent in running):
+        raise TypeError(
+            "the running statistics are not differentiated: their cotangents must be None"
+        )
+
+
+def _plain_batch_rule(*arrays: Any, momentum: float = 0.1, **options: Any) -> tuple[Any, Pullback]:
     result = batch_norm.batch_norm(*arrays, momentum=momentum, **options)
 
     def pullback(dy: Any, *running: Any) -> tuple[Any, ...]:
-        if any(cotangent is not None for cotangent in running):
-            raise TypeError(
-                "the running statistics are not differentiated: their cotangents must be None"
-            )
+        _refuse_running(running)
         found = batch_norm.batch_norm_backward(dy, *arrays, **options)
         return (*found, None, None)[: len(arrays)]
 
     return result, pullback
+
+
+def _batch_reverse(
+    dv: Any, u: Any, v: Any, others: Any, options: dict[str, Any], more: Any
+) -> tuple[Any, ...]:
+    _refuse_running(more)
+    found = batch_norm.batch_norm_backward(dv, u, *others, **_without(options, "momentum"))
+    return (*found, None, None)[: 1 + len(others)]
+
+
+_batch_rule = with_functions(
+    _plain_batch_rule,
+    batch_norm.batch_norm,
+    _batch_reverse,
+    further=lambda options: 2 if options.get("training") else 0,
+)
 
 
 # ---- records ------------------------------------------------------------------------------------
