@@ -53,6 +53,8 @@ def _table() -> dict[str, Element]:
 
 
 ELEMENTS = _table()
+# Truth values in memory: what fused functions may write, and no other kernel has.
+BOOL = Element("bool", "uint8", "uint8", "uint8", "u", 1, 1)
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnkernels.dispatch import matmul
+from nnkernels.dispatch.applied import Application
 from nnkernels.dispatch.matmul_call import Epilogue
 from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import Library
@@ -19,7 +20,7 @@ def gemm(
     a: Any,
     b: Any,
     c: Any,
-    epilogue: Epilogue,
+    epilogue: Epilogue | Application,
     transpose: tuple[bool, bool],
     out_dtype: Any,
     out: Any,
@@ -43,7 +44,13 @@ def gemm(
 
 
 def gemv(
-    a: Any, x: Any, y: Any, epilogue: Epilogue, transpose: bool, out_dtype: Any, out: Any
+    a: Any,
+    x: Any,
+    y: Any,
+    epilogue: Epilogue | Application,
+    transpose: bool,
+    out_dtype: Any,
+    out: Any,
 ) -> Any:
     """``epilogue(op(a) x, y)`` for stacks of matrices and vectors; y may be None."""
     (matrix, vector, d), library, like = _adopted((a, x, y), GEMV)
@@ -65,7 +72,7 @@ def linear(
     x: Any,
     weight: Any,
     bias: Any,
-    epilogue: Epilogue,
+    epilogue: Epilogue | Application,
     out_dtype: Any,
     out: Any,
     precision: str | None = None,

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch import machines, matmul_call, matmul_plan
+from nnkernels.dispatch import applied, machines, matmul_call, matmul_plan
+from nnkernels.dispatch.applied import Application, Applied
 from nnkernels.dispatch.elementwise import alignment_of, remember
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
 from nnkernels.dispatch.results import adopt_out, check_memory, is_same
@@ -22,7 +23,7 @@ def apply(
     out_dtype: Any = None,
     conjugate: tuple[bool, bool] = (False, False),
     out: Any = None,
-    epilogue: Epilogue = PLAIN,
+    epilogue: Epilogue | Application = PLAIN,
     precision: str | None = None,
 ) -> Any:
     """The product of two stacks of matrices, as the Array API defines it.
@@ -66,7 +67,7 @@ def multiply(
     *,
     out_dtype: Any = None,
     conjugate: tuple[bool, bool] = (False, False),
-    epilogue: Epilogue = PLAIN,
+    epilogue: Epilogue | Application = PLAIN,
     vectors: bool | None = None,
     precision: str | None = None,
     out: Any = None,
@@ -86,6 +87,20 @@ def multiply(
     vectors : bool, optional
         Whether the second operand is a stack of vectors. Default: whether it has one axis.
     """
+    if type(epilogue) is Application:
+        return _multiply_and_apply(
+            arrays,
+            names,
+            library,
+            like,
+            out_dtype,
+            conjugate,
+            epilogue,
+            vectors,
+            precision,
+            out,
+        )
+    assert isinstance(epilogue, Epilogue)
     a, b, addend = arrays
     machine, address = machines.for_array(a)
     view = None if out is None else adopt_out(out, "out", library, like)
@@ -129,7 +144,7 @@ def multiply(
             conjugate,
             epilogue,
             machine,
-            view,
+            None if view is None else (view,),
             in_place,
             alignments,
             precision,
@@ -153,3 +168,100 @@ def multiply(
         else:
             plan.splits.start(plan, machine, address, pointers, added, result)
     return library.restore(result, like) if out is None else out
+
+
+def _multiply_and_apply(
+    arrays: tuple[Any, Any, Any],
+    names: Sequence[str],
+    library: Library,
+    like: Any,
+    out_dtype: Any,
+    conjugate: tuple[bool, bool],
+    application: Application,
+    vectors: bool | None,
+    precision: str | None,
+    out: Any,
+) -> Any:
+    """The product with a fused function of it and further arrays: see `multiply`."""
+    a, b, addend = arrays
+    dtype = applied.dtype_of_sums(arrays, names, out_dtype, application)
+    found = applied.apply_to(application, dtype, library, like)
+    function, more = found.epilogue.function, found.arrays
+    assert function is not None
+    machine, address = machines.for_array(a)
+    outs = None if out is None else applied.adopted_outs(function, out, library, like)
+    given = arrays if addend is not None else (a, b)
+    key: Any = (
+        function,
+        found.epilogue.alpha,
+        found.epilogue.beta,
+        tuple([(x.shape, x.strides, x.dtype) for x in (*given, *more)]),
+        len(given),
+        dtype,
+        conjugate,
+        vectors,
+        precision,
+    )
+    in_place = False
+    if outs is not None:
+        in_place = any(is_same(outs[0], x) for x in (*given[2:], *more))
+        key = (key, in_place, tuple([(o.shape, o.strides, o.dtype) for o in outs]))
+    alignments = (1, 1, 1)
+    more_alignments: tuple[int, ...] = ()
+    if machine.device.is_gpu:
+        alignments, more_alignments = _alignments(address, arrays, found, outs)
+        key = (key, alignments, more_alignments)
+    plan = machine.plans.get(key)
+    if plan is None:
+        plan = matmul_plan.make_plan(
+            arrays,
+            names,
+            vectors,
+            out_dtype,
+            conjugate,
+            found.epilogue,
+            machine,
+            outs,
+            in_place,
+            alignments,
+            precision,
+            found,
+            more_alignments,
+        )
+        remember(machine.plans, key, plan)
+    if outs is None:
+        results = (plan.allocation.make(machine), *[m.make(machine) for m in plan.further])
+    else:
+        results = outs
+        own = [*given[2:], *more], [*names[2 : len(given)], *function.names]
+        applied.check_outs_memory(function, outs, ((a, b), names[:2]), own, address)
+    if plan.start is not None:
+        first, second = (b, a) if plan.mirrored else (a, b)
+        added = [address(addend)] if plan.adds else []
+        added += [address(x) for x in more]
+        added += [address(x) for x in results[1:]]
+        added.append(found.numbers)
+        if plan.splits is None:
+            packed = plan.pack(*added, address(first), address(second), address(results[0]))
+            plan.start(packed + plan.tail)
+        else:
+            pair = address(first), address(second)
+            plan.splits.start(plan, machine, address, pair, tuple(added), results[0])
+    if out is not None:
+        return out
+    if not function.several:
+        return library.restore(results[0], like)
+    return tuple([library.restore(result, like) for result in results])
+
+
+def _alignments(
+    address: Any, arrays: tuple[Any, Any, Any], found: Applied, outs: Sequence[Any] | None
+) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """Of the addresses of A, B and C, and of the further arrays of a function."""
+    aligned = [alignment_of(address(x)) for x in (*arrays[:2], *found.arrays)]
+    function = found.epilogue.function
+    assert function is not None
+    written = [16] * len(function.results)
+    if outs is not None:
+        written = [alignment_of(address(out)) for out in outs]
+    return (aligned[0], aligned[1], written[0]), (*aligned[2:], *written[1:])

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, merge
-from nnkernels.dispatch.dtypes import ELEMENTS, Element, promote, require
+from nnkernels.dispatch.dtypes import BOOL, ELEMENTS, Element, promote, require
 from nnkernels.dispatch.matmul_product import Product
 from nnkernels.errors import DTypeError
 
 if TYPE_CHECKING:
     from nnkernels.dispatch.elementwise import Functor
+    from nnkernels.fusion.inside import Inside
 
 # Kinds of element types: real floating, complex, integers.
 KINDS = "fciu"
@@ -33,12 +34,26 @@ class Epilogue:
         An elementwise functor of one operand.
     parameters : tuple of numbers
         Its scalars.
+    function : Inside or None
+        A fused function instead, of these sums and further arrays.
     """
 
     alpha: complex = 1
     beta: complex = 1
     activation: Functor | None = None
     parameters: tuple[complex, ...] = ()
+    function: Inside | None = None
+
+    @property
+    def before(self) -> Epilogue:
+        """What comes before the fused function."""
+        return self if self.function is None else replace(self, function=None)
+
+    @property
+    def written(self) -> tuple[Element, ...]:
+        """Elements of the results of the fused function."""
+        results = () if self.function is None else self.function.results
+        return tuple(ELEMENTS.get(name, BOOL) for name in results)
 
 
 PLAIN = Epilogue()
@@ -46,16 +61,33 @@ PLAIN = Epilogue()
 
 @dataclass(frozen=True)
 class Types:
-    """Element types of a product: of A, B, C, and of D, which is added, if there is one."""
+    """Element types of a product.
+
+    Attributes
+    ----------
+    a, b, c : Element
+        Of A, B and C.
+    d : Element or None
+        Of D, which is added, if there is one.
+    written : Element or None
+        What is written to C where a fused function makes that of another type of its sums, which
+        are those of c.
+    """
 
     a: Element
     b: Element
     c: Element
     d: Element | None
+    written: Element | None = None
 
     def mirrored(self) -> Types:
         """Those of the transposed product."""
-        return Types(self.b, self.a, self.c, self.d)
+        return replace(self, a=self.b, b=self.a)
+
+    @property
+    def result(self) -> Element:
+        """What is written to C."""
+        return self.written or self.c
 
     @property
     def accumulator(self) -> tuple[str, str, int]:
@@ -71,6 +103,8 @@ class Types:
     @property
     def storage_c(self) -> str:
         """C++ type of C: the accumulator itself for integers of its size, of the same bits."""
+        if self.written is not None:
+            return self.written.storage
         return self.accumulator[0] if self.is_summed_as_it_is(self.c) else self.c.storage
 
     def is_summed_as_it_is(self, element: Element) -> bool:
@@ -114,7 +148,9 @@ def types_of(
     promoted = ELEMENTS[promote(tuple(e.name for e in given))]
     result = promoted if out_dtype is None else _result_element(promoted, given, out_dtype)
     _check_scalars(epilogue, result)
-    return Types(given[0], given[1], result, given[2] if addend is not None else None)
+    written = epilogue.written
+    d = given[2] if addend is not None else None
+    return Types(given[0], given[1], result, d, written[0] if written else None)
 
 
 def _result_element(promoted: Element, given: list[Element], out_dtype: Any) -> Element:
@@ -163,6 +199,29 @@ def no_dtype(out_dtype: Any) -> DTypeError:
 
 
 @dataclass(frozen=True)
+class PixelAxes:
+    """The pixels of a product over windows as axes of the arrays of a fused function.
+
+    Attributes
+    ----------
+    rows : bool
+        Whether they are the rows of the product; else its columns.
+    shape : tuple of int
+        Their lengths, two or more.
+    strides : tuple
+        For each array its strides.
+    """
+
+    rows: bool
+    shape: Shape
+    strides: tuple[Strides, ...]
+
+    def mirrored(self) -> PixelAxes:
+        """Those of the transposed product."""
+        return replace(self, rows=not self.rows)
+
+
+@dataclass(frozen=True)
 class Call:
     """A product as the kernels see it.
 
@@ -176,6 +235,11 @@ class Call:
         Whether C is what is added.
     precision : {None, "tf32"}
         What operands may be rounded to.
+    more_alignments : tuple of int
+        Of the addresses of the further arrays of a fused function; on a CPU, on which kernels do
+        not depend on them, none.
+    pixels : PixelAxes or None
+        The axes that these have in place of one of the product's.
     """
 
     product: Product
@@ -185,6 +249,8 @@ class Call:
     alignments: tuple[int, int, int]
     in_place: bool
     precision: str | None = None
+    more_alignments: tuple[int, ...] = ()
+    pixels: PixelAxes | None = None
 
     @property
     def batches(self) -> int:
@@ -192,11 +258,9 @@ class Call:
         return prod(self.product.batch)
 
     def batch(self) -> tuple[Shape, list[Strides]]:
-        """Shape of the stack, and strides of A, B, C and what is added; merged."""
+        """Shape of the stack, and strides of A, B, C and of what else is added; merged."""
         p = self.product
-        arrays = [p.strides_a, p.strides_b, p.strides_c]
-        if p.strides_d is not None:
-            arrays.append(p.strides_d)
+        arrays = [p.strides_a, p.strides_b, p.strides_c, *p.added]
         return merge(p.batch, [strides[:-2] for strides in arrays])
 
     def part(self, splits: int, terms: int) -> Call:
@@ -215,6 +279,7 @@ class Call:
             strides_b=(terms * p.strides_b[-2], *p.strides_b),
             strides_c=contiguous_strides((*batch, p.m, p.n), accumulator.itemsize),
             strides_d=None,
+            more=(),
         )
         return replace(
             self,
@@ -223,4 +288,6 @@ class Call:
             epilogue=PLAIN,
             alignments=(*self.alignments[:2], 16),
             in_place=False,
+            more_alignments=(),
+            pixels=None,
         )

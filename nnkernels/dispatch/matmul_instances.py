@@ -17,6 +17,7 @@ from nnkernels.config.matmul_small import SmallConfig
 from nnkernels.config.matmul_splits import SplitsConfig
 from nnkernels.config.matmul_tensor import TensorConfig
 from nnkernels.config.matmul_tiles import TilesConfig
+from nnkernels.dispatch.axes import largest_power_of_two
 from nnkernels.dispatch.matmul_call import PLAIN, Call, Epilogue, Types
 
 
@@ -24,14 +25,14 @@ def matmul_instance(call: Call, batch_rank: int, chosen: Config) -> Instance:
     """The kernel of a config for a product of matrices."""
     types = call.types
     header, name, threads, storage_c, options = _TEMPLATES[type(chosen)](call, chosen)
-    finish, more_headers = epilogue_type(call.epilogue, types)
+    finish, more_headers, definitions = epilogue_type(call)
     if isinstance(chosen, TensorConfig):
         more_headers = (*more_headers, chosen.atom.header)
     kernel = (
         f"{name}<{types.a.storage}, {types.b.storage}, {storage_c}, {types.accumulator[0]}, "
         f"{_index_type(chosen.index)}, {batch_rank}, {options}, {finish}>"
     )
-    return Instance(header, kernel, threads, more_headers)
+    return Instance(header, kernel, threads, more_headers, definitions)
 
 
 # Header, name, threads, type of C, and the template arguments between rank and epilogue.
@@ -120,29 +121,54 @@ def gemv_instance(call: Call, batch_rank: int, chosen: GemvConfig) -> Instance:
     """The kernel of a config for a product of a vector and a matrix."""
     types = call.types
     flags = (chosen.unit_x,) if chosen.along else (chosen.held,)
-    finish, more_headers = epilogue_type(call.epilogue, types)
+    finish, more_headers, definitions = epilogue_type(call, 1)
     kernel = (
         f"{'GemvAlong' if chosen.along else 'GemvAcross'}<{types.a.storage}, {types.b.storage}, "
         f"{types.storage_c}, {types.accumulator[0]}, {_index_type(chosen.index)}, {batch_rank}, "
         f"{chosen.vector}, {chosen.threads}, {chosen.team}, {chosen.depth}, "
         f"{_flags(*flags, chosen.unit_b, *call.conjugate)}, {finish}>"
     )
-    return Instance("gemv", kernel, chosen.threads, more_headers)
+    return Instance("gemv", kernel, chosen.threads, more_headers, definitions)
 
 
 def splits_instance(call: Call, batch_rank: int, chosen: SplitsConfig, index: str) -> Instance:
     """The kernel that adds up the partial sums of a split product."""
     types = call.types
-    finish, more_headers = epilogue_type(call.epilogue, types)
+    finish, more_headers, definitions = epilogue_type(call)
     kernel = (
         f"MatmulSplits<{types.storage_c}, {types.accumulator[0]}, {_index_type(index)}, "
         f"{batch_rank}, {chosen.vector}, {chosen.threads}, {_flags(chosen.unit_c)}, {finish}>"
     )
-    return Instance("matmul_splits", kernel, chosen.threads, more_headers)
+    return Instance("matmul_splits", kernel, chosen.threads, more_headers, definitions)
 
 
-def epilogue_type(epilogue: Epilogue, types: Types) -> tuple[str, tuple[str, ...]]:
-    """The C++ type of an epilogue, and the header that it needs."""
+# Of a kind of epilogue its C++ type, the headers that it needs, and generated text.
+EpilogueType = tuple[str, tuple[str, ...], tuple[str, ...]]
+
+
+def epilogue_type(call: Call, most: int = 16) -> EpilogueType:
+    """The C++ of the epilogue of a call.
+
+    Parameters
+    ----------
+    most : int
+        On a GPU, bytes of one access to the arrays of a fused function, at most: columns that are
+        handled at once are multiples of as many.
+    """
+    epilogue, types, function = call.epilogue, call.types, call.epilogue.function
+    before, headers = _before(epilogue.before, types)
+    if function is None:
+        return before, headers, ()
+    more_headers, definitions = function.source()
+    axes = ""
+    if call.pixels is not None:
+        axes = f", {1 if call.pixels.rows else 2}, {len(call.pixels.shape)}"
+    text = f"FusedEpilogue<{function.cpp_type(_steps(call, most))}, {before}{axes}>"
+    return text, (*more_headers, "fused_epilogue"), definitions
+
+
+def _before(epilogue: Epilogue, types: Types) -> tuple[str, tuple[str, ...]]:
+    """What comes before a fused function, if there is one."""
     if epilogue == PLAIN and types.d is None:
         return "PlainEpilogue", ()
     functor = epilogue.activation
@@ -152,6 +178,33 @@ def epilogue_type(epilogue: Epilogue, types: Types) -> tuple[str, tuple[str, ...
         f"AffineEpilogue<{addend}, {types.accumulator[0]}, {types.activated[0]}, {name}>",
         headers,
     )
+
+
+_ANY, _UNIT, _ZERO, _NARROW = 0, 1, 2, 16  # see cuda_src/nnk/view.cuh
+
+
+def _steps(call: Call, most: int) -> tuple[int, ...]:
+    """What a GPU may know of the steps of a function's arrays from column to column."""
+    function, product = call.epilogue.function, call.product
+    found = []
+    if not call.more_alignments or function is None:
+        return ()
+    runs = call.pixels is not None and not call.pixels.rows
+    itemsizes = (*function.operand_itemsizes, *(e.itemsize for e in call.epilogue.written[1:]))
+    for strides, alignment, itemsize in zip(
+        product.more, call.more_alignments, itemsizes, strict=True
+    ):
+        outer = [s for s, n in zip(strides, (*product.batch, product.m), strict=False) if n > 1]
+        if call.pixels is not None:
+            outer += [s for own in call.pixels.strides for s in own]
+        aligned = min(largest_power_of_two(alignment, *outer), most)
+        if runs or (strides[-1] not in (0, itemsize)) or aligned < itemsize:
+            found.append(_ANY)
+        elif strides[-1] == 0:
+            found.append(_ZERO)
+        else:
+            found.append(_UNIT if aligned >= 16 else _NARROW + aligned)
+    return tuple(found)
 
 
 def _index_type(index: str) -> str:

@@ -27,6 +27,8 @@ class Product:
         Of the batch and the two axes of the matrix.
     strides_d : tuple of int or None
         Of the array that is added, if there is one.
+    more : tuple
+        Of each array that a fused function reads or writes.
     """
 
     batch: Shape
@@ -37,15 +39,19 @@ class Product:
     strides_b: Strides
     strides_c: Strides
     strides_d: Strides | None = None
+    more: tuple[Strides, ...] = ()
+
+    @property
+    def added(self) -> tuple[Strides, ...]:
+        """Strides of all arrays but A, B and C."""
+        return self.more if self.strides_d is None else (self.strides_d, *self.more)
 
     def mirrored(self) -> Product:
         """The transposed product: B transposed times A transposed."""
-        a, b, c = (
-            (*s[:-2], s[-1], s[-2]) for s in (self.strides_b, self.strides_a, self.strides_c)
-        )
-        d = self.strides_d
-        d = None if d is None else (*d[:-2], d[-1], d[-2])
-        return Product(self.batch, self.n, self.m, self.k, a, b, c, d)
+        a, b, c = map(_turned, (self.strides_b, self.strides_a, self.strides_c))
+        d = None if self.strides_d is None else _turned(self.strides_d)
+        more = tuple(map(_turned, self.more))
+        return Product(self.batch, self.n, self.m, self.k, a, b, c, d, more)
 
     def folded(self) -> Product:
         """The product with the inner axes of the batch made rows of one matrix where they can be.
@@ -72,8 +78,7 @@ class Product:
         return product, mirrored
 
     def _arrays_with_rows(self) -> list[Strides]:
-        arrays = [self.strides_a, self.strides_c]
-        return arrays if self.strides_d is None else [*arrays, self.strides_d]
+        return [self.strides_a, self.strides_c, *self.added]
 
     def _batch_is_rows(self) -> bool:
         if self.batch[-1] == 1:
@@ -85,7 +90,8 @@ class Product:
 
     def _with_batch_as_rows(self) -> Product:
         row = -3 if self.m == 1 and self.batch[-1] != 1 else -2
-        a, c, *d = [(*s[:-3], s[row], s[-1]) for s in self._arrays_with_rows()]
+        a, c, *added = [(*s[:-3], s[row], s[-1]) for s in self._arrays_with_rows()]
+        d = added[: len(added) - len(self.more)]
         return replace(
             self,
             batch=self.batch[:-1],
@@ -94,16 +100,22 @@ class Product:
             strides_b=(*self.strides_b[:-3], *self.strides_b[-2:]),
             strides_c=c,
             strides_d=d[0] if d else None,
+            more=tuple(added[len(d) :]),
         )
 
     @property
     def reach(self) -> int:
         """The largest byte offset or element count that an index must hold."""
         m, n, k = self.m, self.n, self.k
-        shapes = (*self.batch, m, k), (*self.batch, k, n), (*self.batch, m, n), (*self.batch, m, n)
-        strides = self.strides_a, self.strides_b, self.strides_c, self.strides_d or self.strides_c
+        results = (self.strides_c, *self.added)
+        shapes = (*self.batch, m, k), (*self.batch, k, n), *[(*self.batch, m, n)] * len(results)
+        strides = self.strides_a, self.strides_b, *results
         spans = (span(shape, s) for shape, s in zip(shapes, strides, strict=True))
         return max(m, n, k, prod(self.batch), *spans)
+
+
+def _turned(strides: Strides) -> Strides:
+    return (*strides[:-2], strides[-1], strides[-2])
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,15 @@ class Shapes:
         rows = (self.m,) if self.has_rows else ()
         return self.batch + rows + ((self.n,) if self.has_columns else ())
 
-    def product(self, a: Any, b: Any, strides_c: Strides, addend: Any, name: str) -> Product:
+    def product(
+        self,
+        a: Any,
+        b: Any,
+        strides_c: Strides,
+        addend: Any,
+        name: str,
+        more: Sequence[Strides] = (),
+    ) -> Product:
         """Strides of all operands after broadcasting.
 
         Parameters
@@ -144,6 +164,8 @@ class Shapes:
             Of the result.
         name : str
             Of the array that is added.
+        more : sequence
+            Strides of further arrays, broadcast to the result.
 
         Raises
         ------
@@ -166,6 +188,7 @@ class Shapes:
             _full_strides(shape_b, strides_b, self.batch),
             self._matrix_axes(strides_c),
             strides_d,
+            tuple(map(self._matrix_axes, more)),
         )
 
     def _matrix_axes(self, strides: Strides) -> Strides:

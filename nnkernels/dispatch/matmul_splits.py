@@ -13,8 +13,8 @@ from nnkernels.dispatch.axes import largest_power_of_two, merge
 from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.dispatch.matmul_call import Call
 from nnkernels.dispatch.matmul_instances import splits_instance
-from nnkernels.dispatch.matmul_packing import pack_batch, pack_epilogue
-from nnkernels.dispatch.packing import Packer, pointer_struct
+from nnkernels.dispatch.matmul_packing import call_struct, pack_batch, pack_epilogue
+from nnkernels.dispatch.packing import Packer
 from nnkernels.dispatch.results import Allocation
 
 
@@ -45,7 +45,7 @@ class Splits:
         machine: Any,
         address: Callable[[Any], int],
         operands: tuple[int, ...],
-        added: tuple[int, ...],
+        added: tuple[Any, ...],
         result: Any,
     ) -> None:
         """Start both launches."""
@@ -64,7 +64,7 @@ def workspace_bytes(call: Call, splits: int) -> int:
 def prepare_splits(call: Call, splits: int, machine: Any) -> Splits:
     """Choose the kernel that adds up the sums of a call, and prepare its launch."""
     product, types = call.product, call.types
-    arrays = [product.strides_c] + ([product.strides_d] if product.strides_d is not None else [])
+    arrays = [product.strides_c, *product.added]
     batch, batch_strides = merge(product.batch, [strides[:-2] for strides in arrays])
     batches = call.batches
     size = workspace_bytes(call, splits)
@@ -72,7 +72,7 @@ def prepare_splits(call: Call, splits: int, machine: Any) -> Splits:
     problem = SplitsProblem(
         n=product.n,
         strides_c=(product.strides_c[-2], product.strides_c[-1]),
-        itemsize=types.c.itemsize,
+        itemsize=types.result.itemsize,
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
         alignment=largest_power_of_two(call.alignments[2], *batch_strides[0]),
@@ -94,6 +94,6 @@ def prepare_splits(call: Call, splits: int, machine: Any) -> Splits:
     return Splits(
         Allocation((size // types.accumulator[2],), dtype, (0,)),
         finish,
-        pointer_struct(1 + len(arrays)).pack,
+        call_struct(len(product.added), call.epilogue, 2).pack,
         packer.finish(),
     )

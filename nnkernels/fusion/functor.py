@@ -68,6 +68,23 @@ _CODES = {
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+def _layout(program: Program) -> struct.Struct:
+    """``Parameters`` of the functor of a program."""
+    if not program.scalars:
+        return struct.Struct("=8x")
+    text, position = "=", 0
+    for dtype in program.scalars:
+        size = ELEMENTS[dtype].compute_itemsize
+        text += "x" * (-position % size) + _CODES[dtype]
+        position += -position % size + size
+    return struct.Struct(text + "x" * (-position % 8))
+
+
+def number_bytes(program: Program) -> int:
+    """The size of the functor's ``Parameters``."""
+    return _layout(program).size
+
+
 def number_packer(
     program: Program, sources: Sequence[Source], names: Sequence[str]
 ) -> Callable[[Sequence[Any]], bytes]:
@@ -75,16 +92,10 @@ def number_packer(
 
     The struct is aligned to 8 bytes, and so is its end.
     """
+    packer = _layout(program)
     if not sources:
-        nothing = bytes(8)
+        nothing = bytes(packer.size)
         return lambda arguments: nothing
-    text, position = "=", 0
-    for dtype in program.scalars:
-        size = ELEMENTS[dtype].compute_itemsize
-        text += "x" * (-position % size) + _CODES[dtype]
-        position += -position % size + size
-    text += "x" * (-position % 8)
-    packer = struct.Struct(text)
     kinds = [ELEMENTS[d].compute_name for d in program.scalars]
 
     def numbers(arguments: Sequence[Any]) -> bytes:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.dispatch.dtypes import ELEMENTS
 from nnkernels.errors import DTypeError
 from nnkernels.fusion.emit import compute, storage
-from nnkernels.fusion.expression import Program
-from nnkernels.fusion.functor import FusedFunctor
+from nnkernels.fusion.expression import BOOL, Program
+from nnkernels.fusion.functor import FusedFunctor, number_bytes
 from nnkernels.fusion.fuse import Fused, fuse
 from nnkernels.interop.libraries import NUMPY, Library, adopt_all
 
@@ -73,6 +74,16 @@ class Inside:
         """How many arrays the kernel reads and writes for it: operands, and all results but one."""
         return len(self.arrays) + len(self.results) - 1
 
+    @property
+    def operand_itemsizes(self) -> tuple[int, ...]:
+        """Bytes of an element of each operand."""
+        return tuple(_itemsize(dtype) for dtype in self.program.inputs[self.firsts :])
+
+    @property
+    def number_bytes(self) -> int:
+        """How many bytes the numbers of a call are."""
+        return number_bytes(self.program)
+
     def cpp_type(self, steps: Sequence[int] = ()) -> str:
         """``FusedFunction<...>`` of ``cuda_src/nnk/fused_operand.cuh``.
 
@@ -93,6 +104,10 @@ class Inside:
         """Headers of ``nnk/``, and generated text, that the C++ type needs."""
         headers, definitions = self.functor.source()
         return (*headers, "fused_operand"), definitions
+
+
+def _itemsize(dtype: str) -> int:
+    return 1 if dtype == BOOL else ELEMENTS[dtype].itemsize
 
 
 _inside = lru_cache(maxsize=1024)(Inside)

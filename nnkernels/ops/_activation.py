@@ -8,6 +8,7 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from nnkernels._typing import Array
+from nnkernels.dispatch.applied import Application
 from nnkernels.dispatch.elementwise import OPERAND, Functor, Traced
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
 from nnkernels.dispatch.mlp import Activated, activated
@@ -114,8 +115,49 @@ def activation_named(name: str, argument: str) -> Any:
     return names[name]
 
 
-def fused(value: ActivationLike, argument: str, alpha: complex = 1, beta: complex = 1) -> Epilogue:
-    """What a kernel does with its sums: ``activation(alpha sum + beta c)``."""
+def is_function(value: Any, operands: tuple[Any, ...] = ()) -> bool:
+    """Whether an option is a function to be fused, rather than an activation of nnkernels.
+
+    Of operands, if there are any.
+    """
+    if value is None or isinstance(value, (str, Activation)):
+        return False
+    if hasattr(value, "fused_function") or operands:
+        return True
+    inner = value.func if isinstance(value, partial) and not value.args else value
+    return callable(inner) and not _is_known(inner)
+
+
+def _is_known(function: Any) -> bool:
+    return any(function is known for known in _functions().values())
+
+
+def fused(
+    value: ActivationLike,
+    argument: str,
+    alpha: complex = 1,
+    beta: complex = 1,
+    operands: Any = (),
+) -> Epilogue | Application:
+    """What a kernel does with its sums: ``activation(alpha sum + beta c)``, or a fused function.
+
+    Raises
+    ------
+    TypeError
+        If the value is neither, or operands are given without a function.
+    """
+    if type(operands) is not tuple:
+        from nnkernels.fusion.inside import checked_operands
+
+        operands = checked_operands(operands)
+    if is_function(value, operands):
+        from nnkernels.fusion.inside import fused_of
+
+        return Application(fused_of(value), operands, alpha, beta)
+    if operands:
+        raise TypeError(
+            f"operands are given, and {argument} is no function of them; got {value!r:.60}"
+        )
     activation = resolve(value, argument)
     if activation is None:
         return PLAIN if alpha == beta == 1 else Epilogue(alpha, beta)

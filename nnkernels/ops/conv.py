@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nnkernels._typing import Array
 from nnkernels.dispatch import conv as dispatch
@@ -29,6 +30,7 @@ def conv(
     groups: int = 1,
     flip: bool = False,
     epilogue: ActivationLike = None,
+    operands: Sequence[Any] = (),
     algorithm: str | None = None,
 ) -> Array:
     """Convolution over one to three spatial axes, as cross-correlation: the windows times weights.
@@ -98,7 +100,9 @@ def conv(
     flip = _options.flag("flip", flip)
     options = (stride, padding, dilation, groups, flip)
     algorithm = _options.algorithm("algorithm", algorithm)
-    return dispatch.conv(x, weight, bias, options, fused(epilogue, "epilogue"), algorithm)
+    return dispatch.conv(
+        x, weight, bias, options, fused(epilogue, "epilogue", operands=operands), algorithm
+    )
 
 
 @public
@@ -115,6 +119,7 @@ def conv_transpose(
     groups: int = 1,
     flip: bool = False,
     epilogue: ActivationLike = None,
+    operands: Sequence[Any] = (),
     algorithm: str | None = None,
 ) -> Array:
     """Transposed convolution: the gradient of `conv` by its image, as a layer.
@@ -166,7 +171,7 @@ def conv_transpose(
     """
     flip = _options.flag("flip", flip)
     options = (stride, padding, dilation, groups, flip)
-    finish = fused(epilogue, "epilogue")
+    finish = fused(epilogue, "epilogue", operands=operands)
     algorithm = _options.algorithm("algorithm", algorithm)
     return dispatch.conv_transpose(x, weight, bias, options, output_padding, finish, algorithm)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from nnkernels._typing import Array, DTypeLike
 from nnkernels.dispatch import gemm as dispatch
 from nnkernels.dispatch import matmul_gradients as gradients
@@ -22,6 +25,7 @@ def gemm(
     transpose_a: bool = False,
     transpose_b: bool = False,
     epilogue: ActivationLike = None,
+    operands: Sequence[Any] = (),
     out_dtype: DTypeLike | None = None,
     precision: str | None = None,
     out: Array | None = None,
@@ -73,7 +77,7 @@ def gemm(
     >>> nnk.gemm(a, b, transpose_a=True, transpose_b=True).tolist()
     [[3.0, 4.0], [6.0, 8.0]]
     """
-    finish = fused(epilogue, "epilogue", *_scalars(alpha, beta))
+    finish = fused(epilogue, "epilogue", *_scalars(alpha, beta), operands)
     if precision is not None:
         precision = _options.precision("precision", precision)
     transpose = _flags(transpose_a, transpose_b)
@@ -149,6 +153,7 @@ def gemv(
     beta: complex = 1.0,
     transpose_a: bool = False,
     epilogue: ActivationLike = None,
+    operands: Sequence[Any] = (),
     out_dtype: DTypeLike | None = None,
     out: Array | None = None,
 ) -> Array:
@@ -198,7 +203,7 @@ def gemv(
     >>> nnk.gemv(a, x, transpose_a=True, epilogue="relu").tolist()
     [0.0, 0.0]
     """
-    finish = fused(epilogue, "epilogue", *_scalars(alpha, beta))
+    finish = fused(epilogue, "epilogue", *_scalars(alpha, beta), operands)
     return dispatch.gemv(a, x, y, finish, _flags(transpose_a)[0], out_dtype, out)
 
 

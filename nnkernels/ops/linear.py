@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from nnkernels._typing import Array, DTypeLike
 from nnkernels.dispatch import gemm as dispatch
 from nnkernels.dispatch import matmul_gradients as gradients
@@ -18,6 +21,8 @@ def linear(
     /,
     *,
     activation: ActivationLike = None,
+    epilogue: ActivationLike = None,
+    operands: Sequence[Any] = (),
     out_dtype: DTypeLike | None = None,
     precision: str | None = None,
     out: Array | None = None,
@@ -36,6 +41,7 @@ def linear(
         What is applied to the sums before they are rounded and written: the name of an activation
         of nnkernels such as ``"relu"``, the function, or ``functools.partial`` of one with its
         options.
+    {epilogue}
     {out_dtype}
     {precision}
     out : array, optional
@@ -63,7 +69,12 @@ def linear(
     """
     if precision is not None:
         precision = _options.precision("precision", precision)
-    finish = fused(activation, "activation")
+    if epilogue is not None and activation is not None:
+        raise TypeError("linear takes an activation or an epilogue, not both")
+    if activation is None:
+        finish = fused(epilogue, "epilogue", operands=operands)
+    else:
+        finish = fused(activation, "activation", operands=operands)
     return dispatch.linear(x, weight, bias, finish, out_dtype, out, precision)
 
 

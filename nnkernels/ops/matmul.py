@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from nnkernels._typing import Array, DTypeLike
 from nnkernels.dispatch import matmul as dispatch
 from nnkernels.dispatch import matmul_gradients as gradients
@@ -18,6 +21,7 @@ def matmul(
     *,
     out_dtype: DTypeLike | None = None,
     epilogue: ActivationLike = None,
+    operands: Sequence[Any] = (),
     precision: str | None = None,
     out: Array | None = None,
 ) -> Array:
@@ -76,7 +80,7 @@ def matmul(
     """
     if precision is not None:
         precision = _options.precision("precision", precision)
-    finish = fused(epilogue, "epilogue")
+    finish = fused(epilogue, "epilogue", operands=operands)
     return dispatch.apply(x1, x2, out_dtype, (False, False), out, finish, precision)
 
 
