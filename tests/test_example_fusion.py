@@ -14,7 +14,7 @@ import nnkernels as nnk
 from nnkernels.launch.counting import counted_launches
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fusion.py"
-SMALL = ("--tokens", "60", "--width", "32", "--heads", "2", "--keys", "50", "--repeats", "2")
+SMALL = ("--tokens", "60", "--width", "32", "--heads", "2", "--keys", "200", "--repeats", "2")
 
 
 def run_example(*options):

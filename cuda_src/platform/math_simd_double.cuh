@@ -14,7 +14,7 @@ template <int N> struct DoubleMath : MathCommon<double, N> {
   using Common = MathCommon<double, N>;
   using Common::at_least, Common::at_most, Common::bits_of, Common::copysign, Common::exponent_for,
       Common::exponent_of, Common::from_bits, Common::mantissa_of, Common::power_of_two,
-      Common::remainder_for, Common::scale;
+      Common::remainder_for, Common::scale, Common::splat;
   using typename Common::F;
 
   // e^r on |r| <= ln(2) / 2: degree 11, fit 2^-57.9.
@@ -47,8 +47,11 @@ template <int N> struct DoubleMath : MathCommon<double, N> {
   }
 
   static NNK_FN F exp(const F& x) {
-    const F y = at_least(at_most(x, 710.0), -746.0), n = exponent_for(y);
-    return scale(exp_polynomial(remainder_for(y, n)), n);
+    // Where it is 0, 1 is computed: a product that underflows takes a processor a hundred cycles,
+    // and made softmax of rows that are half masked, by -inf, four times as slow.
+    const auto gone = x < -746.0;
+    const F y = where(gone, splat(0.0), at_most(x, 710.0)), n = exponent_for(y);
+    return where(gone, splat(0.0), scale(exp_polynomial(remainder_for(y, n)), n));
   }
   static NNK_FN F expm1(const F& x) {
     const F y = at_least(at_most(x, 710.0), -40.0), n = exponent_for(y);

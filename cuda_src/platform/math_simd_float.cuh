@@ -22,7 +22,7 @@ template <int N> struct FloatMath : MathCommon<float, N> {
   using Common = MathCommon<float, N>;
   using Common::at_least, Common::at_most, Common::bits_of, Common::copysign, Common::exponent_for,
       Common::exponent_of, Common::from_bits, Common::mantissa_of, Common::power_of_two,
-      Common::remainder_for, Common::scale;
+      Common::remainder_for, Common::scale, Common::splat;
   using typename Common::F;
 
   // e^r on |r| <= ln(2) / 2: degree 6, fit 2^-28.2.
@@ -44,8 +44,11 @@ template <int N> struct FloatMath : MathCommon<float, N> {
   }
 
   static NNK_FN F exp(const F& x) {
-    const F y = at_least(at_most(x, 89.0f), -104.0f), n = exponent_for(y);  // inf and 0 beyond
-    return scale(exp_polynomial(remainder_for(y, n)), n);
+    // Where it is 0, 1 is computed: a product that underflows takes a processor a hundred cycles,
+    // and made softmax of rows that are half masked, by -inf, four times as slow.
+    const auto gone = x < -104.0f;
+    const F y = where(gone, splat(0.0f), at_most(x, 89.0f)), n = exponent_for(y);
+    return where(gone, splat(0.0f), scale(exp_polynomial(remainder_for(y, n)), n));
   }
 
   static NNK_FN F expm1(const F& x) {
