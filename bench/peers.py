@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import array_functions
-import fusion
+import fused_functions
 import numpy as np
 import scipy_functions
 import torch_conv
@@ -84,7 +84,7 @@ class ArrayLibrary(OwnLibrary):
         is_complex = problem.dtype.startswith("complex")
         table = array_functions.table(self._xp, self._special, problem.axis, is_complex)
         if problem.record.family == "fusion":
-            return Functions(fusion.functions(self._xp)[problem.op], None)
+            return Functions(fused_functions.functions(self._xp)[problem.op], None)
         function = table.get(problem.op)
         if function is None:
             return None
@@ -135,7 +135,7 @@ class TorchLibrary:
 
     def functions(self, problem: Problem) -> Functions | None:
         if problem.record.family == "fusion":
-            return Functions(fusion.functions(self._torch)[problem.op], None)
+            return Functions(fused_functions.functions(self._torch)[problem.op], None)
         functions = torch_functions.table(self._torch, problem.axis)
         functions |= torch_norms.table(self._torch, problem.axis, problem.groups)
         if problem.record.family == "pool":
@@ -160,7 +160,7 @@ class CompiledTorch(TorchLibrary):
     def functions(self, problem: Problem) -> Functions | None:
         if problem.record.family != "fusion":
             return None
-        function = fusion.functions(self._torch)[problem.op]
+        function = fused_functions.functions(self._torch)[problem.op]
         return Functions(self._torch.compile(function, dynamic=False), compiles=True)
 
 

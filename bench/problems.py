@@ -11,7 +11,7 @@ from math import gcd, prod
 from typing import Any
 
 import convolutions
-import fusion
+import fused_functions
 import models
 import numpy as np
 import perceptrons
@@ -148,7 +148,7 @@ def shape_text(shape: Sequence[int]) -> str:
 @cache
 def known_ops() -> dict[str, Op]:
     """All that can be timed by name: ops, fused functions, and models, which consist of ops."""
-    return {**fusion.all_ops(), **perceptrons.OPS, **models.OPS}
+    return {**fused_functions.all_ops(), **perceptrons.OPS, **models.OPS}
 
 
 # ---- default problems ----------------------------------------------------------------------
@@ -409,7 +409,7 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     if op.family == "matmul":
         return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
     if op.family == "fusion":
-        return fusion.operand_shapes(op, shape)
+        return fused_functions.operand_shapes(op, shape)
     if op.family in CASES:
         found: tuple[Shape, ...] = CASES[op.family].operand_shapes(op.name, shape, problem.case)
         return found
