@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import array_functions
-import fusion
+import fused_functions
 import numpy as np
 import scipy_functions
 import torch_conv
@@ -19,6 +19,7 @@ import torch_pool
 import torch_windows
 from problems import Problem
 
+from nnkernels import registry
 from nnkernels.dispatch.dtypes import numpy_dtype
 
 OURS = "nnkernels"
@@ -41,7 +42,7 @@ class Functions(NamedTuple):
 
 
 def as_tuple(result: Any) -> tuple[Any, ...]:
-    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    return registry.flat(result)
 
 
 class OwnLibrary:
@@ -58,7 +59,7 @@ class OwnLibrary:
     def functions(self, problem: Problem) -> Functions | None:
         op = problem.record
         call = op.function
-        if op.numbers:
+        if op.numbers or op.lists:
 
             def call(*arrays: Any, **out: Any) -> Any:
                 positional, options = op.arguments(arrays, problem.options)
@@ -83,7 +84,7 @@ class ArrayLibrary(OwnLibrary):
         is_complex = problem.dtype.startswith("complex")
         table = array_functions.table(self._xp, self._special, problem.axis, is_complex)
         if problem.record.family == "fusion":
-            return Functions(fusion.functions(self._xp)[problem.op], None)
+            return Functions(fused_functions.functions(self._xp)[problem.op], None)
         function = table.get(problem.op)
         if function is None:
             return None
@@ -134,7 +135,7 @@ class TorchLibrary:
 
     def functions(self, problem: Problem) -> Functions | None:
         if problem.record.family == "fusion":
-            return Functions(fusion.functions(self._torch)[problem.op], None)
+            return Functions(fused_functions.functions(self._torch)[problem.op], None)
         functions = torch_functions.table(self._torch, problem.axis)
         functions |= torch_norms.table(self._torch, problem.axis, problem.groups)
         if problem.record.family == "pool":
@@ -159,7 +160,7 @@ class CompiledTorch(TorchLibrary):
     def functions(self, problem: Problem) -> Functions | None:
         if problem.record.family != "fusion":
             return None
-        function = fusion.functions(self._torch)[problem.op]
+        function = fused_functions.functions(self._torch)[problem.op]
         return Functions(self._torch.compile(function, dynamic=False), compiles=True)
 
 

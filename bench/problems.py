@@ -11,9 +11,10 @@ from math import gcd, prod
 from typing import Any
 
 import convolutions
-import fusion
+import fused_functions
 import models
 import numpy as np
+import perceptrons
 import windows
 from configuration import UsageError as UsageError  # re-exported
 
@@ -37,7 +38,11 @@ LARGEST_INTEGER = 50  # of operands
 GROUPS = 32  # of group norms, where so many divide the channels
 # Families whose ops have many options. A module of each tells options, shapes of operands and
 # obstacles of a case.
-CASES: dict[str, Any] = {"conv": convolutions, "windows": windows}
+CASES: dict[str, Any] = {
+    "conv": convolutions,
+    "windows": windows,
+    perceptrons.FAMILY: perceptrons,
+}
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def shape_text(shape: Sequence[int]) -> str:
 @cache
 def known_ops() -> dict[str, Op]:
     """All that can be timed by name: ops, fused functions, and models, which consist of ops."""
-    return {**fusion.all_ops(), **models.OPS}
+    return {**fused_functions.all_ops(), **perceptrons.OPS, **models.OPS}
 
 
 # ---- default problems ----------------------------------------------------------------------
@@ -209,6 +214,7 @@ DEFAULTS: dict[str, Any] = {
     "conv": _IMAGES,
     **{name: ((shape, None, "contiguous"),) for name, shape in models.SHAPES.items()},
     "fusion": (((4096, 4096), None, "contiguous"), ((8, 8), None, "contiguous")),
+    "mlp": tuple(((65536, n, n, n), None, "contiguous") for n in (16, 64, 128)),
     "fused_linear": (((2048, 512, 512), None, "contiguous"),),
 }
 
@@ -403,7 +409,7 @@ def operand_shapes(problem: Problem) -> tuple[Shape, ...]:
     if op.family == "matmul":
         return tuple(_product_shapes(op, shape)[name] for name in op.arrays)
     if op.family == "fusion":
-        return fusion.operand_shapes(op, shape)
+        return fused_functions.operand_shapes(op, shape)
     if op.family in CASES:
         found: tuple[Shape, ...] = CASES[op.family].operand_shapes(op.name, shape, problem.case)
         return found

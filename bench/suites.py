@@ -224,13 +224,16 @@ def conv() -> list[Problem]:
 
 
 def fusion() -> list[Problem]:
-    """Chains of elementwise operations on 16 M elements, each one kernel; functions inside row
-    kernels, beside the same in two; and an epilogue.
+    """Chains of elementwise operations on 16 M elements, and perceptrons, each one kernel;
+    functions inside row kernels, beside the same in two; and an epilogue.
     """
     shape = (4096, 4096)
     found = [Problem("fused_chain", shape, target=Target("times numpy", 3.0))]
     found += [Problem(op, shape, target=_times_compiled(1.0)) for op in _FUSED]
     found.append(Problem("fused_chain", shape, "bfloat16", target=_times_torch(1.0)))
+    found.append(Problem("mlp", (65536, 64, 64, 64), target=_times_torch(2.0)))
+    found += [Problem("mlp", (65536, n, n, n), target=_times_torch(1.0)) for n in (16, 128)]
+    found.append(Problem("mlp_backward", (65536, 64, 64, 64), target=_times_torch(1.0)))
     # A layer with bias, activation and residual, and the product that it is without these.
     for layer in ((2048, 512, 512), (1024, 1024, 1024)):
         found += [Problem("fused_linear", layer, target=_times_torch(1.0))]

@@ -20,6 +20,7 @@ def table(torch: Any, axis: int | None) -> dict[str, Pair]:
     """A call and a call with ``out=`` (or None) for each op, arguments in nnkernels' order."""
     functions = _rows(torch, axis) | _activations(torch) | _gradients(torch) | _gated(torch, axis)
     functions |= _products(torch)
+    functions |= _perceptrons(torch)
     if axis == 1:  # the only one that PyTorch has
         functions["prelu"] = torch.nn.functional.prelu, None
     return functions
@@ -40,6 +41,23 @@ def _aten(torch: Any, name: str, *options: Any) -> Pair:
 
 def _writing(overload: Call, argument: str, options: tuple[Any, ...]) -> Call:
     return lambda *arrays, out: overload(*arrays, *options, **{argument: out})
+
+
+def _perceptrons(torch: Any) -> dict[str, Pair]:
+    linear = torch.nn.functional.linear
+
+    def mlp(x: Any, *layers: Any, activation: Call = torch.relu) -> Any:
+        count = len(layers) // 2
+        pairs = list(zip(layers[:count], layers[count:], strict=True))
+        for weight, bias in pairs[:-1]:
+            x = activation(linear(x, weight, bias))
+        return linear(x, *pairs[-1])
+
+    def mlp_backward(dy: Any, *arrays: Any) -> Any:
+        leaves = [array.detach().requires_grad_() for array in arrays]
+        return torch.autograd.grad(mlp(*leaves, activation=torch.nn.functional.silu), leaves, dy)
+
+    return {"mlp": (mlp, None), "mlp_backward": (mlp_backward, None)}
 
 
 def _products(torch: Any) -> dict[str, Pair]:

@@ -85,6 +85,7 @@ from nnkernels.ops.grid_sample import grid_sample, grid_sample_backward
 from nnkernels.ops.interpolate import interpolate, interpolate_backward
 from nnkernels.ops.linear import linear, linear_backward
 from nnkernels.ops.matmul import matmul, matmul_backward
+from nnkernels.ops.mlp import mlp, mlp_backward
 from nnkernels.ops.norm import group_norm, instance_norm, layer_norm, rms_norm
 from nnkernels.ops.norm_backward import (
     group_norm_backward,
@@ -200,6 +201,8 @@ __all__ = [
     "max_unpool_backward",
     "mish",
     "mish_backward",
+    "mlp",
+    "mlp_backward",
     "pad",
     "pad_backward",
     "pixel_shuffle",

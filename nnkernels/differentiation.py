@@ -31,7 +31,7 @@ def vjp(
         A differentiable function of nnkernels, such as ``nnk.softmax``, or a function that
         :func:`fuse` gave.
     *arrays : array
-        Its array arguments.
+        Its array arguments, lists of arrays among them where it takes these.
     wrt : int or tuple of int, optional
         Positions of the array arguments of which the gradient is wanted, so that others are not
         made; by default of all. (Options that are arrays, as ``residual``, come after them, and
@@ -47,7 +47,7 @@ def vjp(
         ``pullback(dy)`` takes the cotangent of each result (of its shape and dtype; None instead
         of zeros for any but the first, or for that too if the function is a gradient) and returns a
         tuple with the gradient for each array argument, None where there is none or it is not
-        wanted. It keeps only what the gradient needs.
+        wanted, and a list for a list. It keeps only what the gradient needs.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def vjp(
     -----
     The vector-Jacobian product ``dx = J^T dy``; for complex arguments PyTorch's convention.
     Backward functions are differentiable themselves where nnkernels has a second derivative: all
-    but those of normalisations, ``lp_pool`` and ``grid_sample``.
+    but those of normalisations, ``lp_pool``, ``grid_sample`` and ``mlp``.
 
     Examples
     --------
@@ -93,10 +93,16 @@ def vjp(
             f"function must be one of nnkernels, such as nnkernels.softmax; got {function!r}"
         )
     rule = op.gradient
-    if rule is None:
+    if not op.is_differentiable:
         raise TypeError(f"{op.name} has no gradient")
     if "out" in options:
         raise TypeError("vjp takes no out: the pullback keeps the result")
+    if op.chain is not None:
+        arguments = (*arrays, *(options.pop(name) for name in op.lists if name in options))
+        chosen = wanted(wrt, len(arguments))
+        y, pullback = op.chain.differentiated(*arguments, wanted=chosen, **options)
+        return y, _checked(pullback, y, chosen)
+    assert rule is not None
     given = op.sorted_arguments(arrays, options)
     inside = operands_inside(op, given.options)
     if inside is not None:

@@ -846,10 +846,10 @@ def test_there_are_enough_cases():
 
 
 def test_pullback_is_checked_whatever_the_gradient_does():
-    checked = differentiation._checked(lambda dy: (dy,), nnk.relu(X))
+    checked = differentiation._checked(lambda dy: (dy,), nnk.relu(X), (True,))
     assert checked(X) == (X,)
     check(lambda: checked(VECTOR), ShapeError, ["dy has shape (4,)", "(3, 4)"])
-    two = differentiation._checked(lambda a, b: (a, b), (X, VECTOR))
+    two = differentiation._checked(lambda a, b: (a, b), (X, VECTOR), (True, True))
     assert two(X, VECTOR) == (X, VECTOR)
     check(lambda: two(X, X), ShapeError, ["cotangent 1", "(3, 4)", "(4,)"])
     check(lambda: two(X), TypeError, ["2 in all", "got 1"])

@@ -14,9 +14,12 @@ from nnkernels.compile.sources import include_directories
 
 CUDA_SRC, HIP_SRC = include_directories()
 ALGORITHMS = sorted(
-    path.stem for root in (CUDA_SRC, HIP_SRC) for path in (root / "nnk").glob("*.cuh")
+    path.relative_to(root / "nnk").with_suffix("").as_posix()
+    for root in (CUDA_SRC, HIP_SRC)
+    for path in (root / "nnk").rglob("*.cuh")
 )
-PLATFORMS = {"cpu": CUDA_SRC, "sim": CUDA_SRC, "cuda": CUDA_SRC, "hip": HIP_SRC}
+# `gpu` is one of the others, and the simulator with CUDA's words.
+PLATFORMS = ("cpu", "sim", "cuda", "hip", "gpu")
 # A kernel of nothing: hipRTC does not like a text without one.
 EMPTY_KERNEL = 'extern "C" __global__ void nothing() {}\n'
 

@@ -52,6 +52,26 @@ def test_several_arguments():
     assert dw.shape == X.T.shape
 
 
+@pytest.mark.parametrize("traced", ["lists", "arrays in lists"])
+def test_networks(traced):
+    weights = [np.random.default_rng(i).standard_normal(s) for i, s in enumerate([(5, 4), (2, 5)])]
+    x = np.ones((3, 4))
+
+    def loss(weights):
+        return nnk.mlp(x, weights, activation="tanh").sum()
+
+    if traced == "lists":
+        value, found = nnk.value_and_grad(loss)(weights)
+    else:
+        value, found = nnk.value_and_grad(lambda a, b: loss([a, b]), (0, 1))(*weights)
+    y, pullback = nnk.vjp(nnk.mlp, x, weights, activation="tanh")
+    assert np.allclose(value, y.sum(), rtol=1e-12)
+    for a, b in zip(found, pullback(np.ones_like(y))[1], strict=True):
+        assert np.allclose(a, b, rtol=1e-12)
+    with pytest.raises(TypeError, match="mlp_backward has no gradient"):
+        autograd.grad(lambda x: nnk.mlp_backward(y, x, weights)[0].sum())(x)
+
+
 def test_without_the_package(monkeypatch):
     import sys
 

@@ -32,6 +32,7 @@ CALLS = {
     "softmax": (lambda nn, x: nn.softmax(x, axis=0), (X,), True),
     "logsumexp": (lambda nn, x: nn.logsumexp(x, axis=(0, 1)), (X,), True),
     "linear": (lambda nn, *a: nn.linear(*a, activation="gelu"), (X, WEIGHT, BIAS), True),
+    "mlp": (lambda nn, x, *w: nn.mlp(x, w, activation="gelu"), (X, WEIGHT, WEIGHT.T), True),
     "conv": (lambda nn, *a: nn.conv(*a, padding=1, epilogue="tanh"), (IMAGES, KERNEL), True),
     "max_pool": (lambda nn, x: nn.max_pool(x, 2, return_indices=True)[0], (IMAGES,), True),
     "avg_pool": (lambda nn, x: nn.avg_pool(x, 2), (IMAGES,), True),

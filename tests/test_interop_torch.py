@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from nnkernels.interop import torch as nnt  # noqa: E402
 
 OPS = registry.all_ops()
-DIFFERENTIABLE = [op for op in OPS.values() if op.gradient is not None]
+DIFFERENTIABLE = [op for op in OPS.values() if op.is_differentiable]
 SIDE = 4
 
 
@@ -55,7 +55,7 @@ def test_gradients(op):
     gradcheck(*call_of(op)[:2])
 
 
-@pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
+@pytest.mark.parametrize("op", [op for op in OPS.values() if not op.lists], ids=lambda op: op.name)
 def test_operators(op):
     """torch.library's own checks: schema, fake results, autograd, and tracing of both."""
     _, tensors, options = call_of(op)
@@ -74,7 +74,17 @@ def test_operators(op):
     torch.library.opcheck(operator, (*tensors, *shapes, nnt.calls.encode(others)))
 
 
-SECOND = ("gelu", "softmax", "linear", "conv", "conv_transpose", "swiglu", "prelu", "max_pool")
+SECOND = (
+    "gelu",
+    "softmax",
+    "linear",
+    "mlp",
+    "conv",
+    "conv_transpose",
+    "swiglu",
+    "prelu",
+    "max_pool",
+)
 
 
 @pytest.mark.parametrize("name", SECOND)
@@ -95,6 +105,30 @@ def test_activations_inside(activation):
             function(x, weight, bias),
             nnk.linear(x.detach(), weight.detach(), bias.detach(), activation=activation),
         )
+
+
+def test_networks():
+    """Lists of tensors, in a program that is compiled too."""
+    x, *rest = [
+        torch.randn(s, dtype=torch.float64, requires_grad=True)
+        for s in ((3, 4), (5, 4), (2, 5), (5,))
+    ]
+    weights, biases = rest[:2], [rest[2], None]
+
+    def function(*arrays):
+        return nnt.mlp(arrays[0], arrays[1:3], biases=[arrays[3], None], activation="gelu")
+
+    gradcheck(function, (x, *rest))
+    arrays = [[None if t is None else t.detach().numpy() for t in ts] for ts in (weights, biases)]
+    wanted = nnk.mlp(x.detach().numpy(), *arrays, activation="gelu")
+    torch._dynamo.reset()
+    for call in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+        assert np.allclose(call(x, *rest).detach().numpy(), wanted, rtol=1e-12)
+    with pytest.raises(TypeError, match="takes no out"):
+        nnt.mlp(x, weights, out=x)
+    with pytest.raises(TypeError, match="weights must be a list or tuple"):
+        nnt.mlp(x, weights[0])
+    assert not hasattr(nnt, "mlp_backward")
 
 
 def model(x, weight, bias, kernel):

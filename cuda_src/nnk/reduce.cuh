@@ -78,34 +78,41 @@ template <class Op, int N> NNK_FN typename Op::type fold(const Vec<typename Op::
 }
 
 // Over segments of Width lanes (a power of two): every lane of a segment gets its result.
-template <class Op, int Width> NNK_FN typename Op::type reduce_lanes(typename Op::type x) {
+// combine(a, b): any associative and commutative function of two values
+template <int Width, class T, class F> NNK_FN T reduce_lanes_by(T x, const F& combine) {
   NNK_UNROLL
-  for (int mask = Width / 2; mask > 0; mask /= 2)
-    x = Op::combine(x, Warp<Width>::shuffle_xor(x, mask));
+  for (int mask = Width / 2; mask > 0; mask /= 2) x = combine(x, Warp<Width>::shuffle_xor(x, mask));
   return x;
 }
-
-// Over all threads of the block, for any number of threads: every thread gets the result.
-// There is a barrier at the start, so a call may follow another at once, and one before the
-// results are read; none after: shared memory written by the caller needs its own.
-template <class Op, int Threads>
-NNK_FN typename Op::type reduce(const Group<Threads>& group, typename Op::type x) {
+template <class Op, int Width> NNK_FN typename Op::type reduce_lanes(typename Op::type x) {
   using T = typename Op::type;
+  return reduce_lanes_by<Width>(
+      x, [](const T& a, const T& b) NNK_INLINE { return Op::combine(a, b); });
+}
+
+// Over all threads of the block, for any number of threads: every thread calls, with a value, and
+// gets the result. combine(a, b): any associative and commutative function of two values, and so
+// the same function in all threads.
+// There is a barrier at the start, so a call may follow another at once, and one before the
+// results are read; none after: shared memory written by the caller needs its own. Static shared
+// memory: a value for each warp (for each thread, where threads are no whole warps).
+template <int Threads, class T, class F>
+NNK_FN T reduce(const Group<Threads>& group, T x, const F& combine) {
   struct Storage;
   if constexpr (Threads == 1) {
     return x;
   } else if constexpr (is_power_of_two(Threads) && Threads <= warp_width) {
-    return reduce_lanes<Op, Threads>(x);
+    return reduce_lanes_by<Threads>(x, combine);
   } else if constexpr (Threads % warp_width == 0) {
     constexpr int warps = Threads / warp_width;
     const auto partial = group.template shared<T, warps, Storage>();
-    x = reduce_lanes<Op, warp_width>(x);
+    x = reduce_lanes_by<warp_width>(x, combine);
     group.barrier();
     if (group.rank() % warp_width == 0) partial.store(group.rank() / warp_width, x);
     group.barrier();
     T total = partial.load(0);
     NNK_UNROLL
-    for (int i = 1; i < warps; ++i) total = Op::combine(total, partial.load(i));
+    for (int i = 1; i < warps; ++i) total = combine(total, partial.load(i));
     return total;
   } else {
     // Sizes that are not whole warps: a tree in shared memory.
@@ -116,12 +123,18 @@ NNK_FN typename Op::type reduce(const Group<Threads>& group, typename Op::type x
     NNK_UNROLL
     for (int half_size = next_power_of_two(Threads) / 2; half_size > 0; half_size /= 2) {
       if (group.rank() < half_size && group.rank() + half_size < Threads)
-        partial.store(group.rank(), Op::combine(partial.load(group.rank()),
-                                                partial.load(group.rank() + half_size)));
+        partial.store(group.rank(),
+                      combine(partial.load(group.rank()), partial.load(group.rank() + half_size)));
       group.barrier();
     }
     return partial.load(0);
   }
+}
+// The same with an operation of those above: reduce<Sum<float>>(group, x).
+template <class Op, int Threads>
+NNK_FN typename Op::type reduce(const Group<Threads>& group, typename Op::type x) {
+  using T = typename Op::type;
+  return reduce(group, x, [](const T& a, const T& b) NNK_INLINE { return Op::combine(a, b); });
 }
 
 }  // namespace nnk

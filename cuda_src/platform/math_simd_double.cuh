@@ -14,7 +14,7 @@ template <int N> struct DoubleMath : MathCommon<double, N> {
   using Common = MathCommon<double, N>;
   using Common::at_least, Common::at_most, Common::bits_of, Common::copysign, Common::exponent_for,
       Common::exponent_of, Common::from_bits, Common::mantissa_of, Common::power_of_two,
-      Common::remainder_for, Common::scale;
+      Common::remainder_for, Common::scale, Common::splat;
   using typename Common::F;
 
   // e^r on |r| <= ln(2) / 2: degree 11, fit 2^-57.9.

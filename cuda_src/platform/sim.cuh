@@ -168,6 +168,11 @@ template <int Threads> struct Group {
   static constexpr int threads = Threads;
   sim::Simulation* simulation = sim::current;
 
+  explicit Group(Site site = NNK_HERE) {
+    if (simulation->threads != Threads)
+      NNK_SIM_FAIL(*simulation, site, "a Group of %d threads in a block of %d", Threads,
+                   simulation->threads);
+  }
   NNK_FN int rank() const { return simulation->running->rank; }
   static constexpr NNK_FN int size() { return Threads; }
   NNK_FN int64 block() const { return simulation->block; }

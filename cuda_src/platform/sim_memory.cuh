@@ -36,7 +36,9 @@ inline Segment& find_segment(Simulation& s, const void* key, long long size, Sit
     segment->size = size;
     segment->granule_bytes = 4;
     // Zero bytes of memory would be a null pointer on some systems.
-    segment->bytes = static_cast<char*>(__builtin_malloc(size_t(size + 16)));
+    segment->bytes = key == nullptr && s.named != nullptr
+                         ? s.named->dynamic
+                         : static_cast<char*>(__builtin_malloc(size_t(size + 16)));
     // For the finest granules at once; pages that stay unused cost nothing.
     if (detect_races)
       segment->granules =
@@ -50,7 +52,24 @@ inline Segment& find_segment(Simulation& s, const void* key, long long size, Sit
   return *segment;
 }
 
+inline void poison_named(Simulation& s) {
+  Simulation* const kept = current;  // lies there too
+  __builtin_memset(s.named->all, 0xff, size_t(s.named->bytes));
+  current = kept;
+}
+// Where accesses are not watched: behind the dynamic memory of a launch there is poison still.
+inline void end_block_memory(Simulation& s) {
+  if (s.named == nullptr || s.failed) return;
+  for (long long i = s.launch->shared_bytes; i < s.named->dynamic_bytes; ++i)
+    if (s.named->dynamic[i] != char(0xff)) {
+      write_message(s, s.entry, "byte %lld of %lld bytes of dynamic shared memory was written", i,
+                    s.launch->shared_bytes);
+      return;
+    }
+}
+
 inline void begin_block_memory(Simulation& s) {
+  if (s.named != nullptr) poison_named(s);
   // NaN for every floating type, and a large unsigned or negative index.
   for (Segment* segment = s.segments; segment != nullptr; segment = segment->next)
     __builtin_memset(segment->bytes, 0xff, size_t(segment->size));
@@ -61,7 +80,7 @@ inline void release_memory(Simulation& s) {
     Segment* segment = s.segments;
     s.segments = segment->next;
     __builtin_free(segment->granules);
-    __builtin_free(segment->bytes);
+    if (s.named == nullptr || segment->bytes != s.named->dynamic) __builtin_free(segment->bytes);
     __builtin_free(segment);
   }
   for (int i = 0; i < s.threads; ++i) __builtin_free(s.fibers[i].queue.copies);

@@ -13,6 +13,7 @@ namespace sim {
 // What sim_memory.cuh does at the beginning and the end.
 inline bool too_much_shared(Simulation& s, Site site);
 inline void begin_block_memory(Simulation& s);
+inline void end_block_memory(Simulation& s);
 inline void check_copies_at_return(Simulation& s, Fiber& fiber);
 inline void release_memory(Simulation& s);
 
@@ -218,6 +219,7 @@ inline void run_blocks(Simulation& s, long long* blocks) {
     const long long j = random_below(s, i + 1), block = blocks[j];
     blocks[j] = blocks[i];
     run_block(s, block);
+    end_block_memory(s);
   }
 }
 
@@ -233,7 +235,7 @@ inline void divide_into_warps(Simulation& s) {
 
 // What an entry does. Returns 0, or 1 with a message.
 inline int run(const SimLaunch& launch, int threads, Site entry, void (*body)(const void*),
-               const void* args) {
+               const void* args, const NamedMemory* named = nullptr) {
   if (launch.blocks <= 0) return 0;
   Simulation* s = static_cast<Simulation*>(__builtin_calloc(1, sizeof(Simulation)));
   if (s == nullptr) return 1;
@@ -241,6 +243,7 @@ inline int run(const SimLaunch& launch, int threads, Site entry, void (*body)(co
   s->entry = entry;
   s->body = body;
   s->args = args;
+  s->named = named;
   s->threads = threads;
   s->random_state = launch.seed;
   divide_into_warps(*s);

@@ -90,6 +90,17 @@ struct Lanes {  // one warp
 
 struct Segment;  // an array of shared memory (sim_memory.cuh)
 
+// Memory that kernels reach by pointers (sim_cuda.cuh): all thread-local memory of their library,
+// where shared memory with a name is, and in it the dynamic memory of a launch.
+struct NamedMemory {
+  char* all;
+  long long bytes;
+  char* dynamic;
+  long long dynamic_bytes;
+  Segment *watched, *watched_dynamic;  // for the race detector; null: nothing is watched
+  const char *image, *image_end;       // the library
+};
+
 struct Simulation {
   const SimLaunch* launch;
   Site entry;
@@ -112,7 +123,8 @@ struct Simulation {
 
   unsigned long long moment, block_moment;  // now, and at the latest barrier of the block
   Segment* segments;
-  Site sites[most_sites];  // places of shared memory accesses (sim_races.cuh)
+  const NamedMemory* named;  // null: there is none
+  Site sites[most_sites];    // places of shared memory accesses (sim_races.cuh)
   long long static_bytes;
 };
 

@@ -10,31 +10,45 @@
 #define __global__ __attribute__((global))
 #define __shared__ __attribute__((shared))
 #define __forceinline__ inline __attribute__((always_inline))
+#define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(threads) __attribute__((amdgpu_flat_work_group_size(1, threads)))
 
 namespace nnk_bare {
 
-struct ThreadIndex {
-  __device__ operator unsigned() const { return __builtin_amdgcn_workitem_id_x(); }
-};
-struct BlockIndex {
-  __device__ operator unsigned() const { return __builtin_amdgcn_workgroup_id_x(); }
-};
-struct BlockCount {
-  // The first of the hidden arguments from version 5 of code objects: LLVM, "User Guide for
-  // AMDGPU Backend", "Code Object V5 Metadata".
+#define NNK_BARE(index, function)                                                  \
+  struct index {                                                                   \
+    __device__ operator unsigned() const { return __builtin_amdgcn_##function(); } \
+  };
+NNK_BARE(ThreadX, workitem_id_x)
+NNK_BARE(ThreadY, workitem_id_y)
+NNK_BARE(ThreadZ, workitem_id_z)
+NNK_BARE(BlockX, workgroup_id_x)
+NNK_BARE(BlockY, workgroup_id_y)
+NNK_BARE(BlockZ, workgroup_id_z)
+#undef NNK_BARE
+// The first of the hidden arguments from version 5 of code objects, and behind them, of 2 bytes,
+// the threads of a block: LLVM, "User Guide for AMDGPU Backend", "Code Object V5 Metadata".
+template <class T, int Number> struct Hidden {
   __device__ operator unsigned() const {
-    using Argument = const unsigned __attribute__((address_space(4)));
-    return *(Argument*)__builtin_amdgcn_implicitarg_ptr();
+    using Argument = const T __attribute__((address_space(4)));
+    return ((Argument*)__builtin_amdgcn_implicitarg_ptr())[Number];
   }
 };
-template <class Component> struct Dimensions { Component x; };
+template <class X, class Y, class Z> struct Dimensions {
+  X x;
+  Y y;
+  Z z;
+};
 
 }  // namespace nnk_bare
 
-constexpr nnk_bare::Dimensions<nnk_bare::ThreadIndex> threadIdx{};
-constexpr nnk_bare::Dimensions<nnk_bare::BlockIndex> blockIdx{};
-constexpr nnk_bare::Dimensions<nnk_bare::BlockCount> gridDim{};
+constexpr nnk_bare::Dimensions<nnk_bare::ThreadX, nnk_bare::ThreadY, nnk_bare::ThreadZ> threadIdx{};
+constexpr nnk_bare::Dimensions<nnk_bare::BlockX, nnk_bare::BlockY, nnk_bare::BlockZ> blockIdx{};
+template <class T, int First>
+using BareShape = nnk_bare::Dimensions<nnk_bare::Hidden<T, First>, nnk_bare::Hidden<T, First + 1>,
+                                       nnk_bare::Hidden<T, First + 2>>;
+constexpr BareShape<unsigned, 0> gridDim{};
+constexpr BareShape<unsigned short, 6> blockDim{};
 
 __device__ __forceinline__ void __syncthreads() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");

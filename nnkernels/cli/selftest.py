@@ -326,12 +326,10 @@ def _error(case: Case, target: _Target, seed: int) -> float:
     results = case.op.function(*arguments, **options)
     arguments, options = case.arguments(bases)
     expected = case.op.reference(*arguments, **options)
-    if not isinstance(expected, tuple):
-        results, expected = (results,), (expected,)
     length = reduction_length(case.op, case.op.examples[case.example])
     return max(
-        compare(target.to_numpy(actual), wanted, length)
-        for actual, wanted in zip(results, expected, strict=True)
+        compare(target.to_numpy(actual), wanted, length, roundings=case.op.roundings)
+        for actual, wanted in zip(registry.flat(results), registry.flat(expected), strict=True)
         if actual is not None or wanted is not None
     )
 

@@ -172,13 +172,22 @@ def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
     """The matrix-core step for a problem on a device, if there is one."""
     if problem.compute_itemsize != (8 if problem.element == "double" else 4):
         return None  # wider sums were asked for than the core makes
-    if device.arch.startswith("sm_") and int(device.arch[3:]) >= 80:
-        if problem.element == "float" and problem.tf32:
-            return _NVIDIA_TF32
-        return _NVIDIA.get(problem.element)
+    if _is_nvidia(device) and problem.element == "float" and problem.tf32:
+        return _NVIDIA_TF32
+    return atom_for(problem.element, device)
+
+
+def _is_nvidia(device: Device) -> bool:
+    return device.arch.startswith("sm_") and int(device.arch[3:]) >= 80
+
+
+def atom_for(element: str, device: Device) -> Atom | None:
+    """The matrix-core step for operands of one C++ type on a device, if there is one."""
+    if _is_nvidia(device):
+        return _NVIDIA.get(element)
     if device.arch in _CDNA:
-        return _CDNA[device.arch].get(problem.element)
-    return _RDNA.get(problem.element) if device.arch == "gfx1100" else None
+        return _CDNA[device.arch].get(element)
+    return _RDNA.get(element) if device.arch == "gfx1100" else None
 
 
 # Where asynchronous copies keep three or four slices under way. A warp of 64 x 64 reads the fewest

@@ -133,6 +133,18 @@ def linear_backward(
     return restore(dx, dw, _addend(d, added, "bias", 1, wanted[2]))
 
 
+def of_weight(dz: Any, inputs: Any, weight: Any) -> Any:
+    """The gradient of a weight: ``dz^T inputs``, of (rows, outputs) and (..., inputs)."""
+    if inputs.ndim > 2:
+        dz = dz.reshape(*inputs.shape[:-1], dz.shape[-1])
+    return _product(dz.swapaxes(-1, -2), inputs, (False, True), weight)
+
+
+def of_bias(dz: Any, bias: Any) -> Any:
+    """The gradient of a bias: the sums over rows of (rows, outputs)."""
+    return _summed(dz, bias)
+
+
 # ---- arguments ----------------------------------------------------------------------------------
 
 

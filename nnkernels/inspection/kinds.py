@@ -61,6 +61,12 @@ def kind_of(instance: Instance, warp: int) -> str:
         tile, warp_tile = "x".join(arguments[7:10]), "x".join(arguments[10:12])
         ways = " and ".join(_way(*map(int, arguments[at : at + 2])) for at in (13, 15))
         return f"{arguments[6]}, tile {tile}, warps of {warp_tile}, {arguments[12]} stages, {ways}"
+    if name in ("MlpForward", "MlpBackward"):
+        math, sizes = template_arguments(arguments[4])
+        first = 2 if math == "MlpTensor" else 1
+        kept = "all weights" if sizes[-1] == "true" else f"slices of {sizes[first + 2]} terms"
+        atom = f"{sizes[1]}, " if math == "MlpTensor" else ""
+        return f"{atom}tile {'x'.join(sizes[first : first + 2])}, {kept} in shared memory"
     if name == "MatmulSplits":
         return f"sums of splits, {arguments[4]} at once"
     if name == "GemvAlong":

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch.dtypes import numpy_dtype
+from nnkernels.registry.mlp import network
 from nnkernels.registry.record import Example, Op, Shape
 
 # Enough elements that an elementwise kernel takes several vectors at a time on any GPU, and
 # enough rows that no row is cut into parts.
 _MANY = (2048, 4096)
 _ROWS = 512
+# Of a perceptron: a tile of rows for every processor of any GPU.
+_MANY_ROWS = 2**17
 # From a row that 8 lanes hold to one that no block can keep (2^17 float32 numbers are 512 KiB).
 # What only shared memory can keep lies between powers of two.
 _POWERS = tuple(2**exponent for exponent in range(5, 18))
@@ -66,6 +69,7 @@ def problems(op: Op) -> Iterator[Problem]:
         "elementwise": _elementwise,
         "rows": _rows,
         "matmul": _matmul,
+        "mlp": _mlp,
         "norm": _norm,
         "pool": _pool,
         "windows": _windows,
@@ -305,6 +309,21 @@ def _windows(op: Op) -> Iterator[Problem]:
 def _first(op: Op, shape: Shape) -> tuple[Shape, ...]:
     """The operands without the parameters."""
     return tuple(shape for name in op.arrays if name in ("dy", "x"))
+
+
+def _mlp(op: Op) -> Iterator[Problem]:
+    def shapes(rows: int, widths: tuple[int, ...]) -> tuple[Shape, ...]:
+        found = network((rows,), widths)
+        return ((rows, widths[-1]), *found) if op.is_gradient else found
+
+    for width in (16, 32, 64, 128):
+        yield Problem(f"width {width}", True, shapes(_MANY_ROWS, (width,) * 4), {}, contiguous)
+    partial = shapes(_MANY_ROWS, (20, 60, 60, 3))
+    yield Problem("partial tiles", False, partial, {"activation": "gelu"}, contiguous)
+    yield Problem("few rows", True, shapes(64, (64,) * 4), {}, contiguous)
+    dense = shapes(_MANY_ROWS, (64,) * 4)
+    for label, layout in (("transposed", transposed), ("64-bit offsets", far_apart)):
+        yield Problem(label, False, dense, {}, layout)
 
 
 def _matmul(op: Op) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nnkernels.dispatch.dtypes import ELEMENTS
 from nnkernels.inspection.kinds import template_arguments
-from nnkernels.registry.record import Op, Shape
+from nnkernels.registry.record import Op, Shape, flat
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def cost_of(
     op: Op, options: dict[str, Any], arrays: Sequence[Any], more: Sequence[Any], results: Any
 ) -> Cost:
     """The models of the registry for a call; `more` are arrays among its options."""
-    written = [r for r in (results if isinstance(results, tuple) else (results,)) if r is not None]
+    arrays = flat(tuple(arrays))  # those in lists too
+    written = [r for r in flat(results) if r is not None]
     if op.traffic is not None:
         traffic = op.traffic(tuple(arrays), tuple(written))
     else:
@@ -127,7 +128,7 @@ def unit_of(kernel: str, dtype: str) -> str:
     """
     element = ELEMENTS[dtype]
     real = element.itemsize // (2 if element.kind == "c" else 1)
-    if template_arguments(kernel)[0] == "MatmulTensor":
+    if template_arguments(kernel)[0] == "MatmulTensor" or "MlpTensor<" in kernel:
         return f"matrix {'int8' if real == 1 else f'float{8 * real}'}"
     return "float64" if element.kind in "fc" and real == 8 else "float32"
 

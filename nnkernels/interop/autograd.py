@@ -13,12 +13,12 @@ from typing import Any
 
 import autograd
 import numpy as np
+from autograd.builtins import SequenceBox
 from autograd.core import VSpace, defvjp_argnums
 from autograd.extend import Box, primitive
 from autograd.numpy.numpy_boxes import ArrayBox
 from autograd.numpy.numpy_vspaces import ArrayVSpace, ComplexArrayVSpace
 
-from nnkernels import registry
 from nnkernels.dispatch import machines
 from nnkernels.interop import calls
 from nnkernels.registry.record import Op
@@ -170,7 +170,9 @@ defvjp_argnums(_pullback, _no_third)
 
 
 def _of_boxes(name: str, arrays: Sequence[Any], options: dict[str, Any]) -> Any:
-    return getattr(_FUNCTIONS, name)(*arrays, **options)
+    if name not in _wrapped:
+        raise TypeError(f"{name} has no gradient")
+    return _wrapped[name](*arrays, **options)
 
 
 def value_and_grad(function: Callable[..., Any], argnum: Any = 0) -> Callable[..., Any]:
@@ -179,8 +181,13 @@ def value_and_grad(function: Callable[..., Any], argnum: Any = 0) -> Callable[..
     return autograd.value_and_grad(function, argnum)
 
 
-for _op in registry.all_ops().values():
-    globals()[_op.name] = _wrapper(_op)
+def _unpacked(x: Any) -> Any:
+    """The traced arrays in a traced list."""
+    return [x[i] for i in range(len(x))] if isinstance(x, SequenceBox) else x
+
+
+_wrapped = calls.wrapped(_FUNCTIONS, _wrapper, _unpacked)
+globals().update(_wrapped)
 for _kind in Box.type_mappings.values():
     machines.recorders[_kind] = _of_boxes
-__all__ = [*registry.all_ops(), "value_and_grad"]
+__all__ = [*_wrapped, "value_and_grad"]

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels import registry
 from nnkernels.dispatch import machines
 from nnkernels.dispatch.axes import Shape
 from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.errors import DTypeError
 from nnkernels.ops._activation import Activation, resolve
 from nnkernels.registry.record import Op
-from nnkernels.registry.rule import Call, Given, Rule
+from nnkernels.registry.rule import Call, Chain, Given, Rule
 
 _ACTIVATION = "activation function"  # a key that no option of an activation has
 
@@ -32,8 +33,7 @@ def sorted_call(op: Op, positional: Sequence[Any], options: dict[str, Any]) -> G
     TypeError
         For too many arguments, or an ``out``.
     """
-    if "out" in options:
-        raise TypeError(f"{op.name} takes no out here: its result is recorded, and must be new")
+    _refuse_out(op, options)
     given = op.sorted_arguments(positional, options)
     if len(given.names) != len(given.arrays):
         raise TypeError(
@@ -96,6 +96,51 @@ def rule_for(op: Op, names: tuple[str, ...]) -> Rule:
             )
         raise TypeError(f"{op.name} has no gradient")
     return op.gradient.of(names)
+
+
+def wrapped(
+    functions: Any, make: Callable[[Op], Any], unpacked: Callable[[Any], Any] = lambda x: x
+) -> dict[str, Any]:
+    """The functions of a wrapper by name.
+
+    An op whose arguments are lists of arrays is made of others. The gradients of such ops are not
+    there: what records calls makes them of others, too.
+
+    Parameters
+    ----------
+    functions : module
+        The wrapper.
+    make : callable
+        Wraps any other op.
+    unpacked : callable
+        Gives the list for what a library makes of one.
+    """
+    found = {}
+    for op in registry.all_ops().values():
+        if not op.lists:
+            found[op.name] = make(op)
+        elif op.chain is not None:
+            found[op.name] = _composed(functions, op, op.chain, unpacked)
+    return found
+
+
+def _composed(
+    functions: Any, op: Op, chain: Chain, unpacked: Callable[[Any], Any]
+) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        _refuse_out(op, options)
+        given = {name: unpacked(value) for name, value in options.items()}
+        return chain.composition(functions, *map(unpacked, arguments), **given)
+
+    call.__name__ = call.__qualname__ = op.name
+    call.__module__ = functions.__name__
+    call.__doc__ = op.function.__doc__
+    return call
+
+
+def _refuse_out(op: Op, options: dict[str, Any]) -> None:
+    if "out" in options:
+        raise TypeError(f"{op.name} takes no out here: its result is recorded, and must be new")
 
 
 # ---- results ------------------------------------------------------------------------------------
@@ -192,8 +237,6 @@ def decode(text: str) -> dict[str, Any]:
 
 def _restored(value: Any) -> Any:
     if isinstance(value, dict) and _ACTIVATION in value:
-        from nnkernels import registry
-
         options = {k: v for k, v in value.items() if k != _ACTIVATION}
         return resolve(partial(registry.find(value[_ACTIVATION]).function, **options), "activation")
     return value

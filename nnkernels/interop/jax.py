@@ -244,7 +244,6 @@ def _pullback(name: str, names: Names, text: str, wanted: tuple[bool, ...]) -> C
     return function
 
 
-__all__: list[str] = []
-for _op in registry.all_ops().values():
-    globals()[_op.name] = _wrapper(_op)
-    __all__.append(_op.name)
+_wrapped = calls.wrapped(_FUNCTIONS, _wrapper)
+globals().update(_wrapped)
+__all__ = [*_wrapped]

@@ -463,10 +463,12 @@ def _register_pullback(op: Op) -> None:
     torch.library.register_autograd(name, backward, lib=_LIBRARY)
 
 
-__all__: list[str] = []
 for _op in registry.all_ops().values():
+    if _op.lists:  # made of others, and so no operator
+        continue
     _register(_op)
     if _op.gradient is not None and not _op.gradient.composed:
         _register_pullback(_op)
-    globals()[_op.name] = _wrapper(_op)
-    __all__.append(_op.name)
+_wrapped = calls.wrapped(_FUNCTIONS, _wrapper)
+globals().update(_wrapped)
+__all__ = [*_wrapped]

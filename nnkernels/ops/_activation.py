@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 from nnkernels._typing import Array
 from nnkernels.dispatch.applied import Application
 from nnkernels.dispatch.elementwise import OPERAND, Functor, Traced
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
+from nnkernels.dispatch.mlp import Activated, activated
 from nnkernels.fusion.fuse import Fused
 from nnkernels.fusion.inside import checked_operands, fused_of
 
@@ -54,6 +55,17 @@ class Activation:
     def reference_backward(self, dy: Array, residual: Array) -> Array:
         """The gradient by its specification."""
         return self._find(f"{self.name}_backward").reference(dy, residual, **self.options)
+
+    @cached_property
+    def in_kernels(self) -> Activated:
+        """What runs inside a kernel, its gradient included."""
+        function = self._find(f"{self.name}_backward").function
+        traced: Traced = function.__wrapped__(OPERAND, OPERAND, **self.options)
+        return activated(
+            (self.functor, self.parameters),
+            (traced.functor, traced.parameters),
+            self.takes_result,
+        )
 
     @staticmethod
     def _find(name: str) -> Any:

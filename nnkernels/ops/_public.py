@@ -29,11 +29,12 @@ def public(function: Function) -> Function:
         # Three attribute look-ups in the ordinary case: this stands in the path of every call.
         unsure = machines.reference_selected or not machines.default_has_kernels
         if machines.recorders:
-            for x in (*arrays, *options.values()):
-                record = machines.recorders.get(type(x))
-                if record is not None:
-                    return record(function.__name__, arrays, options)
-        if unsure and _on_cpu(arrays) and machines.for_reference():
+            for argument in (*arrays, *options.values()):
+                for x in argument if type(argument) in (list, tuple) else (argument,):
+                    record = machines.recorders.get(type(x))
+                    if record is not None:
+                        return record(function.__name__, arrays, options)
+        if unsure and on_cpu(arrays) and machines.for_reference():
             from nnkernels.reference.run import run_reference
 
             return run_reference(function, arrays, options)
@@ -42,7 +43,7 @@ def public(function: Function) -> Function:
     return cast(Function, call)
 
 
-def _on_cpu(arrays: Sequence[Any]) -> bool:
+def on_cpu(arrays: Sequence[Any]) -> bool:
     """Whether a call is for the CPU: arrays on a GPU always run there."""
     for x in arrays:
         if type(x) is np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from nnkernels import registry
 from nnkernels.dispatch import machines
 from nnkernels.dispatch.results import adopt_out
 from nnkernels.interop.libraries import adopt_all
+from nnkernels.registry import Op
 
 # Options that are arrays.
 ARRAY_OPTIONS = ("residual", "dresidual")
@@ -31,6 +33,9 @@ def run_reference(
     with machines.use_machine(machines.DRY):
         function(*arrays, **options)  # all its checks, and no kernel
     op = registry.find(function.__name__)
+    if op.lists:
+        bound = inspect.signature(function).bind(*arrays, **options)
+        return _run_on_lists(op, bound.args, dict(bound.kwargs))
 
     def restored(result: Any) -> Any:
         return None if result is None else library.restore(np.asarray(result), like)
@@ -69,6 +74,31 @@ def run_reference(
         target[...] = result[0] if isinstance(result, tuple) else result
         return (out, *map(restored, result[1:])) if isinstance(result, tuple) else out
     return tuple(map(restored, result)) if isinstance(result, tuple) else restored(result)
+
+
+def _run_on_lists(op: Op, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
+    """The reference of an op some of whose arguments are lists of arrays."""
+    out = options.pop("out", None)
+    leaves = registry.flat(list(arguments))
+    given = [leaf for leaf in leaves if leaf is not None]
+    found, library, like = adopt_all(given, [op.name] * len(given))
+    left = iter(found)
+
+    def adopted(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [adopted(part) for part in value]
+        return None if value is None else next(left)
+
+    def restored(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(restored(part) for part in value)
+        return None if value is None else library.restore(np.asarray(value), like)
+
+    result = op.reference(*[adopted(a) for a in arguments], **options)
+    if out is None:
+        return restored(result)
+    adopt_out(out, "out", library, like)[...] = result
+    return out
 
 
 class _Functions:

@@ -16,7 +16,9 @@ _ELEMENT_ROUNDINGS = 16.0
 _SUM_ROUNDINGS = 2.0
 
 
-def tolerance(dtype_name: str, reduction_length: int = 1) -> tuple[float, float]:
+def tolerance(
+    dtype_name: str, reduction_length: int = 1, roundings: int = 0
+) -> tuple[float, float]:
     """Relative and absolute error that a right result may have.
 
     Parameters
@@ -25,6 +27,9 @@ def tolerance(dtype_name: str, reduction_length: int = 1) -> tuple[float, float]
         Of the result. Integers must be exact.
     reduction_length : int
         Terms of the sums in it; 1 for an elementwise operation.
+    roundings : int
+        How often numbers on the way to the result are rounded to a dtype that is narrower than
+        what they are computed in.
 
     Returns
     -------
@@ -43,11 +48,12 @@ def tolerance(dtype_name: str, reduction_length: int = 1) -> tuple[float, float]
     if element.kind in "iu":
         return 0.0, 0.0
     computed = float(np.finfo(element.compute_name).eps)
-    roundings = _ELEMENT_ROUNDINGS + _SUM_ROUNDINGS * math.sqrt(max(reduction_length, 1))
-    rtol = atol = computed * roundings
+    computations = _ELEMENT_ROUNDINGS + _SUM_ROUNDINGS * math.sqrt(max(reduction_length, 1))
+    rtol = atol = computed * computations
     if element.itemsize < element.compute_itemsize:
         # Both sides are rounded to the narrow type, and may land on neighbours.
-        rtol += _epsilon(dtype_name)
+        rtol += _epsilon(dtype_name) * (1 + roundings)
+        atol += _epsilon(dtype_name) * roundings
     return rtol, atol
 
 
@@ -56,7 +62,11 @@ def _epsilon(dtype_name: str) -> float:
 
 
 def compare(
-    actual: Any, expected: Any, reduction_length: int = 1, scale: float | None = None
+    actual: Any,
+    expected: Any,
+    reduction_length: int = 1,
+    scale: float | None = None,
+    roundings: int = 0,
 ) -> float:
     """The largest error of a result, in units of what :func:`tolerance` allows.
 
@@ -70,6 +80,8 @@ def compare(
         Size of the numbers that were added up: an absolute error of ``scale * atol`` is allowed
         beside the relative one. Default: the largest finite expected magnitude, and at most 1
         for an elementwise result. 0 asks for relative accuracy everywhere.
+    roundings : int
+        As in :func:`tolerance`.
 
     Returns
     -------
@@ -85,12 +97,16 @@ def compare(
     >>> compare(np.array([1.0, 0.0, -np.inf], np.float32), x)
     inf
     """
-    errors = errors_in_tolerances(actual, expected, reduction_length, scale)
+    errors = errors_in_tolerances(actual, expected, reduction_length, scale, roundings)
     return math.inf if errors is None else float(np.max(errors, initial=0.0))
 
 
 def errors_in_tolerances(
-    actual: Any, expected: Any, reduction_length: int = 1, scale: float | None = None
+    actual: Any,
+    expected: Any,
+    reduction_length: int = 1,
+    scale: float | None = None,
+    roundings: int = 0,
 ) -> np.ndarray | None:
     """As :func:`compare`, for every element; None if shapes or dtypes differ."""
     actual, expected = np.asarray(actual), np.asarray(expected)
@@ -99,7 +115,7 @@ def errors_in_tolerances(
     name = expected.dtype.name
     if ELEMENTS[name].kind in "iu":
         return np.where(actual == expected, 0.0, math.inf)
-    rtol, atol = tolerance(name, reduction_length)
+    rtol, atol = tolerance(name, reduction_length, roundings)
     if scale is None:
         largest = _largest_finite(expected)
         scale = largest if reduction_length > 1 else min(largest, 1.0)
@@ -121,9 +137,10 @@ def assert_close(
     reduction_length: int = 1,
     scale: float | None = None,
     what: str = "result",
+    roundings: int = 0,
 ) -> None:
     """Raise AssertionError, with the worst element, unless :func:`compare` gives at most 1."""
-    errors = errors_in_tolerances(actual, expected, reduction_length, scale)
+    errors = errors_in_tolerances(actual, expected, reduction_length, scale, roundings)
     if errors is None:
         actual, expected = np.asarray(actual), np.asarray(expected)
         raise AssertionError(

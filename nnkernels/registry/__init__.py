@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from functools import cache
 
-from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op
+from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Example, Op, flat
 
-__all__ = ["COMPLEX", "FLOATING", "INTEGERS", "Example", "Op", "all_ops", "find", "of_function"]
+__all__ = [
+    "COMPLEX",
+    "FLOATING",
+    "INTEGERS",
+    "Example",
+    "Op",
+    "all_ops",
+    "find",
+    "flat",
+    "of_function",
+]
 
 
 @cache
 def all_ops() -> dict[str, Op]:
     """Every record by name, in the order of the families."""
-    from nnkernels.registry import conv, elementwise, matmul, norm, pool, rows, windows
+    from nnkernels.registry import conv, elementwise, matmul, mlp, norm, pool, rows, windows
 
     tables = (
         elementwise.OPS,
@@ -22,6 +32,7 @@ def all_ops() -> dict[str, Op]:
         conv.OPS,
         pool.OPS,
         windows.OPS,
+        mlp.OPS,
     )
     return {op.name: op for table in tables for op in table}
 

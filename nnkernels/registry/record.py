@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnkernels.registry.rule import Given, Rule
+from nnkernels.registry.rule import Chain, Given, Rule
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 COMPLEX = ("complex64", "complex128")
@@ -44,6 +44,8 @@ class Op:
         Shapes and options for ``selftest``, the bench and smoke tests.
     gradient : Rule, optional
         How cotangents are pulled back: the one place that ties a gradient to an op.
+    chain : Chain, optional
+        The same for an op with ``lists``.
     flops : callable, optional
         ``flops(shapes, options)``: operations of one call. Default: one for each element of
         the first array.
@@ -65,6 +67,11 @@ class Op:
         operand, as those of `conv`, or one of each other's, as `fold`.
     gradient_of : str
         For a gradient that is not called NAME_backward, the op whose gradient it is.
+    roundings : int
+        How often numbers may be rounded to the dtype on the way to a result.
+    lists : dict
+        Arguments that are lists of arrays: name of the argument, and of the arrays, which follow
+        each other. Results are lists in the same way.
     fused : str
         The option that names an activation which the op applies to its result, if the gradient
         does not know of it: the cotangent is first pulled back through that activation.
@@ -95,6 +102,9 @@ class Op:
     positive: tuple[str, ...] = ()
     adjoint: str | tuple[str, ...] = ""
     gradient_of: str = ""
+    roundings: int = 0
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    chain: Chain | None = None
     fused: str = ""
     functions: str = ""
     array_options: tuple[str, ...] = ()
@@ -110,11 +120,23 @@ class Op:
         >>> find("group_norm").arguments(["x", "weight"], {"num_groups": 4, "eps": 0.1})
         (['x', 4, 'weight'], {'eps': 0.1})
         """
-        positional, left = list(arrays), dict(options)
+        positional, left = self._grouped(arrays), dict(options)
         for name, place in self.numbers:
             if name in left:  # one with a default may be left out
                 positional.insert(place, left.pop(name))
         return positional, left
+
+    def _grouped(self, arrays: Sequence[Any]) -> list[Any]:
+        """The arguments that arrays are, or are parts of."""
+        owners = {name: owner for owner, names in self.lists.items() for name in names}
+        found: dict[str, Any] = {}
+        for place, array in enumerate(arrays):
+            owner = owners.get(self.arrays[place]) if owners else None
+            if owner is None:
+                found[str(place)] = array
+            else:
+                found.setdefault(owner, []).append(array)
+        return list(found.values())
 
     def sorted_arguments(self, positional: Sequence[Any], options: dict[str, Any]) -> Given:
         """The arguments of a call, arrays apart from all others.
@@ -161,6 +183,11 @@ class Op:
         return self.gradient_of or self.name.removesuffix("_backward")
 
     @property
+    def is_differentiable(self) -> bool:
+        """Whether it has a gradient."""
+        return self.gradient is not None or self.chain is not None
+
+    @property
     def is_gradient(self) -> bool:
         """Whether this is a gradient of another op."""
         return self.forward != self.name
@@ -172,3 +199,14 @@ class Op:
             return ()
         named = self.adjoint or f"{self.name}_backward"
         return (named,) if isinstance(named, str) else named
+
+
+def flat(value: Any) -> tuple[Any, ...]:
+    """Results or gradients in a row, those in lists too.
+
+    >>> flat((1, [2, None], 3)), flat(4)
+    ((1, 2, None, 3), (4,))
+    """
+    if isinstance(value, (tuple, list)):
+        return tuple(leaf for part in value for leaf in flat(part))
+    return (value,)

@@ -91,6 +91,25 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """The gradient of an op some of whose arguments are lists of arrays, as layers of a network.
+
+    Attributes
+    ----------
+    differentiated : callable
+        ``differentiated(*arguments, wanted=..., **options)`` gives the result, and a function of a
+        cotangent that gives the gradient of each wanted argument, a list in the place of a list:
+        one that keeps what is between the parts of the op.
+    composition : callable
+        ``composition(functions, *arguments, **options)`` gives the result by other ops: what
+        those tools differentiate that record calls of arrays.
+    """
+
+    differentiated: Callable[..., tuple[Any, Callable[[Any], Gradients]]]
+    composition: Callable[..., Any]
+
+
+@dataclass(frozen=True)
 class Given:
     """The arguments of a call, sorted.
 
