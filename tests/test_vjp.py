@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from comparing import assert_close, wide
@@ -144,6 +145,39 @@ def test_value_is_that_of_the_function(op, cpu):
             assert cpu.recording or value is None or np.array_equal(result, value)
 
     cpu.precompiled(body)
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_references_have_the_same_gradients(op, cpu):
+    def body():
+        dtype, shapes, options = next(cases(op))
+        operands = operands_for(op, shapes, dtype, 45, options)
+        found = []
+        for name in ("cpu", "reference"):
+            if name == "reference" and cpu.recording:
+                return
+            with nnk.use_backend(name):
+                y, pullback = pull_back(op, operands, options)
+                found.append(pullback(cotangents_for(np.random.default_rng(46), y, dtype)))
+        for a, b in zip(*found, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert (a.shape, a.dtype) == (b.shape, b.dtype)
+                assert_close(a, b, 100, scale=100.0)
+
+    cpu.precompiled(body)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_sums_of_the_references_are_rounded_once(dtype):
+    """A second derivative that is summed over the axes along which an argument was broadcast."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)
+    x = np.full((3000, 1), -1, kind)
+    with nnk.use_backend("reference"):
+        _, pullback = nnk.vjp(nnk.prelu_backward, x, x, np.ones(1, kind), axis=1)
+        _, _, dweight = pullback(np.full_like(x, 1.5), None)
+    assert dweight.dtype == kind
+    assert dweight == kind.type(-4500)
 
 
 def test_pullback_may_be_called_again():
