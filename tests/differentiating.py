@@ -47,3 +47,25 @@ def operands_for(op, shapes, dtype, seed, options=None):
         np.abs(x) + 0.25 if name in op.positive else x
         for name, x in zip(op.arrays, found, strict=False)
     ]
+
+
+# ---- for libraries that differentiate ------------------------------------------------------------
+
+_GENERATOR = np.random.default_rng(5)
+X, WEIGHT, BIAS = (_GENERATOR.standard_normal(s) for s in ((3, 4), (5, 4), (5,)))
+IMAGES, KERNEL = (_GENERATOR.standard_normal(s) for s in ((1, 2, 4, 4), (3, 2, 2, 2)))
+
+# Arguments, and whether there is a second derivative.
+CALLS = {
+    "gelu": (lambda nn, x: nn.gelu(x), (X,), True),
+    "relu": (lambda nn, x: nn.relu(x), (X,), True),
+    "softmax": (lambda nn, x: nn.softmax(x, axis=0), (X,), True),
+    "logsumexp": (lambda nn, x: nn.logsumexp(x, axis=(0, 1)), (X,), True),
+    "linear": (lambda nn, *a: nn.linear(*a, activation="gelu"), (X, WEIGHT, BIAS), True),
+    "conv": (lambda nn, *a: nn.conv(*a, padding=1, epilogue="tanh"), (IMAGES, KERNEL), True),
+    "max_pool": (lambda nn, x: nn.max_pool(x, 2, return_indices=True)[0], (IMAGES,), True),
+    "avg_pool": (lambda nn, x: nn.avg_pool(x, 2), (IMAGES,), True),
+    "swiglu": (lambda nn, x, gate: nn.swiglu(x, gate), (X, X[:1]), True),
+    "layer_norm": (lambda nn, x, r: nn.layer_norm(x, residual=r)[0], (X, X[::-1].copy()), False),
+    "batch_norm": (lambda nn, x: nn.batch_norm(x, training=True)[0], (X,), False),
+}

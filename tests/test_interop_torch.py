@@ -9,7 +9,7 @@ from differentiating import cases, operands_for
 import nnkernels as nnk
 from nnkernels import registry
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="the other side is PyTorch")
 from nnkernels.interop import torch as nnt  # noqa: E402
 
 OPS = registry.all_ops()

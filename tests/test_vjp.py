@@ -14,6 +14,8 @@ from nnkernels import registry
 
 OPS = registry.all_ops()
 DIFFERENTIABLE = [op for op in OPS.values() if op.gradient is not None]
+FORWARD = [op for op in DIFFERENTIABLE if not op.is_gradient]
+BACKWARD = [op for op in DIFFERENTIABLE if op.is_gradient]
 
 
 def call(op, arrays, options):
@@ -66,8 +68,19 @@ def test_every_op_has_a_gradient():
 
 
 @pytest.mark.in_turn
-@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+@pytest.mark.parametrize("op", FORWARD, ids=lambda op: op.name)
 def test_gradient_is_the_limit_of_difference_quotients(op, backend):
+    check_quotients(op, backend)
+
+
+# The simulator's kernels are the same source, and tests of backward and fused functions run them.
+@pytest.mark.in_turn(by="none")
+@pytest.mark.parametrize("op", BACKWARD, ids=lambda op: op.name)
+def test_second_derivative_is_the_limit_of_difference_quotients(op, backend):
+    check_quotients(op, backend)
+
+
+def check_quotients(op, backend):
     step = 1e-5
 
     def body():
