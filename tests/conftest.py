@@ -63,7 +63,8 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers",
         "in_turn(by='warp'): on one simulated machine, or one of each width of a warp, another for "
-        "another test; what is tested is the same source on all of them. Profile deep: on all",
+        "another test, or on none (by='none'); what is tested is the same source on all of them. "
+        "Profile deep, and machines that --backend names: on all",
     )
     if not os.environ.get(BATCHES):  # worker processes inherit it
         config.own_batches = os.environ[BATCHES] = tempfile.mkdtemp(prefix="nnkernels-batches-")
@@ -157,6 +158,8 @@ def _is_its_turn(item):
     marker, machine = item.get_closest_marker("in_turn"), _machine_of(item)
     if marker is None or not machine or not machine.name.startswith("sim"):
         return True
+    if marker.kwargs.get("by") == "none":
+        return False
     names = [name for name in DEFAULT_BACKENDS if name.startswith("sim")]
     if marker.kwargs.get("by") == "warp":
         names = [name for name in names if Backend(name).device.warp == machine.device.warp]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_interop_jax import BIAS, CALLS, IMAGES, KERNEL, WEIGHT, X
+from differentiating import BIAS, CALLS, IMAGES, KERNEL, WEIGHT, X
 
 import nnkernels as nnk
 
-autograd = pytest.importorskip("autograd")
+autograd = pytest.importorskip("autograd", reason="the other side is autograd")
 anp = pytest.importorskip("autograd.numpy")
 from autograd.test_util import check_grads  # noqa: E402
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from differentiating import CALLS, WEIGHT, X
 
 import nnkernels as nnk
 
-jax = pytest.importorskip("jax")
+jax = pytest.importorskip("jax", reason="the other side is JAX")
 jnp = pytest.importorskip("jax.numpy")
 from jax.test_util import check_grads  # noqa: E402
 
 from nnkernels.interop import jax as nnj  # noqa: E402
-
-GENERATOR = np.random.default_rng(5)
-X, WEIGHT, BIAS = (GENERATOR.standard_normal(s) for s in ((3, 4), (5, 4), (5,)))
-IMAGES, KERNEL = (GENERATOR.standard_normal(s) for s in ((1, 2, 4, 4), (3, 2, 2, 2)))
 
 
 @pytest.fixture(autouse=True)
@@ -23,23 +20,6 @@ def _wide():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
-
-
-# Arguments, and whether there is a second derivative.
-CALLS = {
-    "gelu": (lambda nn, x: nn.gelu(x), (X,), True),
-    "relu": (lambda nn, x: nn.relu(x), (X,), True),
-    "softmax": (lambda nn, x: nn.softmax(x, axis=0), (X,), True),
-    "logsumexp": (lambda nn, x: nn.logsumexp(x, axis=(0, 1)), (X,), True),
-    "linear": (lambda nn, *a: nn.linear(*a, activation="gelu"), (X, WEIGHT, BIAS), True),
-    "mlp": (lambda nn, x, *w: nn.mlp(x, w, activation="gelu"), (X, WEIGHT, WEIGHT.T), True),
-    "conv": (lambda nn, *a: nn.conv(*a, padding=1, epilogue="tanh"), (IMAGES, KERNEL), True),
-    "max_pool": (lambda nn, x: nn.max_pool(x, 2, return_indices=True)[0], (IMAGES,), True),
-    "avg_pool": (lambda nn, x: nn.avg_pool(x, 2), (IMAGES,), True),
-    "swiglu": (lambda nn, x, gate: nn.swiglu(x, gate), (X, X[:1]), True),
-    "layer_norm": (lambda nn, x, r: nn.layer_norm(x, residual=r)[0], (X, X[::-1].copy()), False),
-    "batch_norm": (lambda nn, x: nn.batch_norm(x, training=True)[0], (X,), False),
-}
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])

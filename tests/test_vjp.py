@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from comparing import assert_close, wide
@@ -13,6 +14,8 @@ from nnkernels import registry
 
 OPS = registry.all_ops()
 DIFFERENTIABLE = [op for op in OPS.values() if op.is_differentiable]
+FORWARD = [op for op in DIFFERENTIABLE if not op.is_gradient]
+BACKWARD = [op for op in DIFFERENTIABLE if op.is_gradient]
 
 
 def call(op, arrays, options):
@@ -69,8 +72,19 @@ def test_every_op_has_a_gradient():
 
 
 @pytest.mark.in_turn
-@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+@pytest.mark.parametrize("op", FORWARD, ids=lambda op: op.name)
 def test_gradient_is_the_limit_of_difference_quotients(op, backend):
+    check_quotients(op, backend)
+
+
+# The simulator's kernels are the same source, and tests of backward and fused functions run them.
+@pytest.mark.in_turn(by="none")
+@pytest.mark.parametrize("op", BACKWARD, ids=lambda op: op.name)
+def test_second_derivative_is_the_limit_of_difference_quotients(op, backend):
+    check_quotients(op, backend)
+
+
+def check_quotients(op, backend):
     step = 1e-5
 
     def body():
@@ -148,6 +162,39 @@ def test_value_is_that_of_the_function(op, cpu):
             assert cpu.recording or value is None or np.array_equal(result, value)
 
     cpu.precompiled(body)
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_references_have_the_same_gradients(op, cpu):
+    def body():
+        dtype, shapes, options = next(cases(op))
+        operands = operands_for(op, shapes, dtype, 45, options)
+        found = []
+        for name in ("cpu", "reference"):
+            if name == "reference" and cpu.recording:
+                return
+            with nnk.use_backend(name):
+                y, pullback = pull_back(op, operands, options)
+                found.append(pullback(cotangents_for(np.random.default_rng(46), y, dtype)))
+        for a, b in zip(*found, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert (a.shape, a.dtype) == (b.shape, b.dtype)
+                assert_close(a, b, 100, scale=100.0)
+
+    cpu.precompiled(body)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_sums_of_the_references_are_rounded_once(dtype):
+    """A second derivative that is summed over the axes along which an argument was broadcast."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)
+    x = np.full((3000, 1), -1, kind)
+    with nnk.use_backend("reference"):
+        _, pullback = nnk.vjp(nnk.prelu_backward, x, x, np.ones(1, kind), axis=1)
+        _, _, dweight = pullback(np.full_like(x, 1.5), None)
+    assert dweight.dtype == kind
+    assert dweight == kind.type(-4500)
 
 
 def test_pullback_may_be_called_again():

@@ -34,6 +34,10 @@ class ReferenceMachine:
         """None: what is no public op has no reference."""
         raise BackendError("this has no NumPy reference; use_backend must name another backend")
 
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array for a result."""
+        return np.empty(shape, dtype)
+
 
 class DryMachine:
     """Does everything that the CPU machine does before a launch, and launches nothing.

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnkernels.dispatch import machines, rows_plan
 from nnkernels.dispatch.axes import checked_axis, normalize_axes, reduced_shape
-from nnkernels.dispatch.dtypes import ELEMENTS, Element
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
 from nnkernels.dispatch.elementwise import alignment_of, remember
 from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
 from nnkernels.interop.libraries import NUMPY, Library, adopt_all
@@ -181,6 +181,10 @@ def sum_over(x: Any, axes: tuple[int, ...], keepdims: bool = False, dtype: str =
     dtype : str, optional
         Name of the dtype of the result, if it is not that of the array.
     """
+    if type(x) is np.ndarray and machines.for_reference():
+        from nnkernels.reference.rows import sums
+
+        return sums(x, axes, keepdims, numpy_dtype(dtype) if dtype else x.dtype)
     return apply(_sum_kernel(dtype), (x,), axes, keepdims)
 
 

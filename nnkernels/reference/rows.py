@@ -69,3 +69,11 @@ def logsumexp_backward(
         dy_wide, y_wide = np.expand_dims(dy_wide, axes), np.expand_dims(y_wide, axes)
     with np.errstate(invalid="ignore", over="ignore"):
         return (dy_wide * np.exp(_float64(x) - y_wide)).astype(x.dtype)
+
+
+def sums(x: Any, axes: tuple[int, ...], keepdims: bool, dtype: Any) -> np.ndarray:
+    """The sum over some axes: of integers in their dtype, of others in float64 or complex128."""
+    wide = {"c": np.complex128}.get(x.dtype.kind, x.dtype if x.dtype.kind in "iu" else np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = x.astype(wide).sum(axis=axes, keepdims=keepdims, dtype=wide)
+        return np.asarray(total).astype(dtype)
