@@ -66,7 +66,7 @@ def through(rule: tuple[Array, Callable[..., tuple[Any, ...]]]) -> tuple[Array, 
 
 @dataclass(frozen=True)
 class Conv(Layer):
-    """Convolution of images (N, C, H, W)."""
+    """Convolution of images (N, C, H, W); an activation is applied in the same kernel."""
 
     name: str
     inputs: int
@@ -76,6 +76,7 @@ class Conv(Layer):
     padding: int = 0
     bias: bool = False
     first: bool = False  # of the network: the images need no gradient
+    activation: str | None = None
 
     def initial(self, random: np.random.Generator) -> Arrays:
         """Return weights scaled for ReLU (He et al., arXiv 1502.01852), and zeros."""
@@ -96,6 +97,7 @@ class Conv(Layer):
             wrt=tuple(range(self.first, 1 + len(names))),
             stride=self.stride,
             padding=self.padding,
+            epilogue=self.activation,
         )
 
         def back(dy: Array, gradients: Arrays) -> Any:
@@ -112,6 +114,7 @@ class BatchNorm(Layer):
 
     name: str
     channels: int
+    activation: str | None = None
 
     def initial(self, random: np.random.Generator) -> Arrays:
         """Return ones and zeros."""
@@ -137,8 +140,10 @@ class BatchNorm(Layer):
             run.statistics[variance],
         )
         if not run.training:
-            return nnk.batch_norm(x, *arrays), unreachable
-        (y, *renewed), pullback = nnk.vjp(nnk.batch_norm, x, *arrays, training=True)
+            return nnk.batch_norm(x, *arrays, activation=self.activation), unreachable
+        (y, *renewed), pullback = nnk.vjp(
+            nnk.batch_norm, x, *arrays, training=True, activation=self.activation
+        )
         run.statistics[mean], run.statistics[variance] = renewed
 
         def back(dy: Array, gradients: Arrays) -> Any:
@@ -156,11 +161,12 @@ def unreachable(dy: Array, gradients: Arrays) -> Any:
 
 @dataclass(frozen=True)
 class Linear(Layer):
-    """``x weight^T + bias`` of rows (N, inputs)."""
+    """``activation(x weight^T + bias)`` of rows (N, inputs), in one kernel."""
 
     name: str
     inputs: int
     outputs: int
+    activation: str | None = None
 
     def initial(self, random: np.random.Generator) -> Arrays:
         """Return weights scaled for ReLU, and zeros."""
@@ -173,21 +179,15 @@ class Linear(Layer):
     def forward(self, x: Array, run: Pass) -> tuple[Array, Back]:
         """Return the product."""
         names = f"{self.name}.weight", f"{self.name}.bias"
-        y, pullback = nnk.vjp(nnk.linear, x, *(run.parameters[name] for name in names))
+        y, pullback = nnk.vjp(
+            nnk.linear, x, *(run.parameters[name] for name in names), activation=self.activation
+        )
 
         def back(dy: Array, gradients: Arrays) -> Any:
             dx, gradients[names[0]], gradients[names[1]] = pullback(dy)
             return dx
 
         return y, back
-
-
-class Relu(Layer):
-    """Each element, or 0 where it is negative."""
-
-    def forward(self, x: Array, run: Pass) -> tuple[Array, Back]:
-        """Return the activations."""
-        return through(nnk.vjp(nnk.relu, x))
 
 
 class MaxPool(Layer):

@@ -17,7 +17,6 @@ from layers import (
     Linear,
     MaxPool,
     Pass,
-    Relu,
     Residual,
 )
 
@@ -40,15 +39,12 @@ def lenet(image: tuple[int, int, int], classes: int) -> Chain:
     """
     channels, height, width = image
     return Chain(
-        Conv("conv1", channels, 20, kernel=5, padding=2, bias=True, first=True),
-        Relu(),
+        Conv("conv1", channels, 20, kernel=5, padding=2, bias=True, first=True, activation="relu"),
         MaxPool(),
-        Conv("conv2", 20, 50, kernel=5, padding=2, bias=True),
-        Relu(),
+        Conv("conv2", 20, 50, kernel=5, padding=2, bias=True, activation="relu"),
         MaxPool(),
         Flatten(),
-        Linear("dense1", 50 * (height // 4) * (width // 4), 500),
-        Relu(),
+        Linear("dense1", 50 * (height // 4) * (width // 4), 500, "relu"),
         Linear("dense2", 500, classes),
     )
 
@@ -65,8 +61,7 @@ def resnet8(image: tuple[int, int, int], classes: int) -> Chain:
         blocks.append(_block(f"block{stage + 1}", before, width, stride=1 if stage == 0 else 2))
     return Chain(
         Conv("conv1", image[0], 16, kernel=3, padding=1, first=True),
-        BatchNorm("norm1", 16),
-        Relu(),
+        BatchNorm("norm1", 16, "relu"),
         *blocks,
         GlobalAverage(),
         Linear("dense", widths[-1], classes),
@@ -76,8 +71,7 @@ def resnet8(image: tuple[int, int, int], classes: int) -> Chain:
 def _block(name: str, inputs: int, outputs: int, stride: int) -> Residual:
     main = Chain(
         Conv(f"{name}.conv1", inputs, outputs, kernel=3, stride=stride, padding=1),
-        BatchNorm(f"{name}.norm1", outputs),
-        Relu(),
+        BatchNorm(f"{name}.norm1", outputs, "relu"),
         Conv(f"{name}.conv2", outputs, outputs, kernel=3, padding=1),
         BatchNorm(f"{name}.norm2", outputs),
     )
