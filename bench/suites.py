@@ -324,6 +324,7 @@ def overview() -> list[Problem]:
         Problem("max_pool", image),
         Problem("interpolate", image, layout="channels_last", case="linear x2"),
         Problem("fused_chain", (2048, 2048)),
+        Problem("mlp", (8192, 64, 64, 64)),
         *models(),
     ]
     return [replace(problem, min_time=OVERVIEW_SECONDS) for problem in found]
