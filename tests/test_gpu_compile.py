@@ -130,15 +130,15 @@ def test_instances_of_the_static_report(arch):
             found.append(report(choice, arch, code))
     assert len(found) > 200
     faults = [fault for row in found for fault in faults_of(row)]
-    # To be mended: perceptrons in ordinary arithmetic keep more sums than AMD's compiler has
-    # registers for, 100 to 400 bytes of private memory.
-    known = [f for f in faults if arch.startswith("gfx") and " mlp" in f and " float" in f]
-    faults = [f for f in faults if f not in known]
     assert not faults, "\n".join(faults)
 
 
 def faults_of(row: Report) -> list[str]:
     """What is wrong with an instance."""
+    # To be mended: perceptrons in ordinary arithmetic keep more sums than AMD's compiler has
+    # registers for, 100 to 400 bytes of private memory.
+    if row.arch.startswith("gfx") and row.op.startswith("mlp") and row.dtype.startswith("float"):
+        return []
     found, resources = [], row.resources
     if resources.spill_bytes:
         found.append(f"{resources.spill_bytes} bytes of spills")
