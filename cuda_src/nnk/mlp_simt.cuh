@@ -76,7 +76,8 @@ template <class T, int Rows, int Width, int Slice, int Threads> struct MlpSimtCo
             memory.rows.template load_vec<chunk>((m + i * threads_m) * pitch + first + k);
         NNK_UNROLL
         for (int j = 0; j < micro_n; ++j) {
-          if (!Whole && j * threads_n >= outputs) break;
+          // No break: Clang then indexes the sums in private memory.
+          if (!Whole && j * threads_n >= outputs) continue;
           NNK_UNROLL
           for (int t = 0; t < chunk; ++t) sums.x[i][j] = nnk::fma(h[t], w[j][t], sums.x[i][j]);
         }
