@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from nnkernels.dispatch.axes import Shape, Strides
+from nnkernels.dispatch.axes import Shape, Strides, broadcast_to
 from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.dispatch.machines import require_aligned
 from nnkernels.dispatch.matmul_call import Epilogue, no_dtype, types_of
-from nnkernels.dispatch.matmul_product import broadcast_to
 from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
 from nnkernels.fusion.fuse import Fused
 from nnkernels.fusion.inside import (
@@ -92,7 +91,7 @@ def apply_to(application: Application, dtype: Any, library: Library, like: Any) 
     return Applied(epilogue, [operands[i] for i in function.arrays], numbers)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _unscaled(function: Any) -> Epilogue:
     return Epilogue(function=function)
 

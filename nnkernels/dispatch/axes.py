@@ -74,6 +74,27 @@ def broadcast_strides(shape: Shape, strides: Strides, to: Shape) -> Strides:
     return (0,) * missing + tuple(kept)
 
 
+def broadcast_to(array: Any, shape: Shape, name: str, of: str = "the result") -> Strides:
+    """Strides of an array broadcast to a shape.
+
+    Parameters
+    ----------
+    name, of : str
+        What the array is called in messages, and what has the shape.
+
+    Raises
+    ------
+    ShapeError
+        If it has more axes, or a longer one.
+    """
+    own, missing = array.shape, len(shape) - array.ndim
+    if missing < 0 or any(n not in (1, to) for n, to in zip(own, shape[missing:], strict=True)):
+        raise ShapeError(
+            f"{name} has shape {own}, which does not broadcast to {shape}, the shape of {of}"
+        )
+    return broadcast_strides(own, array.strides, shape)
+
+
 def span(shape: Shape, strides: Strides) -> int:
     """Bytes between the first and the last element, by absolute strides."""
     return sum((n - 1) * abs(s) for n, s in zip(shape, strides, strict=True))

@@ -57,6 +57,11 @@ ELEMENTS = _table()
 BOOL = Element("bool", "uint8", "uint8", "uint8", "u", 1, 1)
 
 
+def element_named(name: str) -> Element:
+    """The element type of a dtype of fused functions, bools included."""
+    return ELEMENTS.get(name, BOOL)
+
+
 @cache
 def element(dtype: Any) -> Element | None:
     """The record of a NumPy dtype, or None if no kernel works on it."""

@@ -9,7 +9,7 @@ from typing import Any
 from nnkernels.config import elementwise as elementwise_config
 from nnkernels.config.elementwise import ElementwiseProblem
 from nnkernels.dispatch import batch_norm, batch_norm_plan, elementwise_plan, machines
-from nnkernels.dispatch.axes import Strides, merge
+from nnkernels.dispatch.axes import Strides, broadcast_to, merge
 from nnkernels.dispatch.batch_norm_plan import NAMES, Activated
 from nnkernels.dispatch.channel_plan import (
     WHOLE,
@@ -19,7 +19,7 @@ from nnkernels.dispatch.channel_plan import (
 )
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
 from nnkernels.dispatch.elementwise import alignment_of, described, remember
-from nnkernels.dispatch.row_functions import Bound, Functions, element_of, operand_strides
+from nnkernels.dispatch.row_functions import Bound, Functions, element_of
 from nnkernels.interop.libraries import adopt_all, library_of
 
 # What may end the arguments of a launch: nothing, both functions, the prologue, or the numbers of
@@ -119,7 +119,7 @@ class FunctionsInside:
         views = zip(bound.views, bound.names, strict=True)
         found = [
             (source, x.strides),
-            *((element_of(v), operand_strides(v, name, x.shape, "x")) for v, name in views),
+            *((element_of(v), broadcast_to(v, x.shape, name, "x")) for v, name in views),
             *((e, channels.strides_like(e)) for e in (*bound.extras, *bound.results)),
         ]
         return source, bound.results[0], found

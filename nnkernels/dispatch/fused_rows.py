@@ -14,6 +14,7 @@ from nnkernels.config.rows import ELEMENTWISE, PER_ROW, RowsConfig, RowsProblem
 from nnkernels.dispatch import elementwise, machines, row_functions
 from nnkernels.dispatch.axes import (
     Shape,
+    broadcast_to,
     checked_axis,
     contiguous_strides,
     memory_order,
@@ -245,10 +246,10 @@ def _operands(
     for i, view in enumerate(bound.views):
         size = view.dtype.itemsize
         if i < before or not kernel.per_row:
-            strides = row_functions.operand_strides(view, bound.names[i], x.shape, name)
+            strides = broadcast_to(view, x.shape, bound.names[i], name)
             role = row_functions.role_of(strides, size, x.strides, x.dtype.itemsize, x.shape)
         else:
-            strides = row_functions.operand_strides(view, bound.names[i], shape, "the result")
+            strides = broadcast_to(view, shape, bound.names[i])
             strides, role = expanded(strides), PER_ROW
         found.append((strides, size, role, aligned[1 + i]))
     new = alignment_of()

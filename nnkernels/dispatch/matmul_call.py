@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, merge
-from nnkernels.dispatch.dtypes import BOOL, ELEMENTS, Element, promote, require
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, element_named, promote, require
 from nnkernels.dispatch.matmul_product import Product
 from nnkernels.errors import DTypeError
 
@@ -53,7 +53,7 @@ class Epilogue:
     def written(self) -> tuple[Element, ...]:
         """Elements of the results of the fused function."""
         results = () if self.function is None else self.function.results
-        return tuple(ELEMENTS.get(name, BOOL) for name in results)
+        return tuple(map(element_named, results))
 
 
 PLAIN = Epilogue()

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch import elementwise, matmul, rows
-from nnkernels.dispatch.axes import Shape, merge
+from nnkernels.dispatch.axes import Shape, broadcast_to, merge
 from nnkernels.dispatch.dtypes import ELEMENTS, name_of, promote
 from nnkernels.dispatch.elementwise import Functor
 from nnkernels.dispatch.gemm import GEMM, GEMV, LINEAR, check_linear, require_matrices, turned
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
-from nnkernels.dispatch.matmul_product import broadcast_to, match_shapes
+from nnkernels.dispatch.matmul_product import match_shapes
 from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import NUMPY, adopt_all, library_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.dispatch.axes import Shape, Strides, broadcast_strides, span
+from nnkernels.dispatch.axes import Shape, Strides, broadcast_strides, broadcast_to, span
 from nnkernels.errors import ShapeError
 
 
@@ -237,23 +237,6 @@ def match_shapes(a: Any, b: Any, names: Sequence[str], vectors: bool | None = No
             f"{both}: the batch shapes {shape_a[:-2]} and {shape_b[:-2]} do not broadcast together"
         ) from None
     return Shapes(batch, m, n, k, has_rows, has_columns)
-
-
-def broadcast_to(array: Any, shape: Shape, name: str) -> Strides:
-    """Strides of an array broadcast to a shape.
-
-    Raises
-    ------
-    ShapeError
-        If it has more axes, or a longer one.
-    """
-    missing = len(shape) - array.ndim
-    own = array.shape
-    if missing < 0 or any(n not in (1, to) for n, to in zip(own, shape[missing:], strict=True)):
-        raise ShapeError(
-            f"{name} has shape {own}, which does not broadcast to the shape {shape} of the result"
-        )
-    return broadcast_strides(own, array.strides, shape)
 
 
 def _full_strides(shape: Shape, strides: Strides, batch: Shape) -> Strides:

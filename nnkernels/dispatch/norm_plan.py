@@ -10,7 +10,13 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import rows as config
 from nnkernels.config.rows import ELEMENTWISE, PARAMETER, RowsConfig, RowsProblem
 from nnkernels.dispatch import machines, row_functions
-from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
+from nnkernels.dispatch.axes import (
+    Shape,
+    Strides,
+    broadcast_to,
+    contiguous_strides,
+    memory_order,
+)
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
 from nnkernels.dispatch.elementwise import alignment_of
 from nnkernels.dispatch.norm_axes import NormAxes
@@ -129,7 +135,7 @@ def _described(
     if bound is not None:
         aligned = alignments[names:]
         for i, view in enumerate(bound.views):
-            strides = row_functions.operand_strides(view, bound.names[i], x.shape, "x")
+            strides = broadcast_to(view, x.shape, bound.names[i], "x")
             size = view.dtype.itemsize
             role = row_functions.role_of(strides, size, x.strides, x.dtype.itemsize, x.shape)
             inside.append((strides, size, role, aligned[i]))

@@ -12,12 +12,12 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from nnkernels.config.rows import ELEMENTWISE, PARAMETER
-from nnkernels.dispatch.axes import Shape, Strides, broadcast_strides
-from nnkernels.dispatch.dtypes import ELEMENTS, Element, name_of, numpy_dtype
+from nnkernels.dispatch.axes import Shape, Strides
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, element_named, name_of, numpy_dtype
 from nnkernels.dispatch.elementwise import alignment_of
 from nnkernels.dispatch.packing import pointer_struct
 from nnkernels.dispatch.results import adopt_out, check_memory, check_out, reach
-from nnkernels.errors import DTypeError, ShapeError
+from nnkernels.errors import DTypeError
 from nnkernels.fusion.fuse import Fused
 from nnkernels.fusion.inside import (
     Inside,
@@ -27,14 +27,6 @@ from nnkernels.fusion.inside import (
     outs_of,
     require_real,
 )
-
-# An array of bools, which only functions have.
-_BOOL = Element("bool", "uint8", "uint8", "uint8", "b", 1, 1)
-
-
-def element_named(name: str) -> Element:
-    """The element type of a dtype of fused functions."""
-    return ELEMENTS.get(name, _BOOL)
 
 
 class Functions(NamedTuple):
@@ -226,23 +218,6 @@ def _elements(names: Sequence[str]) -> tuple[Element, ...]:
 def element_of(view: Any) -> Element:
     """The element type of an array that functions take."""
     return element_named(name_of(view.dtype))
-
-
-def operand_strides(view: Any, name: str, shape: Shape, of: str) -> Strides:
-    """Strides of an operand that is broadcast to a shape.
-
-    Raises
-    ------
-    ShapeError
-        If it does not broadcast to it, naming it.
-    """
-    own = view.shape
-    aligned = shape[len(shape) - len(own) :] if len(own) <= len(shape) else None
-    if aligned is None or any(n not in (1, m) for n, m in zip(own, aligned, strict=True)):
-        raise ShapeError(
-            f"{name} has shape {own}, which does not broadcast to {shape}, the shape of {of}"
-        )
-    return broadcast_strides(own, view.strides, shape)
 
 
 def role_of(strides: Strides, itemsize: int, like: Strides, size: int, shape: Shape) -> int:
