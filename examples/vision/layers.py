@@ -9,6 +9,7 @@ written here.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class Pass:
     training: bool
 
 
-class Layer:
+class Layer(ABC):
     """What layers without parameters have."""
 
     def initial(self, random: np.random.Generator) -> Arrays:
@@ -53,9 +54,9 @@ class Layer:
         """Return the first running statistics."""
         return {}
 
+    @abstractmethod
     def forward(self, x: Array, run: Pass) -> tuple[Array, Back]:
         """Return the output and the function that takes gradients back."""
-        raise NotImplementedError
 
 
 def through(rule: tuple[Array, Callable[..., tuple[Any, ...]]]) -> tuple[Array, Back]:
