@@ -92,7 +92,6 @@ def vjp(
         raise TypeError(
             f"function must be one of nnkernels, such as nnkernels.softmax; got {function!r}"
         )
-    rule = op.gradient
     if not op.is_differentiable:
         raise TypeError(f"{op.name} has no gradient")
     if "out" in options:
@@ -102,12 +101,17 @@ def vjp(
         chosen = wanted(wrt, len(arguments))
         y, pullback = op.chain.differentiated(*arguments, wanted=chosen, **options)
         return y, _checked(pullback, y, chosen)
-    assert rule is not None
-    given = op.sorted_arguments(arrays, options)
+    return differentiated(op, op.sorted_arguments(arrays, options), wrt)
+
+
+def differentiated(op: Op, given: Given, wrt: Any = None) -> tuple[Any, Pullback]:
+    """Value and pullback of an op that has a rule, of arguments that were sorted."""
+    assert op.gradient is not None
+    rule = op.gradient.of(given.names)
     inside = operands_inside(op, given.options)
     if inside is not None:
-        return _with_functions(op, rule.of(given.names), given, wrt, inside)
-    return _differentiated(op, rule.of(given.names), given, wanted_of(op, given.names, wrt))
+        return _with_functions(op, rule, given, wrt, inside)
+    return _differentiated(op, rule, given, wanted_of(op, given.names, wrt))
 
 
 def operands_inside(op: Op, options: dict[str, Any]) -> int | None:
@@ -136,7 +140,8 @@ def _with_functions(
     else:
         from nnkernels.fusion.rows_gradient import through_functions as through
     y, pullback = through(op, rule, given, chosen)
-    return y, _checked(pullback, y, chosen, optional=True)
+    # The gradient of a sum with a residual needs that of the result.
+    return y, _checked(pullback, y, chosen, optional="residual" not in given.names)
 
 
 def wanted_of(op: Op, names: Sequence[str], wrt: Any) -> tuple[bool, ...]:

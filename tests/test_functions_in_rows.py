@@ -328,6 +328,18 @@ def test_gradients(name, cpu):
             assert abs(slope - (gradient * direction).sum()) < 1e-6 * (1 + abs(slope))
 
 
+def test_gradients_of_what_the_prologue_gives_beside(cpu):
+    """Alone: nothing comes back through the norm."""
+    x, r = np.array([[1.0, 2.0, 4.0]]), np.array([3.0, 5.0, 7.0])
+    with cpu.context():
+        _, pullback = nnk.vjp(
+            nnk.layer_norm, x, prologue=lambda x, r: (x - r, x * r), prologue_operands=(r,)
+        )
+        dx, dr = pullback(None, np.ones_like(x))
+    np.testing.assert_array_equal(dx, r[None])
+    np.testing.assert_array_equal(dr, x[0])
+
+
 def test_gradients_of_what_has_none(cpu):
     with cpu.context():
         x = np.arange(6).reshape(2, 3)

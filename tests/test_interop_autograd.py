@@ -97,6 +97,10 @@ def test_without_the_package(monkeypatch):
             "gelu has no third derivative",
         ),
         (lambda: autograd.grad(lambda x: nna.relu(x, out=X).sum())(X), "takes no out"),
+        (
+            lambda: autograd.grad(lambda x: nnk.softmax(x, prologue=nnk.tanh).sum())(X),
+            "softmax with a fused function inside is not recorded here",
+        ),
     ],
 )
 def test_wrong_use(call, message):

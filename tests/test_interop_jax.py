@@ -76,6 +76,7 @@ def test_only_what_is_wanted_is_made(monkeypatch):
         (lambda x: nnj.relu([1.0]), nnk.DTypeError, "x of relu must be a JAX array; got list"),
         (lambda x: nnj.relu(x, out=x), TypeError, "takes no out"),
         (lambda x: nnj.matmul(x, x), nnk.ShapeError, "x1 has shape"),
+        (lambda x: nnj.softmax(x, prologue=nnk.tanh), TypeError, "function inside is not recorded"),
         (lambda x: jax.jit(nnj.matmul)(x, x), nnk.ShapeError, "x1 has shape"),
         (
             lambda x: jax.grad(lambda x: jax.grad(lambda x: nnj.layer_norm(x)[0])(x)[0])(x[0]),

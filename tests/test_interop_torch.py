@@ -203,6 +203,50 @@ def test_only_what_is_wanted_is_made(monkeypatch):
     assert weight.grad is not None
 
 
+def added(x, b):
+    return nnk.silu(x + b)
+
+
+INSIDE = {
+    "matmul": lambda x, w, b: nnt.matmul(x, w, epilogue=added, operands=(b,)),
+    "linear": lambda x, w, b: nnt.linear(x, w.T, b, epilogue=lambda y: y * y),
+    "softmax": lambda x, w, b: nnt.softmax(x @ w, prologue=added, prologue_operands=(b,)),
+    # The sum is a result too, and gradcheck asks for the gradient of one alone.
+    "layer_norm": lambda x, w, b: nnt.layer_norm(
+        x @ w, b, prologue=lambda x, r: (x * r, x + r), prologue_operands=(b,)
+    ),
+    "group_norm": lambda x, w, b: nnt.group_norm(
+        (x @ w)[..., None] * torch.arange(1.0, 4.0).double(), 2, epilogue=added, operands=(2.0,)
+    ),
+}
+
+
+@pytest.mark.parametrize("call", INSIDE.values(), ids=INSIDE)
+def test_fused_functions_inside(call):
+    generator = torch.Generator().manual_seed(1)
+    arrays = [
+        torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
+        for shape in ((3, 5), (5, 4), (4,))
+    ]
+    gradcheck(call, arrays)
+    with torch.no_grad():
+        plain, recorded = call(*arrays), call(*(x.detach() for x in arrays))
+    for one, other in zip(
+        plain if isinstance(plain, tuple) else (plain,),
+        recorded if isinstance(recorded, tuple) else (recorded,),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def test_arrays_of_functions_inside_must_stay_as_they_are():
+    x, b = torch.randn(3, 4, requires_grad=True), torch.randn(4)
+    y = nnt.softmax(x, prologue=added, prologue_operands=(b,))
+    b += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 def test_no_second_derivative():
     x = torch.randn(2, 3, requires_grad=True)
     (dx,) = torch.autograd.grad(nnt.layer_norm(x).square().sum(), x, create_graph=True)
@@ -230,6 +274,12 @@ def test_no_third_derivative():
             "device cpu and gate on meta",
         ),
         (lambda x: nnt.relu(x, out=x), TypeError, "takes no out"),
+        (lambda x: nnt.softmax(x, epilogue=added, operands=(x,), out=x), TypeError, "no out"),
+        (
+            lambda x: torch.func.grad(lambda x: nnt.softmax(x, prologue=nnk.tanh).sum())(x),
+            TypeError,
+            "softmax with a fused function inside is a function of tensors with memory",
+        ),
         (lambda x: nnt.relu(x, x), TypeError, "takes 1"),
         (lambda x: nnt.gelu(x.requires_grad_(), approximate="no"), ValueError, "approximate"),
         (lambda x: nnt.matmul(x, x.requires_grad_()), nnk.ShapeError, "x1 has shape"),

@@ -107,9 +107,10 @@ class _Run:
             raise TypeError(
                 f"{self.op.auxiliary} are not differentiated: their cotangents must be None"
             )
-        if self.pull_epilogue is not None:
+        if self.pull_epilogue is not None and any(d is not None for d in cotangents[: self.count]):
             dv, *after = self.pull_epilogue(*cotangents[: self.count])
-        found = self._reverse(dv, others)
+        # Nothing comes back through the op where only what the prologue gave beside is asked.
+        found = (None,) * len(self.given.names) if dv is None else self._reverse(dv, others)
         before: Sequence[Any] = (None,) * len(given.prologue_operands)
         if self.pull_prologue is not None:
             dx, *before = self.pull_prologue(found[0], *cotangents[n:])

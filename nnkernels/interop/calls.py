@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels import registry
+from nnkernels.differentiation import operands_inside
 from nnkernels.dispatch import machines
 from nnkernels.dispatch.axes import Shape
 from nnkernels.dispatch.dtypes import numpy_dtype
@@ -31,15 +32,25 @@ def sorted_call(op: Op, positional: Sequence[Any], options: dict[str, Any]) -> G
     Raises
     ------
     TypeError
-        For too many arguments, or an ``out``.
+        For too many arguments, an ``out``, or a fused function inside the op.
     """
     _refuse_out(op, options)
+    if has_functions(op, options):
+        raise TypeError(
+            f"{op.name} with a fused function inside is not recorded here: call it with "
+            "nnkernels.vjp, which gives its gradients"
+        )
     given = op.sorted_arguments(positional, options)
     if len(given.names) != len(given.arrays):
         raise TypeError(
             f"{op.name} takes {len(op.arrays)} array arguments; got {len(given.arrays)}"
         )
     return given
+
+
+def has_functions(op: Op, options: dict[str, Any]) -> bool:
+    """Whether a call has fused functions inside, whose gradients are not the op's own rule."""
+    return bool(op.functions) and bool(options) and operands_inside(op, options) is not None
 
 
 def activation_of(op: Op, given: Given) -> Activation | None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from nnkernels import registry
+from nnkernels.differentiation import differentiated
 from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.errors import BackendError
 from nnkernels.interop import calls
@@ -117,6 +118,8 @@ def _wrapper(op: Op) -> Callable[..., Any]:
     function, from_numpy = op.function, torch.from_numpy
 
     def call(*arguments: Any, **options: Any) -> Any:
+        if options and calls.has_functions(op, options):
+            return _with_functions(op, arguments, options)
         if simple and arguments and not transforms_active() and not dispatch_modes():
             # The shortest way, for what needs nothing else.
             views = []
@@ -207,6 +210,72 @@ class _Transformed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         return (None, None, None, *_pulled(ctx, cotangents, ctx.needs_input_grad[3:]))
+
+
+# ---- calls with fused functions inside ----------------------------------------------------------
+
+_OPERANDS = ("prologue_operands", "operands")
+
+
+def _with_functions(op: Op, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
+    """A call with functions inside, whose operands are tensors too."""
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        raise TypeError(
+            f"{op.name} with a fused function inside is a function of tensors with memory: "
+            "torch.compile, torch.export and torch.func cannot follow it"
+        )
+    if "out" in options:
+        raise TypeError(f"{op.name} takes no out here: its result is recorded, and must be new")
+    given = op.sorted_arguments(arguments, options)
+    operands = [x for name in _OPERANDS for x in given.options.get(name, ())]
+    inputs = (*given.arrays, *operands)
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+        return _WithFunctions.apply(op, given.names, given.options, *inputs)
+    return _on_arrays(
+        lambda arrays: op.call(op.function, _given_inside(given.names, given.options, arrays)),
+        inputs,
+    )
+
+
+def _given_inside(names: Sequence[str], options: dict[str, Any], arrays: Sequence[Any]) -> Given:
+    """The arguments with arrays in the places of tensors."""
+    found, at = dict(options), len(names)
+    for name in _OPERANDS:
+        if name in options:
+            count = len(tuple(options[name]))
+            found[name] = tuple(arrays[at : at + count])
+            at += count
+    return Given(tuple(arrays[: len(names)]), tuple(names), found)
+
+
+class _WithFunctions(torch.autograd.Function):
+    """A call with functions inside that autograd records: the pullback is `nnkernels.vjp`'s."""
+
+    @staticmethod
+    def forward(ctx: Any, op: Op, names: Any, options: Any, *inputs: Any) -> Any:
+        wanted = tuple(i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed)
+
+        def run(arrays: tuple[Any, ...]) -> Any:
+            given = _given_inside(names, options, arrays)
+            result, ctx.pullback = differentiated(op, given, wanted)
+            return result
+
+        result = _on_arrays(run, inputs)
+        # Of no use but that PyTorch sees whether they were written to since.
+        ctx.save_for_backward(*[x for x in inputs if isinstance(x, Tensor)])
+        ctx.set_materialize_grads(False)
+        results = result if isinstance(result, tuple) else (result,)
+        ctx.mark_non_differentiable(*[r for r in results if not r.is_floating_point()])
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        _ = ctx.saved_tensors
+        if all(d is None for d in cotangents):
+            return (None,) * len(ctx.needs_input_grad)
+        gradients = _on_arrays(lambda arrays: tuple(ctx.pullback(*arrays)), cotangents)
+        return (None, None, None, *gradients)
 
 
 def _keep(ctx: Any, op: Op, given: Given, results: Sequence[Any]) -> None:
