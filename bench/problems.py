@@ -482,6 +482,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
         else _random(random, s, dtype)
         for name, s in zip(op.arrays, shapes, strict=True)
     }
+    if op.family == "fusion":
+        fused_functions.with_usual_sums(arrays)
     if "grid" in arrays:
         arrays["grid"] = windows.grid(random, arrays["grid"].shape).astype(dtype)
     for name in op.positive:
