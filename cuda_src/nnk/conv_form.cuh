@@ -239,20 +239,27 @@ struct ConvForm {
           }
         }
     }
+    // The taps of Count columns, of which the first `columns` exist, and the elements of the first
+    // pixel that they see.
+    template <class T, int Count>
+    NNK_FN void find_taps(const T* from, Index first, int columns, const T* (&base)[Count],
+                          Taps (&taps)[Count]) const {
+      auto tap = Taps::of(g, first);
+      NNK_NO_UNROLL
+      for (int i = 0; i < Count; ++i) {
+        taps[i] = tap;
+        base[i] = byte_offset(from, tap.offset(g));
+        // Past the last column, any other will do: what it gives is not written.
+        if (i + 1 < columns) tap.advance(g);
+      }
+    }
     // Columns are taps, terms are pixels: squares that are transposed in registers.
     template <class T, class P>
     NNK_FN void pack_taps(const T* from, const Shared<P>& packed, int panel, int j, Index first,
                           int columns, int depth) const {
       const T* base[G];
       Taps taps[G];
-      auto tap = Taps::of(g, first);
-      NNK_NO_UNROLL
-      for (int i = 0; i < G; ++i) {
-        taps[i] = tap;
-        base[i] = byte_offset(from, tap.offset(g));
-        // Past the last column, any other will do: what it gives is not written.
-        if (i + 1 < columns) tap.advance(g);
-      }
+      find_taps(from, first, columns, base, taps);
       for (int k = 0; k < depth; k += G) {
         Vec<Word, G> x[G];
         NNK_UNROLL

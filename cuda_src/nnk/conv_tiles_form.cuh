@@ -184,14 +184,7 @@ struct ConvTilesForm
                           int columns, int depth) const {
       const Word* base[square];
       Taps taps[square];
-      auto tap = Taps::of(g, first);
-      NNK_NO_UNROLL
-      for (int i = 0; i < square; ++i) {
-        taps[i] = tap;
-        base[i] = byte_offset(from, tap.offset(g));
-        // Past the last column, any other will do: what it gives is not written.
-        if (i + 1 < columns) tap.advance(g);
-      }
+      Gather::find_taps(from, first, columns, base, taps);
       for (int k = 0; k < depth; k += G) {
         const uint32 there = lanes_of(depth - k);
         Vec<uint32, square> x[square];
