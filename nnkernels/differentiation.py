@@ -301,7 +301,7 @@ def value_and_grad(function: Callable[..., Any], argnum: int | Sequence[int] = 0
     ...     return (nnk.tanh(nnk.linear(x, weight)) ** 2).sum()
     >>> value, dweight = nnk.value_and_grad(loss)(np.array([[0.5, -0.5]]), np.array([[1.0, 2.0]]))
     >>> round(value.item(), 4), dweight.round(4).tolist()
-    (0.2136, [[-0.7269, -1.4539]])
+    (0.2136, [[-0.7269, -1.4537]])
     """
     try:
         from nnkernels.interop import autograd

@@ -218,7 +218,7 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k!r}: {_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (tuple, list)):
-        return "(" + "".join(f"{_text(v)}, " for v in value).rstrip(" ") + ")"
+        return f"({', '.join(map(_text, value))}{',' * (len(value) == 1)})"
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and math.isinf(value):
