@@ -52,6 +52,13 @@ def initial(name: str, image: Shape) -> tuple[dict[str, Array], dict[str, Array]
     return found.initial(np.random.default_rng(1)), found.statistics()
 
 
+@cache
+def names(name: str, image: Shape) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those of its parameters and statistics: drawing these takes milliseconds, which no step has."""
+    parameters, statistics = initial(name, image)
+    return tuple(parameters), tuple(statistics)
+
+
 def step(name: str) -> Callable[..., tuple[Array, ...]]:
     """The function of a step: see `arrays` for what it takes.
 
@@ -80,7 +87,7 @@ def state_of(
     name: str, shape: Shape, state: tuple[Array, ...]
 ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
     """Parameters, velocities and statistics by name."""
-    parameters, statistics = initial(name, tuple(shape[1:]))
+    parameters, statistics = names(name, tuple(shape[1:]))
     count = len(parameters)
     return (
         dict(zip(parameters, state[:count], strict=True)),
