@@ -373,8 +373,10 @@ def _pulled(ctx: Any, cotangents: Sequence[Any], wanted: Sequence[bool]) -> Sequ
     if not _is_grad_enabled() and not _transforms_active() and not _dispatch_modes():
         # Nothing records the gradient: the rule is given arrays, and what it gives become tensors.
         count = len(cotangents)
-        pull = lambda arrays: _pulled_arrays(  # noqa: E731
-            op, rule, activation, call, arrays[:count], arrays[count:]
+        pull = (
+            lambda arrays: _pulled_arrays(  # noqa: E731
+                op, rule, activation, call, arrays[:count], arrays[count:]
+            )
         )
         views, _ = _simple_views((*cotangents, *saved))
         if views is None:
