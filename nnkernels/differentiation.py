@@ -69,7 +69,7 @@ def vjp(
     -----
     The vector-Jacobian product ``dx = J^T dy``; for complex arguments PyTorch's convention.
     Backward functions are differentiable themselves where nnkernels has a second derivative: all
-    but those of normalisations, ``lp_pool``, ``grid_sample`` and ``mlp``.
+    but those of ``lp_pool``, ``grid_sample`` and ``mlp``.
 
     Examples
     --------

@@ -50,11 +50,6 @@ def inner(a, b):
 
 # Gradients that have none: there is no second derivative.
 ONCE = {
-    "layer_norm_backward",
-    "rms_norm_backward",
-    "group_norm_backward",
-    "instance_norm_backward",
-    "batch_norm_backward",
     "lp_pool_backward",
     "grid_sample_backward",
     "mlp_backward",

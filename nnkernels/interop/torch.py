@@ -373,11 +373,10 @@ def _pulled(ctx: Any, cotangents: Sequence[Any], wanted: Sequence[bool]) -> Sequ
     if not _is_grad_enabled() and not _transforms_active() and not _dispatch_modes():
         # Nothing records the gradient: the rule is given arrays, and what it gives become tensors.
         count = len(cotangents)
-        pull = (
-            lambda arrays: _pulled_arrays(  # noqa: E731
-                op, rule, activation, call, arrays[:count], arrays[count:]
-            )
-        )
+
+        def pull(arrays: Sequence[Any]) -> tuple[Any, ...]:
+            return _pulled_arrays(op, rule, activation, call, arrays[:count], arrays[count:])
+
         views, _ = _simple_views((*cotangents, *saved))
         if views is None:
             return _on_arrays(pull, (*cotangents, *saved))
@@ -586,6 +585,8 @@ def _dtype_name(dtype: Any) -> str:
 
 # ---- gradients of gradients that are no compositions of ops -------------------------------------
 
+_NAMES = "names of the arrays"  # among the options, beside which no option has such a name
+
 
 def _opaque_pull(op: Op, call: Call, cotangents: Sequence[Any]) -> list[Any]:
     """By an operator of its own, which has no gradient."""
@@ -593,7 +594,8 @@ def _opaque_pull(op: Op, call: Call, cotangents: Sequence[Any]) -> list[Any]:
     tensors = [
         call.arrays[0].new_full((), a) if type(a) in (int, float) else a for a in call.arrays
     ]
-    found = iter(operator(list(cotangents), tensors, calls.encode(call.options), list(call.wanted)))
+    text = calls.encode({**call.options, _NAMES: call.names})
+    found = iter(operator(list(cotangents), tensors, text, list(call.wanted)))
     return [next(found) if is_wanted else None for is_wanted in call.wanted]
 
 
@@ -602,7 +604,7 @@ def _register_pullback(op: Op) -> None:
     assert rule is not None
     name = f"nnkernels::{op.name}_pullback"
     _LIBRARY.define(
-        f"{op.name}_pullback(Tensor?[] cotangents, Tensor[] arrays, str options, bool[] wanted) "
+        f"{op.name}_pullback(Tensor?[] cotangents, Tensor?[] arrays, str options, bool[] wanted) "
         "-> Tensor[]",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
@@ -610,11 +612,11 @@ def _register_pullback(op: Op) -> None:
     def run(cotangents: Any, arrays: Any, text: str, wanted: Any) -> list[Any]:
         count = len(cotangents)
         options = calls.decode(text)
+        names = options.pop(_NAMES)
 
         def pull(views: Any) -> Any:
             given = tuple(views[count:])
-            shapes = tuple(tuple(a.shape) for a in given)
-            names = op.arrays[: len(given)]
+            shapes = tuple(None if a is None else tuple(a.shape) for a in given)
             call = Call(given, names, shapes, None, options, tuple(wanted))
             return tuple(rule.pull(None, call, *views[:count]))
 
