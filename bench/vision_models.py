@@ -78,9 +78,10 @@ def step(name: str) -> Callable[..., tuple[Array, ...]]:
         loss, gradients = networks.loss_and_gradients(
             network(name, tuple(images.shape[1:])), state, images, targets
         )
-        new, moving = example("optimizer").descend(
-            weights, joined.join(gradients), velocities, RATE, MOMENTUM, DECAY
-        )
+        moving, new = joined.join(gradients), np.empty_like(weights)
+        gradients.clear()
+        numbers = RATE, MOMENTUM, DECAY
+        example("optimizer").descend(weights, moving, velocities, *numbers, out=(new, moving))
         return loss.reshape(1), new, moving, *renewed.values()
 
     return run

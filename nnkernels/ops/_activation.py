@@ -48,8 +48,10 @@ class Activation:
         """Whether the gradient follows from the result (and not from the operand)."""
         return self._find(f"{self.name}_backward").arrays[1] == "y"
 
-    def backward(self, dy: Array, residual: Array) -> Array:
-        """The gradient, from the result or the operand."""
+    def backward(self, dy: Array, residual: Array, in_place: bool = False) -> Array:
+        """The gradient, from the result or the operand, and in its place if that is asked for."""
+        if in_place:
+            return self._backward(dy, residual, out=residual, **self.options)
         return self._backward(dy, residual, **self.options)
 
     @cached_property
