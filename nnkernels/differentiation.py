@@ -180,7 +180,9 @@ def apply_activated(op: Op, given: Given) -> tuple[Any, tuple[Any, Any]]:
     The activation is applied by a kernel of its own where its gradient needs the operand.
     """
     activation = resolve(given.options.get(op.fused), op.fused) if op.fused else None
-    if activation is None or activation.takes_result:
+    if activation is None:  # the pullback must not keep a result that it does not need
+        return op.call(op.function, given), (None, None)
+    if activation.takes_result:
         result = op.call(op.function, given)
         return result, (activation, result)
     operand = op.call(op.function, given.without(op.fused))
