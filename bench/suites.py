@@ -298,8 +298,11 @@ def gpu() -> list[Problem]:
 
 
 def models() -> list[Problem]:
-    """A training step of examples/digits.py, and a block of a transformer with its gradients."""
-    return [Problem(name, shape) for name, shape in end_to_end.SHAPES.items()]
+    """Training steps of small networks, also on images of 8 x 8, and a block of a transformer."""
+    found = [Problem(name, shape) for name, shape in end_to_end.SHAPES.items()]
+    steps = ("lenet step", "resnet8 step")
+    digits = [Problem(name, (64, 1, 8, 8)) for name in steps if name in end_to_end.SHAPES]
+    return found + digits
 
 
 OVERVIEW_SECONDS = 0.15  # for each provider of a row

@@ -47,19 +47,20 @@ def logits(model: str, parameters: Arrays, statistics: Arrays, x: Any) -> Any:
 def step(torch: Any, name: str) -> Callable[..., tuple[Any, ...]]:
     """A training step, eager, with the gradients of autograd and torch.optim's formulas."""
 
-    def run(images: Any, targets: Any, *state: Any) -> tuple[Any, ...]:
-        parameters, velocities, statistics = vision_models.state_of(name, images.shape, state)
-        leaves = {key: x.detach().requires_grad_() for key, x in parameters.items()}
-        renewed = {key: x.clone() for key, x in statistics.items()}
+    def run(
+        images: Any, targets: Any, weights: Any, velocities: Any, *statistics: Any
+    ) -> tuple[Any, ...]:
+        joined, names = vision_models.layout(name, tuple(images.shape[1:]))
+        leaves = {key: x.requires_grad_() for key, x in joined.views(weights.detach()).items()}
+        renewed = dict(zip(names, (x.clone() for x in statistics), strict=True))
         found = logits(vision_models.MODELS[name], leaves, renewed, images)
         loss = torch.nn.functional.cross_entropy(found, targets)
         gradients = torch.autograd.grad(loss, list(leaves.values()))
         with torch.no_grad():
-            moving = torch._foreach_add(
-                gradients, list(parameters.values()), alpha=vision_models.DECAY
-            )
-            torch._foreach_add_(moving, list(velocities.values()), alpha=vision_models.MOMENTUM)
-            new = torch._foreach_add(list(parameters.values()), moving, alpha=-vision_models.RATE)
-        return loss.detach().reshape(1), *new, *moving, *renewed.values()
+            moving = torch.cat([x.reshape(-1) for x in gradients])
+            moving.add_(weights, alpha=vision_models.DECAY)
+            moving.add_(velocities, alpha=vision_models.MOMENTUM)
+            new = weights.add(moving, alpha=-vision_models.RATE)
+        return loss.detach().reshape(1), new, moving, *renewed.values()
 
     return run

@@ -1,7 +1,7 @@
 """Training steps of the convolutional networks of `examples/vision`, as models of the bench.
 
-The networks and the update are the example's own functions; only the new state goes into new
-arrays, so that every call does the same.
+The networks and the update are the example's own functions, and weights lie in one row there too;
+only the new state goes into new arrays, so that every call does the same.
 """
 
 from __future__ import annotations
@@ -52,59 +52,51 @@ def initial(name: str, image: Shape) -> tuple[dict[str, Array], dict[str, Array]
     return found.initial(np.random.default_rng(1)), found.statistics()
 
 
+@cache
+def layout(name: str, image: Shape) -> tuple[Any, tuple[str, ...]]:
+    """How its parameters lie in one row of memory, and the names of its statistics.
+
+    To draw the parameters takes milliseconds, which are no part of a step.
+    """
+    parameters, statistics = initial(name, image)
+    return example("optimizer").Joined(parameters), tuple(statistics)
+
+
 def step(name: str) -> Callable[..., tuple[Array, ...]]:
     """The function of a step: see `arrays` for what it takes.
 
-    It returns the loss, and the new parameters, velocities and statistics.
+    It returns the loss, and the new weights, velocities and statistics.
     """
 
-    def run(images: Array, targets: Array, *state: Array) -> tuple[Array, ...]:
+    def run(
+        images: Array, targets: Array, weights: Array, velocities: Array, *statistics: Array
+    ) -> tuple[Array, ...]:
         networks, layers = example("networks"), example("layers")
-        parameters, velocities, statistics = state_of(name, images.shape, state)
-        state_now = layers.Pass(parameters, statistics, training=True)
+        joined, names = layout(name, tuple(images.shape[1:]))
+        renewed = dict(zip(names, statistics, strict=True))
+        state = layers.Pass(joined.views(weights), renewed, training=True)
         loss, gradients = networks.loss_and_gradients(
-            network(name, tuple(images.shape[1:])), state_now, images, targets
+            network(name, tuple(images.shape[1:])), state, images, targets
         )
-        descend = example("optimizer").descend
-        pairs = [
-            descend(x, gradients[key], velocities[key], RATE, MOMENTUM, DECAY)
-            for key, x in parameters.items()
-        ]
-        new, moving = zip(*pairs, strict=True)
-        return loss.reshape(1), *new, *moving, *statistics.values()
+        moving, new = joined.join(gradients), np.empty_like(weights)
+        gradients.clear()
+        numbers = RATE, MOMENTUM, DECAY
+        example("optimizer").descend(weights, moving, velocities, *numbers, out=(new, moving))
+        return loss.reshape(1), new, moving, *renewed.values()
 
     return run
 
 
-def state_of(
-    name: str, shape: Shape, state: tuple[Array, ...]
-) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
-    """Parameters, velocities and statistics by name."""
-    parameters, statistics = initial(name, tuple(shape[1:]))
-    count = len(parameters)
-    return (
-        dict(zip(parameters, state[:count], strict=True)),
-        dict(zip(parameters, state[count : 2 * count], strict=True)),
-        dict(zip(statistics, state[2 * count :], strict=True)),
-    )
-
-
 def arrays(name: str) -> tuple[str, ...]:
     """The names of the arrays of a step."""
-    parameters, statistics = initial(name, SHAPES[name][1:])
-    return (
-        *("images", "targets"),
-        *parameters,
-        *(f"velocity of {key}" for key in parameters),
-        *statistics,
-    )
+    return ("images", "targets", "weights", "velocities", *layout(name, SHAPES[name][1:])[1])
 
 
 def operand_shapes(name: str, shape: Shape) -> tuple[Shape, ...]:
     """The shape of each."""
     parameters, statistics = initial(name, shape[1:])
-    weights = [x.shape for x in parameters.values()]
-    return (shape, (shape[0], CLASSES), *weights, *weights, *(x.shape for x in statistics.values()))
+    row = (sum(x.size for x in parameters.values()),)
+    return (shape, (shape[0], CLASSES), row, row, *(x.shape for x in statistics.values()))
 
 
 def operands(name: str, shape: Shape, dtype: np.dtype[Any]) -> list[np.ndarray]:
@@ -117,8 +109,8 @@ def operands(name: str, shape: Shape, dtype: np.dtype[Any]) -> list[np.ndarray]:
     parameters, statistics = initial(name, shape[1:])
     parameters = {key: _far_from_kinks(key, x) for key, x in parameters.items()}
     found = [random.standard_normal(shape), np.eye(CLASSES)[random.integers(0, CLASSES, shape[0])]]
-    found += [*parameters.values()]
-    found += [0.01 * random.standard_normal(x.shape) for x in parameters.values()]
+    row = layout(name, shape[1:])[0].join(parameters)
+    found += [row, 0.01 * random.standard_normal(row.shape)]
     found += [*statistics.values()]
     return [x.astype(dtype) for x in found]
 
@@ -141,11 +133,11 @@ def flops(name: str) -> Callable[[tuple[Shape, ...], dict[str, Any]], float]:
     def count(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
         batch, _, height, width = shapes[0]
         total = 0.0
-        for key, shape in zip(arrays(name)[2:], shapes[2:], strict=True):
-            if key.startswith("velocity") or len(shape) < 2:
+        for key, x in initial(name, shapes[0][1:])[0].items():
+            if x.ndim < 2:
                 continue
-            pixels = _pixels(name, key, height, width) if len(shape) == 4 else 1
-            products = 2.0 * batch * prod(shape) * pixels
+            pixels = _pixels(name, key, height, width) if x.ndim == 4 else 1
+            products = 2.0 * batch * prod(x.shape) * pixels
             total += products * (2 if key == "conv1.weight" else 3)
         return total
 

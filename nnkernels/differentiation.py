@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+import nnkernels
+from nnkernels import registry
 from nnkernels._typing import Array
 from nnkernels.errors import DTypeError, ShapeError
+from nnkernels.fusion.fuse import Fused
 from nnkernels.interop.libraries import library_of
-
-if TYPE_CHECKING:
-    from nnkernels.registry.record import Op
-    from nnkernels.registry.rule import Given, Rule
+from nnkernels.ops._activation import is_function, resolve
+from nnkernels.ops._options import wanted
+from nnkernels.registry.record import Op
+from nnkernels.registry.rule import Call, Given, Rule
 
 Pullback = Callable[..., tuple[Array | None, ...]]
 
@@ -64,7 +69,7 @@ def vjp(
     -----
     The vector-Jacobian product ``dx = J^T dy``; for complex arguments PyTorch's convention.
     Backward functions are differentiable themselves where nnkernels has a second derivative: all
-    but those of normalisations, ``lp_pool``, ``grid_sample`` and ``mlp``.
+    but those of ``lp_pool``, ``grid_sample`` and ``mlp``.
 
     Examples
     --------
@@ -79,10 +84,6 @@ def vjp(
     (None, array([[1.],
            [1.]]))
     """
-    from nnkernels import registry
-    from nnkernels.fusion.fuse import Fused
-    from nnkernels.ops._options import wanted
-
     if isinstance(function, Fused):
         chosen = wanted(wrt, len(arrays))
         y, pullback = function.gradient(*arrays, **options)
@@ -116,8 +117,6 @@ def differentiated(op: Op, given: Given, wrt: Any = None) -> tuple[Any, Pullback
 
 def operands_inside(op: Op, options: dict[str, Any]) -> int | None:
     """How many operands the fused functions of a call have, if it has any function inside."""
-    from nnkernels.ops._activation import is_function
-
     if not op.functions or options.keys().isdisjoint(_FUNCTIONS):
         return None
     before, after = (tuple(options.get(n) or ()) for n in ("prologue_operands", "operands"))
@@ -152,8 +151,6 @@ def wanted_of(op: Op, names: Sequence[str], wrt: Any) -> tuple[bool, ...]:
     TypeError, ValueError
         If ``wrt`` has no positions, or one of an argument that has no gradient.
     """
-    from nnkernels.ops._options import wanted
-
     chosen = wanted(wrt, len(names))
     if not op.constant:
         return chosen
@@ -164,19 +161,17 @@ def wanted_of(op: Op, names: Sequence[str], wrt: Any) -> tuple[bool, ...]:
 
 
 def _differentiated(
-    op: Op, rule: Rule, given: Given, wanted: tuple[bool, ...]
+    op: Op, rule: Rule, given: Given, chosen: tuple[bool, ...]
 ) -> tuple[Any, Pullback]:
-    import nnkernels
-
     result, (activation, residual) = apply_activated(op, given)
-    call = call_of(rule, given, result, wanted)
+    call = call_of(rule, given, result, chosen)
 
     def pullback(*cotangents: Any) -> tuple[Any, ...]:
         if activation is not None:
             cotangents = (activation.backward(cotangents[0], residual), *cotangents[1:])
         return rule.pull(nnkernels, call, *cotangents)
 
-    return result, _checked(pullback, result, wanted, rule.optional, op.auxiliary)
+    return result, _checked(pullback, result, chosen, rule.optional, op.auxiliary)
 
 
 def apply_activated(op: Op, given: Given) -> tuple[Any, tuple[Any, Any]]:
@@ -184,46 +179,42 @@ def apply_activated(op: Op, given: Given) -> tuple[Any, tuple[Any, Any]]:
 
     The activation is applied by a kernel of its own where its gradient needs the operand.
     """
-    from nnkernels.ops._activation import resolve
-
     activation = resolve(given.options.get(op.fused), op.fused) if op.fused else None
-    if activation is None or activation.takes_result:
+    if activation is None:  # the pullback must not keep a result that it does not need
+        return op.call(op.function, given), (None, None)
+    if activation.takes_result:
         result = op.call(op.function, given)
         return result, (activation, result)
     operand = op.call(op.function, given.without(op.fused))
     return activation(operand), (activation, operand)
 
 
-def call_of(rule: Rule, given: Given, result: Any, wanted: tuple[bool, ...]) -> Any:
+def call_of(rule: Rule, given: Given, result: Any, chosen: tuple[bool, ...]) -> Call:
     """What the rule keeps of a call."""
-    from nnkernels.registry.rule import Call
-
-    kept = tuple(
-        a if n in rule.keeps else None for a, n in zip(given.arrays, given.names, strict=True)
-    )
-    number = rule.keeps_result
+    keeps, number = rule.keeps, rule.keeps_result
+    kept = [a if n in keeps else None for a, n in zip(given.arrays, given.names, strict=True)]
     results = result if isinstance(result, tuple) else (result,)
     return Call(
-        kept,
+        tuple(kept),
         given.names,
-        tuple(None if a is None else tuple(getattr(a, "shape", ())) for a in given.arrays),
+        tuple([None if a is None else tuple(getattr(a, "shape", ())) for a in given.arrays]),
         None if number is None else results[number],
         given.options,
-        wanted,
+        chosen,
     )
 
 
 def _checked(
     pullback: Pullback,
     y: Any,
-    wanted: tuple[bool, ...],
+    chosen: tuple[bool, ...],
     optional: bool = False,
     auxiliary: str = "",
 ) -> Pullback:
     """The pullback with checks of the cotangents; of the results it keeps shapes and dtypes."""
     results = y if isinstance(y, tuple) else (y,)
     described = [None if r is None else (tuple(r.shape), r.dtype) for r in results]
-    everything = all(wanted)
+    everything = all(chosen)
 
     def call(*cotangents: Array) -> tuple[Array | None, ...]:
         if len(cotangents) != len(described):
@@ -231,21 +222,28 @@ def _checked(
                 f"the pullback takes one cotangent for each result, {len(described)} in all; "
                 f"got {len(cotangents)}"
             )
+        nothing = True
         for position, (cotangent, result) in enumerate(zip(cotangents, described, strict=True)):
-            name = "dy" if len(described) == 1 else f"cotangent {position}"
             if cotangent is None and (position > 0 or (optional and len(described) > 1)):
                 continue
-            _check(cotangent, result, name)
+            nothing = False
+            if (
+                type(cotangent) is not np.ndarray
+                or result is None
+                or cotangent.shape != result[0]
+                or cotangent.dtype != result[1]
+            ):
+                _check(cotangent, result, "dy" if len(described) == 1 else f"cotangent {position}")
             if auxiliary and position > 0:
                 raise TypeError(
                     f"{auxiliary} are not differentiated: their cotangents must be None"
                 )
-        if all(cotangent is None for cotangent in cotangents):
+        if nothing:
             raise TypeError("one cotangent at least must not be None")
         gradients = pullback(*cotangents)
         if everything:
             return gradients
-        return tuple(g if w else None for g, w in zip(gradients, wanted, strict=True))
+        return tuple(g if w else None for g, w in zip(gradients, chosen, strict=True))
 
     return call
 

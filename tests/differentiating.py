@@ -67,6 +67,6 @@ CALLS = {
     "max_pool": (lambda nn, x: nn.max_pool(x, 2, return_indices=True)[0], (IMAGES,), True),
     "avg_pool": (lambda nn, x: nn.avg_pool(x, 2), (IMAGES,), True),
     "swiglu": (lambda nn, x, gate: nn.swiglu(x, gate), (X, X[:1]), True),
-    "layer_norm": (lambda nn, x, r: nn.layer_norm(x, residual=r)[0], (X, X[::-1].copy()), False),
-    "batch_norm": (lambda nn, x: nn.batch_norm(x, training=True)[0], (X,), False),
+    "layer_norm": (lambda nn, x, r: nn.layer_norm(x, residual=r)[0], (X, X[::-1].copy()), True),
+    "batch_norm": (lambda nn, x: nn.batch_norm(x, training=True)[0], (X,), True),
 }

@@ -46,7 +46,7 @@ def curve(module, model, dtype, steps=STEPS):
         )
         descent.step(gradients, RATE, 1 / scale)
         losses.append(float(loss))
-    return losses, masters, run.statistics
+    return losses, descent.masters, run.statistics
 
 
 def torch_curve(module, model, dtype):

@@ -264,11 +264,14 @@ class Residual(Layer):
         """Return the activated sum."""
         main, main_back = self.main.forward(x, run)
         short, short_back = self.shortcut.forward(x, run)
-        y, pullback = nnk.vjp(sum_and_relu, main, short)
+        y = sum_and_relu(main, short)
 
         def back(dy: Array, gradients: Arrays) -> Any:
-            d_main, d_short = pullback(dy)
-            return main_back(d_main, gradients) + short_back(d_short, gradients)
+            # From the result, which the next layer keeps too; the gradients of both are the same.
+            dy = nnk.relu_backward(dy, y)
+            dx = main_back(dy, gradients)
+            dx += short_back(dy, gradients)
+            return dx
 
         return y, back
 

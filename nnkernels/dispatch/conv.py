@@ -12,6 +12,7 @@ from nnkernels.dispatch import conv_plan as plans
 from nnkernels.dispatch.applied import Application, Applied
 from nnkernels.dispatch.axes import Shape
 from nnkernels.dispatch.conv_plan import ConvPlan, Operands
+from nnkernels.dispatch.dtypes import name_of
 from nnkernels.dispatch.elementwise import alignment_of, remember
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
 from nnkernels.dispatch.windows import (
@@ -220,6 +221,8 @@ def _require_arrays(arrays: Sequence[Any]) -> None:
 
 def _name(array: Any) -> str:
     """dtype of an array of any library, by name."""
+    if type(array) is np.ndarray:
+        return name_of(array.dtype)
     return str(array.dtype).rpartition(".")[2]
 
 
@@ -342,7 +345,7 @@ class _Shaped:
 def _checked_shape(shape: Any, name: str) -> Shape:
     if not isinstance(shape, (tuple, list)):
         raise TypeError(f"{name} must be a tuple of integers, not {type(shape).__name__}")
-    return tuple(whole(n, name, 0) for n in shape)
+    return tuple([n if type(n) is int and 0 <= n < 1 << 31 else whole(n, name, 0) for n in shape])
 
 
 def _rank_of(shape: Shape, name: str, like: Any) -> int:

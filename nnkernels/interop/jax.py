@@ -222,7 +222,7 @@ def _pullback(name: str, names: Names, text: str, wanted: tuple[bool, ...]) -> C
 
         def compute(*given: Any) -> Any:
             operands = given[count:]
-            shapes = tuple(tuple(a.shape) for a in operands)
+            shapes = tuple(None if a is None else tuple(a.shape) for a in operands)
             call = Call(operands, names, shapes, None, options, wanted)
             found = rule.pull(None, call, *given[:count])
             return tuple(g for g, is_wanted in zip(found, wanted, strict=True) if is_wanted)

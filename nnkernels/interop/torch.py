@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
+import nnkernels
 from nnkernels import registry
 from nnkernels.differentiation import differentiated
 from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.errors import BackendError
 from nnkernels.interop import calls
+from nnkernels.ops._activation import Activation, resolve
 from nnkernels.registry.record import Op
-from nnkernels.registry.rule import Call, Given
+from nnkernels.registry.rule import Call, Given, Rule
 
 Tensor: Any = torch.Tensor
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-# Real dtypes of which a tensor and an array are the same memory.
-_NUMPY = {torch.float16, torch.float32, torch.float64}
 _FUNCTIONS = sys.modules[__name__]
 
 
@@ -109,32 +110,33 @@ def _run(op: Op, given: Given) -> Any:
 # ---- calls --------------------------------------------------------------------------------------
 
 
+# These change for nobody who has them: looked up once, not at every call.
+_transforms_active = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_grad_enabled = torch.is_grad_enabled
+_from_numpy = torch.from_numpy
+
+
 def _wrapper(op: Op) -> Callable[..., Any]:
-    count, simple = len(op.arrays), not (op.number or op.array_options or op.fused)
-    # These change for nobody who has them: read here once, not at every call.
-    transforms_active = torch._C._are_functorch_transforms_active
-    dispatch_modes = torch._C._len_torch_dispatch_stack
-    is_grad_enabled = torch.is_grad_enabled
-    function, from_numpy = op.function, torch.from_numpy
+    count, simple = len(op.arrays), not (op.number or op.array_options)
+    function, fused, functions = op.function, op.fused, op.functions
 
     def call(*arguments: Any, **options: Any) -> Any:
-        if options and calls.has_functions(op, options):
+        if functions and options and calls.has_functions(op, options):
             return _with_functions(op, arguments, options)
-        if simple and arguments and not transforms_active() and not dispatch_modes():
+        if simple and arguments and not _transforms_active() and not _dispatch_modes():
             # The shortest way, for what needs nothing else.
-            views = []
-            for x in arguments:
-                if type(x) is not Tensor or x.requires_grad or x.dtype not in _NUMPY or x.is_neg():
-                    break
-                if not x.is_cpu:
-                    break
-                views.append(x.numpy())
-            else:
-                if "out" not in options:
+            views, recorded = _simple_views(arguments)
+            if views is not None and "out" not in options:
+                if not recorded or not _is_grad_enabled():
                     result = function(*views, **options)
                     if type(result) is np.ndarray:
-                        return from_numpy(result)
+                        return _from_numpy(result)
                     return tuple(map(_tensor, result))
+                activation = resolve(options.get(fused), fused) if fused else None
+                if len(views) <= count and (activation is None or activation.takes_result):
+                    names = op.arrays[: len(views)]
+                    return _Recorded.apply((op, names, options, activation, views), *arguments)
         return general(*arguments, **options)
 
     def general(*arguments: Any, **options: Any) -> Any:
@@ -159,17 +161,17 @@ def _wrapper(op: Op) -> Callable[..., Any]:
                 recorded = True
         if device is None:
             raise calls.require_array(op, op.arrays[0], None, "a tensor")
-        recorded = recorded and is_grad_enabled()
-        if recorded and op.fused:
-            activation = calls.activation_of(op, given)
-            if activation is not None and not activation.takes_result:
-                operand = general(*arguments, **given.without(op.fused).options)
-                return getattr(_FUNCTIONS, activation.name)(operand, **activation.options)
-        if plain and not dispatch_modes() and device.type != "meta":
-            if transforms_active():
+        recorded = recorded and _is_grad_enabled()
+        activation = calls.activation_of(op, given) if fused else None
+        if recorded and activation is not None and not activation.takes_result:
+            operand = general(*arguments, **given.without(fused).options)
+            return getattr(_FUNCTIONS, activation.name)(operand, **activation.options)
+        if plain and not _dispatch_modes() and device.type != "meta":
+            if _transforms_active():
                 return _Transformed.apply(op, given.names, given.options, *given.arrays)
             if recorded:
-                return _Recorded.apply(op, given.names, given.options, *given.arrays)
+                found = op, given.names, given.options, activation, None
+                return _Recorded.apply(found, *given.arrays)
             return _run(op, given)
         return _through_library(op, given)
 
@@ -179,19 +181,54 @@ def _wrapper(op: Op) -> Callable[..., Any]:
     return torch.compiler.allow_in_graph(call)
 
 
+def _simple_views(tensors: Sequence[Any]) -> tuple[list[Any] | None, bool]:
+    """NumPy's views of plain tensors on the CPU, and whether any is recorded.
+
+    None if that is not all that there is, or not as simple.
+    """
+    views, recorded = [], False
+    try:
+        for x in tensors:
+            if type(x) in _PLAIN:
+                if x.requires_grad:
+                    recorded = True
+                    views.append(x.detach().numpy())
+                else:
+                    views.append(x.numpy())
+            elif x is None:
+                views.append(None)
+            else:
+                return None, False
+    # bfloat16, or no memory on the CPU, or memory that holds other numbers (a negated view).
+    except (TypeError, RuntimeError):
+        return None, False
+    return views, recorded
+
+
 class _Recorded(torch.autograd.Function):
-    """A call that autograd records."""
+    """A call that autograd records.
+
+    Of the op, the names of its arrays, its options, the activation among them, the arrays if they
+    are there already (else None), and then the tensors: PyTorch looks at every argument.
+    """
 
     @staticmethod
-    def forward(ctx: Any, op: Op, names: Any, options: Any, *tensors: Any) -> Any:
-        given = Given(tensors, names, options)
-        result = _run(op, given)
-        _keep(ctx, op, given, result if isinstance(result, tuple) else (result,))
+    def forward(ctx: Any, found: tuple[Any, ...], *tensors: Any) -> Any:
+        op, names, options, activation, views = found
+        if views is None:
+            result = _run(op, Given(tensors, names, options))
+        else:
+            result = op.function(*views, **options)
+            if type(result) is np.ndarray:
+                result = _from_numpy(result)
+            else:
+                result = tuple(map(_tensor, result))
+        _keep(ctx, op, names, options, tensors, activation, result)
         return result
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        return (None, None, None, *_pulled(ctx, cotangents, ctx.needs_input_grad[3:]))
+        return (None, *_pulled(ctx, cotangents, ctx.needs_input_grad[1:]))
 
 
 class _Transformed(torch.autograd.Function):
@@ -204,8 +241,7 @@ class _Transformed(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         op, names, options, *tensors = inputs
-        results = output if isinstance(output, tuple) else (output,)
-        _keep(ctx, op, Given(tuple(tensors), names, options), results)
+        _keep_given(ctx, op, Given(tuple(tensors), names, options), output)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
@@ -278,40 +314,108 @@ class _WithFunctions(torch.autograd.Function):
         return (None, None, None, *gradients)
 
 
-def _keep(ctx: Any, op: Op, given: Given, results: Sequence[Any]) -> None:
+@cache
+def _kept_by(name: str, names: tuple[str, ...]) -> tuple[Rule | None, tuple[bool, ...]]:
+    """The rule of a call of an op, and which arrays it keeps."""
+    op = registry.find(name)
+    rule = None if op.gradient is None else op.gradient.of(names)
+    return rule, tuple(rule is not None and n in rule.keeps for n in names)
+
+
+def _keep(
+    ctx: Any,
+    op: Op,
+    names: tuple[str, ...],
+    options: dict[str, Any],
+    arrays: Sequence[Any],
+    activation: Activation | None,
+    result: Any,
+) -> None:
     """What the gradient needs; an op without one fails when it is asked."""
-    rule = None if op.gradient is None else op.gradient.of(given.names)
-    activation = calls.activation_of(op, given) if op.fused else None
-    shapes = tuple(None if x is None else tuple(getattr(x, "shape", ())) for x in given.arrays)
+    rule, keeps = _kept_by(op.name, names)
     kept: list[Any] = []
-    numbers: list[Any] = []  # weights that are Python numbers
-    result = None
-    if rule is not None:
-        for name, x in zip(given.names, given.arrays, strict=True):
-            is_tensor = name in rule.keeps and isinstance(x, Tensor)
-            kept.append(x if is_tensor else None)
-            numbers.append(None if is_tensor or name not in rule.keeps else x)
-        if rule.keeps_result is not None:
-            result = results[rule.keeps_result]
-        elif activation is not None:
-            result = results[0]
-    ctx.save_for_backward(*kept, result)
-    ctx.call = op, rule, given.names, given.options, shapes, numbers, activation
-    if op.auxiliary and len(results) > 1:
-        ctx.mark_non_differentiable(*results[1:])
+    shapes: list[Any] = []
+    numbers = None  # weights that are Python numbers
+    for x, is_kept in zip(arrays, keeps, strict=True):
+        if isinstance(x, Tensor):
+            shapes.append(x.shape)
+            kept.append(x if is_kept else None)
+            continue
+        shapes.append(None if x is None else ())
+        kept.append(None)
+        if is_kept and x is not None:
+            numbers = tuple(None if isinstance(a, Tensor) else a for a in arrays)
+    if rule is not None and rule.keeps_result is not None:
+        kept.append(result[rule.keeps_result] if isinstance(result, tuple) else result)
+    else:
+        kept.append(None if activation is None else result)
+    ctx.save_for_backward(*kept)
+    ctx.call = op, rule, names, options, shapes, numbers, activation
+    if op.auxiliary and isinstance(result, tuple) and len(result) > 1:
+        ctx.mark_non_differentiable(*result[1:])
 
 
-def _pulled(ctx: Any, cotangents: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
-    op, rule, names, options, shapes, numbers, activation = ctx.call
+def _keep_given(ctx: Any, op: Op, given: Given, result: Any) -> None:
+    activation = calls.activation_of(op, given) if op.fused else None
+    _keep(ctx, op, given.names, given.options, given.arrays, activation, result)
+
+
+def _pulled(ctx: Any, cotangents: Sequence[Any], wanted: Sequence[bool]) -> Sequence[Any]:
+    op, rule, names, options, sizes, numbers, activation = ctx.call
     if rule is None:
         calls.rule_for(op, names)  # which raises
-    *kept, result = ctx.saved_tensors
-    arrays = tuple(n if k is None else k for k, n in zip(kept, numbers, strict=True))
-    chosen = tuple(w and n not in op.constant for w, n in zip(wanted, names, strict=True))
-    call = Call(arrays, names, shapes, result, options, chosen)
+    saved = ctx.saved_tensors
+    chosen = wanted
+    if op.constant:
+        chosen = tuple([w and n not in op.constant for w, n in zip(wanted, names, strict=True)])
+    shapes = tuple([None if s is None else tuple(s) for s in sizes])
+    call = (names, shapes, options, chosen, numbers)
+    if not _is_grad_enabled() and not _transforms_active() and not _dispatch_modes():
+        # Nothing records the gradient: the rule is given arrays, and what it gives become tensors.
+        count = len(cotangents)
+
+        def pull(arrays: Sequence[Any]) -> tuple[Any, ...]:
+            return _pulled_arrays(op, rule, activation, call, arrays[:count], arrays[count:])
+
+        views, _ = _simple_views((*cotangents, *saved))
+        if views is None:
+            return _on_arrays(pull, (*cotangents, *saved))
+        return [None if g is None else _from_numpy(g) for g in pull(views)]
     return calls.differentiated(
-        _FUNCTIONS, op, rule, call, (activation, result), cotangents, _opaque_pull
+        _FUNCTIONS,
+        op,
+        rule,
+        _call_of(call, saved),
+        (activation, saved[-1]),
+        cotangents,
+        _opaque_pull,
     )
+
+
+def _call_of(call: tuple[Any, ...], saved: Sequence[Any]) -> Call:
+    """What a rule is told of a call, from what was saved: its arrays, and last its result."""
+    names, shapes, options, chosen, numbers = call
+    arrays = tuple(saved[:-1])
+    if numbers is not None:
+        arrays = tuple(n if a is None else a for a, n in zip(arrays, numbers, strict=True))
+    return Call(arrays, names, shapes, saved[-1], options, chosen)
+
+
+def _pulled_arrays(
+    op: Op,
+    rule: Rule,
+    activation: Activation | None,
+    call: tuple[Any, ...],
+    cotangents: Sequence[Any],
+    saved: Sequence[Any],
+) -> tuple[Any, ...]:
+    """The gradients as arrays."""
+    if activation is not None:
+        cotangents = (activation.backward(cotangents[0], saved[-1]), *cotangents[1:])
+    if op.auxiliary:
+        cotangents = (cotangents[0], *(None,) * (len(cotangents) - 1))
+    found = rule.pull(nnkernels, _call_of(call, saved), *cotangents)
+    return tuple([g if w else None for g, w in zip(found, call[3], strict=True)])
 
 
 # ---- operators of torch.library -----------------------------------------------------------------
@@ -400,7 +504,7 @@ def _register(op: Op) -> None:
 
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         given = _given(op, inputs)
-        _keep(ctx, op, given, output if isinstance(output, (list, tuple)) else (output,))
+        _keep_given(ctx, op, given, tuple(output) if isinstance(output, list) else output)
         ctx.count = len(inputs)
 
     def backward(ctx: Any, *cotangents: Any) -> Any:
@@ -481,6 +585,8 @@ def _dtype_name(dtype: Any) -> str:
 
 # ---- gradients of gradients that are no compositions of ops -------------------------------------
 
+_NAMES = "names of the arrays"  # among the options, beside which no option has such a name
+
 
 def _opaque_pull(op: Op, call: Call, cotangents: Sequence[Any]) -> list[Any]:
     """By an operator of its own, which has no gradient."""
@@ -488,7 +594,8 @@ def _opaque_pull(op: Op, call: Call, cotangents: Sequence[Any]) -> list[Any]:
     tensors = [
         call.arrays[0].new_full((), a) if type(a) in (int, float) else a for a in call.arrays
     ]
-    found = iter(operator(list(cotangents), tensors, calls.encode(call.options), list(call.wanted)))
+    text = calls.encode({**call.options, _NAMES: call.names})
+    found = iter(operator(list(cotangents), tensors, text, list(call.wanted)))
     return [next(found) if is_wanted else None for is_wanted in call.wanted]
 
 
@@ -497,7 +604,7 @@ def _register_pullback(op: Op) -> None:
     assert rule is not None
     name = f"nnkernels::{op.name}_pullback"
     _LIBRARY.define(
-        f"{op.name}_pullback(Tensor?[] cotangents, Tensor[] arrays, str options, bool[] wanted) "
+        f"{op.name}_pullback(Tensor?[] cotangents, Tensor?[] arrays, str options, bool[] wanted) "
         "-> Tensor[]",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
@@ -505,11 +612,11 @@ def _register_pullback(op: Op) -> None:
     def run(cotangents: Any, arrays: Any, text: str, wanted: Any) -> list[Any]:
         count = len(cotangents)
         options = calls.decode(text)
+        names = options.pop(_NAMES)
 
         def pull(views: Any) -> Any:
             given = tuple(views[count:])
-            shapes = tuple(tuple(a.shape) for a in given)
-            names = op.arrays[: len(given)]
+            shapes = tuple(None if a is None else tuple(a.shape) for a in given)
             call = Call(given, names, shapes, None, options, tuple(wanted))
             return tuple(rule.pull(None, call, *views[:count]))
 

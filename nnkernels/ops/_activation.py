@@ -43,14 +43,21 @@ class Activation:
         """The activation of an array by its specification."""
         return self._find(self.name).reference(x, **self.options)
 
-    @property
+    @cached_property
     def takes_result(self) -> bool:
         """Whether the gradient follows from the result (and not from the operand)."""
         return self._find(f"{self.name}_backward").arrays[1] == "y"
 
-    def backward(self, dy: Array, residual: Array) -> Array:
-        """The gradient, from the result or the operand."""
-        return self._find(f"{self.name}_backward").function(dy, residual, **self.options)
+    def backward(self, dy: Array, residual: Array, in_place: bool = False) -> Array:
+        """The gradient, from the result or the operand, and in its place if that is asked for."""
+        if in_place:
+            return self._backward(dy, residual, out=residual, **self.options)
+        return self._backward(dy, residual, **self.options)
+
+    @cached_property
+    def _backward(self) -> Callable[..., Array]:
+        function: Callable[..., Array] = self._find(f"{self.name}_backward").function
+        return function
 
     def reference_backward(self, dy: Array, residual: Array) -> Array:
         """The gradient by its specification."""

@@ -6,6 +6,7 @@ float in range, because a call on a small array has a few microseconds in all.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import isfinite, isnan
 from numbers import Complex, Integral, Real
 
@@ -80,16 +81,21 @@ def wanted(wrt: object, count: int) -> tuple[bool, ...]:
     if wrt is None:
         return (True,) * count
     positions = wrt if isinstance(wrt, (tuple, list)) else (wrt,)
-    chosen = set()
     for position in positions:
         if isinstance(position, bool) or not isinstance(position, (int, np.integer)):
             raise TypeError(
                 "wrt must be None, the position of an array argument or a tuple of such; got "
                 f"{wrt!r:.60}"
             )
+    return _chosen(tuple(positions), count)
+
+
+@lru_cache(maxsize=1024)
+def _chosen(positions: tuple[int, ...], count: int) -> tuple[bool, ...]:
+    for position in positions:
         if not -count <= position < count:
             raise ValueError(f"wrt has position {position}, and there are {count} array arguments")
-        chosen.add(int(position) % count)
+    chosen = {int(position) % count for position in positions}
     return tuple(i in chosen for i in range(count))
 
 

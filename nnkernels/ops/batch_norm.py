@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from nnkernels._typing import Array
 from nnkernels.dispatch import batch_norm as dispatch
 from nnkernels.dispatch import fused_batch_norm
@@ -196,7 +198,7 @@ def batch_norm_backward(
             residual = dispatch.train(before, axis, eps, 0.0, inside, wide=True)[0]
         else:
             residual = dispatch.infer(arrays, axis, eps, inside, wide=True)
-        dy = found.backward(dy, residual)
+        dy = found.backward(dy, residual, in_place=type(residual) is np.ndarray)
     return dispatch.backward((dy, x, weight, bias, running_mean, running_var), axis, eps, training)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from nnkernels.ops import batch_norm, norm, norm_backward
 from nnkernels.reference import norm as reference
+from nnkernels.registry.norm_second import along_axes, in_groups, of_channels, of_norm_gradient
 from nnkernels.registry.record import FLOATING, Example, Op, Shape
 from nnkernels.registry.rule import Call, Gradients, Rule
 
@@ -69,6 +70,7 @@ def _pair(
     place: int | None = None,
     positive: tuple[str, ...] = (),
     residual: bool = True,
+    second: Rule | None = None,
     **more: Any,
 ) -> tuple[Op, Op]:
     """Records of a norm and of its gradient.
@@ -84,6 +86,8 @@ def _pair(
         Of the number of groups.
     residual : bool
         Whether the norm has an option of that name.
+    second : Rule
+        Of the gradient.
     **more
         Of the record of the norm.
     """
@@ -116,8 +120,10 @@ def _pair(
             examples=tuple(
                 Example((e.shapes[0], *e.shapes), _without(e.options, "momentum")) for e in examples
             ),
+            gradient=second,
             flops=_per_element(operations[1]),
             outputs=outputs[1],
+            constant=more.get("constant", ()),
             array_options=("dresidual",) if residual else (),
             number=None if place is None else ("num_groups", place + 1),
             positive=positive,
@@ -134,11 +140,13 @@ def _of_rows(
     arrays: tuple[str, ...],
     examples: tuple[Example, ...],
     operations: tuple[int, int],
+    second: Rule,
     place: int | None = None,
 ) -> tuple[Op, Op]:
     rule = _row_rule(f"{name}_backward", arrays, "" if place is None else "num_groups")
     outputs = (1, len(arrays))
-    return _pair(norm, norm_backward, name, arrays, examples, operations, rule, outputs, place)
+    modules = norm, norm_backward
+    return _pair(*modules, name, arrays, examples, operations, rule, outputs, place, second=second)
 
 
 _CHANNELS = {"axis": -1, "eps": 1e-3, "activation": "silu"}
@@ -153,6 +161,7 @@ OPS: tuple[Op, ...] = (
             Example(((5, 8, 7),), {"axis": 1, "eps": 1e-3}),
         ),
         (9, 16),
+        of_norm_gradient(along_axes, ("x", "weight", "bias"), 1e-5),
     ),
     *_of_rows(
         "rms_norm",
@@ -163,6 +172,7 @@ OPS: tuple[Op, ...] = (
             Example(((5, 8, 7),), {"axis": 1, "eps": 1e-3}),
         ),
         (5, 12),
+        of_norm_gradient(along_axes, ("x", "weight"), 1e-6, centred=False),
     ),
     *_of_rows(
         "group_norm",
@@ -173,6 +183,7 @@ OPS: tuple[Op, ...] = (
             Example(((6, 7),), {"num_groups": 3, "axis": 0}),
         ),
         (9, 16),
+        of_norm_gradient(in_groups, ("x", "weight", "bias"), 1e-5),
         place=1,
     ),
     *_of_rows(
@@ -183,6 +194,7 @@ OPS: tuple[Op, ...] = (
             Example(((6, 5, 4), (4,), (4,)), _CHANNELS),
         ),
         (9, 16),
+        of_norm_gradient(in_groups, ("x", "weight", "bias"), 1e-5),
     ),
     *_pair(
         batch_norm,
@@ -197,6 +209,9 @@ OPS: tuple[Op, ...] = (
         (9, 14),
         Rule(_pull_batch_norm, keeps=("x", "weight", "bias", "running_mean", "running_var")),
         outputs=(3, 3),
+        second=of_norm_gradient(
+            of_channels, ("x", "weight", "bias", "running_mean", "running_var"), 1e-5
+        ),
         positive=("running_var",),
         residual=False,
         constant=("running_mean", "running_var"),

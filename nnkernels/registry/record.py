@@ -128,10 +128,12 @@ class Op:
 
     def _grouped(self, arrays: Sequence[Any]) -> list[Any]:
         """The arguments that arrays are, or are parts of."""
+        if not self.lists:
+            return list(arrays)
         owners = {name: owner for owner, names in self.lists.items() for name in names}
         found: dict[str, Any] = {}
         for place, array in enumerate(arrays):
-            owner = owners.get(self.arrays[place]) if owners else None
+            owner = owners.get(self.arrays[place])
             if owner is None:
                 found[str(place)] = array
             else:
@@ -146,6 +148,8 @@ class Op:
         >>> given.arrays, given.names, given.options
         (('x', 'weight'), ('x', 'weight'), {'eps': 0.1, 'num_groups': 4})
         """
+        if not self.number and not self.array_options:
+            return Given(tuple(positional), self.arrays[: len(positional)], dict(options))
         arrays, others = list(positional), dict(options)
         for name, place in reversed(self.numbers):
             if name not in others and place < len(arrays):

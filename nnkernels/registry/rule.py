@@ -16,7 +16,8 @@ Shape = tuple[int, ...]
 Gradients = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
+# Not frozen, though nobody changes one: one is made at every call, in 0.4 us instead of 2.
+@dataclass(slots=True)
 class Call:
     """What a rule may know of a call of its op.
 
@@ -109,7 +110,7 @@ class Chain:
     composition: Callable[..., Any]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Given:
     """The arguments of a call, sorted.
 
