@@ -16,7 +16,7 @@ from strategies import examples, layouts, make_numbers, numbers
 from threads import same_on_any_threads
 
 import nnkernels as nnk
-from nnkernels.registry import FLOATING, INTEGERS
+from nnkernels.registry import INTEGERS
 
 # ---- random windows --------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ def test_every_dtype(last, backend):
     def body():
         generator = np.random.default_rng(5)
         # Some in one order of the axes, the others in the other one.
-        for dtype in (*FLOATING[1:], *INTEGERS)[last::2]:
+        for dtype in ("float16", "bfloat16", "float64", *INTEGERS)[last::2]:
             x = image(generator, (2, 20, 5, 21), dtype)
             if np.issubdtype(x.dtype, np.integer):  # with the ends of the range
                 x.flat[:2] = np.iinfo(dtype).min, np.iinfo(dtype).max
