@@ -105,10 +105,11 @@ def is_dense(array: object) -> bool:
 def keeps_order(result: object, like: np.ndarray) -> bool:
     """Whether a result of the shape of an array has its axes in the same order in memory.
 
-    Axes of size 1 and broadcast ones say nothing.
+    Axes of size 1, of either, and broadcast ones say nothing.
     """
     if 0 in like.shape:
         return True
-    telling = [a for a in range(like.ndim) if like.shape[a] > 1 and like.strides[a] != 0]
+    sizes = [min(pair) for pair in zip(like.shape, result.shape, strict=False)]  # pooling shrinks
+    telling = [a for a in range(like.ndim) if sizes[a] > 1 and like.strides[a] != 0]
     wanted = sorted(telling, key=lambda a: -abs(like.strides[a]))
     return wanted == sorted(telling, key=lambda a: -result.strides[a])

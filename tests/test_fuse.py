@@ -156,6 +156,7 @@ def test_every_operation(dtype, backend):
             assert_right(result, value, error, result_dtype, what)
 
 
+@pytest.mark.in_turn
 def test_whole_results_are_exact(backend):
     def whole(x):
         return np.floor(x), np.ceil(x), np.rint(x), np.trunc(x), np.exp2(np.rint(x)), -abs(x) // 1
@@ -181,6 +182,7 @@ def test_an_activation_is_the_one_of_its_own_kernel(function, options, cpu):
         assert_same_numbers(fused, function(x, **options), function.__name__)
 
 
+@pytest.mark.in_turn
 def test_integers_of_every_size(backend):
     fused = nnk.fuse(lambda x, y: (x * y + 3, x // 5, np.where(x > y, x, y), abs(x), x**2))
     generator = np.random.default_rng(6)
@@ -383,6 +385,7 @@ def test_long_rows_take_several_registers_at_once(cpu, chosen):
 # ---- results ------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turn
 def test_out(backend):
     fused = nnk.fuse(lambda x, y: (x * y, x > y))
     x, y = np.arange(12, dtype=np.float32).reshape(3, 4), np.full((3, 1), 5, np.float32)

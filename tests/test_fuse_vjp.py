@@ -163,6 +163,7 @@ def test_random_functions(cpu):
     cpu.precompiled(right)
 
 
+@pytest.mark.in_turn
 def test_narrow_types_broadcast_and_numbers(backend):
     # The gradient of the bias is a sum of terms in float32, rounded once.
     fused = nnk.fuse(lambda x, b, s: nnk.silu(x * s + b))

@@ -66,6 +66,7 @@ def assert_right(found, x, grid, dy, what="", **options):
     assert_close(dgrid, dgrid_wanted, 64, size, f"dgrid {what}")
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_values_and_gradients(number, backend):
     mode, padding, shapes = CASES[number]
@@ -86,6 +87,7 @@ def test_values_and_gradients(number, backend):
 TYPES = (("float16", None), ("float16", "float32"), ("bfloat16", None), ("float64", None))
 
 
+@pytest.mark.in_turn
 def test_every_dtype(backend):
     def body():
         for dtype, of_grid in TYPES:
@@ -98,6 +100,7 @@ def test_every_dtype(backend):
     backend.precompiled(body)
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("channels", [3, 24])
 def test_any_layout(channels, backend):
     def body():
@@ -143,6 +146,7 @@ def test_gradient_of_the_grid_is_the_limit_of_difference_quotients(cpu):
     cpu.precompiled(body)
 
 
+@pytest.mark.in_turn
 def test_places_of_note(backend):
     """The corners, the edges, halves, places far away, and none at all."""
     x = np.arange(1.0, 13.0, dtype=np.float32).reshape(1, 1, 3, 4)
@@ -189,6 +193,7 @@ def test_infinities_spread_to_what_sees_them_alone(backend):
     backend.precompiled(body)
 
 
+@pytest.mark.in_turn
 def test_results_into_arrays_of_any_layout(backend):
     def body():
         x, grid, dy = made(PLANES, seed=11)

@@ -92,6 +92,7 @@ CASES = [
 ]
 
 
+@pytest.mark.in_turn
 def test_stages(backend):
     def body():
         generator = np.random.default_rng(95)

@@ -109,6 +109,7 @@ def same_numbers(actual, expected, what):
 # ---- any layout, exactly ------------------------------------------------------------------------
 
 
+@pytest.mark.in_turn
 def test_results_of_any_layout_are_exact_where_nothing_rounds(backend):
     @examples(0.3)
     @given(calls(backend, whole_network, EXACT, DTYPES), st.integers(0, 99), st.data())
@@ -296,6 +297,7 @@ def test_narrow_networks_are_one_kernel_and_others_go_layer_by_layer():
     assert kernels((7, 16, 5), name="mlp_backward")[:2] == ["mlp", "mlp_backward"]
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize(
     ("arch", "layers", "dtype"),
     [("sim:sm_80", 3, "float16"), ("sim:sm_80", 7, "float32"), ("sim:gfx90a", 3, "float16"),
@@ -379,6 +381,7 @@ struct OwnMlp {
 """
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("arch", ["cpu", "sim:sm_80", "sim:gfx90a"])
 def test_block_in_a_kernel_of_ones_own(arch):
     generator = np.random.default_rng(3)

@@ -55,6 +55,7 @@ def backward(a):
 CALLS = {"forward": (forward, FORWARD), "backward": (backward, BACKWARD)}
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("length", [64, 70])
 @pytest.mark.parametrize("call", CALLS)
 def test_one_operand_off_alignment_changes_no_bit(call, length, simulator):
@@ -85,6 +86,7 @@ def test_one_operand_off_alignment_changes_no_bit(call, length, simulator):
     simulator.precompiled(body)
 
 
+@pytest.mark.in_turn
 def test_rows_beside_each_other_of_which_some_are_padded(simulator):
     """Where values of rows follow each other at no multiple of an access, or rows of dy do not."""
 

@@ -96,6 +96,7 @@ def test_vectors_of_channels_on_a_gpu(simulator, choices):
     assert [(c.lanes, c.vector) for c in choices] == [("", 1)]
 
 
+@pytest.mark.in_turn
 def test_wide_indices(backend, monkeypatch):
     """As arrays of more than 2 GiB have them."""
     monkeypatch.setattr(config, "index_of", lambda *arguments: "q")
@@ -130,6 +131,7 @@ def test_when_indices_are_wide():
     assert pool_plan.label_element(many).name == "int32"
 
 
+@pytest.mark.in_turn
 def test_more_taps_than_a_byte_can_number(backend):
     def body():
         x = np.arange(720, dtype=np.float32).reshape(1, 2, 18, 20)  # the last tap wins

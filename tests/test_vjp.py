@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from comparing import assert_close, wide
 from differentiating import cases, operands_for
+from hypothesis import settings
 from strategies import make_numbers
 
 import nnkernels as nnk
@@ -83,10 +84,12 @@ def test_second_derivative_is_the_limit_of_difference_quotients(op, backend):
 
 
 def check_quotients(op, backend):
-    step = 1e-5
+    step, chosen = 1e-5, list(cases(op))
+    if backend.name.startswith("sim") and settings.default.derandomize:
+        chosen = chosen[:1]  # the others are calls of the same functions in Python
 
     def body():
-        for seed, (dtype, shapes, options) in enumerate(cases(op)):
+        for seed, (dtype, shapes, options) in enumerate(chosen):
             operands = operands_for(op, shapes, dtype, seed, options)
             generator = np.random.default_rng(1000 + seed)
             arrays = [backend.array(x) for x in operands]

@@ -69,6 +69,7 @@ def paddings(draw):
     return shape, tuple(widths), draw(st.sampled_from(MODES))
 
 
+@pytest.mark.in_turn
 def test_padding_is_that_of_numpy(backend):
     @examples(1)
     @given(st.data(), paddings(), st.integers(0, 99))
@@ -101,6 +102,7 @@ PADDED = (
 )
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("mode", MODES)
 def test_paddings_of_every_size(mode, backend):
     def body():
@@ -118,6 +120,7 @@ def test_paddings_of_every_size(mode, backend):
     backend.precompiled(body)
 
 
+@pytest.mark.in_turn
 def test_every_dtype_is_moved(backend):
     def body():
         generator = np.random.default_rng(2)
@@ -141,6 +144,7 @@ def test_every_dtype_is_moved(backend):
 ADDED = (*FLOATING, *COMPLEX, "int16", "uint8", "int64")
 
 
+@pytest.mark.in_turn
 def test_every_dtype_is_added_up(backend):
     def body():
         generator = np.random.default_rng(3)
@@ -211,6 +215,7 @@ def window_cases(draw):
     return (draw(st.integers(1, 2)), draw(st.integers(1, 3)), *sizes), options
 
 
+@pytest.mark.in_turn
 def test_windows_in_any_layout(backend):
     @examples(0.6)
     @given(st.data(), window_cases(), st.integers(0, 99))
@@ -234,6 +239,7 @@ def test_windows_in_any_layout(backend):
     backend.precompiled(right)
 
 
+@pytest.mark.in_turn
 def test_pixels_in_any_layout(backend):
     def body():
         generator = np.random.default_rng(4)
@@ -264,6 +270,7 @@ RESIZED = (
 MANY_CHANNELS = (2, 75, 5, 6), (8, 4)
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("mode", RESAMPLING)
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_resampling_in_any_layout(mode, align_corners, backend):
@@ -340,6 +347,7 @@ CALLS = (
 )
 
 
+@pytest.mark.in_turn
 def test_results_into_arrays_of_any_layout(backend):
     def body():
         generator = np.random.default_rng(7)
@@ -381,6 +389,7 @@ def test_second_calls_take_the_plan(cpu):
     assert len(cpu.machine.plans) == count + 1
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("function", [c[0] for c in CALLS], ids=lambda f: f.__name__)
 def test_64_bit_offsets(function, backend):
     """A batch axis with two entries two GiB apart: only the addresses are looked at."""
