@@ -97,6 +97,7 @@ STRIDED = Geometry(
 )
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("last", [False, True], ids=["channels_first", "channels_last"])
 def test_dtypes(last, backend):
     def body():
@@ -113,6 +114,7 @@ def test_dtypes(last, backend):
     backend.precompiled(body)
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("dtypes", [("int8", "int8"), ("uint8", "int8"), ("int32", "int16")])
 def test_integers_are_exact(dtypes, backend):
     """In 32 bits at least; what overflows wraps."""
@@ -250,6 +252,7 @@ def test_threads(last, cpu):
     assert_all_right(geometry, arrays, list(results))
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize(
     "geometry",
     [
