@@ -199,14 +199,7 @@ def test_adjoint(dtype, cpu):
     assert (dx.shape, dw.shape, db.shape) == (x.shape, weight.shape, bias.shape)
 
 
-@pytest.fixture
-def one_simulator():
-    """What is the same on all machines runs where kernels take the least time to compile."""
-    with nnk.use_backend("sim:sm_80"):
-        yield
-
-
-def test_activation_is_differentiated(one_simulator):
+def test_activation_is_differentiated(cpu):
     x, weight, dy, bias = make_arrays(STRIDED, "float64")
     for epilogue in ("relu", "silu"):
         _, pullback = nnk.vjp(nnk.conv, x, weight, bias, epilogue=epilogue, **STRIDED.options)
@@ -279,6 +272,13 @@ def test_taps_that_no_pixel_has_are_no_memory(cpu):
     assert (dx[:, :, ::2, ::2] == 64).all()
     assert not dx[:, :, 1::2].any()
     assert not dx[..., 1::2].any()
+
+
+@pytest.fixture
+def one_simulator():
+    """What is the same on all machines runs where kernels take the least time to compile."""
+    with nnk.use_backend("sim:sm_80"):
+        yield
 
 
 def test_named_padding(one_simulator):
