@@ -689,6 +689,7 @@ def call_only(name, shape, axis):
         op.function(*[x] * len(op.arrays), axis=axis)
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("name", GPU_REGIMES)
 def test_regime_of_a_gpu_runs(name, simulator, chosen, machine_of):
     check_regime(GPU_REGIMES[name], simulator, chosen, machine_of)
@@ -733,6 +734,7 @@ def test_elementwise_past_the_caches_runs(cpu, chosen, machine_of):
                 assert all(c.streaming for c in chosen)
 
 
+@pytest.mark.in_turn
 def test_wide_indices_run(backend, monkeypatch):
     generator = np.random.default_rng(53)
     for module in (rows, elementwise):
@@ -767,6 +769,7 @@ def test_wide_indices_run(backend, monkeypatch):
     backend.machine.plans.clear()
 
 
+@pytest.mark.in_turn
 def test_strides_beyond_32_bits(backend, chosen):
     # Two rows 2 GiB apart. Of the memory between them nothing is ever touched.
     if backend.is_cupy:

@@ -106,6 +106,7 @@ def test_any_geometry(backend, kernels):
     assert len(direct) > len(kernels) / 2
 
 
+@pytest.mark.in_turn
 def test_transposed(backend):
     """The same kernel, with an image of fewer elements than the result."""
     x = make_numbers(np.random.default_rng(1), (2, 6, 9, 5), "float32")

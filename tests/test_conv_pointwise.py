@@ -42,6 +42,7 @@ def texts(monkeypatch, backend):
     return made
 
 
+@pytest.mark.in_turn
 def test_one_tap_is_a_product_of_matrices(backend, texts):
     def body():
         generator = np.random.default_rng(99)
@@ -73,6 +74,7 @@ def test_one_tap_is_a_product_of_matrices(backend, texts):
     backend.precompiled(body)
 
 
+@pytest.mark.in_turn
 def test_images_of_few_pixels_share_packed_weights(backend, texts):
     """On a CPU, a gradient by images whose weights are packed is one product of their pixels."""
 

@@ -105,6 +105,7 @@ REGIMES = {
 }  # fmt: skip
 
 
+@pytest.mark.in_turn(by="warp")
 @pytest.mark.parametrize("regime", REGIMES)
 def test_each_regime_runs(regime, simulator, chosen, monkeypatch):
     x_shape, w_shape, options, last, dtype, processors, *expected = REGIMES[regime]
@@ -137,6 +138,7 @@ def test_each_regime_runs(regime, simulator, chosen, monkeypatch):
     simulator.machine.plans.clear()
 
 
+@pytest.mark.in_turn
 def test_windows_of_many_taps(simulator, chosen):
     # 32 taps along all axes, of which the one that is missing has one; and 33.
     generator = np.random.default_rng(94)
@@ -156,6 +158,7 @@ def test_windows_of_many_taps(simulator, chosen):
     assert found == [True, False] * 4
 
 
+@pytest.mark.in_turn
 def test_many_small_groups_share_a_block(simulator, chosen, monkeypatch):
     small_device(monkeypatch, simulator, 1)
     generator = np.random.default_rng(96)
@@ -172,6 +175,7 @@ def test_many_small_groups_share_a_block(simulator, chosen, monkeypatch):
     simulator.machine.plans.clear()
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("last", [False, True])
 def test_images_two_gibibytes_apart(last, simulator, chosen):
     generator = np.random.default_rng(97)
@@ -194,6 +198,7 @@ def test_images_two_gibibytes_apart(last, simulator, chosen):
     assert {c.product.index for c in chosen if isinstance(c, ConvSimtConfig)} == {"q"}
 
 
+@pytest.mark.in_turn
 def test_split_sums_are_the_same_in_every_run_and_for_every_view(simulator, chosen, monkeypatch):
     small_device(monkeypatch, simulator, 40)
     generator = np.random.default_rng(98)

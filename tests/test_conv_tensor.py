@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from convolving import BY_DATA, BY_WEIGHT, FORWARD, Geometry, assert_right, geometries
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import examples, make_numbers
 from test_matmul_tensor import layouts_in_shared_memory
@@ -104,6 +104,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.in_turn(by="warp")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_geometry(family, simulator, chosen, one_tile):
     one_tile()
@@ -229,7 +230,10 @@ USUAL = Geometry((1, 32, 8, 9), (24, 32, 3, 3), {"padding": 1})
 
 def other_types(arch):
     """Of other sizes than two bytes, and bfloat16."""
-    return ("bfloat16", "int8", *(("float64",) if arch == "gfx90a" else ()))
+    if not settings.default.derandomize:
+        return ("bfloat16", "int8", *(("float64",) if arch == "gfx90a" else ()))
+    types = {"sm_80": ("bfloat16", "int8"), "gfx90a": ("int8", "float64"), "gfx1100": ("bfloat16",)}
+    return types.get(arch, ())
 
 
 @pytest.mark.dtypes(of=other_types)

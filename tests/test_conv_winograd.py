@@ -150,7 +150,7 @@ def test_any_geometry(backend):
     if not backend.is_cpu:
         pytest.skip("a regime of the CPU")
 
-    @examples(1)
+    @examples(0.5)
     @given(cases(backend), st.booleans())
     def right(case, flip):
         padding, x, weight, bias = case
@@ -193,7 +193,7 @@ def test_any_depth(backend):
     if not backend.is_cpu:
         pytest.skip("a regime of the CPU")
 
-    @examples(0.5)
+    @examples(0.3)
     @given(deep_cases(backend))
     def right(case):
         (stride, dilation, low, high), x, weight = case

@@ -23,7 +23,7 @@ from nnkernels.dispatch import axes, dtypes
 from nnkernels.dispatch import elementwise as dispatch
 from nnkernels.dispatch.packing import Packer, pointer_struct
 
-MANY = 20.0  # these examples take microseconds
+MANY = 10.0  # these examples take microseconds
 
 
 # ---- axes ----------------------------------------------------------------------------------
@@ -232,6 +232,7 @@ def calls_of_every_kind(x):
     nnk.matmul(x, x, out=out)
 
 
+@pytest.mark.in_turn
 def test_a_repeated_call_makes_no_plan(backend, configured):
     x = make_numbers(np.random.default_rng(60), (12, 12), "float32")
     x_ = backend.array(x)
@@ -249,6 +250,7 @@ def test_a_repeated_call_makes_no_plan(backend, configured):
     backend.precompiled(body)
 
 
+@pytest.mark.in_turn
 def test_another_option_dtype_or_layout_is_another_plan(backend, configured):
     x = make_numbers(np.random.default_rng(61), (6, 8), "float32")
     backend.machine.plans.clear()
@@ -300,6 +302,7 @@ class Compilations:
         self.count = len(self.kernels) - self.before
 
 
+@pytest.mark.in_turn
 def test_other_shapes_and_constants_of_a_class_compile_nothing(backend):
     generator = np.random.default_rng(62)
 
@@ -359,6 +362,7 @@ def test_architectures_of_one_warp_width_share_kernels():
 # ---- results ------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turn
 def test_channels_last_stays_channels_last(backend):
     images = make_numbers(np.random.default_rng(65), (2, 5, 7, 3), "float32")
     x = place(images, lay_out((2, 5, 7, 3), 4, range(4), [1] * 4)).view.transpose(0, 3, 1, 2)
@@ -378,6 +382,7 @@ def test_channels_last_stays_channels_last(backend):
     assert [rows_with_axis.strides[a] for a in (0, 1, 3)] == [84, 4, 12]
 
 
+@pytest.mark.in_turn
 def test_the_order_of_the_first_whole_operand_is_kept(backend):
     x = np.ones((4, 5), np.float32)
     with backend.context():

@@ -73,6 +73,7 @@ def test_any_layout(pairs, backend):
 # ---- which kernel ----------------------------------------------------------------------------
 
 
+@pytest.mark.in_turn
 def test_the_memory_order_of_the_matrix_decides(backend, kernels):
     generator = np.random.default_rng(60)
     rows = make_numbers(generator, (300, 200), "float32")
@@ -112,6 +113,7 @@ FORCED = [
 ]
 
 
+@pytest.mark.in_turn(by="warp")
 @pytest.mark.parametrize("order", "CF")
 def test_any_block_gives_the_right_answer(order, simulator, monkeypatch):
     original = config.configure
@@ -162,6 +164,7 @@ def test_any_number_of_threads_gives_the_same_bits(order, dtype):
     assert_same_bits(found, nnk.matmul(shifted, x), "another place in memory")
 
 
+@pytest.mark.in_turn
 def test_infinities_and_nan_stay_in_their_sums(backend):
     generator = np.random.default_rng(63)
     for order in "CF":
@@ -178,6 +181,7 @@ def test_infinities_and_nan_stay_in_their_sums(backend):
         assert_close(y, wanted, 37, scale=50.0)
 
 
+@pytest.mark.in_turn
 def test_empty_sums_and_no_sums(backend):
     with backend.context():
         for a, x, shape in (((3, 0), (0,), (3,)), ((0, 3), (3,), (0,)), ((0,), (0,), ())):
@@ -240,6 +244,7 @@ REGIMES = (
 )
 
 
+@pytest.mark.in_turn(by="warp")
 def test_each_regime_runs(simulator, chosen, kernels, monkeypatch):
     machine = simulator.machine
 

@@ -108,34 +108,44 @@ def test_infinities_and_nan_stay_in_their_rows_and_columns(backend):
 # packings of A, and several blocks.
 SLICED = ((30, 513, 33), (200, 600, 70), (15, 520, 600), (1, 1100, 1), (260, 385, 16))
 TURNED = ((False, False), (True, True), (True, False), (False, True))
-SLICED_DTYPES = ("float32", "float64", "float16", "int16", "complex64")
+# Each is a kernel, which takes two seconds to compile: of float32, two ways to turn the operands
+# have a result by rows and the other two one by columns; other dtypes, of the same template, one.
+SLICED_CASES = (
+    ("float32", False, TURNED[::2]),
+    ("float32", True, TURNED[1::2]),
+    ("float64", True, TURNED[2:3]),
+    ("float16", False, TURNED[3:]),
+    ("int16", True, TURNED[:1]),
+    ("complex64", False, TURNED[1:2]),
+)
 
 
-@pytest.mark.parametrize("out_by_columns", [False, True])
-@pytest.mark.parametrize("dtype", SLICED_DTYPES)
-def test_sums_of_several_slices(dtype, out_by_columns):
-    generator = np.random.default_rng(35)
-    # Each is a kernel, which takes two seconds to compile: other dtypes than float32, of the same
-    # template, have one way to turn the operands each, and a result by columns another one.
-    whole = dtype == "float32" or not settings.default.derandomize
-    one = (SLICED_DTYPES.index(dtype) + 2 * out_by_columns) % len(TURNED)
-    for m, k, n in SLICED:
-        for transposed in TURNED if whole else TURNED[one : one + 1]:
+@pytest.mark.parametrize(("dtype", "out_by_columns", "ways"), SLICED_CASES)
+def test_sums_of_several_slices(dtype, out_by_columns, ways, cpu):
+    def body():
+        generator = np.random.default_rng(35)
+        every = ways if settings.default.derandomize else TURNED
+        shapes = SLICED if dtype == "float32" or every is TURNED else SLICED[:2]
+        for (m, k, n), transposed in product(shapes, every):
             x1, x2 = (
                 make_numbers(generator, shape[::-1] if turned else shape, dtype)
                 for shape, turned in zip(((m, k), (k, n)), transposed, strict=True)
             )
             x1, x2 = x1.T if transposed[0] else x1, x2.T if transposed[1] else x2
             out = np.full((n, m), 99, x1.dtype).T if out_by_columns else None
-            with nnk.use_backend("cpu"):
+            with cpu.context():
                 y = nnk.matmul(x1, x2, out=out)
             assert y.shape == (m, n)
-            assert_right(y, x1, x2)
+            if not cpu.recording:
+                assert_right(y, x1, x2)
+
+    cpu.precompiled(body)
 
 
 # ---- dtypes ----------------------------------------------------------------------------------
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize(
     ("dtype", "out_dtype"),
     [("int8", "int32"), ("uint8", "int64"), ("float16", "float32"), ("complex64", "complex128")],
@@ -150,10 +160,13 @@ def test_out_dtype(dtype, out_dtype, backend):
     assert_right(backend.numpy(y), x1, x2, out_dtype=out_dtype)
 
 
+@pytest.mark.in_turn
 def test_integers_wrap(backend):
     def body():
         generator = np.random.default_rng(32)
-        for dtype in INTEGERS:
+        # A half on a CPU; others are in other tests there.
+        thinned = settings.default.derandomize
+        for dtype in INTEGERS[not backend.is_cpu :: 2] if thinned else INTEGERS:
             x1, x2 = (make_numbers(generator, (3, 3), dtype, "wide") for _ in range(2))
             with backend.context():
                 y = nnk.matmul(backend.array(x1), backend.array(x2))
@@ -169,7 +182,15 @@ def test_python_numbers_are_no_matrices(backend):
         nnk.matmul(backend.array(np.ones((2, 2))), 2.0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "complex64", "int8"])
+def shared(on_cpu, elsewhere):
+    """For the marker ``dtypes``: some on a CPU, where kernels take long to compile, others not."""
+    if not settings.default.derandomize:
+        return lambda arch: (*on_cpu, *elsewhere)
+    return lambda arch: on_cpu if arch == "host" else elsewhere
+
+
+@pytest.mark.in_turn
+@pytest.mark.dtypes(of=shared(("float16", "int8"), ("float32", "complex64")))
 def test_sides_of_0_and_1(dtype, backend):
     def body():
         generator = np.random.default_rng(38)
@@ -257,7 +278,8 @@ def test_a_slice_of_a_batch_gives_the_same_bits(backend):
 # ---- identities ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.in_turn
+@pytest.mark.dtypes(of=shared(("float32",), ("complex64",)))
 def test_the_gradient_is_the_adjoint(dtype, backend):
     # <dy, A B> = <dA, A> and = <dB, B>, with the real part of the inner product of complex ones.
     def body():
@@ -285,6 +307,7 @@ def inner(a, b):
     return float(np.sum(np.conj(wide(a)) * wide(b)).real)
 
 
+@pytest.mark.in_turn
 def test_products_are_linear_and_transpose(backend):
     generator = np.random.default_rng(36)
     # Whole numbers: every sum is exact, whatever its order.

@@ -185,6 +185,7 @@ REGIMES = (
 )
 
 
+@pytest.mark.in_turn(by="warp")
 def test_each_regime_runs(simulator, chosen, monkeypatch):
     def body():
         generator = np.random.default_rng(90)
@@ -204,6 +205,7 @@ def test_each_regime_runs(simulator, chosen, monkeypatch):
     simulator.machine.plans.clear()
 
 
+@pytest.mark.in_turn
 def test_a_view_and_its_copy_give_the_same_bits(simulator, chosen):
     # Wide loads along either axis, narrow ones, and ones of single elements.
     generator = np.random.default_rng(91)
@@ -237,6 +239,7 @@ def test_a_view_and_its_copy_give_the_same_bits(simulator, chosen):
     }
 
 
+@pytest.mark.in_turn
 def test_sums_are_stored_in_groups_or_one_by_one(simulator, chosen):
     generator = np.random.default_rng(92)
     a = make_numbers(generator, (10, 30), "float32")

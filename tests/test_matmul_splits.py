@@ -64,6 +64,7 @@ def operands(generator, shapes, types, options):
     return a, b, c
 
 
+@pytest.mark.in_turn
 def test_split_sums_with_every_epilogue(backend, force, kernels):
     def body():
         generator = np.random.default_rng(80)
@@ -102,6 +103,7 @@ def check(y, arrays, options):
     assert_close(y, np.asarray(expected), left.shape[-1], scale, "split gemm")
 
 
+@pytest.mark.in_turn
 def test_split_sums_of_strided_arrays_in_place(backend, force):
     # Columns of C apart and in reverse, C being what is added; operands of any strides.
     force(4)
@@ -125,6 +127,7 @@ def test_split_sums_of_strided_arrays_in_place(backend, force):
     backend.machine.plans.clear()
 
 
+@pytest.mark.in_turn
 def test_the_partial_sums_are_added_in_order(backend, force):
     # What float32 rounds tells the order.
     force(4)
@@ -153,6 +156,7 @@ def test_the_partial_sums_are_added_in_order(backend, force):
     backend.machine.plans.clear()
 
 
+@pytest.mark.in_turn
 def test_indices_reach_the_end_of_the_workspace(backend, force, monkeypatch):
     force(3)
     a, b = (backend.array(np.ones(s, np.float32)) for s in ((5, 300), (300, 7)))
