@@ -28,7 +28,9 @@ class TilesConfig:
     rows_at_once : int
         Rows of A that are packed at once.
     itemsize : int
-        Of an element of A and B.
+        Bytes of a term of a packed line.
+    forms : int
+        How often A is packed: with the parts of its elements exchanged too, if they have any.
     splits : int
         As in ``PackedConfig``.
     """
@@ -38,6 +40,7 @@ class TilesConfig:
     tile_k: int
     rows_at_once: int
     itemsize: int
+    forms: int
     fast_a: int
     fast_b: int
     unit_a: bool
@@ -47,7 +50,8 @@ class TilesConfig:
 
     def shared_elements(self, k: int) -> int:
         """Sums of 32 bits that the scratch memory of a thread holds, for sums of `k` terms."""
-        packed = (self.rows_at_once + self.tile_n) * self.tile_k * self.itemsize // 4
+        lines = self.forms * self.rows_at_once + self.tile_n
+        packed = lines * self.tile_k * self.itemsize // 4
         waiting = self.tile_m * self.tile_n if k > self.tile_k else 0
         return packed + MICRO * MICRO + waiting
 
@@ -57,7 +61,9 @@ class TilesConfig:
 
 
 # What a processor needs for the elements of a product: names of Linux' /proc/cpuinfo.
-FEATURES = {"bfloat16": "amx_bf16", "int8": "amx_int8"}
+FEATURES = {"bfloat16": "amx_bf16", "float16": "amx_bf16", "int8": "amx_int8"}
+# float16 is split into two bfloat16, and A is packed twice.
+SPLIT = "float16"
 # Rows and columns of a micro-tile: two tiles each.
 MICRO = 32
 # Bytes of a row of a tile.
@@ -90,7 +96,8 @@ def without_tiles(device: Device) -> Device:
 
 def configure(problem: MatmulProblem, device: Device) -> TilesConfig:
     """The blocks for a problem."""
-    itemsize = problem.itemsizes[0]
+    splits = problem.dot == SPLIT
+    itemsize = problem.itemsizes[0] * (2 if splits else 1)
     chunk = _ROW_BYTES // itemsize
     tile_k = min(round_up(max(problem.k, 1), chunk), _LINE_BYTES // itemsize)
     most_columns = min(_PACKED_BYTES // (tile_k * itemsize) // MICRO * MICRO, _MOST_COLUMNS)
@@ -114,12 +121,13 @@ def configure(problem: MatmulProblem, device: Device) -> TilesConfig:
         tile_m=tile_m,
         tile_n=round_up(-(-problem.n // tiles_n), MICRO),
         tile_k=tile_k,
-        rows_at_once=min(tile_m, _ROWS_AT_ONCE[fast_a]),
+        rows_at_once=min(tile_m, max(_ROWS_AT_ONCE[fast_a] // (2 if splits else 1), MICRO)),
         itemsize=itemsize,
+        forms=2 if splits else 1,
         fast_a=fast_a,
         fast_b=fast_b,
-        unit_a=problem.strides_a[fast_a] == itemsize,
-        unit_b=problem.strides_b[fast_b] == itemsize,
+        unit_a=problem.strides_a[fast_a] == problem.itemsizes[0],
+        unit_b=problem.strides_b[fast_b] == problem.itemsizes[1],
         index=index_kind(problem.reach),
     )
 
