@@ -62,7 +62,8 @@ class TilesConfig:
 
 # What a processor needs for the elements of a product: names of Linux' /proc/cpuinfo.
 FEATURES = {"bfloat16": "amx_bf16", "float16": "amx_bf16", "int8": "amx_int8"}
-# float16 is split into two bfloat16, and A is packed twice.
+# Elements that are split into two bfloat16: then A is packed in two forms, and half as many rows of
+# it and of sums have room beside that.
 SPLIT = "float16"
 # Rows and columns of a micro-tile: two tiles each.
 MICRO = 32
@@ -96,12 +97,12 @@ def without_tiles(device: Device) -> Device:
 
 def configure(problem: MatmulProblem, device: Device) -> TilesConfig:
     """The blocks for a problem."""
-    splits = problem.dot == SPLIT
-    itemsize = problem.itemsizes[0] * (2 if splits else 1)
+    forms = 2 if problem.dot == SPLIT else 1
+    itemsize = forms * problem.itemsizes[0]
     chunk = _ROW_BYTES // itemsize
     tile_k = min(round_up(max(problem.k, 1), chunk), _LINE_BYTES // itemsize)
     most_columns = min(_PACKED_BYTES // (tile_k * itemsize) // MICRO * MICRO, _MOST_COLUMNS)
-    tiles_m = 1 if problem.k <= tile_k else -(-problem.m // _MOST_WAITING_ROWS)
+    tiles_m = 1 if problem.k <= tile_k else -(-problem.m // (_MOST_WAITING_ROWS // forms))
     tiles_n = -(-problem.n // most_columns)
     work = problem.m * problem.n * max(problem.k, 1)
     while (
@@ -121,9 +122,9 @@ def configure(problem: MatmulProblem, device: Device) -> TilesConfig:
         tile_m=tile_m,
         tile_n=round_up(-(-problem.n // tiles_n), MICRO),
         tile_k=tile_k,
-        rows_at_once=min(tile_m, max(_ROWS_AT_ONCE[fast_a] // (2 if splits else 1), MICRO)),
+        rows_at_once=min(tile_m, max(_ROWS_AT_ONCE[fast_a] // forms, MICRO)),
         itemsize=itemsize,
-        forms=2 if splits else 1,
+        forms=forms,
         fast_a=fast_a,
         fast_b=fast_b,
         unit_a=problem.strides_a[fast_a] == problem.itemsizes[0],
