@@ -26,6 +26,16 @@ from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.launch import cpu
 
 BACKEND = Backend("cpu")
+
+
+@pytest.fixture(autouse=True)
+def any_size(request, monkeypatch):
+    """Tiles for float16 of any size too, but in tests of the configuration."""
+    if "few_products" not in request.node.name:
+        monkeypatch.setattr(matmul_tiles, "_FEW_ROWS", 0)
+        monkeypatch.setattr(matmul_tiles, "_FEW_PRODUCTS", 0)
+
+
 TILES = "tiles"
 SIGNS = [("int8", "int8"), ("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8")]
 # Features of the processor, bytes of a SIMD register, element types, the way they are multiplied.
@@ -262,6 +272,7 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 import test_matmul_dot as t
 type(t.BACKEND.machine).allows_tiles = lambda self: True
+t.matmul_tiles._FEW_ROWS = t.matmul_tiles._FEW_PRODUCTS = 0
 found = set()
 def body():
     generator = np.random.default_rng(68)
@@ -313,7 +324,7 @@ PRODUCT = MatmulProblem(
         ({"k": 5000}, {"tile_m": 512, "tile_k": 2048}),
         ({"m": 16, "n": 4096, "k": 64}, {"tile_m": 32, "tile_n": 1024}),
         ({"dot": "int8", "itemsizes": (1, 1, 4), "k": 5000}, {"tile_k": 4096, "itemsize": 1}),
-        ({"dot": "float16"}, {"tile_k": 1024, "tile_n": 256, "unit_a": True, "forms": 2}),
+        ({"dot": "float16"}, {"tile_k": 512, "tile_n": 512, "tile_m": 256, "forms": 2}),
         ({"dot": "float16", "strides_a": (2, 4096)}, {"fast_a": ROWS_FAST, "rows_at_once": 64}),
         ({"strides_b": (2, 4096)}, {"fast_b": ROWS_FAST, "unit_b": True, "unit_a": True}),
         ({"strides_a": (4, 8192)}, {"fast_a": ROWS_FAST, "unit_a": False, "rows_at_once": 128}),
@@ -334,6 +345,16 @@ def test_blocks_of_tiles(changes, expected):
     assert c.shared_elements(problem.k) * 4 <= 1 << 21
     waits = c.tile_m * c.tile_n
     assert c.shared_elements(c.tile_k + 1) - c.shared_elements(c.tile_k) == waits
+
+
+@pytest.mark.parametrize("shape", [(16, 400, 400), (400, 400, 16), (32, 64, 128), (64, 64, 64)])
+def test_few_products_of_float16_are_those_of_float32(shape):
+    m, k, n = shape
+    problem = replace(PRODUCT, m=m, n=n, k=k, dot="float16")
+    assert isinstance(config.configure(problem, AMX), PackedConfig)
+    larger = replace(problem, m=m + 32, n=n + 32)
+    assert isinstance(config.configure(larger, AMX), TilesConfig)
+    assert isinstance(config.configure(replace(problem, dot="bfloat16"), AMX), TilesConfig)
 
 
 @pytest.mark.parametrize("way", MICRO_TERMS)

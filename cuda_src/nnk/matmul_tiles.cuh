@@ -8,11 +8,11 @@
 // rows begin at cache lines; otherwise they are packed as the tiles that are loaded. Between two
 // slices, sums wait in scratch memory.
 //
-// A word of float16 is one term, as two bfloat16 whose sum it is (SplitHalves). A times B multiplies
-// the larger parts and the smaller ones; A with its parts exchanged, which is packed beside it, adds
-// the mixed products. So products are exact, and four times as many multiplications as those of
-// bfloat16 are still a quarter of those of float32. In both, what is added first does not depend on
-// which operand is A, so that a transposed product has the same bits.
+// A word of float16 is one term, as two bfloat16 whose sum it is (SplitHalves). A times B
+// multiplies the larger parts and the smaller ones; A with its parts exchanged, which is packed
+// beside it, adds the mixed products. So products are exact, and four times as many multiplications
+// as those of bfloat16 are still a quarter of those of float32. In both, what is added first does
+// not depend on which operand is A, so that a transposed product has the same bits.
 //
 // How C is cut into blocks does not change an element of it: each is the sum of the results of
 // tiles in order.

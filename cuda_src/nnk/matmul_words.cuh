@@ -68,7 +68,8 @@ template <class T, class E, uint32 Flip = 0> struct Words {
 // the upper half what that leaves. 11 bits of x are 8 and at most 4, and the parts of the smallest
 // subnormal are 2^-24 and 2^-32, of which no product is subnormal as a float. The larger part is
 // always a little less than x, so that both have the sign of x and neither is 0 unless x is:
-// infinity, whose parts are the largest bfloat16 and infinity, then gives by every y what it should.
+// infinity, whose parts are the largest bfloat16 and infinity, then gives by every y what it
+// should.
 template <class T> struct SplitHalves {
   static constexpr int terms = 1;
 

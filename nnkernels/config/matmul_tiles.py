@@ -81,12 +81,23 @@ _MOST_COLUMNS = 1024
 _MOST_WAITING_ROWS = 512
 # Rows of A that are packed at once where neighbours in memory are rows: 256 bytes of bfloat16.
 _ROWS_AT_ONCE = {ROWS_FAST: 128, COLUMNS_FAST: MICRO}
+# With so few rows or columns, or products, splitting float16 takes longer than multiplying it as
+# float32: 2.3 ms in place of 5.7 for 4 rows by 4096 x 4096, 0.87 in place of 1.06 for 1024 products
+# of 32 x 32, the same for 16 rows.
+_FEW_ROWS, _FEW_PRODUCTS = 16, 64**3
 # Fewer products than this are not worth a second block.
 _SMALLEST_BLOCK = 128 * 128 * 128
 
 
 def is_possible(problem: MatmulProblem, device: Device) -> bool:
-    """Whether the processor has tiles for the elements of a problem."""
+    """Whether the processor has tiles for the elements of a problem, and they pay.
+
+    That must not depend on how operands lie, nor on which of them is A: it decides the bits.
+    """
+    if problem.dot == SPLIT and (
+        min(problem.m, problem.n) <= _FEW_ROWS or problem.m * problem.n * problem.k <= _FEW_PRODUCTS
+    ):
+        return False
     return FEATURES.get(problem.dot) in device.features
 
 
@@ -100,7 +111,7 @@ def configure(problem: MatmulProblem, device: Device) -> TilesConfig:
     forms = 2 if problem.dot == SPLIT else 1
     itemsize = forms * problem.itemsizes[0]
     chunk = _ROW_BYTES // itemsize
-    tile_k = min(round_up(max(problem.k, 1), chunk), _LINE_BYTES // itemsize)
+    tile_k = min(round_up(max(problem.k, 1), chunk), _LINE_BYTES // (forms * itemsize))
     most_columns = min(_PACKED_BYTES // (tile_k * itemsize) // MICRO * MICRO, _MOST_COLUMNS)
     tiles_m = 1 if problem.k <= tile_k else -(-problem.m // (_MOST_WAITING_ROWS // forms))
     tiles_n = -(-problem.n // most_columns)
