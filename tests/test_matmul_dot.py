@@ -26,11 +26,22 @@ from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.launch import cpu
 
 BACKEND = Backend("cpu")
+
+
+@pytest.fixture(autouse=True)
+def any_size(request, monkeypatch):
+    """Tiles for float16 of any size too, but in tests of the configuration."""
+    if "few_products" not in request.node.name:
+        monkeypatch.setattr(matmul_tiles, "_FEW_ROWS", 0)
+        monkeypatch.setattr(matmul_tiles, "_FEW_PRODUCTS", 0)
+
+
 TILES = "tiles"
 SIGNS = [("int8", "int8"), ("uint8", "int8"), ("int8", "uint8"), ("uint8", "uint8")]
 # Features of the processor, bytes of a SIMD register, element types, the way they are multiplied.
 WAYS = [
     ({"amx_bf16"}, 64, [("bfloat16", "bfloat16")], TILES),
+    ({"amx_bf16"}, 64, [("float16", "float16")], TILES),
     ({"amx_int8", "avx512_vnni", "sse2"}, 64, SIGNS, TILES),
     ({"avx512_bf16", "sse2"}, 64, [("bfloat16", "bfloat16")], "bfloat16_pairs"),
     ({"avx512_vnni", "sse2"}, 64, SIGNS, "int8_quads"),
@@ -42,6 +53,9 @@ WAYS = [
     (set(), 64, [("int8", "int8")], "fused"),
 ]
 IDS = [f"{way}-{size}-{'-'.join(pairs[0])}" for _, size, pairs, way in WAYS]
+# Features, and elements that are multiplied as words of several numbers.
+FLOATING = [({"amx_bf16"}, "bfloat16"), ({"avx512_bf16"}, "bfloat16"), ({"amx_bf16"}, "float16")]
+FLOATING_IDS = [f"{'-'.join(features)}-{dtype}" for features, dtype in FLOATING]
 
 
 @contextmanager
@@ -148,7 +162,7 @@ def test_unsigned_pairs_only_where_their_highest_bits_do_not_count():
 def aligned(x, offset):
     """A copy that begins `offset` bytes after a multiple of 64, as do its rows."""
     pitch = -(-x.nbytes // len(x) // 64) * 64
-    memory = np.full(len(x) * pitch + 192, 0x7F, np.uint8)  # NaN, as bfloat16
+    memory = np.full(len(x) * pitch + 192, 0x7F, np.uint8)  # NaN, as bfloat16 and float16
     start = -memory.__array_interface__["data"][0] % 64 + offset
     strides = (pitch, x.itemsize)
     view = np.ndarray(x.shape, x.dtype, memory, start, strides)
@@ -156,44 +170,62 @@ def aligned(x, offset):
     return view
 
 
-@pytest.mark.parametrize("features", [{"amx_bf16"}, {"avx512_bf16"}], ids="-".join)
-def test_threads_and_layouts_do_not_change_a_bit(features):
+@pytest.mark.parametrize(("features", "dtype"), FLOATING, ids=FLOATING_IDS)
+def test_threads_and_layouts_do_not_change_a_bit(features, dtype):
     generator = np.random.default_rng(63)
-    a, b = (numbers(generator, s, "bfloat16") for s in ((150, 2077), (2077, 200)))
+    a, b = (numbers(generator, s, dtype) for s in ((150, 2077), (2077, 200)))
     found = []
+
+    def product(a, b):
+        return nnk.matmul(a, b, out_dtype="float32")
+
     with processor(features):
-        found.append(same_on_any_threads(lambda: nnk.matmul(a, b)))
+        found.append(same_on_any_threads(lambda: product(a, b)))
         # Rows that are read where they lie, and rows that are not.
-        found += [nnk.matmul(aligned(a, offset), b) for offset in (0, 2, 34)]
-        found.append(nnk.matmul(np.asfortranarray(a), b))
-        found.append(nnk.matmul(a, np.asfortranarray(b)))
-        found.append(nnk.matmul(b.T, a.T).T)
+        found += [product(aligned(a, offset), b) for offset in (0, 2, 34)]
+        found.append(product(np.asfortranarray(a), b))
+        found.append(product(a, np.asfortranarray(b)))
+        found.append(product(b.T, a.T).T)
     assert_right(found[0], a, b)
     for number, y in enumerate(found[1:]):
         assert_same_bits(np.ascontiguousarray(y), found[0], f"call {number + 1}")
 
 
-def test_part_of_a_product_has_the_same_bits():
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_part_of_a_product_has_the_same_bits(dtype):
     generator = np.random.default_rng(64)
-    a, b = (numbers(generator, s, "bfloat16") for s in ((150, 2077), (2077, 200)))
+    a, b = (numbers(generator, s, dtype) for s in ((150, 2077), (2077, 200)))
     with processor({"amx_bf16"}):
-        whole, part = nnk.matmul(a, b), nnk.matmul(a[40:81], b[:, 30:111])
+        whole, part = (
+            nnk.matmul(x, y, out_dtype="float32") for x, y in ((a, b), (a[40:81], b[:, 30:111]))
+        )
     assert_same_bits(np.ascontiguousarray(whole[40:81, 30:111]), part, "a part")
 
 
-@pytest.mark.parametrize("features", [{"amx_bf16"}, {"avx512_bf16"}], ids="-".join)
-def test_infinities_and_nan_stay_in_their_rows_and_columns(features):
+@pytest.mark.parametrize(("features", "dtype"), FLOATING, ids=FLOATING_IDS)
+def test_infinities_and_nan_stay_in_their_rows_and_columns(features, dtype):
     generator = np.random.default_rng(65)
-    a, b = (numbers(generator, s, "bfloat16") for s in ((40, 37), (37, 50)))
+    a, b = (numbers(generator, s, dtype) for s in ((40, 37), (37, 50)))
     a[1, 36], a[3, 0], b[36, 4] = np.inf, np.nan, -np.inf
+    # Times a power of two, whose smaller part is next to nothing, and times zero.
+    b[36, 5], b[36, 6], a[5, 36], a[6, 36] = -2, 0, 0.25, -0.0
     with np.errstate(invalid="ignore"):
         wanted = wide(a) @ wide(b)
     with processor(features):
         for x in (a, aligned(a, 0), np.asfortranarray(a)):
             y = nnk.matmul(x, b, out_dtype="float32")
             assert np.array_equal(np.isnan(y), np.isnan(wanted))
-            assert np.array_equal(np.isinf(y), np.isinf(wanted))
+            assert np.array_equal(y[np.isinf(y)], wanted[np.isinf(wanted)])
             assert_close(y, wanted.astype(np.float32), 37, scale=100.0)
+
+
+def test_products_of_float16_are_exact():
+    # The largest and smallest numbers, and all bits of them: a sum of one product is rounded once.
+    a = np.array([65504, 1 + 2**-10, 2047, 1 - 2**-11, 2**-24, 2**-14 - 2**-24, -3, 0], np.float16)
+    with processor({"amx_bf16"}):
+        y = nnk.matmul(a[:, None], a[None], out_dtype="float32")
+    wanted = np.outer(wide(a), wide(a))
+    assert np.array_equal(y, wanted.astype(np.float32))
 
 
 def test_epilogues_and_empty_sums():
@@ -201,7 +233,8 @@ def test_epilogues_and_empty_sums():
 
     def body():
         with processor({"amx_bf16", "amx_int8"}) as chosen:
-            for dtype, k in (("bfloat16", 2100), ("bfloat16", 0), ("int8", 4100)):
+            cases = ("bfloat16", 2100), ("bfloat16", 0), ("float16", 1100), ("int8", 4100)
+            for dtype, k in cases:
                 a, b = (numbers(generator, s, dtype) for s in ((20, k), (k, 35)))
                 result = "int32" if dtype == "int8" else dtype
                 c = numbers(generator, (20, 35), "int8").astype(numpy_dtype(result))
@@ -239,6 +272,7 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 import test_matmul_dot as t
 type(t.BACKEND.machine).allows_tiles = lambda self: True
+t.matmul_tiles._FEW_ROWS = t.matmul_tiles._FEW_PRODUCTS = 0
 found = set()
 def body():
     generator = np.random.default_rng(68)
@@ -290,6 +324,8 @@ PRODUCT = MatmulProblem(
         ({"k": 5000}, {"tile_m": 512, "tile_k": 2048}),
         ({"m": 16, "n": 4096, "k": 64}, {"tile_m": 32, "tile_n": 1024}),
         ({"dot": "int8", "itemsizes": (1, 1, 4), "k": 5000}, {"tile_k": 4096, "itemsize": 1}),
+        ({"dot": "float16"}, {"tile_k": 512, "tile_n": 512, "tile_m": 256, "forms": 2}),
+        ({"dot": "float16", "strides_a": (2, 4096)}, {"fast_a": ROWS_FAST, "rows_at_once": 64}),
         ({"strides_b": (2, 4096)}, {"fast_b": ROWS_FAST, "unit_b": True, "unit_a": True}),
         ({"strides_a": (4, 8192)}, {"fast_a": ROWS_FAST, "unit_a": False, "rows_at_once": 128}),
         ({"strides_a": (2, 128), "m": 50}, {"fast_a": ROWS_FAST, "unit_a": True, "tile_m": 64}),
@@ -309,6 +345,16 @@ def test_blocks_of_tiles(changes, expected):
     assert c.shared_elements(problem.k) * 4 <= 1 << 21
     waits = c.tile_m * c.tile_n
     assert c.shared_elements(c.tile_k + 1) - c.shared_elements(c.tile_k) == waits
+
+
+@pytest.mark.parametrize("shape", [(16, 400, 400), (400, 400, 16), (32, 64, 128), (64, 64, 64)])
+def test_few_products_of_float16_are_those_of_float32(shape):
+    m, k, n = shape
+    problem = replace(PRODUCT, m=m, n=n, k=k, dot="float16")
+    assert isinstance(config.configure(problem, AMX), PackedConfig)
+    larger = replace(problem, m=m + 32, n=n + 32)
+    assert isinstance(config.configure(larger, AMX), TilesConfig)
+    assert isinstance(config.configure(replace(problem, dot="bfloat16"), AMX), TilesConfig)
 
 
 @pytest.mark.parametrize("way", MICRO_TERMS)

@@ -33,6 +33,7 @@ def any_size(cpu, monkeypatch, chosen):
     monkeypatch.setattr(matmul_rows, "_LEAST_BYTES", 0)
     monkeypatch.setattr(matmul_rows, "_LEAST_COLUMNS", 1)
     monkeypatch.setattr(matmul.matmul_small, "is_small", lambda problem: False)
+    monkeypatch.setattr(matmul.matmul_tiles, "is_possible", lambda problem, device: False)
     yield chosen
     cpu.machine.plans.clear()
 

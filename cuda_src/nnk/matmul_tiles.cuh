@@ -1,5 +1,5 @@
-// Matrix product C = epilogue(A B) of bfloat16 or 8-bit integers by a block of one thread with
-// tile registers (platform/tile_registers.cuh), for a CPU.
+// Matrix product C = epilogue(A B) of bfloat16, float16 or 8-bit integers by a block of one thread
+// with tile registers (platform/tile_registers.cuh), for a CPU.
 //
 // For every slice of tile_k terms, a block packs its part of B into panels of 32 columns, as
 // words [terms / word][column]. A micro-tile of 32 x 32 sums stays in four tiles for the whole
@@ -7,6 +7,12 @@
 // take twice as long. 32 rows of A are read where they lie if their terms are adjacent and the
 // rows begin at cache lines; otherwise they are packed as the tiles that are loaded. Between two
 // slices, sums wait in scratch memory.
+//
+// A word of float16 is one term, as two bfloat16 whose sum it is (SplitHalves). A times B
+// multiplies the larger parts and the smaller ones; A with its parts exchanged, which is packed
+// beside it, adds the mixed products. So products are exact, and four times as many multiplications
+// as those of bfloat16 are still a quarter of those of float32. In both, what is added first does
+// not depend on which operand is A, so that a transposed product has the same bits.
 //
 // How C is cut into blocks does not change an element of it: each is the sum of the results of
 // tiles in order.
@@ -29,12 +35,19 @@ template <class TA, class TB, class TC, class S, class Index, int BatchRank, int
 struct MatmulTiles {
   static_assert(sizeof(TA) == sizeof(TB) && sizeof(S) == 4, "words of one kind, sums of 32 bits");
   template <int I> using Tile = typename Tiles::template Tile<I>;
-  using WordsA = Words<TA, TA>;
-  using WordsB = Words<TB, TB>;
+  static constexpr bool splits = is_same<TA, half>;
+  static_assert(splits == is_same<TB, half> && !(splits && Form::packs_b), "plain matrices");
+  using WordsA = conditional<splits, SplitHalves<TA>, Words<TA, TA>>;
+  using WordsB = conditional<splits, SplitHalves<TB>, Words<TB, TB>>;
+  // What the instruction takes them for, and how often A is packed.
+  using MultipliedA = conditional<splits, bfloat16, TA>;
+  using MultipliedB = conditional<splits, bfloat16, TB>;
+  static constexpr int forms = splits ? 2 : 1;
   static constexpr int word_terms = WordsA::terms;  // of a word
   static constexpr int side = Tiles::side, micro = 2 * side;
   static constexpr int chunk = side * word_terms;   // terms of a tile
   static constexpr int chunk_words = side * micro;  // of two tiles side by side
+  static constexpr int chunk_a = forms * chunk_words;
   static constexpr bool terms_fast_a = FastA == columns_fast, terms_fast_b = FastB == rows_fast;
 
   // Terms that a form writes past the end of a row of A, and what keeps rows of 4096 bytes out of
@@ -67,7 +80,7 @@ struct MatmulTiles {
     const Index terms = terms_of_split(args, place.split);
     Index offset[Args::arrays];
     decode_batch(args.batch, args.batch_stride, place.batch, offset);
-    const int words_a = (grid.tile_k + pad) / word_terms * grid.rows_at_once,
+    const int words_a = (grid.tile_k + pad) / word_terms * grid.rows_at_once * forms,
               words_b = grid.tile_k / word_terms * grid.tile_n;
     const int waiting = args.terms > grid.tile_k ? grid.tile_m * grid.tile_n : 0;
     const Block block{
@@ -161,17 +174,21 @@ struct MatmulTiles {
     for (int i = 0; i < square; ++i) block.packed_b.store_vec(slot_b(j, w + i, words), x[i]);
   }
 
-  // Panels of `micro` rows of A as tiles: chunk after chunk, each as [row][word].
+  // Panels of `micro` rows of A as tiles: chunk after chunk, each as [form][row][word].
+  template <int N>
+  static NNK_FN void store_a(const Block& block, int to, const Vec<uint32, N>& words) {
+    block.packed_a.store_vec(to, words);
+    if constexpr (splits) block.packed_a.store_vec(to + chunk_words, WordsA::exchanged(words));
+  }
   static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
     const int words = chunks_of(depth) * side;
     const Index first_m = block.first_m + first_i;
     if constexpr (terms_fast_a) {
       for (int i = 0; i < rows; ++i)
         for (int w = 0; w < words; w += side)
-          block.packed_a.store_vec(
-              w * micro + i * side,
-              WordsA::template along<side, UnitA>(block.a, first_m + i, first_k + w * word_terms,
-                                                  depth - w * word_terms));
+          store_a(block, w / side * chunk_a + i * side,
+                  WordsA::template along<side, UnitA>(
+                      block.a, first_m + i, first_k + w * word_terms, depth - w * word_terms));
     } else {
       for (int w = 0; w < words; w += square)
         for (int i = 0; i < rows; i += square)
@@ -187,9 +204,9 @@ struct MatmulTiles {
                                                     first_k + (w + r) * word_terms,
                                                     depth - (w + r) * word_terms);
     transpose(x);
-    const int to = i / micro * micro * chunks_of(depth) * side + w / side * chunk_words + w % side;
+    const int to = (i / micro * chunks_of(depth) + w / side) * chunk_a + w % side;
     NNK_UNROLL
-    for (int r = 0; r < square; ++r) block.packed_a.store_vec(to + (i % micro + r) * side, x[r]);
+    for (int r = 0; r < square; ++r) store_a(block, to + (i % micro + r) * side, x[r]);
   }
 
   // ---- multiplying ------------------------------------------------------------------------
@@ -204,11 +221,10 @@ struct MatmulTiles {
   };
   static NNK_FN Rows rows_of(const Block& block, int i, int panel, int rows, Index first_k,
                              int depth) {
-    const int words = chunks_of(depth) * side;
     if constexpr (Form::packs_a) return packed_rows(block, i, rows, first_k, depth);
-    const char* const packed =
-        reinterpret_cast<const char*>(block.packed_a.data + (terms_fast_a ? 0 : panel * words));
-    if constexpr (terms_fast_a && UnitA) {
+    const char* const packed = reinterpret_cast<const char*>(
+        block.packed_a.data + (terms_fast_a ? 0 : panel / micro * chunks_of(depth) * chunk_a));
+    if constexpr (terms_fast_a && UnitA && !splits) {
       const char* const there =
           reinterpret_cast<const char*>(block.a.at(NNK_HERE, block.first_m + i, first_k));
       const int64 stride = block.a.stride[0];
@@ -220,7 +236,7 @@ struct MatmulTiles {
       }
     }
     if constexpr (terms_fast_a) pack_a(block, i, rows, first_k, depth);
-    return {packed, nullptr, Tiles::row_bytes, chunk_words * 4, chunks_of(depth)};
+    return {packed, nullptr, Tiles::row_bytes, chunk_a * 4, chunks_of(depth)};
   }
 
   // Rows that a form packs, one after the other; zeros follow the last term.
@@ -294,10 +310,18 @@ struct MatmulTiles {
     // late.
     NNK_UNROLL
     for (int i = 0; i < micro; ++i) Tiles::fetch(b + 2 * chunk_words + i * side);
-    Tiles::template multiply<TA, TB, 0, 4, 6>();
-    if constexpr (C > 1) Tiles::template multiply<TA, TB, 1, 4, 7>();
-    if constexpr (R > 1) Tiles::template multiply<TA, TB, 2, 5, 6>();
-    if constexpr (R > 1 && C > 1) Tiles::template multiply<TA, TB, 3, 5, 7>();
+    multiply_tiles<R, C>();
+    if constexpr (splits) {
+      Tile<4>::load(a + chunk_words * 4, stride);
+      if constexpr (R > 1) Tile<5>::load(a + chunk_words * 4 + side * stride, stride);
+      multiply_tiles<R, C>();
+    }
+  }
+  template <int R, int C> static NNK_FN void multiply_tiles() {
+    Tiles::template multiply<MultipliedA, MultipliedB, 0, 4, 6>();
+    if constexpr (C > 1) Tiles::template multiply<MultipliedA, MultipliedB, 1, 4, 7>();
+    if constexpr (R > 1) Tiles::template multiply<MultipliedA, MultipliedB, 2, 5, 6>();
+    if constexpr (R > 1 && C > 1) Tiles::template multiply<MultipliedA, MultipliedB, 3, 5, 7>();
   }
 
   static NNK_FN void write(const Block& block, int i, int j, int rows, int columns) {

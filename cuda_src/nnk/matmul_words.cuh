@@ -64,6 +64,45 @@ template <class T, class E, uint32 Flip = 0> struct Words {
   }
 };
 
+// A float16 as two bfloat16 whose sum it is exactly: the lower half of a word is the larger part,
+// the upper half what that leaves. 11 bits of x are 8 and at most 4, and the parts of the smallest
+// subnormal are 2^-24 and 2^-32, of which no product is subnormal as a float. The larger part is
+// always a little less than x, so that both have the sign of x and neither is 0 unless x is:
+// infinity, whose parts are the largest bfloat16 and infinity, then gives by every y what it
+// should.
+template <class T> struct SplitHalves {
+  static constexpr int terms = 1;
+
+  template <int N, bool Unit, class Index>
+  static NNK_FN Vec<uint32, N> along(const View<const T, 2, Index>& x, Index line, Index term,
+                                     int left) {
+    if (left <= 0) return Vec<uint32, N>::splat(0);
+    const Line<const T, Index, Unit ? unit_step : any_step> terms_of_line{
+        x.at(NNK_HERE, line, term), Index(left), x.stride[1]};
+    return split(loaded<float, false, N>(terms_of_line, 0, left));
+  }
+  template <int N, bool Unit, class Index>
+  static NNK_FN Vec<uint32, N> across(const View<const T, 2, Index>& x, Index line, int lines,
+                                      Index term, int left) {
+    if (left <= 0) return Vec<uint32, N>::splat(0);
+    const Line<const T, Index, Unit ? unit_step : any_step> lines_at_term{
+        x.at(NNK_HERE, line, term), Index(lines), x.stride[0]};
+    return split(loaded<float, false, N>(lines_at_term, 0, lines));
+  }
+  // The parts in each other's place.
+  template <int N> static NNK_FN Vec<uint32, N> exchanged(const Vec<uint32, N>& words) {
+    return words << 16 | words >> 16;
+  }
+
+ private:
+  template <int N> static NNK_FN Vec<uint32, N> split(const Vec<float, N>& x) {
+    constexpr uint32 upper_half = 0xffff0000u;
+    const auto bits = bits_as<uint32>(x);
+    const auto larger = where(bits << 1 == 0u, bits, bits - 1u) & upper_half;
+    return larger >> 16 | (bits_as<uint32>(x - bits_as<float>(larger)) & upper_half);
+  }
+};
+
 // ---- words of one term ------------------------------------------------------------------------
 
 // Elements T in the type S.

@@ -30,8 +30,9 @@ class MatmulProblem:
     in_place : bool
         Whether C has the accumulator's type, so that unfinished sums can wait in it.
     dot : str
-        For which elements of A and B, ``"bfloat16"``, ``"int8"`` or ``"int16"``, an instruction
-        would do that adds several products of them at once; ``""`` if there is none.
+        For which elements of A and B, ``"bfloat16"``, ``"float16"``, ``"int8"`` or ``"int16"``, an
+        instruction would do that adds several products of them, or of parts of them, at once;
+        ``""`` if there is none.
     same_a : bool
         Whether elements of A are multiplied as they are: not converted, not conjugated.
     alignments : tuple of int

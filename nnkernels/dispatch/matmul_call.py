@@ -117,8 +117,8 @@ class Types:
     def dot(self) -> str:
         """For which elements an instruction would do that adds several products: or ""."""
         names, accumulator = {self.a.name, self.b.name}, self.accumulator[1]
-        if names == {"bfloat16"}:
-            return "bfloat16" if accumulator == "float32" else ""
+        if names in ({"bfloat16"}, {"float16"}):
+            return self.a.name if accumulator == "float32" else ""
         # Sums modulo 2^32; those of uint16 need more bits than a sum of signed products has,
         # unless they are cut to 16.
         if accumulator != "uint32" or max(self.a.itemsize, self.b.itemsize) > 2:
