@@ -256,6 +256,35 @@ def test_any_memory_order_of_a_depth_gives_the_same_bits():
     assert_same_bits(np.ascontiguousarray(again), y, "channels last")
 
 
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+def test_some_terms_and_outputs_at_once_give_the_same_bits(layout, monkeypatch):
+    """Terms end within the channels of a tap; outputs are several blocks, and several launches."""
+    rng = np.random.default_rng(9)
+    shapes = ((1, 19, 5, 9, 13), (140, 19, 3, 3, 3), (140,))
+    x, weight, bias = (rng.standard_normal(s).astype("f") for s in shapes)
+    x, options = layout(x), {"padding": (2, 1, 1), "epilogue": "relu", "algorithm": "winograd"}
+    plans, seen, configure = {}, [], config.configure
+    monkeypatch.setattr(machines.for_numpy(), "plans", plans)
+    monkeypatch.setattr(config, "configure", lambda *a: seen.append(configure(*a)) or seen[-1])
+
+    def result():
+        plans.clear()
+        y = nnk.conv(x, weight, bias, **options)
+        (plan,) = plans.values()
+        return np.ascontiguousarray(y), len(plan.launches), seen[-1]
+
+    y, launches, chosen = result()
+    assert (launches, chosen.terms_at_once) == (2, 57)
+    for of_weights in (16 << 20, 600_000):
+        monkeypatch.setattr(config, "_SCRATCH_BYTES", 250_000 if layout is not _last else 400_000)
+        monkeypatch.setattr(config, "_WEIGHT_BYTES", of_weights)
+        again, launches, chosen = result()
+        assert (launches > 2) == (of_weights == 600_000)
+        assert chosen.terms_at_once < 57
+        assert chosen.tile_m < 140
+        assert_same_bits(again, y, f"{chosen.terms_at_once} terms, {launches} launches")
+
+
 def test_results_lie_as_the_image_does():
     rng = np.random.default_rng(6)
     x, weight = (rng.standard_normal(s).astype("f") for s in ((2, 16, 9, 10), (20, 16, 3, 3)))
@@ -405,7 +434,7 @@ def test_blocks_of_float64_have_half_as_many_tiles():
         )
         assert (few.lanes, few.vector) == (8, 32)
         assert few.tile_n == many.tile_n // 2
-        assert 0.8 < few.shared_bytes(32, 8) / many.shared_bytes(32, 4) < 1.6
+        assert 0.8 < few.shared_bytes(8) / many.shared_bytes(4) < 1.6
 
 
 def test_blocks_of_channels():
@@ -433,6 +462,27 @@ def test_blocks_of_channels():
     # No more threads than tiles.
     one = replace(last, images=1, pixels=(1, 2, 2), outputs=16)
     assert config.configure(one, replace(CPU, processors=64)).tile_n == 1
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("element", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [256, 512, 2048])
+def test_memory_is_bounded(channels, element, last):
+    elements = frozenset({element})
+    problem = replace(PROBLEM, elements=elements, channels=channels, channels_fast=last)
+    for outputs in (16, 512, 2000):
+        for taps in ((1, 3, 3), (3, 3, 3)):
+            one = replace(problem, outputs=outputs, taps=taps)
+            for device in (CPU, replace(CPU, vector_bytes=32), replace(CPU, processors=8)):
+                chosen = config.configure(one, device)
+                assert chosen.shared_bytes(one.itemsize) <= 3.5 * 2**20
+                point = chosen.point_elements(one) * one.itemsize
+                panel = chosen.side * one.terms * one.itemsize
+                assert 36 * point <= max(16 * 2**20, 36 * panel) + 36 * 128
+                # All terms at once, or all outputs of a block.
+                cut = chosen.terms_at_once < one.terms
+                assert chosen.outputs_at_once == chosen.tile_m or not cut
+                assert cut == (one.terms > 256) or outputs == 16
 
 
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])

@@ -39,6 +39,7 @@ struct ConvForm {
   // After those of the product.
   template <class Product, class Index> struct Args : Product {
     alignas(16) WindowGeometry<Index> windows;
+    JoinedRows<Index> rows;
   };
 
   // What a block keeps. S: type of the sums; N: columns of a panel of B
@@ -54,6 +55,7 @@ struct ConvForm {
     static constexpr int groups_of_panel = N / G;
 
     const Geometry& g;
+    const JoinedRows<Index>& joined;
     PixelRuns<Index, G> image, other;
     WindowMasks<Index, G> masks;
     Shared<Index> tap_offsets;     // bytes from the place of tap 0 to that of every tap
@@ -64,6 +66,7 @@ struct ConvForm {
     template <class Group, class A>
     NNK_FN Of(const Group& group, const A& args, int at, int most)
         : g(args.windows),
+          joined(args.rows),
           image(group, at, most, g.stride[3] * g.step[2]),
           other(group, at + PixelRuns<Index, G>::bytes(most), most, g.other[3]),
           masks(group, g, at + 2 * PixelRuns<Index, G>::bytes(most), most) {
@@ -483,6 +486,10 @@ struct ConvForm {
       const Index column = block.first_n + j;
       if constexpr (Pixels == pixels_are_rows) {
         T* const to = byte_offset(block.c.data, Pixel<Index>::of(g, row).in_other(g));
+        if (!joined.is_one_phase()) {
+          scatter_joined<at_once>(block, sums, to, row, column, columns);
+          return;
+        }
         for (int i = 0; i < columns; i += at_once) {
           const int count = columns - i < at_once ? columns - i : at_once;
           const auto y =
@@ -491,12 +498,31 @@ struct ConvForm {
                          count, y);
         }
       } else {
-        T* const to = byte_offset(block.c.data, row * block.c.stride[0]);
+        T* const to = byte_offset(block.c.data, row_in_result(row, block.c.stride[0]));
         for (int i = 0; i < columns; i += G) {
           const int count = columns - i < G ? columns - i : G;
           const auto x = nnk::load<G>(sums + i);
           other.store(to, (j + i) / G, convert<T>(block.epilogue(x, row, column + i, count)));
         }
+      }
+    }
+    // Bytes to a row, which becomes that of its phase.
+    NNK_FN Index row_in_result(Index& row, Index step) const {
+      return joined.is_one_phase() ? row * step : joined.offset(row);
+    }
+    // The columns of a pixel, at most Count of one phase at once.
+    template <int Count, class Block, class Sum>
+    NNK_FN void scatter_joined(const Block& block, const Sum* sums, typename Block::Result* to,
+                               Index row, Index column, int columns) const {
+      for (int i = 0; i < columns;) {
+        Index first = column + i;
+        auto* const there = byte_offset(to, joined.offset(first));
+        int count = columns - i < Count ? columns - i : Count;
+        if (joined.rows - first < count) count = int(joined.rows - first);
+        const auto x = nnk::load_partial<Count>(sums + i, count, Sum());
+        store_elements(there, joined.row_step, count,
+                       convert<typename Block::Result>(block.epilogue(x, row, first, count)));
+        i += count;
       }
     }
     // Results of adjacent columns: complex ones are handled one by one.

@@ -207,10 +207,14 @@ struct ConvTilesForm
       const Index column = block.first_n + j;
       if constexpr (Pixels == pixels_are_rows) {
         T* const to = byte_offset(block.c.data, Pixel<Index>::of(g, row).in_other(g));
+        if (!Gather::joined.is_one_phase()) {
+          Gather::template scatter_joined<N>(block, sums, to, row, column, columns);
+          return;
+        }
         const auto y = convert<T>(block.epilogue(nnk::load<N>(sums), row, column, columns));
         store_elements(byte_offset(to, column * block.c.stride[1]), block.c.stride[1], columns, y);
       } else {
-        T* const to = byte_offset(block.c.data, row * block.c.stride[0]);
+        T* const to = byte_offset(block.c.data, Gather::row_in_result(row, block.c.stride[0]));
         for (int i = 0; i < columns; i += G) {
           const int count = columns - i < G ? columns - i : G;
           const auto x = nnk::load<G>(sums + i);

@@ -30,6 +30,28 @@ template <class Index> struct WindowGeometry {
   NNK_FN int spatial_taps() const { return int(kernel[0] * kernel[1] * kernel[2]); }
 };
 
+// Rows of several phases that are one product: see conv_joined_weights.cuh. Strides in bytes.
+template <class Index> struct JoinedRows {
+  Index rows;                // of a phase
+  Index phases[3], step[3];  // along each axis, and from one to the next in the result
+  Index row_step;
+
+  NNK_FN bool is_one_phase() const { return phases[0] * phases[1] * phases[2] == 1; }
+  // Bytes to a row in the result; `row` becomes that of its phase.
+  NNK_FN Index offset(Index& row) const {
+    Index phase = row / rows;
+    row -= phase * rows;
+    Index bytes = row * row_step;
+    NNK_UNROLL
+    for (int axis = 2; axis >= 0; --axis) {
+      const Index next = phase / phases[axis];
+      bytes += (phase - next * phases[axis]) * step[axis];
+      phase = next;
+    }
+    return bytes;
+  }
+};
+
 // A pixel.
 template <class Index> struct Pixel {
   Index at[4];

@@ -4,8 +4,10 @@
 // An image's pixels are cut into tiles of 4x4, which see 6x6 inputs. A block has some tiles and
 // outputs. What its tiles see is transformed once, and stays in a level-2 cache while a few outputs
 // after the other are made: for each of the 36 points the product of their transformed weights with
-// the tiles', and then what the transform makes of these. Neither lies in memory. Which tiles a
-// block has changes no result.
+// the tiles', and then what the transform makes of these. Neither lies in memory. Where what is
+// seen of all terms does not fit into scratch memory, it is made of some after the other, and
+// products of all outputs of the block wait for them. Which tiles a block has, and how many terms
+// at once, changes no result.
 #pragma once
 #include "nnk/conv_winograd_lanes.cuh"
 #include "nnk/fused_epilogue.cuh"
@@ -42,6 +44,8 @@ template <class S, class Layout, int N, int MicroM, class Epilogue> struct ConvW
     Shared<S> lines, seen, made;  // inputs on the way to the points, and there; products
     int seen_step, made_step;     // from point to point
     int made_row;                 // from row to row
+    int64 first_term;             // of those whose inputs are there
+    int terms;                    // how many these are
 
     NNK_FN const Geometry& geometry() const { return args.geometry; }
     NNK_FN const S* weights(int point) const { return args.from + point * geometry().point; }
@@ -51,7 +55,7 @@ template <class S, class Layout, int N, int MicroM, class Epilogue> struct ConvW
     const Geometry& g = args.geometry;
     const int64 tile_block = group.block() / g.output_blocks;
     const int64 first_tile = tile_block * g.tile_n;
-    const int64 first = (group.block() - tile_block * g.output_blocks) * g.tile_m;
+    const int64 first = g.first_output + (group.block() - tile_block * g.output_blocks) * g.tile_m;
     const int lines = (g.tile_n * int(sizeof(TileRun)) + 63) / 64 * 64;
     const int seen = lines + Layout::line_numbers(g) * int(sizeof(S));
     const int seen_step = Layout::seen_numbers(g) + pad, made_step = Layout::made_numbers(g) + pad;
@@ -69,47 +73,60 @@ template <class S, class Layout, int N, int MicroM, class Epilogue> struct ConvW
         group.template dynamic_shared<S>(seen + seen_step * all * int(sizeof(S)), made_step * all),
         seen_step,
         made_step,
-        Layout::made_row(g)};
-    const int64 needed = 1 + tile_block;
+        Layout::made_row(g),
+        0,
+        0};
     block.runs = find_tile_runs(g, first_tile, block.tiles, block.run);
-    if (group.kept() != needed) Layout::transform_inputs(block);
-    group.kept() = needed;
     const int outputs = int(g.outputs - first < g.tile_m ? g.outputs - first : g.tile_m);
-    for (int i = 0; i < outputs; i += g.outputs_at_once) {
-      const int some = outputs - i < g.outputs_at_once ? outputs - i : g.outputs_at_once;
-      for (int point = 0; point < all; ++point)
-        multiply(block, Layout::factors(block, point, first + i, some),
-                 block.made.data + point * made_step);
-      Layout::make_results(block, first + i, some);
+    for (; block.first_term < g.terms; block.first_term += block.terms) {
+      const int64 left = g.terms - block.first_term;
+      block.terms = int(left < g.terms_at_once ? left : g.terms_at_once);
+      // Inputs of all terms are those of the next block as well.
+      const int64 needed = block.terms == g.terms ? 1 + tile_block : 0;
+      if (needed == 0 || group.kept() != needed) Layout::transform_inputs(block);
+      group.kept() = needed;
+      add_outputs(block, first, outputs);
     }
   }
 
  private:
+  // What some terms add to products, and the results where they are the last ones.
+  static NNK_FN void add_outputs(const Block& block, int64 first, int outputs) {
+    const Geometry& g = block.geometry();
+    for (int i = 0; i < outputs; i += g.outputs_at_once) {
+      const int some = outputs - i < g.outputs_at_once ? outputs - i : g.outputs_at_once;
+      for (int point = 0; point < points * points; ++point)
+        multiply(block, Layout::factors(block, point, first + i, some),
+                 block.made.data + point * block.made_step);
+      if (block.first_term + block.terms == g.terms) Layout::make_results(block, first + i, some);
+    }
+  }
   static NNK_FN void multiply(const Block& block, const WinogradFactors<S>& factors, S* made) {
-    const int terms = int(block.geometry().terms);
+    const bool begins = block.first_term == 0;
     for (int j = 0; j < factors.column_count; j += N) {
-      const S* const panel = factors.panels + j * terms;
+      const S* const panel = factors.panels + int64(j) * factors.panel_step;
       const bool narrow = factors.column_count - j <= N / 2;
       for (int i = 0; i < factors.row_count; i += MicroM) {
         const S* const rows = factors.rows + int64(i) * factors.row_step;
         S* const to = made + i * block.made_row + j;
         const bool few = factors.row_count - i <= MicroM / 2;
-        (few ? narrow ? multiply_rows<N / 2, MicroM / 2> : multiply_rows<N, MicroM / 2>
-         : narrow
-             ? multiply_rows<N / 2, MicroM>
-             : multiply_rows<N, MicroM>)(rows, factors.row_step, panel, to, terms, block.made_row);
+        (few      ? narrow ? multiply_rows<N / 2, MicroM / 2> : multiply_rows<N, MicroM / 2>
+         : narrow ? multiply_rows<N / 2, MicroM>
+                  : multiply_rows<N, MicroM>)(rows, factors.row_step, panel, to, block.terms,
+                                              block.made_row, begins);
       }
     }
   }
   // A function of its own, and a pointer that moves on: see matmul_packed.cuh.
+  // begins: nothing was added up before
   template <int Columns, int Rows>
   static NNK_APART void multiply_rows(const S* rows, int row_step, const S* panel, S* to, int terms,
-                                      int to_step) {
+                                      int to_step, bool begins) {
     Vec<S, Columns> sum[Rows];
     const S* a[Rows];
     NNK_UNROLL
     for (int r = 0; r < Rows; ++r) {
-      sum[r] = Vec<S, Columns>::splat(S());
+      sum[r] = begins ? Vec<S, Columns>::splat(S()) : nnk::load<Columns>(to + r * to_step);
       a[r] = rows + r * row_step;
     }
     constexpr int piece = cache_line / int(sizeof(S));

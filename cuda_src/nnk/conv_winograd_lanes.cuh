@@ -51,26 +51,31 @@ template <class S, int Lanes, int N> struct LanesAreTiles {
   // Numbers of a block's scratch memory; see Block of conv_winograd.cuh.
   static NNK_FN int line_step(const Geometry& g) { return 4 * g.tile_n + 2 * slack; }
   static NNK_FN int line_numbers(const Geometry& g) { return 2 * points * line_step(g); }
-  static NNK_FN int seen_numbers(const Geometry& g) { return g.tile_n * int(g.terms); }
+  static NNK_FN int seen_numbers(const Geometry& g) { return g.tile_n * g.terms_at_once; }
   static NNK_FN int made_row(const Geometry& g) { return g.tile_n; }
   static NNK_FN int made_numbers(const Geometry& g) { return g.outputs_at_once * g.tile_n; }
 
   // Lines: transformed along columns, [point][tile][4], and the same from 4 columns on.
   template <class Block> static NNK_FN void transform_inputs(const Block& block) {
     const Geometry& g = block.geometry();
-    int64 term = 0;
-    for (int tap = 0; term < g.terms; ++tap)
-      for (int64 c = 0; c < g.channels; ++c, ++term) {
-        transform_columns(block, c, tap);
-        transform_rows(block, term);
-      }
+    int tap = int(block.first_term / g.channels);
+    int64 channel = block.first_term - tap * g.channels;
+    for (int term = 0; term < block.terms; ++term) {
+      transform_columns(block, channel, tap);
+      transform_rows(block, term);
+      if (++channel == g.channels) channel = 0, ++tap;
+    }
   }
   // Of outputs from `first` on.
   template <class Block>
   static NNK_FN WinogradFactors<S> factors(const Block& block, int point, int64 first, int count) {
     const int terms = int(block.geometry().terms);
-    return {block.weights(point) + first * terms, block.seen.data + point * block.seen_step, terms,
-            count, block.tiles};
+    return {block.weights(point) + first * terms + block.first_term,
+            block.seen.data + point * block.seen_step,
+            terms,
+            block.terms,
+            count,
+            block.tiles};
   }
   template <class Block>
   static NNK_FN void make_results(const Block& block, int64 first, int count) {
@@ -79,8 +84,8 @@ template <class S, int Lanes, int N> struct LanesAreTiles {
 
  private:
   // Where the inputs of a term, from a tile on, are at point 0: panels of N tiles.
-  static NNK_FN int seen_at(const Geometry& g, int64 term, int tile) {
-    return int((tile / N * g.terms + term) * N) + tile % N;
+  template <class Block> static NNK_FN int seen_at(const Block& block, int term, int tile) {
+    return (tile / N * block.terms + term) * N + tile % N;
   }
   // Of one channel of a tap along the depth.
   template <class Block>
@@ -118,11 +123,11 @@ template <class S, int Lanes, int N> struct LanesAreTiles {
     }
   }
   // Tiles past the last one are whatever was there: what they give is not written.
-  template <class Block> static NNK_APART void transform_rows(const Block& block, int64 term) {
+  template <class Block> static NNK_APART void transform_rows(const Block& block, int term) {
     const Geometry& g = block.geometry();
     const int step = line_step(g);
     for (int t = 0; t < block.tiles; t += Lanes) {
-      const int to = seen_at(g, term, t);
+      const int to = seen_at(block, term, t);
       NNK_NO_UNROLL
       for (int r = 0; r < points; ++r) {
         const int at = r * step + slack + 4 * t;
@@ -192,7 +197,7 @@ template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
   static constexpr int points = Winograd<S>::points;
 
   static NNK_FN int seen_row(const Geometry& g) {
-    return (int(g.terms) + Lanes - 1) / Lanes * Lanes + row_pad;
+    return (g.terms_at_once + Lanes - 1) / Lanes * Lanes + row_pad;
   }
   static NNK_FN int rows(const Geometry& g) { return (g.tile_n + MicroM - 1) / MicroM * MicroM; }
   static NNK_FN int line_numbers(const Geometry&) { return 0; }
@@ -206,17 +211,19 @@ template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
     clear_rows(block);
     for (int i = 0; i < block.runs; ++i) {
       const TileRun run = block.run.load(i);
-      for (int t = 0; t < run.count; ++t)
-        for (int tap = 0; tap * g.channels < g.terms; ++tap)
-          transform_tile(block, run, t, tap, (run.first + t) * row + tap * int(g.channels));
+      for (int t = 0; t < run.count; ++t) transform_tile(block, run, t, (run.first + t) * row);
     }
   }
   // Of outputs from `first` on, a multiple of N.
   template <class Block>
   static NNK_FN WinogradFactors<S> factors(const Block& block, int point, int64 first, int count) {
     const Geometry& g = block.geometry();
-    return {block.seen.data + point * block.seen_step, block.weights(point) + first * int(g.terms),
-            seen_row(g), block.tiles, count};
+    return {block.seen.data + point * block.seen_step,
+            block.weights(point) + first * g.terms + block.first_term * N,
+            seen_row(g),
+            int(g.terms),
+            block.tiles,
+            count};
   }
   template <class Block>
   static NNK_APART void make_results(const Block& block, int64 first, int count) {
@@ -247,19 +254,33 @@ template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
       for (int at = from; at < end; at += Lanes)
         block.seen.store_vec(point * block.seen_step + at, V::splat(S()));
   }
-  // What a tap along the depth sees of a tile, all channels of it. The zeros past the last channel
-  // are what the next tap takes the place of, or what a row has to spare.
+  // What the taps along the depth see of a tile.
   template <class Block>
-  static NNK_FN void transform_tile(const Block& block, const TileRun& run, int t, int tap,
-                                    int to) {
+  static NNK_FN void transform_tile(const Block& block, const TileRun& run, int t, int to) {
+    const Geometry& g = block.geometry();
+    int tap = int(block.first_term / g.channels);
+    int64 channel = block.first_term - tap * g.channels;
+    for (int term = 0; term < block.terms; ++tap, channel = 0) {
+      const int64 left = g.channels - channel;
+      const int count = int(left < block.terms - term ? left : block.terms - term);
+      transform_channels(block, run, t, tap, channel, count, to + term);
+      term += count;
+    }
+  }
+  // Of some channels of a tap. The zeros past the last one are what the next tap takes the place
+  // of, or what a row has to spare.
+  template <class Block>
+  static NNK_FN void transform_channels(const Block& block, const TileRun& run, int t, int tap,
+                                        int64 channel, int count, int to) {
     const Geometry& g = block.geometry();
     const uint32 rows =
         is_in_depth(g, run, tap) ? lanes_from<points>(run.rows[0], run.rows[1]) : 0u;
     const uint32 columns = lanes_from<points>(-run.left - 4 * t, run.columns - 4 * t);
     const bool inside = (rows & columns) == (1u << points) - 1;
     const S* from =
-        byte_offset(block.args.x, run.image + tap * g.depth[2] * g.stride[2] + 4 * t * g.stride[4]);
-    for (int64 left = g.channels; left > 0; left -= Lanes, to += Lanes) {
+        byte_offset(block.args.x, run.image + channel * g.stride[1] +
+                                      tap * g.depth[2] * g.stride[2] + 4 * t * g.stride[4]);
+    for (int left = count; left > 0; left -= Lanes, to += Lanes) {
       if (inside && g.stride[1] == int64(sizeof(S)) && left >= Lanes)
         transform(block, to, [&](int r, int j) NNK_INLINE {
           return nnk::load<Lanes>(byte_offset(from, r * g.stride[3] + j * g.stride[4]));

@@ -17,11 +17,12 @@ struct WinogradGeometry {
   int64 start[3], size[3];  // what the first window sees first, and how many elements there are
   int64 stride[5];          // of the image: images, channels, depth, rows, columns
   int64 result[5];          // of the result
+  int64 first_output;       // of this launch
   int64 output_blocks;      // into which the outputs of a tile are divided
   int32 tile_n;             // tiles of a block
   int32 tile_m;             // outputs of a block
   int32 outputs_at_once;    // whose products wait to be transformed
-  int32 padding;
+  int32 terms_at_once;      // of which inputs wait to be multiplied
 };
 
 // Tiles of a block that are neighbours in one row.
@@ -92,7 +93,8 @@ NNK_FN bool is_in_depth(const WinogradGeometry& g, const TileRun& run, int tap) 
 // For one point, a matrix of rows times panels [panel][term][column].
 template <class S> struct WinogradFactors {
   const S *rows, *panels;
-  int row_step;  // elements from row to row
+  int row_step;    // elements from row to row
+  int panel_step;  // and from panel to panel, for a column
   int row_count, column_count;
 };
 

@@ -43,6 +43,48 @@ def joins_images(
     return images > 1 and pixels < LARGE_IMAGE and weights >= _MANY_WEIGHTS and row < term
 
 
+# What packing a term of a register of pixels costs, in multiply-adds of registers: of pixels that
+# are columns, or of a row of channels, of which a register has many.
+_PACKING = {COLUMNS: 5.0, ROWS: 0.5}
+
+
+def joins_phases(
+    rows: int, phases: int, terms: tuple[int, int], pixels: str, lanes: int, device: Device
+) -> bool:
+    """Whether a CPU makes one product of all phases of a transposed convolution.
+
+    Elements whose indices have one remainder by the strides see the same taps. Joined, they are
+    rows of one product whose windows have all that any of them sees: fewer pixels are gathered, and
+    few rows fill registers, but some weights are zeros.
+
+    Parameters
+    ----------
+    rows : int
+        Of a phase.
+    phases : int
+        How many there are.
+    terms : pair of int
+        Of all phases together, one by one, and of the joined product.
+    pixels : str
+        What pixels are to the product.
+    lanes : int
+        Of a register.
+    """
+
+    def cycles(rows: int, terms: int) -> float:
+        # Rows fill lanes where pixels are rows; else each is a multiply-add.
+        made = -(-rows // lanes) if pixels == ROWS else rows
+        return terms * (made + _PACKING[pixels])
+
+    if device.is_gpu or phases == 1:
+        return False
+    return cycles(rows * phases, terms[1]) < _WORTH * cycles(rows, terms[0])
+
+
+# Share of the time of phases one by one that makes joining them worth it.
+_WORTH = 0.8
+
+
 @dataclass(frozen=True)
 class ConvProblem:
     """A product over windows.

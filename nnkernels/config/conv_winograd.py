@@ -86,6 +86,8 @@ class WinogradConfig:
         Tiles and outputs of a block.
     outputs_at_once : int
         Outputs whose products wait to be transformed.
+    terms_at_once : int
+        Terms whose inputs wait to be multiplied; if not all, `outputs_at_once` is `tile_m`.
     """
 
     lanes_are: str
@@ -95,25 +97,35 @@ class WinogradConfig:
     tile_n: int
     tile_m: int
     outputs_at_once: int
+    terms_at_once: int
 
     def blocks(self, problem: WinogradProblem) -> tuple[int, int]:
         """How many blocks there are along tiles and outputs."""
         return -(-problem.tiles // self.tile_n), -(-problem.outputs // self.tile_m)
 
+    @property
+    def side(self) -> int:
+        """Outputs for which there are weights are a multiple of this."""
+        return self.micro_m if self.lanes_are == TILES else self.vector
+
+    def outputs_of_launch(self, problem: WinogradProblem) -> int:
+        """Outputs whose transformed weights are in memory at once: of whole blocks."""
+        each = POINTS * POINTS * problem.itemsize * problem.terms * self.tile_m
+        return max(_WEIGHT_BYTES // each, 1) * self.tile_m
+
     def point_elements(self, problem: WinogradProblem) -> int:
         """Elements of the transformed weights of a point."""
-        side = self.micro_m if self.lanes_are == TILES else self.vector
-        return round_up(problem.outputs, side) * problem.terms + _PAD
+        outputs = min(problem.outputs, self.outputs_of_launch(problem))
+        return round_up(outputs, self.side) * problem.terms + _PAD
 
-    def shared_bytes(self, terms: int, itemsize: int) -> int:
-        """Scratch memory of a thread."""
-        runs = round_up(self.tile_n * _RUN_BYTES, 64)
+    def shared_bytes(self, itemsize: int) -> int:
+        """Scratch memory of a thread: runs of tiles, lines, and what waits at the points."""
+        runs, lines = round_up(self.tile_n * _RUN_BYTES, 64), 0
         if self.lanes_are == TILES:
             lines = 2 * POINTS * (4 * self.tile_n + 2 * max(2 * self.lanes, 16))
-            waiting = (terms + self.outputs_at_once) * self.tile_n
+            waiting = (self.terms_at_once + self.outputs_at_once) * self.tile_n
         else:
-            lines = 0
-            row = round_up(terms, self.lanes) + _PAD + self.outputs_at_once
+            row = round_up(self.terms_at_once, self.lanes) + _PAD + self.outputs_at_once
             waiting = round_up(self.tile_n, self.micro_m) * row
         return runs + itemsize * (lines + POINTS * POINTS * (waiting + 2 * _PAD))
 
@@ -166,7 +178,7 @@ def configure(problem: WinogradProblem, device: Device) -> WinogradConfig:
     ways = _lanes_are_channels if problem.channels_fast else _lanes_are_tiles
     # As many bytes of them, whatever the numbers are.
     sizes = tuple(4 * n // problem.itemsize for n in sizes)
-    candidates = [ways(problem, device, n, m) for n in sizes for m in parts]
+    candidates = [_fitted(ways(problem, device, n, m), problem) for n in sizes for m in parts]
     return min(candidates, key=lambda chosen: _cycles(problem, chosen, device))
 
 
@@ -183,6 +195,7 @@ def _lanes_are_tiles(
         tile_n=tile_n,
         tile_m=tile_m,
         outputs_at_once=min(_OUTPUTS_AT_ONCE[TILES], tile_m),
+        terms_at_once=problem.terms,
     )
 
 
@@ -204,7 +217,39 @@ def _lanes_are_channels(
         tile_n=max(-(-problem.tiles // tile_blocks), 1),
         tile_m=tile_m,
         outputs_at_once=min(_OUTPUTS_AT_ONCE[CHANNELS], tile_m),
+        terms_at_once=problem.terms,
     )
+
+
+def _fitted(chosen: WinogradConfig, problem: WinogradProblem) -> WinogradConfig:
+    """The same with no more outputs, and terms at once, than memory has room for.
+
+    A block has as many outputs as transformed weights may be of, or one side of a micro-tile. If
+    inputs of all terms do not fit into scratch memory, products of all its outputs wait for them,
+    and take half of it.
+    """
+    point = POINTS * POINTS * problem.itemsize
+    tile_m = _evened(problem.outputs, _WEIGHT_BYTES // (point * problem.terms), chosen)
+    chosen = replace(
+        chosen,
+        tile_m=min(tile_m, chosen.tile_m),
+        outputs_at_once=min(tile_m, chosen.outputs_at_once),
+    )
+    if chosen.shared_bytes(problem.itemsize) <= _SCRATCH_BYTES:
+        return chosen
+    empty = replace(chosen, outputs_at_once=0, terms_at_once=0).shared_bytes(problem.itemsize)
+    tiles = round_up(chosen.tile_n, chosen.vector if chosen.lanes_are == TILES else chosen.micro_m)
+    room = (_SCRATCH_BYTES - empty) // (point * tiles)
+    tile_m = min(chosen.tile_m, _evened(problem.outputs, room // 2, chosen))
+    terms = max((room - tile_m) // chosen.lanes, 1) * chosen.lanes
+    terms = round_up(-(-problem.terms // -(-problem.terms // terms)), chosen.lanes)
+    return replace(chosen, tile_m=tile_m, outputs_at_once=tile_m, terms_at_once=terms)
+
+
+def _evened(outputs: int, most: int, chosen: WinogradConfig) -> int:
+    """Outputs of each block, at most so many or one side of a micro-tile: about as many of all."""
+    most = max(most // chosen.side, 1) * chosen.side
+    return round_up(-(-outputs // -(-outputs // most)), chosen.side)
 
 
 def _cycles(problem: WinogradProblem, chosen: WinogradConfig, device: Device) -> float:
@@ -249,3 +294,5 @@ _WORTH = 0.8
 _TILES = (64, 32)
 _MOST_TILES: dict[bool, tuple[int, ...]] = {False: (40,), True: (40, 72)}
 _OUTPUTS_AT_ONCE = {TILES: 24, CHANNELS: 64}
+# Scratch memory of a thread, which whatever 256 channels need fits into, and transformed weights.
+_SCRATCH_BYTES, _WEIGHT_BYTES = 7 << 19, 16 << 20

@@ -119,6 +119,10 @@ class WindowProduct:
         The array that is seen through windows, and the one with an element for each of them.
     more : tuple of Strides3
         Arrays of a fused function with an element for each window and row.
+    phases : tuple of int
+        Of a transposed convolution, along each axis, that are joined: their rows are `rows`.
+    phase_steps : tuple of int
+        Bytes from one of them to the next in the array of pixels.
     """
 
     images: int
@@ -129,6 +133,13 @@ class WindowProduct:
     image: Strides3
     pixels: Strides3
     more: tuple[Strides3, ...] = ()
+    phases: tuple[int, int, int] = (1, 1, 1)
+    phase_steps: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def rows_of_phase(self) -> int:
+        """Rows that are channels of the array of pixels."""
+        return self.rows // prod(self.phases)
 
     @property
     def pixel_count(self) -> int:
@@ -163,7 +174,12 @@ class WindowProduct:
 
     @property
     def pixel_step(self) -> int | None:
-        """Bytes from pixel to pixel of the array of pixels, if that is one number."""
+        """Bytes from pixel to pixel of the array of pixels, if that is one number.
+
+        Of joined phases it is none, as rows have no single step either.
+        """
+        if prod(self.phases) > 1:
+            return None
         shape = (self.images, *(axis.pixels for axis in self.axes))
         merged, (steps,) = merge(shape, [(self.pixels.batch, *self.pixels.spatial)])
         return steps[0] if len(merged) == 1 else None
@@ -178,7 +194,8 @@ class WindowProduct:
             far = axis.pixels * axis.step + axis.taps * abs(axis.tap)
             image += (abs(axis.start) + far) * abs(stride)
             positions = max(positions, abs(axis.start) + far + axis.size)
-        pixels = (self._reach_of(array) for array in (self.pixels, *self.more))
+        phases = sum(n * abs(s) for n, s in zip(self.phases, self.phase_steps, strict=True))
+        pixels = (phases + self._reach_of(array) for array in (self.pixels, *self.more))
         return max(image, *pixels, positions, self.pixel_count, self.terms)
 
     def _reach_of(self, array: Strides3) -> int:
@@ -250,7 +267,7 @@ def windows(
         groups=weights.groups,
         channels=weights.channels,
         rows=weights.rows,
-        axes=_axes([_axis(a, flip) for a in axes]),
+        axes=three_axes([_axis(a, flip) for a in axes]),
         image=Strides3.of(strides, weights.channels),
         pixels=Strides3.of(y, weights.rows),
     )
@@ -263,7 +280,8 @@ def _axis(axis: Axis, flip: bool) -> WindowAxis:
     return WindowAxis(axis.out, axis.kernel, axis.stride, tap, start, axis.size)
 
 
-def _axes(axes: Sequence[WindowAxis]) -> tuple[WindowAxis, WindowAxis, WindowAxis]:
+def three_axes(axes: Sequence[WindowAxis]) -> tuple[WindowAxis, WindowAxis, WindowAxis]:
+    """Three axes, of which the first ones may be trivial."""
     a, b, c = (NO_AXIS,) * (SPATIAL - len(axes)) + tuple(axes)
     return a, b, c
 
@@ -298,6 +316,7 @@ def phases(
     weights: Weights,
     forward: bool,
     more: Sequence[Strides] = (),
+    ranges: Sequence[tuple[int, int]] = (),
 ) -> list[Phase]:
     """The gradient by the image, a product for each phase of the strides.
 
@@ -307,6 +326,8 @@ def phases(
         Whether taps are in the order of the weights' memory. Else what they see is in order.
     more : sequence
         Strides of further arrays of the shape of the image.
+    ranges : sequence of pair
+        Along each axis, the first pixel of each phase and the end, if not all of them.
 
     No zero is multiplied but those of the padding: element i sees tap t of window o where
     ``o stride = i + low - t dilation``, so that for one remainder of i by the stride these are
@@ -318,7 +339,11 @@ def phases(
     found = []
     for remainders in every(*(range(min(a.stride, a.size)) for a in axes)):
         parts = [_phase(a, f, forward) for a, f in zip(axes, remainders, strict=True)]
-        window_axes = _axes([part[0] for part in parts])
+        if ranges:
+            parts = [(_cut(p[0], r), *p[1:]) for p, r in zip(parts, ranges, strict=True)]
+            if any(part[0].pixels == 0 for part in parts):
+                continue
+        window_axes = three_axes([part[0] for part in parts])
         first = (0,) * (SPATIAL - rank) + tuple(part[1] for part in parts)
         every_tap = (1,) * (SPATIAL - rank) + tuple(part[2] for part in parts)
         taps = tuple(axis.taps for axis in window_axes)
@@ -339,7 +364,8 @@ def phases(
             ),
         )
         steps = (1,) * (SPATIAL - rank) + tuple(a.stride for a in axes)
-        begin = (0,) * (SPATIAL - rank) + remainders
+        firsts = [r[0] * a.stride for a, r in zip(axes, ranges, strict=False)] or [0] * rank
+        begin = (0,) * (SPATIAL - rank) + tuple(map(sum, zip(remainders, firsts, strict=True)))
         own, *others = [
             replace(a, spatial=_three([n * s for n, s in zip(steps, a.spatial, strict=True)], 0))
             for a in every_array
@@ -385,3 +411,10 @@ def _phase(axis: Axis, remainder: int, forward: bool) -> tuple[WindowAxis, int, 
     start -= back * (taps - 1)
     first += every_tap * (taps - 1)
     return WindowAxis(pixels, taps, 1, back, start, axis.out), first, -every_tap
+
+
+def _cut(axis: WindowAxis, range: tuple[int, int]) -> WindowAxis:
+    """Some of the windows along an axis."""
+    first, end = range
+    pixels = max(min(end, axis.pixels) - first, 0)
+    return replace(axis, pixels=pixels, start=axis.start + first * axis.step)

@@ -106,7 +106,7 @@ class Windows:
         else:
             d = None
             if self.bias_stride is not None:
-                d = (self.bias_stride * rows, 0, self.bias_stride, 0)
+                d = (self.bias_stride * p.rows_of_phase, 0, self.bias_stride, 0)
             a, pixel_axes = (group, 0, row, term), None
             merged, steps = p.merged_pixels(p.more) if p.more else ((1,), [])
             if len(merged) > 1:
@@ -178,9 +178,11 @@ class Windows:
     # ---- the packed product of a CPU: see `prepare_with` --------------------------------------
 
     def pack(self, packer: Packer) -> None:
-        """``WindowGeometry`` of ``cuda_src/nnk/conv_windows.cuh``."""
+        """``WindowGeometry`` and ``JoinedRows`` of ``cuda_src/nnk/conv_windows.cuh``."""
         packer.align(16)
-        self.pack_geometry(packer, self.seen)
+        p = self.seen
+        self.pack_geometry(packer, p)
+        packer.add_index(p.rows_of_phase, *p.phases, *p.phase_steps, p.pixels.channel)
 
     def pack_geometry(self, packer: Packer, p: WindowProduct) -> None:
         """That of the product, or of another one."""

@@ -25,6 +25,7 @@ from nnkernels.dispatch.axes import (
 from nnkernels.dispatch.conv_direct import in_memory_order, prepare_direct
 from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_weight
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
+from nnkernels.dispatch.conv_joined import JoinedPhases, join_phases, prepare_joined_weights
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_launches import add_launches
 from nnkernels.dispatch.conv_weight import prepare_weight
@@ -232,21 +233,63 @@ def backward_data(
     if prod(shape) == 0:
         return plan
     weights = weights_of(weight.strides, weight.shape, groups, flip)
-    forward = not _channels_fast(dy, weights.rows)
-    for phase in phases((shape, strides), dy.strides, axes, weights, forward, more):
-        _add(
-            plan,
-            operands,
-            phase.product,
-            phase.weights,
-            types,
-            (phase.offset, *phase.more_offsets),
-            epilogue,
-            (conjugate, False),
-            algorithm,
-            machine,
+    channels_fast = _channels_fast(dy, weights.rows)
+    joined, conjugates = None, (conjugate, False)
+    is_few = is_direct(weights.rows, weights.channels, weights.terms)
+    if algorithm is None and operands.found is None and not is_few:
+        dx = (shape, strides)
+        joined = join_phases(dx, dy.strides, axes, weights, types.a, channels_fast, machine)
+    if joined is not None:
+        _add_joined(
+            plan, operands, joined, weights, types, epilogue, conjugates, channels_fast, machine
         )
+    for ranges in [[]] if joined is None else joined.rest:
+        for phase in phases(
+            (shape, strides), dy.strides, axes, weights, not channels_fast, more, ranges
+        ):
+            _add(
+                plan,
+                operands,
+                phase.product,
+                phase.weights,
+                types,
+                (phase.offset, *phase.more_offsets),
+                epilogue,
+                conjugates,
+                algorithm,
+                machine,
+            )
     return plan
+
+
+def _add_joined(
+    plan: ConvPlan,
+    operands: Operands,
+    joined: JoinedPhases,
+    weights: Weights,
+    types: Types,
+    epilogue: Epilogue,
+    conjugate: tuple[bool, bool],
+    channels_fast: bool,
+    machine: Any,
+) -> None:
+    """Add the launches of the product of all phases."""
+    product, own = joined.product, joined.weights
+    number = plan.workspace(own.groups * own.rows * own.terms, numpy_dtype(types.a.name))
+    tail, start = prepare_joined_weights(joined, weights, types.a, channels_fast, machine)
+    plan.add(start, ((number, 0), (1, weights.offset)), tail)
+    prepared = Windows(
+        product,
+        ROWS if channels_fast else COLUMNS,
+        channels_fast,
+        (own.group_stride, own.row_stride, types.a.itemsize),
+        types,
+        conjugate,
+        epilogue,
+        operands.bias_stride,
+    )
+    added = plan.added(operands.bias_stride is not None, ())
+    add_launches(plan, prepared, (number, 0), (0, 0), added, (plan.result_number, 0), machine)
 
 
 def backward_weight(

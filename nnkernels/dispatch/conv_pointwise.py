@@ -28,9 +28,13 @@ def as_matrices(windows: Windows) -> tuple[Call, int, bool] | None:
         Whether A and B have changed places.
     """
     p = windows.product
-    if prod(p.taps) != 1 or not all(
-        axis.start >= 0 and axis.start + (axis.pixels - 1) * axis.step < axis.size
-        for axis in p.axes
+    if (
+        prod(p.phases) != 1
+        or prod(p.taps) != 1
+        or not all(
+            axis.start >= 0 and axis.start + (axis.pixels - 1) * axis.step < axis.size
+            for axis in p.axes
+        )
     ):
         return None
     steps = tuple(s * axis.step for s, axis in zip(p.image.spatial, p.axes, strict=True))

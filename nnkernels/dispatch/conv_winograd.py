@@ -68,12 +68,20 @@ def add_winograd(
     if against is not None or (algorithm is None and not config.pays(problem, machine.device)):
         return False
     chosen = config.configure(problem, machine.device)
-    point = chosen.point_elements(problem)
+    point, each = chosen.point_elements(problem), chosen.outputs_of_launch(problem)
+    itemsize = types.accumulator[2]
     number = plan.workspace(POINTS * POINTS * point, np.dtype(types.c.name))
-    tail, start = _prepare_weights(weights, point, types, chosen, machine)
-    plan.add(start, ((number, 0), (slots[0][0], slots[0][1] + weights.offset)), tail)
-    tail, start = _prepare(product, problem, chosen, point, types, epilogue, bias_stride, machine)
-    plan.add(start, (*added, (number, 0), *slots[1:]), tail)
+    for first in range(0, problem.outputs, each):
+        outputs = first, min(first + each, problem.outputs)
+        tail, start = _prepare_weights(weights, outputs, point, types, chosen, machine)
+        of_weights = slots[0][1] + weights.offset + first * weights.row_stride
+        plan.add(start, ((number, 0), (slots[0][0], of_weights)), tail)
+        tail, start = _prepare(
+            product, problem, chosen, outputs, point, types, epilogue, bias_stride, machine
+        )
+        # What would be the weights of output 0.
+        at_points = number, -first * problem.terms * itemsize
+        plan.add(start, (*added, at_points, *slots[1:]), tail)
     return True
 
 
@@ -112,18 +120,24 @@ def _problem(product: WindowProduct, types: Types, channels_fast: bool) -> Winog
 
 
 def _prepare_weights(
-    weights: Weights, point: int, types: Types, chosen: WinogradConfig, machine: Any
+    weights: Weights,
+    outputs: tuple[int, int],
+    point: int,
+    types: Types,
+    chosen: WinogradConfig,
+    machine: Any,
 ) -> tuple[bytes, Any]:
     packer = Packer(2, "q")
-    packer.add("q", weights.rows, weights.channels, weights.taps[0], point)
+    rows = outputs[1] - outputs[0]
+    packer.add("q", rows, weights.channels, weights.taps[0], point)
     packer.add("q", weights.row_stride, weights.channel_stride, *weights.tap_strides)
-    panel, blocks = 0, round_up(weights.rows, chosen.micro_m)
+    panel, blocks = 0, round_up(rows, chosen.side)
     if chosen.lanes_are == CHANNELS:
-        panel, blocks = chosen.vector, round_up(weights.rows, chosen.vector) // chosen.lanes
+        panel, blocks = chosen.vector, blocks // chosen.lanes
     name, _, itemsize = types.accumulator
     kernel = f"WinogradWeights<{name}, {chosen.lanes}, {panel}>"
     instance = Instance("conv_winograd_weights", kernel, 1)
-    traffic = weights.rows * weights.terms // 9 * (POINTS * POINTS + 9) * itemsize
+    traffic = rows * weights.terms // 9 * (POINTS * POINTS + 9) * itemsize
     return packer.finish(), machine.prepare(instance, blocks, 0, traffic)
 
 
@@ -131,12 +145,14 @@ def _prepare(
     product: WindowProduct,
     problem: WinogradProblem,
     chosen: WinogradConfig,
+    outputs: tuple[int, int],
     point: int,
     types: Types,
     epilogue: Epilogue,
     bias_stride: int | None,
     machine: Any,
 ) -> tuple[bytes, Any]:
+    """The launch for outputs from one to before another."""
     d = None if bias_stride is None else (bias_stride, 0)
     name, _, itemsize = types.accumulator
     layout = f"LanesAreTiles<{name}, {chosen.lanes}, {chosen.vector}>"
@@ -155,17 +171,17 @@ def _prepare(
     )
     (depth, *axes), image, pixels = product.axes, product.image, product.pixels
     rows, columns = problem.tiles_of_image
-    blocks = chosen.blocks(problem)
+    blocks = chosen.blocks(replace(problem, outputs=outputs[1] - outputs[0]))
     arrays = 3 + (d is not None) + len(product.more)
     packer = Packer(words_before(arrays, epilogue), "q")
     packer.add("q", problem.tiles, rows * columns, columns)
-    packer.add("q", product.channels, product.rows, problem.terms, point)
+    packer.add("q", product.channels, outputs[1], problem.terms, point)
     packer.add("q", depth.pixels, depth.step, depth.tap, *(axis.pixels for axis in axes))
     packer.add("q", *(a.start for a in product.axes), *(a.size for a in product.axes))
     packer.add("q", image.batch, image.channel, *image.spatial)
     packer.add("q", pixels.batch, pixels.channel, *pixels.spatial)
-    packer.add("q", blocks[1])
-    packer.add("i", chosen.tile_n, chosen.tile_m, chosen.outputs_at_once, 0)
+    packer.add("q", outputs[0], blocks[1])
+    packer.add("i", chosen.tile_n, chosen.tile_m, chosen.outputs_at_once, chosen.terms_at_once)
     finish, more_headers, definitions = epilogue_type(call)
     if epilogue.function is not None:
         more_headers, definitions = epilogue.function.source()
@@ -180,6 +196,6 @@ def _prepare(
         more_headers,
         definitions,
     )
-    work = problem.tiles * POINTS * POINTS * product.rows * problem.terms
-    shared = chosen.shared_bytes(problem.terms, itemsize)
+    work = problem.tiles * POINTS * POINTS * (outputs[1] - outputs[0]) * problem.terms
+    shared = chosen.shared_bytes(itemsize)
     return packer.finish(), machine.prepare(instance, blocks[0] * blocks[1], shared, work)

@@ -152,7 +152,9 @@ def conv_transpose(
     epilogue, operands
         As in `conv`.
     algorithm : {None, "direct", "winograd"}, default None
-        As in `conv`; of a convolution with stride 1.
+        As in `conv`; of a convolution with stride 1. By default, a CPU makes one product of all
+        phases of the strides where there are few outputs, in which zeros meet what other phases
+        see: infinities and NaN give NaN to neighbours. Not so ``"direct"``.
 
     Returns
     -------
@@ -210,7 +212,7 @@ def conv_backward_data(
     stride, padding, dilation, groups, flip
         As in `conv`.
     algorithm : {None, "direct", "winograd"}, default None
-        As in `conv`.
+        As in `conv_transpose`.
 
     Returns
     -------
