@@ -110,6 +110,8 @@ class PoolConfig:
         whose columns are added up at once.
     columns : bool
         Whether the rows that windows see are added up before columns are, of lanes.
+    few : bool
+        Whether rows of windows make a vector; of `piece` elements are rows of the image.
     """
 
     rows: bool
@@ -126,6 +128,7 @@ class PoolConfig:
     piece: int = 0
     group: int = 0
     columns: bool = False
+    few: bool = False
 
     @property
     def blocks(self) -> int:
@@ -139,6 +142,8 @@ def configure(problem: PoolProblem, device: Device) -> PoolConfig:
     if device.is_gpu:
         return _with_lanes(problem, lanes, _gpu_vector(problem, lanes, device), device)
     width = device.vector_bytes // problem.compute_itemsize
+    if not lanes and has_few_windows(problem, width, device):
+        return _with_few_windows(problem, width)
     if not lanes and fits_rows(problem):
         return _with_rows(problem, width, device)
     if lanes and lane_count(problem, lanes) > width and not problem.has_powers:
@@ -277,10 +282,10 @@ def _with_columns(problem: PoolProblem, lanes: str, vector: int, device: Device)
 
 
 def common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
-    """Whether a vector is one access of every operand; where of one it is not, of none: what is
+    """Whether a vector is one access of every operand that has a stride here; where of one it is not, of none: what is
     scattered costs more than what is not could save, and instances would be many.
     """
-    adjacent = all(s == size for s, size in zip(strides, problem.itemsizes, strict=True))
+    adjacent = all(s == size for s, size in zip(strides, problem.itemsizes, strict=False))
     return UNIT_STEP if adjacent else ANY_STEP
 
 
@@ -292,6 +297,44 @@ def streams(problem: PoolProblem, device: Device) -> bool:
 
 def _rows_of_a_block(results: int) -> int:
     return max(_CPU_RESULTS // max(results, 1), 1)
+
+
+# ---- vectors of rows of windows -----------------------------------------------------------------
+
+
+def has_few_windows(problem: PoolProblem, vector: int, device: Device) -> bool:
+    """Whether vectors of neighbouring windows would be short, or have windows of any size."""
+    width = problem.axes[2]
+    plain = not (problem.backward or problem.labelled)
+    scratch = 2 * vector * _padded(width.size, vector) * problem.compute_itemsize
+    few = problem.adaptive or width.out < vector
+    return plain and few and scratch <= device.shared_limit
+
+
+def _with_few_windows(problem: PoolProblem, vector: int) -> PoolConfig:
+    depth, height, width = problem.axes
+    units = prod(problem.planes) * depth.out * height.out
+    taps = depth.kernel * height.kernel * width.size
+    tile = max(_CPU_TAPS // taps, 1)
+    return PoolConfig(
+        rows=False,
+        lanes="",
+        planes=problem.planes,
+        lane_count=1,
+        vector=vector,
+        threads=1,
+        step=common_step(problem, [s[4] for s in problem.strides][:1]),
+        index=problem.index,
+        streaming=False,
+        units=units,
+        tile=tile if tile < vector else tile // vector * vector,
+        piece=_padded(width.size, vector),
+        few=True,
+    )
+
+
+def _padded(count: int, vector: int) -> int:
+    return -(-count // vector) * vector
 
 
 # ---- vectors along rows -------------------------------------------------------------------------

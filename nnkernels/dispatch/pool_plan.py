@@ -178,7 +178,7 @@ def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> 
     instance = _instance(launch, chosen, compute)
     tail, scratch = _pack(launch, chosen, compute)
     run = machine.prepare(instance, chosen.blocks, scratch, traffic_of(launch))
-    pointers = launch.pointers[:2] if chosen.columns else launch.pointers
+    pointers = launch.pointers[:2] if chosen.columns or chosen.few else launch.pointers
     plan.launches.append((run, pointer_struct(len(pointers)).pack, pointers, tail))
 
 
@@ -231,6 +231,10 @@ def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
         text = f"{name}, {first.element.storage}, {compute.storage}, {chosen.step}, "
         text += f"{chosen.vector}, {index}, {streaming}"
         return Instance("pool_columns", f"PoolColumns<{text}>", chosen.threads)
+    if chosen.few:
+        text = f"{name}, {first.element.storage}, {compute.storage}, {chosen.step}, "
+        text += f"{chosen.vector}, {index}, {str(launch.adaptive).lower()}"
+        return Instance("pool_few", f"PoolFewWindows<{text}>", chosen.threads)
     labelled = launch.mode.name == "Max" and labels is not None
     if labelled and not launch.backward:
         name += "Index"
@@ -255,6 +259,8 @@ def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
 def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, int]:
     if chosen.columns:
         return _pack_columns(launch, chosen, compute)
+    if chosen.few:
+        return _pack_few(launch, chosen, compute)
     packer = Packer(len(launch.operands), chosen.index)
     packer.add("q", chosen.units, chosen.tile)
     scratch = 0
@@ -279,8 +285,7 @@ def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, 
         packer.add_index(*kernels[1:])
     else:
         pack_labels(packer, launch)
-    parameters = launch.mode.parameters() if compute.kind == "f" else (0, 0, 0, 0)
-    packer.add_scalars(compute.name, parameters)
+    packer.add_scalars(compute.name, _parameters(launch, compute))
     return packer.finish(), scratch
 
 
@@ -295,8 +300,25 @@ def _pack_columns(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple
         pack_axis(packer, axis, False)
     for operand in launch.operands[:2]:
         pack_strides(packer, operand, chosen.lanes, 0)
-    packer.add_scalars(compute.name, launch.mode.parameters() if compute.kind == "f" else (0,) * 4)
+    packer.add_scalars(compute.name, _parameters(launch, compute))
     return packer.finish(), launch.axes[2].size * padded * compute.itemsize
+
+
+def _pack_few(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, int]:
+    packer = Packer(2, chosen.index)
+    packer.add("q", chosen.units, chosen.tile)
+    packer.add_index(chosen.piece, int(launch.mode.include_pad))
+    packer.add_divisor(chosen.planes[1])
+    for axis in launch.axes:
+        pack_axis(packer, axis, launch.adaptive)
+    for operand in launch.operands[:2]:
+        pack_strides(packer, operand, "", 0)
+    packer.add_scalars(compute.name, _parameters(launch, compute))
+    return packer.finish(), 2 * chosen.vector * chosen.piece * compute.itemsize
+
+
+def _parameters(launch: Launch, compute: Element) -> tuple[float, ...]:
+    return launch.mode.parameters() if compute.kind == "f" else (0, 0, 0, 0)
 
 
 def pack_axis(packer: Packer, axis: Axis, adaptive: bool) -> None:
