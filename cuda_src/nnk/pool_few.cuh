@@ -94,11 +94,10 @@ struct PoolFewWindows {
         found = 0;
       }
     }
-    for (int r = 0; r < found; ++r) {
-      combine<1>(args, rows + r, fresh, sums);
-      fresh = false;
-    }
-    if (fresh) combine<0>(args, rows, fresh, sums);
+    if (found == 3) combine<3>(args, rows, fresh, sums);
+    else if (found == 2) combine<2>(args, rows, fresh, sums);
+    else if (found == 1) combine<1>(args, rows, fresh, sums);
+    else if (fresh) combine<0>(args, rows, fresh, sums);
   }
   template <int Rows, class Row>
   static NNK_FN void combine(const Args& args, const Row* rows, bool fresh, S* sums) {
@@ -119,6 +118,7 @@ struct PoolFewWindows {
     V column = fresh ? identity : nnk::load<N>(sums + i);
     NNK_UNROLL
     for (int r = 0; r < Rows; ++r) {
+      prefetch<1>(byte_offset(rows[r].at(i), pool_rows_ahead));
       const auto x = rows[r].template load_partial<N>(i, left, T());
       column = Mode::add(args.parameters, column, convert<S>(x));
     }
