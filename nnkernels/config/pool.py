@@ -28,6 +28,8 @@ _STRIDE = 64
 # are vectors of their own.
 _LEAST_WINDOWS = 3
 _LONG_WINDOW = 12
+# Elements of a row of a gradient over which windows are spread, at least.
+_LEAST_ELEMENTS = 8
 # Rows of a window from which they are added up in scratch memory where channels are adjacent, and
 # the memory that they may take, as far as a vector of channels leaves a choice.
 _HIGH_WINDOW = 7
@@ -112,6 +114,8 @@ class PoolConfig:
         Whether the rows that windows see are added up before columns are, of lanes.
     few : bool
         Whether rows of windows make a vector; of `piece` elements are rows of the image.
+    spreads : bool
+        Whether windows are spread over rows of the gradient, one after the other.
     """
 
     rows: bool
@@ -129,6 +133,7 @@ class PoolConfig:
     group: int = 0
     columns: bool = False
     few: bool = False
+    spreads: bool = False
 
     @property
     def blocks(self) -> int:
@@ -343,6 +348,8 @@ def _padded(count: int, vector: int) -> int:
 def fits_rows(problem: PoolProblem) -> bool:
     """Whether vectors of neighbours in a row can be made from scratch memory, and are of use."""
     width = problem.axes[2]
+    if spreads(problem):
+        return width.size >= _LEAST_ELEMENTS
     return (
         not problem.adaptive
         and width.reach <= _REACH
@@ -355,6 +362,17 @@ def has_long_windows(problem: PoolProblem) -> bool:
     """Whether the taps of a window along a row make vectors."""
     width = problem.axes[2]
     return not problem.labelled and width.dilation == 1 and width.kernel >= _LONG_WINDOW
+
+
+def spreads(problem: PoolProblem) -> bool:
+    """Whether windows give what they have to a row of the gradient of sums one after the other:
+    those that divide the image, and those of many taps of which few are at one element.
+    """
+    width = problem.axes[2]
+    if not problem.backward or problem.labelled:
+        return False
+    long = width.dilation == 1 and width.kernel >= _LONG_WINDOW
+    return problem.adaptive or (long and (width.out <= 2 or 2 * width.stride >= width.kernel))
 
 
 def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
@@ -380,6 +398,7 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         units=units,
         tile=_rows_of_a_block(piece),
         piece=piece,
+        spreads=spreads(problem),
     )
 
 

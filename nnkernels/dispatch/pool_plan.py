@@ -173,6 +173,8 @@ class Launch:
 
 def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> None:
     """Configure a launch and add it to a plan."""
+    if launch.backward and launch.mode.name != "Max":
+        launch = with_joined_axes(launch)
     problem, compute = problem_of(launch, alignment)
     chosen = config.configure(problem, machine.device)
     instance = _instance(launch, chosen, compute)
@@ -180,6 +182,34 @@ def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> 
     run = machine.prepare(instance, chosen.blocks, scratch, traffic_of(launch))
     pointers = launch.pointers[:2] if chosen.columns or chosen.few else launch.pointers
     plan.launches.append((run, pointer_struct(len(pointers)).pack, pointers, tail))
+
+
+def with_joined_axes(launch: Launch) -> Launch:
+    """The gradient of sums with neighbouring axes as one where a single window has all of both.
+
+    An element has one term then, which is the same however axes are counted.
+    """
+    for _ in range(2):
+        _, slow, fast = launch.axes
+        images = [o for o in launch.operands if o is not None and o.image]
+        linear = all(slow.size == 1 or o.strides[3] == fast.size * o.strides[4] for o in images)
+        if not (linear and _is_whole(slow) and _is_whole(fast)):
+            break
+        size = slow.size * fast.size
+        joined = replace(fast, size=size, kernel=size)
+        operands = tuple(
+            o and replace(o, strides=(*o.strides[:2], 0, *o.strides[2:3], o.strides[4]))
+            for o in launch.operands
+        )
+        launch = replace(launch, axes=(_ONE, launch.axes[0], joined), operands=operands)
+    return launch
+
+
+def _is_whole(axis: Axis) -> bool:
+    """Whether an axis has one window, of its elements and no padding."""
+    return (axis.out, axis.kernel, axis.low, axis.high) == (1, axis.size, 0, 0) and (
+        axis.dilation == 1
+    )
 
 
 def problem_of(launch: Launch, alignment: int) -> tuple[PoolProblem, Element]:
@@ -241,7 +271,7 @@ def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
     text = f"{name}, {first.element.storage}, "
     text += f"{labels.element.storage if labelled and labels else 'uint8'}, {compute.storage}, "
     text += f"{chosen.step}, {chosen.vector}, {index}"
-    if not chosen.rows:
+    if not chosen.rows or launch.backward:
         text += ", true" if launch.adaptive else ", false"
     text += f", {streaming}"
     header, struct = {
@@ -368,15 +398,16 @@ def _pack_piece(packer: Packer, launch: Launch, chosen: PoolConfig, itemsize: in
         length = whole((slots - 1) * axis.stride + axis.reach + 1) + vector
         packer.add_index(piece, length, slots)
         return (_KEPT * length + 3 * slots) * itemsize
-    beyond = (axis.reach - 1) // axis.stride + 1
+    beyond = 0 if chosen.spreads else (axis.reach - 1) // axis.stride + 1
     phase = whole(-(-piece // axis.stride))
-    windows = (piece + axis.reach) // axis.stride + 1
+    windows = min((piece + axis.reach) // axis.stride + 1, axis.out)
     margin = whole(beyond)  # the first window is where a vector begins
     length = margin + whole(max(phase, windows) + beyond + vector)
-    packer.add_index(piece, length, margin, phase)
-    sums = 2 * axis.stride * phase
+    packer.add_index(piece, length, margin, phase, int(chosen.spreads))
+    sums = 2 * axis.stride * phase + vector
+    taps = 0 if chosen.spreads else 2 * axis.kernel
     index = 8 if chosen.index == "q" else 4
-    return (2 * _KEPT * length + sums) * itemsize + (2 * axis.kernel + axis.stride + 1) * index
+    return (2 * _KEPT * length + sums) * itemsize + (taps + axis.stride + 1) * index
 
 
 # ---- the calls ----------------------------------------------------------------------------------
