@@ -133,7 +133,8 @@ struct PoolFewWindows {
       for (int l = 0; l < N; l += L) {
         Vec<S, L> square[L];
         NNK_UNROLL
-        for (int k = 0; k < L; ++k) square[k] = nnk::load<L>(lanes.sums + (l + k) * args.padded + i);
+        for (int k = 0; k < L; ++k)
+          square[k] = nnk::load<L>(lanes.sums + (l + k) * args.padded + i);
         transpose(square);
         NNK_UNROLL
         for (int k = 0; k < L; ++k) nnk::store(lanes.columns + (i + k) * N + l, square[k]);

@@ -30,10 +30,10 @@ struct PoolRowsGather {
     const void* x;
     int64 units;  // pieces of rows of elements
     int64 tile;
-    Index piece;   // elements of a piece: a multiple of the stride
-    Index length;  // scratch elements for the windows of a piece and their margins
-    Index margin;  // those before the first window
-    Index phase;   // elements of a piece with one remainder, rounded up to Vecs
+    Index piece;    // elements of a piece: a multiple of the stride
+    Index length;   // scratch elements for the windows of a piece and their margins
+    Index margin;   // those before the first window
+    Index phase;    // elements of a piece with one remainder, rounded up to Vecs
     Index spreads;  // whether windows are spread over rows, of sums
     Index include_pad;
     Divisor<Index> by_pieces, by_planes;

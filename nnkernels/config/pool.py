@@ -287,8 +287,10 @@ def _with_columns(problem: PoolProblem, lanes: str, vector: int, device: Device)
 
 
 def common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
-    """Whether a vector is one access of every operand that has a stride here; where of one it is not, of none: what is
-    scattered costs more than what is not could save, and instances would be many.
+    """Whether a vector is one access of every operand, of the first ones that have strides here.
+
+    Where of one it is not, of none: what is scattered costs more than what is not could save, and
+    instances would be many.
     """
     adjacent = all(s == size for s, size in zip(strides, problem.itemsizes, strict=False))
     return UNIT_STEP if adjacent else ANY_STEP
