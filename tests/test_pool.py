@@ -345,6 +345,14 @@ def test_gradients_are_adjoint(cpu):
     assert abs(inner(unpooled, v) - inner(dy, nnk.max_unpool_backward(v, places))) < 1e-10
 
 
+def test_pullbacks_of_windows_by_keyword(cpu):
+    x = image(np.random.default_rng(41), (1, 3, 6, 20), ties=True)
+    y, pullback = nnk.vjp(nnk.max_pool, x, kernel_size=2)
+    assert_same_numbers(y, expected("max_pool", x, 2), "y")
+    dy = image(np.random.default_rng(42), y.shape)
+    assert_close(pullback(dy)[0], expected("max_pool_backward", dy, x, 2), 4)
+
+
 def test_pullbacks_take_indices_without_a_gradient(cpu):
     x = image(np.random.default_rng(15), (1, 2, 6, 6))
     (y, indices), pullback = nnk.vjp(nnk.max_pool, x, 2, return_indices=True)

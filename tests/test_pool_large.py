@@ -282,6 +282,58 @@ def test_any_number_of_threads_gives_the_same_bits(cpu, plans):
         )
 
 
+# Images, kernels and options: rows of fewer windows than lanes, windows that see padding alone,
+# and whole planes that are one row of the gradient, or are not.
+FEW = (
+    ((3, 7, 5, 9), 3, {"stride": 2, "padding": ((1, 0), (2, 1)), "ceil_mode": True}),
+    ((2, 3, 30, 50), (14, 17), {"stride": (13, 15), "dilation": (2, 1)}),
+    ((1, 5, 3, 8, 33), (2, 3, 9), {"stride": (1, 2, 12), "padding": (1, 0, 4)}),
+    ((1, 2, 4, 9), 2, {"stride": 3, "padding": 4}),
+    ((3, 19, 7, 7), 7, {}),
+    ((2, 2, 3, 14, 15), (3, 14, 15), {}),
+)
+
+
+def test_few_windows_in_a_row(cpu, choices):
+    def body():
+        generator = np.random.default_rng(9)
+        for (shape, kernel, options), layout in product(FEW, (*LAYOUTS, every_other)):
+            x = image(generator, shape)
+            given = layout(x)
+            y = nnk.avg_pool(given, kernel, **options)
+            norm = nnk.lp_pool(given, kernel, **options) if layout is LAYOUTS[0] else None
+            dy = image(generator, y.shape)
+            dx = nnk.avg_pool_backward(layout(dy), shape, kernel, **options)
+            if cpu.recording:
+                continue
+            what = f"{shape} {kernel} {layout.__name__}"
+            assert_close(y, expected("avg_pool", x, kernel, **options), 700, what=what)
+            right = expected("avg_pool_backward", dy, shape, kernel, **options)
+            assert_close(dx, right, 16, what=what)
+            if norm is not None:
+                assert_close(norm, expected("lp_pool", x, kernel, **options), 700, what=what)
+            else:
+                assert_same_bits(y, nnk.avg_pool(x, kernel, **options), what)
+
+    cpu.precompiled(body)
+    assert {c.few for c in choices} == {True, False}
+    assert {c.spreads for c in choices} == {True, False}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_third_and_fourth_element(dtype, cpu):
+    """Which loads and permutations bring, up to the last byte of an array and no further."""
+    generator = np.random.default_rng(10)
+    for stride in (3, 4):
+        x = image(generator, (1, 2, 3, 33 * stride), dtype)
+        y = nnk.avg_pool(x, (1, stride))
+        assert_close(y, expected("avg_pool", x, (1, stride)), 9)
+    x = channels_last(image(generator, (1, 17 * 4, 3, 5), dtype))
+    b, c, h, w = x.shape
+    wanted = x.reshape(b, c // 4, 2, 2, h, w).transpose(0, 1, 4, 2, 5, 3)
+    assert_same_bits(nnk.pixel_shuffle(x, 2), wanted.reshape(b, c // 4, 2 * h, 2 * w), dtype)
+
+
 # ---- unpooling -------------------------------------------------------------------------------
 
 

@@ -7,6 +7,9 @@
 
 namespace nnk {
 
+// How far ahead elements a few steps apart are fetched into the cache, in bytes.
+constexpr int move_ahead = 4096;
+
 // What a segment says about itself.
 enum : int { segment_to, segment_from, segment_count, segment_step, segment_offsets, segment_size };
 
@@ -72,7 +75,11 @@ template <class T, int N, int Plain, int Mapped, class Index, bool UnitOut> stru
       each(args, to, count, [&](Index, int) NNK_INLINE { return value; });
     } else {
       each(args, to, count, [&](Index i, int n) NNK_INLINE {
-        return nnk::load_strided<N>(byte_offset(from, i * step), step, n, T());
+        const T* p = byte_offset(from, i * step);
+        if (step > 0 && step <= Index(4 * sizeof(T)))
+          for (Index b = 0; b < N * step; b += cache_line)
+            prefetch<1>(byte_offset(p, b + move_ahead));
+        return nnk::load_strided<N>(p, step, n, T());
       });
     }
   }

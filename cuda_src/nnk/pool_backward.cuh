@@ -59,6 +59,7 @@ struct PoolGather {
   static NNK_FN void walk_row(const Args& args, Index row) {
     Place place;
     begin_row(args, row, place);
+    if constexpr (!by_labels) return walk_runs(args, place);
     for (place.p[2] = 0; place.p[2] < args.axis[2].size; ++place.p[2]) {
       place.cover[2] = args.axis[2].cover(place.p[2]);
       const Index whole = args.lanes / N;
@@ -66,6 +67,31 @@ struct PoolGather {
       if (whole < args.lane_vectors)
         make<false>(args, place, whole * N, int(args.lanes - whole * N));
     }
+  }
+
+  // Neighbours that the same windows see have one sum. (Without dilation all windows between the
+  // first and the last see an element.)
+  static NNK_FN void walk_runs(const Args& args, Place& place) {
+    const auto& axis = args.axis[2];
+    const Index whole = args.lanes / N;
+    Index end = 0;
+    for (place.p[2] = 0; place.p[2] < axis.size; place.p[2] = end) {
+      const auto cover = place.cover[2] = axis.cover(place.p[2]);
+      for (end = place.p[2] + 1; end < axis.size && axis.step() == 1; ++end) {
+        const auto next = axis.cover(end);
+        if (next.first != cover.first || next.last != cover.last) break;
+      }
+      for (Index v = 0; v < whole; ++v) make_run<true>(args, place, end, v * N, N);
+      if (whole < args.lane_vectors)
+        make_run<false>(args, place, end, whole * N, int(args.lanes - whole * N));
+    }
+  }
+  template <bool Whole>
+  static NNK_FN void make_run(const Args& args, const Place& place, Index end, Index lane,
+                              int count) {
+    const V total = sums<Whole>(args, place, lane, count);
+    Index at[3] = {place.p[0], place.p[1], place.p[2]};
+    for (; at[2] < end; ++at[2]) write<Whole>(args, place, at, lane, count, total);
   }
 
   static NNK_FN void make_one(const Args& args, Index unit) {
@@ -97,16 +123,20 @@ struct PoolGather {
   template <bool Whole>
   static NNK_FN void make(const Args& args, const Place& place, Index lane, int count) {
     V total;
-    if constexpr (by_labels) {
-      total = maxima<Whole>(args, place, lane, count);
-    } else {
-      total = sums<Whole>(args, place, lane, count);
+    if constexpr (by_labels) total = maxima<Whole>(args, place, lane, count);
+    else total = sums<Whole>(args, place, lane, count);
+    write<Whole>(args, place, place.p, lane, count, total);
+  }
+  template <bool Whole>
+  static NNK_FN void write(const Args& args, const Place& place, const Index (&at)[3], Index lane,
+                           int count, V total) {
+    if constexpr (!by_labels) {
       V x = total;
-      if constexpr (reads_y) x = load<3, T, Whole>(args, args.x, place, place.p, lane, count);
+      if constexpr (reads_y) x = load<3, T, Whole>(args, args.x, place, at, lane, count);
       total = Mode::gradient(args.parameters, total, x);
     }
     const Line<T, Index, Step> line{
-        byte_offset(static_cast<T*>(args.dx), offset<0>(args, place, place.p)), args.lanes,
+        byte_offset(static_cast<T*>(args.dx), offset<0>(args, place, at)), args.lanes,
         args.at[0].lane};
     const auto v = convert<T>(total);
     if constexpr (!Whole) line.store_partial(lane, v, count);

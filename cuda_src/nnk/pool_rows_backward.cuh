@@ -3,14 +3,16 @@
 // Element s q + r of a row (s the stride) is seen by tap c of window q - k, where k and r are
 // quotient and remainder of the place of the tap: the elements of one remainder have neighbouring
 // windows. So each remainder is gathered from neighbours in a row of windows, which has margins
-// in scratch memory, and then the remainders are put between each other.
+// in scratch memory, and then the remainders are put between each other. Windows of many taps, and
+// those that divide the image, are spread over a row instead, one after the other.
 #pragma once
 #include "nnk/pool_rows.cuh"
 
 namespace nnk {
 
 // Template parameters as of PoolGather; Step along the last axis.
-template <class Mode, class T, class U, class S, int Step, int N, class Index, bool Streaming>
+template <class Mode, class T, class U, class S, int Step, int N, class Index, bool Adaptive,
+          bool Streaming>
 struct PoolRowsGather {
   using V = Vec<S, N>;
   using I = PoolLabel<S>;
@@ -28,13 +30,14 @@ struct PoolRowsGather {
     const void* x;
     int64 units;  // pieces of rows of elements
     int64 tile;
-    Index piece;   // elements of a piece: a multiple of the stride
-    Index length;  // scratch elements for the windows of a piece and their margins
-    Index margin;  // those before the first window
-    Index phase;   // elements of a piece with one remainder, rounded up to Vecs
+    Index piece;    // elements of a piece: a multiple of the stride
+    Index length;   // scratch elements for the windows of a piece and their margins
+    Index margin;   // those before the first window
+    Index phase;    // elements of a piece with one remainder, rounded up to Vecs
+    Index spreads;  // whether windows are spread over rows, of sums
     Index include_pad;
     Divisor<Index> by_pieces, by_planes;
-    PoolAxis<Index, false> axis[3];
+    PoolAxis<Index, Adaptive> axis[3];
     PoolStrides<Index> at[4];
     Index taps[2];
     S parameters[4];
@@ -55,24 +58,44 @@ struct PoolRowsGather {
     Index* begin;          // of the taps of each remainder
   };
 
+  // What sums of a row depend on besides the piece: its plane, and the windows that see it.
+  struct Seen {
+    Index plane;
+    PoolCover<Index> depths, rows;
+    NNK_FN bool operator==(const Seen& other) const {
+      return plane == other.plane && depths.first == other.depths.first &&
+             depths.last == other.depths.last && rows.first == other.rows.first &&
+             rows.last == other.rows.last;
+    }
+  };
+
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const int64 begin = group.block() * args.tile;
     const int64 end = lesser_of(begin + args.tile, args.units);
     Piece piece = scratch_of(group, args);
+    // Without dilation all windows between the first and the last see a row: rows with the same
+    // windows have the same sums.
+    const bool repeats = !by_labels && args.axis[0].step() == 1 && args.axis[1].step() == 1;
     Index current = -1;
+    Seen before{-1, {}, {}};
     for (Index unit = Index(begin); unit < Index(end); ++unit) {
       const Index depth = args.axis[1].by_size.divide(unit);
       const Index outer = args.axis[0].by_size.divide(depth);
       const Index plane = args.by_pieces.divide(outer);
       const Index number = outer - plane * args.by_pieces.divisor;
-      if (number != current) begin_piece(args, piece, number);
+      if (number != current) {
+        begin_piece(args, piece, number);
+        before.plane = -1;
+      }
       current = number;
       const Index a = args.by_planes.divide(plane), b = plane - a * args.by_planes.divisor;
       const Index d = depth - outer * args.axis[0].size, h = unit - depth * args.axis[1].size;
       Index at[4];
       NNK_UNROLL
       for (int i = 0; i < 4; ++i) at[i] = args.at[i].of_plane(a, b);
-      gather(args, piece, plane, at, d, h);
+      const Seen seen{plane, args.axis[0].cover(d), args.axis[1].cover(h)};
+      if (!repeats || !(seen == before)) gather(args, piece, plane, at, d, h, seen);
+      before = seen;
       write(args, piece, at[0] + args.at[0].at(d, h, piece.first),
             at[3] + args.at[3].at(d, h, piece.first));
     }
@@ -112,6 +135,7 @@ struct PoolRowsGather {
         piece.counts[args.margin + i] = S(args.include_pad ? w.padded : w.inside());
       }
     }
+    if (args.spreads) return;
     Index found = 0;
     for (Index remainder = 0; remainder < axis.stride; ++remainder) {
       piece.begin[remainder] = found;
@@ -137,9 +161,9 @@ struct PoolRowsGather {
   // -----------------------------------------------------------------------
 
   static NNK_FN void gather(const Args& args, Piece& piece, Index plane, const Index (&at)[4],
-                            Index d, Index h) {
+                            Index d, Index h, const Seen& seen) {
     const auto &deep = args.axis[0], &high = args.axis[1];
-    const auto cover_d = deep.cover(d), cover_h = high.cover(h);
+    const auto &cover_d = seen.depths, &cover_h = seen.rows;
     if constexpr (by_labels) clear(piece.phases, args.axis[2].stride * args.phase);
     else clear(terms_of(args, piece, 0) + args.margin, piece.windows);
     if (piece.windows == 0) {
@@ -166,18 +190,15 @@ struct PoolRowsGather {
         }
       }
     }
-    if constexpr (!by_labels) {
-      if (spreads(args)) spread(args, piece);
-      else add_phases(args, piece, 0, I(0));
+    if (args.spreads) {
+      spread(args, piece);
+    } else {
+      if constexpr (!by_labels) add_phases(args, piece, 0, I(0));
+      join_phases(args, piece);
     }
   }
 
-  // Windows of many taps in a row give what they have to vectors of elements, one after the other.
-  static NNK_FN bool spreads(const Args& args) {
-    const auto& axis = args.axis[2];
-    if (by_labels || axis.dilation != 1 || axis.kernel < N) return false;
-    return axis.out <= 2 || 2 * axis.stride >= axis.kernel;  // few of them at one element
-  }
+  // Windows give what they have to vectors of elements, one after the other.
   static NNK_FN void spread(const Args& args, const Piece& piece) {
     clear(piece.row, args.axis[2].stride * args.phase);
     const S* terms = terms_of(args, piece, 0) + args.margin;
@@ -286,8 +307,7 @@ struct PoolRowsGather {
     const Line<const T, Index, Step> image{byte_offset(static_cast<const T*>(args.x), from),
                                            piece.count, args.at[3].space[2]};
     const Index stride = args.axis[2].stride;
-    const bool in_order = spreads(args);
-    if (stride == 2 && !in_order) {
+    if (stride == 2 && !args.spreads) {
       for (Index q = 0; 2 * q < piece.count; q += N) {
         const Vec<S, 2 * N> both = interleaved(nnk::load<N>(piece.phases + q),
                                                nnk::load<N>(piece.phases + args.phase + q));
@@ -296,16 +316,19 @@ struct PoolRowsGather {
       }
       return;
     }
-    const S* sums = in_order ? piece.row : piece.phases;
-    if (stride != 1 && !in_order) {
-      for (Index r = 0; r < stride; ++r) {
-        for (Index q = 0; q < args.phase; ++q)
-          piece.row[q * stride + r] = piece.phases[r * args.phase + q];
-      }
-      sums = piece.row;
-    }
+    const S* sums = stride == 1 && !args.spreads ? piece.phases : piece.row;
     for (Index i = 0; i < piece.count; i += N)
       write_vector(args, line, image, i, nnk::load<N>(sums + i));
+  }
+
+  // Remainders between each other, where `write` does not do so itself.
+  static NNK_FN void join_phases(const Args& args, const Piece& piece) {
+    const Index stride = args.axis[2].stride;
+    if (stride <= 2) return;
+    for (Index r = 0; r < stride; ++r) {
+      for (Index q = 0; q < args.phase; ++q)
+        piece.row[q * stride + r] = piece.phases[r * args.phase + q];
+    }
   }
 
   template <class To, class Image>

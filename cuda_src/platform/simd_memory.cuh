@@ -86,6 +86,31 @@ template <class T, int L, int... I> NNK_FN Register<T, L> load_even(const char* 
   return shuffle<T, L>(low, high, Ints<(2 * I < L ? 2 * I : 2 * I + 1)...>());
 }
 
+// Every Step-th of the adjacent elements from p to the last one that is wanted, from Step loads, of
+// which the last one ends with it.
+template <int Step, int Load, class T, int L, int... I>
+NNK_FN Register<T, L> load_every_after(const char* p, Register<T, L> found, Ints<I...>) {
+  if constexpr (Load == Step) {
+    return found;
+  } else {
+    // Lanes from `begin` on are among what this load brings, and those before are found.
+    constexpr int first = Load == Step - 1 ? Step * (L - 1) + 1 - L : Load * L;
+    constexpr int begin = (Load * L + Step - 1) / Step;
+    const auto more = load_register<T, L>(p + first * int(sizeof(T)));
+    found = shuffle<T, L>(
+        found, more,
+        Ints<(I >= begin && Step * I < first + L && Step * I >= first ? L + Step * I - first
+                                                                      : I)...>());
+    return load_every_after<Step, Load + 1, T, L>(p, found, range<L>());
+  }
+}
+template <int Step, class T, int L, int... I>
+NNK_FN Register<T, L> load_every_nth(const char* p, Ints<I...>) {
+  const auto low = load_register<T, L>(p);
+  const auto found = shuffle<T, L>(low, low, Ints<(Step * I < L ? Step * I : I)...>());
+  return load_every_after<Step, 1, T, L>(p, found, range<L>());
+}
+
 #if NNK_AVX512
 template <class T, int L, int... I> NNK_FN void store_even(char* p, Register<T, L> x, Ints<I...>) {
   constexpr uint64 even = 0x5555555555555555ull;
@@ -104,6 +129,10 @@ template <class T, int L> NNK_FN Register<T, L> load_register_strided(const char
   } else {
     if (step == 2 * int(sizeof(T))) return load_even<T, L>(p, range<L>());
 #if NNK_AVX512
+    if constexpr (L * sizeof(T) >= 16 && sizeof(T) >= 4) {
+      if (step == 3 * int(sizeof(T))) return load_every_nth<3, T, L>(p, range<L>());
+      if (step == 4 * int(sizeof(T))) return load_every_nth<4, T, L>(p, range<L>());
+    }
     // Measured with 16 floats on a Sapphire Rapids core: gather 0.27 ns an element, lane by
     // lane 0.44 ns.
     if constexpr (L * sizeof(T) >= 16 && sizeof(T) >= 4) {

@@ -28,6 +28,8 @@ _STRIDE = 64
 # are vectors of their own.
 _LEAST_WINDOWS = 3
 _LONG_WINDOW = 12
+# Elements of a row of a gradient over which windows are spread, at least.
+_LEAST_ELEMENTS = 8
 # Rows of a window from which they are added up in scratch memory where channels are adjacent, and
 # the memory that they may take, as far as a vector of channels leaves a choice.
 _HIGH_WINDOW = 7
@@ -110,6 +112,10 @@ class PoolConfig:
         whose columns are added up at once.
     columns : bool
         Whether the rows that windows see are added up before columns are, of lanes.
+    few : bool
+        Whether rows of windows make a vector; of `piece` elements are rows of the image.
+    spreads : bool
+        Whether windows are spread over rows of the gradient, one after the other.
     """
 
     rows: bool
@@ -126,6 +132,8 @@ class PoolConfig:
     piece: int = 0
     group: int = 0
     columns: bool = False
+    few: bool = False
+    spreads: bool = False
 
     @property
     def blocks(self) -> int:
@@ -139,6 +147,8 @@ def configure(problem: PoolProblem, device: Device) -> PoolConfig:
     if device.is_gpu:
         return _with_lanes(problem, lanes, _gpu_vector(problem, lanes, device), device)
     width = device.vector_bytes // problem.compute_itemsize
+    if not lanes and has_few_windows(problem, width, device):
+        return _with_few_windows(problem, width)
     if not lanes and fits_rows(problem):
         return _with_rows(problem, width, device)
     if lanes and lane_count(problem, lanes) > width and not problem.has_powers:
@@ -277,10 +287,12 @@ def _with_columns(problem: PoolProblem, lanes: str, vector: int, device: Device)
 
 
 def common_step(problem: PoolProblem, strides: Sequence[int]) -> int:
-    """Whether a vector is one access of every operand; where of one it is not, of none: what is
-    scattered costs more than what is not could save, and instances would be many.
+    """Whether a vector is one access of every operand, of the first ones that have strides here.
+
+    Where of one it is not, of none: what is scattered costs more than what is not could save, and
+    instances would be many.
     """
-    adjacent = all(s == size for s, size in zip(strides, problem.itemsizes, strict=True))
+    adjacent = all(s == size for s, size in zip(strides, problem.itemsizes, strict=False))
     return UNIT_STEP if adjacent else ANY_STEP
 
 
@@ -294,12 +306,52 @@ def _rows_of_a_block(results: int) -> int:
     return max(_CPU_RESULTS // max(results, 1), 1)
 
 
+# ---- vectors of rows of windows -----------------------------------------------------------------
+
+
+def has_few_windows(problem: PoolProblem, vector: int, device: Device) -> bool:
+    """Whether vectors of neighbouring windows would be short, or have windows of any size."""
+    width = problem.axes[2]
+    plain = not (problem.backward or problem.labelled)
+    scratch = 2 * vector * _padded(width.size, vector) * problem.compute_itemsize
+    few = problem.adaptive or width.out < vector
+    return plain and few and scratch <= device.shared_limit
+
+
+def _with_few_windows(problem: PoolProblem, vector: int) -> PoolConfig:
+    depth, height, width = problem.axes
+    units = prod(problem.planes) * depth.out * height.out
+    taps = depth.kernel * height.kernel * width.size
+    tile = max(_CPU_TAPS // taps, 1)
+    return PoolConfig(
+        rows=False,
+        lanes="",
+        planes=problem.planes,
+        lane_count=1,
+        vector=vector,
+        threads=1,
+        step=common_step(problem, [s[4] for s in problem.strides][:1]),
+        index=problem.index,
+        streaming=False,
+        units=units,
+        tile=tile if tile < vector else tile // vector * vector,
+        piece=_padded(width.size, vector),
+        few=True,
+    )
+
+
+def _padded(count: int, vector: int) -> int:
+    return -(-count // vector) * vector
+
+
 # ---- vectors along rows -------------------------------------------------------------------------
 
 
 def fits_rows(problem: PoolProblem) -> bool:
     """Whether vectors of neighbours in a row can be made from scratch memory, and are of use."""
     width = problem.axes[2]
+    if spreads(problem):
+        return width.size >= _LEAST_ELEMENTS
     return (
         not problem.adaptive
         and width.reach <= _REACH
@@ -312,6 +364,17 @@ def has_long_windows(problem: PoolProblem) -> bool:
     """Whether the taps of a window along a row make vectors."""
     width = problem.axes[2]
     return not problem.labelled and width.dilation == 1 and width.kernel >= _LONG_WINDOW
+
+
+def spreads(problem: PoolProblem) -> bool:
+    """Whether windows give what they have to a row of the gradient of sums one after the other:
+    those that divide the image, and those of many taps of which few are at one element.
+    """
+    width = problem.axes[2]
+    if not problem.backward or problem.labelled:
+        return False
+    long = width.dilation == 1 and width.kernel >= _LONG_WINDOW
+    return problem.adaptive or (long and (width.out <= 2 or 2 * width.stride >= width.kernel))
 
 
 def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
@@ -337,6 +400,7 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         units=units,
         tile=_rows_of_a_block(piece),
         piece=piece,
+        spreads=spreads(problem),
     )
 
 

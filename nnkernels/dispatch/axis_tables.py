@@ -106,8 +106,15 @@ class Segment:
     gathered: int = -1  # where in the row its offsets begin
 
 
+# Runs of fewer elements that are not adjacent are better gathered, all together.
+_SHORT_RUN = 64
+# The most elements from one to the next that loads and permutations bring: of long runs (where
+# every fourth one takes four loads), and of any.
+_WIDE_STEP, _NARROW_STEP = 4, 2
+
+
 def segments(
-    to: np.ndarray, source: np.ndarray, out_step: int, longest: int
+    to: np.ndarray, source: np.ndarray, out_step: int, longest: int, vector: int = _SHORT_RUN
 ) -> tuple[list[Segment], bool]:
     """A row as few segments, none longer than `longest`; and whether offsets are needed.
 
@@ -115,6 +122,8 @@ def segments(
     ----------
     to, source : array of int64
         Where each element of the result and of x lies.
+    vector : int
+        Elements that are moved at once.
     """
     gone = source == _NOWHERE
     next_to = np.diff(to) == out_step
@@ -122,7 +131,9 @@ def segments(
     step = np.where(gone[1:] | gone[:-1], 0, np.diff(source))
     # Blocks of equal steps between neighbours.
     changes = np.flatnonzero((joined[1:] != joined[:-1]) | (step[1:] != step[:-1])) + 1
-    if not gone.any() and (4 * changes.size > to.size or _is_scattered(step, changes, out_step)):
+    if not gone.any() and (
+        4 * changes.size > to.size or _is_scattered(step, changes, out_step, vector)
+    ):
         cuts = np.flatnonzero(~next_to) + 1
         pieces = _cut(np.concatenate([[0], cuts, [to.size]]), longest)
         return [Segment(int(to[a]), 0, b - a, 0, a) for a, b in pieces], True
@@ -140,15 +151,15 @@ def segments(
     return found, False
 
 
-# Runs of fewer elements that are not adjacent are better gathered, all together.
-_SHORT_RUN = 64
-
-
-def _is_scattered(step: np.ndarray, changes: np.ndarray, out_step: int) -> bool:
+def _is_scattered(step: np.ndarray, changes: np.ndarray, out_step: int, vector: int) -> bool:
     """Whether most elements are in short runs whose steps no vector access has."""
     # Between two runs the step changes twice.
-    short = 0 < 2 * step.size < _SHORT_RUN * (changes.size + 1)
-    return short and bool(np.mean(np.abs(step) > 2 * abs(out_step)) > 0.5)
+    elements = 2 * (step.size + 1) / (changes.size + 2)
+    if step.size == 0 or elements >= _SHORT_RUN:
+        return False
+    # Runs that fill vectors may have larger steps.
+    largest = _WIDE_STEP if elements >= vector else _NARROW_STEP
+    return bool(np.mean(np.abs(step) > largest * abs(out_step)) > 0.5)
 
 
 def _equal(

@@ -381,7 +381,7 @@ def _move_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:
         source = axis_tables.crossed(slow[1], source, marked=True)
     unit = size in np.diff(to)
     out_step = size if unit or to.size == 1 else int(to[1] - to[0])
-    found, gathered = axis_tables.segments(to, source, out_step, _LONGEST_JOINED)
+    found, gathered = axis_tables.segments(to, source, out_step, _LONGEST_JOINED, chosen.vector)
     records = [(s.to, s.source, s.count, s.step, s.gathered) for s in found]
     _finish_rows(call, plan, chosen, plain, mapped, records, source if gathered else None, out_step)
     return None

@@ -173,13 +173,43 @@ class Launch:
 
 def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> None:
     """Configure a launch and add it to a plan."""
+    if launch.backward and launch.mode.name != "Max":
+        launch = with_joined_axes(launch)
     problem, compute = problem_of(launch, alignment)
     chosen = config.configure(problem, machine.device)
     instance = _instance(launch, chosen, compute)
     tail, scratch = _pack(launch, chosen, compute)
     run = machine.prepare(instance, chosen.blocks, scratch, traffic_of(launch))
-    pointers = launch.pointers[:2] if chosen.columns else launch.pointers
+    pointers = launch.pointers[:2] if chosen.columns or chosen.few else launch.pointers
     plan.launches.append((run, pointer_struct(len(pointers)).pack, pointers, tail))
+
+
+def with_joined_axes(launch: Launch) -> Launch:
+    """The gradient of sums with neighbouring axes as one where a single window has all of both.
+
+    An element has one term then, which is the same however axes are counted.
+    """
+    for _ in range(2):
+        _, slow, fast = launch.axes
+        images = [o for o in launch.operands if o is not None and o.image]
+        linear = all(slow.size == 1 or o.strides[3] == fast.size * o.strides[4] for o in images)
+        if not (linear and _is_whole(slow) and _is_whole(fast)):
+            break
+        size = slow.size * fast.size
+        joined = replace(fast, size=size, kernel=size)
+        operands = tuple(
+            o and replace(o, strides=(*o.strides[:2], 0, *o.strides[2:3], o.strides[4]))
+            for o in launch.operands
+        )
+        launch = replace(launch, axes=(_ONE, launch.axes[0], joined), operands=operands)
+    return launch
+
+
+def _is_whole(axis: Axis) -> bool:
+    """Whether an axis has one window, of its elements and no padding."""
+    return (axis.out, axis.kernel, axis.low, axis.high) == (1, axis.size, 0, 0) and (
+        axis.dilation == 1
+    )
 
 
 def problem_of(launch: Launch, alignment: int) -> tuple[PoolProblem, Element]:
@@ -231,13 +261,17 @@ def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
         text = f"{name}, {first.element.storage}, {compute.storage}, {chosen.step}, "
         text += f"{chosen.vector}, {index}, {streaming}"
         return Instance("pool_columns", f"PoolColumns<{text}>", chosen.threads)
+    if chosen.few:
+        text = f"{name}, {first.element.storage}, {compute.storage}, {chosen.step}, "
+        text += f"{chosen.vector}, {index}, {str(launch.adaptive).lower()}"
+        return Instance("pool_few", f"PoolFewWindows<{text}>", chosen.threads)
     labelled = launch.mode.name == "Max" and labels is not None
     if labelled and not launch.backward:
         name += "Index"
     text = f"{name}, {first.element.storage}, "
     text += f"{labels.element.storage if labelled and labels else 'uint8'}, {compute.storage}, "
     text += f"{chosen.step}, {chosen.vector}, {index}"
-    if not chosen.rows:
+    if not chosen.rows or launch.backward:
         text += ", true" if launch.adaptive else ", false"
     text += f", {streaming}"
     header, struct = {
@@ -255,6 +289,8 @@ def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
 def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, int]:
     if chosen.columns:
         return _pack_columns(launch, chosen, compute)
+    if chosen.few:
+        return _pack_few(launch, chosen, compute)
     packer = Packer(len(launch.operands), chosen.index)
     packer.add("q", chosen.units, chosen.tile)
     scratch = 0
@@ -279,8 +315,7 @@ def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, 
         packer.add_index(*kernels[1:])
     else:
         pack_labels(packer, launch)
-    parameters = launch.mode.parameters() if compute.kind == "f" else (0, 0, 0, 0)
-    packer.add_scalars(compute.name, parameters)
+    packer.add_scalars(compute.name, _parameters(launch, compute))
     return packer.finish(), scratch
 
 
@@ -295,8 +330,25 @@ def _pack_columns(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple
         pack_axis(packer, axis, False)
     for operand in launch.operands[:2]:
         pack_strides(packer, operand, chosen.lanes, 0)
-    packer.add_scalars(compute.name, launch.mode.parameters() if compute.kind == "f" else (0,) * 4)
+    packer.add_scalars(compute.name, _parameters(launch, compute))
     return packer.finish(), launch.axes[2].size * padded * compute.itemsize
+
+
+def _pack_few(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, int]:
+    packer = Packer(2, chosen.index)
+    packer.add("q", chosen.units, chosen.tile)
+    packer.add_index(chosen.piece, int(launch.mode.include_pad))
+    packer.add_divisor(chosen.planes[1])
+    for axis in launch.axes:
+        pack_axis(packer, axis, launch.adaptive)
+    for operand in launch.operands[:2]:
+        pack_strides(packer, operand, "", 0)
+    packer.add_scalars(compute.name, _parameters(launch, compute))
+    return packer.finish(), 2 * chosen.vector * chosen.piece * compute.itemsize
+
+
+def _parameters(launch: Launch, compute: Element) -> tuple[float, ...]:
+    return launch.mode.parameters() if compute.kind == "f" else (0, 0, 0, 0)
 
 
 def pack_axis(packer: Packer, axis: Axis, adaptive: bool) -> None:
@@ -346,15 +398,16 @@ def _pack_piece(packer: Packer, launch: Launch, chosen: PoolConfig, itemsize: in
         length = whole((slots - 1) * axis.stride + axis.reach + 1) + vector
         packer.add_index(piece, length, slots)
         return (_KEPT * length + 3 * slots) * itemsize
-    beyond = (axis.reach - 1) // axis.stride + 1
+    beyond = 0 if chosen.spreads else (axis.reach - 1) // axis.stride + 1
     phase = whole(-(-piece // axis.stride))
-    windows = (piece + axis.reach) // axis.stride + 1
+    windows = min((piece + axis.reach) // axis.stride + 1, axis.out)
     margin = whole(beyond)  # the first window is where a vector begins
     length = margin + whole(max(phase, windows) + beyond + vector)
-    packer.add_index(piece, length, margin, phase)
-    sums = 2 * axis.stride * phase
+    packer.add_index(piece, length, margin, phase, int(chosen.spreads))
+    sums = 2 * axis.stride * phase + vector
+    taps = 0 if chosen.spreads else 2 * axis.kernel
     index = 8 if chosen.index == "q" else 4
-    return (2 * _KEPT * length + sums) * itemsize + (2 * axis.kernel + axis.stride + 1) * index
+    return (2 * _KEPT * length + sums) * itemsize + (taps + axis.stride + 1) * index
 
 
 # ---- the calls ----------------------------------------------------------------------------------
