@@ -9,7 +9,7 @@ namespace nnk {
 
 // A register in memory, at any address. (Of a memcpy of 64 bytes, g++ 12 makes an integer of 512
 // bits, which it may carry in eight words and store as these: a load of the register then waits
-// for all of them. linear with bias and gelu of 512 terms: 1.20 times the bare product, now 1.06.)
+// for all of them.)
 template <class R> struct __attribute__((packed, may_alias)) InMemory { R r; };
 
 template <class T, int L> NNK_FN Register<T, L> load_register(const void* p) {
