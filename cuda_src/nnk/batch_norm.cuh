@@ -81,7 +81,8 @@ struct BatchNormForward {
 
   template <bool First>
   static NNK_FN V take(const Rows& rows, const Args& args, Index g, int c, bool full) {
-    return Prologue::template take<First>(rows, args, args.x, g, c, full, S(0), NoPeriod());
+    return Prologue::template take<First, Streaming>(rows, args, args.x, g, c, full, S(0),
+                                                     NoPeriod());
   }
   template <int I> static NNK_FN S value(const Args& args, Index c, S otherwise) {
     return channel_value<type_at<I, Parameters>>(args.parameter[I], args.channels,

@@ -129,7 +129,8 @@ struct FusedEpilogue {
 
     template <class V>
     NNK_FN auto operator()(const V& sums, Index row, Index column, int lanes) const {
-      const auto x = convert<Value>(base(sums, row, column, lanes));
+      const auto& y = base(sums, row, column, lanes);
+      const auto& x = in_type<Value>(y);
       OperandLines<Index, count> lines{given.arrays(), {}, {}, lanes};
       NNK_UNROLL
       for (int k = 0; k < count; ++k) {
@@ -148,6 +149,25 @@ struct FusedEpilogue {
         for (int k = 0; k < count; ++k) lines.step[k] = args.pixel_stride[k][Rank - 1];
       }
       return Function::apply(given.numbers, x, lines);
+    }
+    template <int N, int Rows> NNK_FN void fetch(Index row, Index column, int rows) const {
+      base.template fetch<N, Rows>(row, column, rows);
+      if constexpr (Pixels == no_pixel_axes) fetch_each<N, Rows>(row, column, rows, range<count>());
+    }
+
+   private:
+    template <int N, int Rows, int... K>
+    NNK_FN void fetch_each(Index row, Index column, int rows, Ints<K...>) const {
+      (fetch_array<N, Rows, K>(row, column, rows), ...);
+    }
+    template <int N, int Rows, int K>
+    NNK_FN void fetch_array(Index row, Index column, int rows) const {
+      constexpr int size = Function::template itemsize<K>();
+      const Index* const stride = args.stride[K];
+      if (stride[0] == 0 || stride[1] != Index(size)) return;
+      const void* const first = byte_offset(static_cast<const char*>(given.arrays()[K]),
+                                            start[K] + row * stride[0] + column * stride[1]);
+      fetch_rows<N * size, Rows>(first, stride[0], rows);
     }
   };
 };

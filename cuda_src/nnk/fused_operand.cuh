@@ -65,6 +65,13 @@ template <class Index, int Count> struct OperandLines {
   }
 };
 
+// A vector in a computing type, which is itself where that is its own: g++ 12 keeps a copy in
+// memory.
+template <class T, class U, int N> NNK_FN decltype(auto) in_type(const Vec<U, N>& x) {
+  if constexpr (is_same<T, U>) return (x);
+  else return convert<T>(x);
+}
+
 // F       generated functor: see fused.cuh
 // First   computing type of its first value
 // Ins     Types<...> of its operands; More: of its results but the first
@@ -77,6 +84,12 @@ struct FusedFunction<F, First, Types<In...>, Types<Out...>, Steps> {
   static constexpr int arrays = inputs + more;
   using Value = First;
   using Numbers = typename F::Parameters;
+
+  // Bytes of an element of operand or further result K.
+  template <int K> static constexpr int itemsize() {
+    constexpr int sizes[] = {int(sizeof(In))..., int(sizeof(Out))..., 0};
+    return sizes[K];
+  }
 
   // The first result, in its computing type; the others are stored.
   template <int N, class Arrays>

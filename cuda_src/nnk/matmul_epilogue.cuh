@@ -8,12 +8,26 @@
 //     template <class Index> struct Of;      it, in one batch:
 //         Of(operands, args, offsets of the operands in this batch in bytes, m, n)
 //         Vec<_, N> operator()(sums, row, column, count)
+//         void fetch<N, Rows>(row, column, rows)   on a CPU: N columns of that many rows, of Rows
+//                                                  at most, are soon read and written
 // where `sums` are N sums of one row, from `column` on, of which the first `count` exist.
 #pragma once
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
 
 namespace nnk {
+
+// Brings `rows` runs of Bytes bytes, `stride` apart, into the caches.
+template <int Bytes, int Rows, class Index>
+NNK_FN void fetch_rows(const void* first, Index stride, int rows) {
+  NNK_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    if (r == rows) break;
+    NNK_UNROLL
+    for (int byte = 0; byte < Bytes; byte += 64)
+      prefetch(static_cast<const char*>(first) + r * stride + byte);
+  }
+}
 
 // Nothing.
 struct PlainEpilogue {
@@ -22,7 +36,10 @@ struct PlainEpilogue {
   template <class Index> struct Args {};
   template <class Index> struct Of {
     NNK_FN Of(const Operands&, const Args<Index>&, const Index*, Index, Index) {}
-    template <class V> NNK_FN V operator()(const V& sums, Index, Index, int) const { return sums; }
+    template <class V> NNK_FN const V& operator()(const V& sums, Index, Index, int) const {
+      return sums;
+    }
+    template <int N, int Rows> NNK_FN void fetch(Index, Index, int) const {}
   };
 };
 
@@ -69,6 +86,12 @@ template <class TD, class S, class TR, class Activation> struct AffineEpilogue {
       V y = V::splat(args.alpha) * sums;
       if constexpr (adds) y = fma(V::splat(args.beta), line<V::size>(row, column, count), y);
       return Activation::apply(args.parameter, convert<TR>(y));
+    }
+
+    template <int N, int Rows> NNK_FN void fetch(Index row, Index column, int rows) const {
+      if constexpr (adds)
+        if (d.stride[0] != 0 && d.stride[1] == Index(sizeof(TD)))
+          fetch_rows<N* int(sizeof(TD)), Rows>(d.at(NNK_HERE, row, column), d.stride[0], rows);
     }
 
    private:

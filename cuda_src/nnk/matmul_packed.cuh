@@ -301,6 +301,8 @@ struct MatmulPacked {
         const int words = words_in(depth);
         const bool low = left <= half_m, narrow = tile.columns <= half_n;
         if (!first) resume(block, tile);
+        if constexpr (!Form::scatters)
+          if (last) fetch_results(block, tile);
         if (packs) multiply<MicroM, N, packs_along>(block, j, a, coming, fetches, words, first_k);
         else if (low && narrow)
           multiply<half_m, half_n>(block, j, a, coming, fetches, words, first_k);
@@ -421,6 +423,16 @@ struct MatmulPacked {
     sum_products<MicroM, N, Packs>(block, tile.j, a, next, fetches, words, first_k, sum);
     NNK_UNROLL
     for (int r = 0; r < MicroM; ++r) nnk::store(byte_offset(c, r * block.c.stride[0]), sum[r]);
+  }
+
+  // Brings what the end of a micro-tile reads and writes into the caches: while it is multiplied.
+  static NNK_FN void fetch_results(const Block& block, const Tile& tile) {
+    const Index row = block.first_m + tile.i, column = block.first_n + tile.j;
+    if (tile.columns < N) return;
+    if (block.c.stride[1] == Index(sizeof(TC)))
+      fetch_rows<N* int(sizeof(TC)), MicroM>(block.c.at(NNK_HERE, row, column), block.c.stride[0],
+                                             tile.rows);
+    block.epilogue.template fetch<N, MicroM>(row, column, tile.rows);
   }
 
   // Fetches the sums of earlier slices.

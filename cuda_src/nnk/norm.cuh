@@ -308,11 +308,13 @@ struct NormForward {
   // first time.
   template <bool First>
   static NNK_FN V take(const Rows& rows, const Args& args, Index g, int c, bool full) {
-    const V x = Prologue::template take<First>(rows, args, args.x, g, c, full, S(0), args.period);
+    const V x = Prologue::template take<First, Streaming>(rows, args, args.x, g, c, full, S(0),
+                                                          args.period);
     if constexpr (Residual && First) {
       const V r = rows.template load<residual_at>(args.residual, g, c, full, S(0));
       const V sum = convert<S>(convert<T>(x + r));
-      rows.template store<sum_at>(args.sum, g, c, full, sum);
+      // Not past the caches where it is read again.
+      rows.template store<sum_at, Streaming && Keep != keep_none>(args.sum, g, c, full, sum);
       return sum;
     } else {
       return x;

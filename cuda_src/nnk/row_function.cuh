@@ -21,7 +21,7 @@ struct NoPeriod {};
 struct NoPrologue {
   static constexpr int inputs = 0, outputs = 0;
   struct Args {};
-  template <bool First, class Rows, class T, class Index, class S, class Period>
+  template <bool First, bool Streaming, class Rows, class T, class Index, class S, class Period>
   static NNK_FN auto take(const Rows& rows, const Args&, const T* x, Index g, int c, bool full,
                           S fill, const Period&) {
     return rows.template load<0>(x, g, c, full, fill);
@@ -102,12 +102,12 @@ template <class Function, int In0, int Out0, bool IsPrologue> struct RowFunction
   // They end the arguments of a kernel, since the numbers differ from call to call.
   struct Args : FusedOperands<Function> {};
 
-  template <bool First, class Rows, class T, class Index, class S, class Period>
+  template <bool First, bool Streaming, class Rows, class T, class Index, class S, class Period>
   static NNK_FN auto take(const Rows& rows, const Args& args, const T* x, Index g, int c, bool full,
                           S fill, const Period& period) {
     static_assert(IsPrologue, "a prologue");
-    const RowArrays<Rows, Period, inputs, In0, Out0, First, false> arrays{rows, args.arrays(), g, c,
-                                                                          full, period};
+    const RowArrays<Rows, Period, inputs, In0, Out0, First, Streaming> arrays{
+        rows, args.arrays(), g, c, full, period};
     const auto v = Function::apply(args.numbers, arrays.template load_from<0>(x), arrays);
     // Of what is not there the function has made anything.
     return full ? v : join_lanes(v, Rows::V::splat(fill), rows.count(g, c));

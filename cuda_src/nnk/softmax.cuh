@@ -63,7 +63,8 @@ struct SoftmaxForward {
   // What softmax is of: `First` where it is met for the first time.
   template <bool First>
   static NNK_FN V take(const Rows& rows, const Args& args, Index g, int c, bool full, S fill) {
-    return Prologue::template take<First>(rows, args, args.x, g, c, full, fill, NoPeriod());
+    return Prologue::template take<First, Streaming>(rows, args, args.x, g, c, full, fill,
+                                                     NoPeriod());
   }
   static NNK_FN void put(const Rows& rows, const Args& args, Index g, int c, bool full,
                          const V& y) {

@@ -7,13 +7,16 @@
 
 namespace nnk {
 
+// A register in memory, at any address. (Of a memcpy of 64 bytes, g++ 12 makes an integer of 512
+// bits, which it may carry in eight words and store as these: a load of the register then waits
+// for all of them.)
+template <class R> struct __attribute__((packed, may_alias)) InMemory { R r; };
+
 template <class T, int L> NNK_FN Register<T, L> load_register(const void* p) {
-  Register<T, L> r;
-  __builtin_memcpy(&r, p, sizeof(r));
-  return r;
+  return static_cast<const InMemory<Register<T, L>>*>(p)->r;
 }
 template <class T, int L> NNK_FN void store_register(void* p, const Register<T, L>& r) {
-  __builtin_memcpy(p, &r, sizeof(r));
+  static_cast<InMemory<Register<T, L>>*>(p)->r = r;
 }
 
 // `count` bytes, 0 to Limit - 1: one move for each bit of count.

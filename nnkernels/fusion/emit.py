@@ -77,7 +77,9 @@ class _Body:
         found.append(f"{head}, {', '.join(operands)}) {{")
         for position, node in enumerate(program.nodes):
             text = self._value(node)
-            found.append(f"    const auto t{position} = {text};")
+            # No copy of an operand: see in_type of cuda_src/nnk/fused_operand.cuh.
+            kind = "const auto&" if node.op == "input" else "const auto"
+            found.append(f"    {kind} t{position} = {text};")
         results = [self._result(p) for p in program.outputs]
         joined = results[0] if len(results) == 1 else f"several({', '.join(results)})"
         found += [f"    return {joined};", "  }"]

@@ -362,8 +362,8 @@ def device_source(function: Callable[..., Any], /, *dtypes: Any) -> str:
     --------
     >>> import nnkernels as nnk
     >>> text = nnk.device_source(lambda x: nnk.gelu(x * 2.0), "float32")
-    >>> print(text[text.index("    const auto t0"):])  # doctest: +ELLIPSIS
-        const auto t0 = x0;
+    >>> print(text[text.index("    const auto& t0"):])  # doctest: +ELLIPSIS
+        const auto& t0 = x0;
         const auto t1 = Vec<float, N>::splat(p.s0);
         const auto t2 = t0 * t1;
         const auto t3 = Gelu::apply(static_cast<const float*>(nullptr), t2);
