@@ -66,7 +66,8 @@ def _prepare(
     )
 
     def pack(packer: Packer) -> None:
-        windows.pack(packer)
+        packer.align(16)
+        windows.pack_geometry(packer, windows.seen)
         if tensor and chosen.scattered and chosen.pixels == TERMS:
             windows.pack_geometry(packer, as_image(windows.seen))
 
