@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from backends import Backend
 from differentiating import cases, operands_for
 from hypothesis import settings
 
@@ -13,8 +12,6 @@ from nnkernels import registry
 
 torch = pytest.importorskip("torch", reason="the other side is PyTorch")
 from nnkernels.interop import torch as nnt  # noqa: E402
-
-pytestmark = pytest.mark.xdist_group("torch")  # where one process has compiled all kernels
 
 OPS = registry.all_ops()
 DIFFERENTIABLE = [op for op in OPS.values() if op.is_differentiable]
@@ -49,21 +46,6 @@ def call_of(op, seed=0):
         return tuple(r for r in results if r is not None and r.requires_grad)
 
     return function, tensors, options
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_together(request):
-    """The kernels of all gradients, in few translation units; a single test compiles its own."""
-    if sum(item.path == request.path for item in request.session.items) < 100:
-        return
-
-    def body():
-        for op in DIFFERENTIABLE:
-            function, tensors, _ = call_of(op)
-            for result in function(*tensors):
-                result.backward(torch.ones_like(result), retain_graph=True)
-
-    Backend("cpu").precompiled(body)
 
 
 def gradcheck(function, tensors):
