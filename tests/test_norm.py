@@ -20,7 +20,7 @@ from nnkernels.dispatch import norm as norm_dispatch
 from nnkernels.registry import FLOATING
 
 ROW_NORMS = ("layer_norm", "rms_norm")
-DTYPES = ("float32", "float32", "float16", "float64")
+DTYPES = ("float32", "float32", "float16", "bfloat16", "float64")
 
 
 def axes_of(draw, rank):

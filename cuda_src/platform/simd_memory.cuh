@@ -13,10 +13,18 @@ namespace nnk {
 template <class R> struct __attribute__((packed, may_alias)) InMemory { R r; };
 
 template <class T, int L> NNK_FN Register<T, L> load_register(const void* p) {
-  return static_cast<const InMemory<Register<T, L>>*>(p)->r;
+  using R = Register<T, L>;
+  if constexpr (__is_class(R)) {  // one element, which may be of some alignment
+    R r;
+    __builtin_memcpy(&r, p, sizeof(r));
+    return r;
+  } else {
+    return static_cast<const InMemory<R>*>(p)->r;
+  }
 }
 template <class T, int L> NNK_FN void store_register(void* p, const Register<T, L>& r) {
-  static_cast<InMemory<Register<T, L>>*>(p)->r = r;
+  if constexpr (__is_class(Register<T, L>)) __builtin_memcpy(p, &r, sizeof(r));
+  else static_cast<InMemory<Register<T, L>>*>(p)->r = r;
 }
 
 // `count` bytes, 0 to Limit - 1: one move for each bit of count.
