@@ -2,7 +2,7 @@
 
 No GPU is needed. What the static report (`bench/static`) has is read there: test_static_report.py
 compares that with what is compiled. Of all other instances that the configurations can choose, one
-in 72 is compiled for one NVIDIA or AMD GPU, and a tenth of the float32 ones of a few ops for the
+in 36 is compiled for one NVIDIA or AMD GPU, and a quarter of the float32 ones of a few ops for the
 architecture that has no table. The profile `deep` of Hypothesis, or NNKERNELS_TEST_ALL_INSTANCES=1,
 compiles all of them everywhere (20 minutes).
 """
@@ -44,9 +44,9 @@ from nnkernels.inspection.result import Report, Resources
 ARCHS = ("sm_80", "sm_90", "sm_120", "gfx90a")
 ALWAYS = ("softmax", "softmax_backward", "relu", "swiglu_backward", "matmul", "gemv")
 # Of these ops, one in so many where there is no table.
-THINNED = 10
+THINNED = 4
 # The others: one in so many, spread over the architectures.
-SPARSE = 72 * len(ARCHS)
+SPARSE = 36 * len(ARCHS)
 SHARES = 2
 # Kernels of one translation unit.
 BATCH = 40
@@ -112,7 +112,7 @@ def reports(chosen: list[Choice], arch: str) -> list[Report]:
 @gpu_compilers.needs_nvdisasm
 def test_instances(arch, share):
     chosen = selected(arch, share)
-    assert len(chosen) > 8
+    assert len(chosen) > 15
     faults = [fault for row in reports(chosen, arch) for fault in faults_of(row)]
     assert not faults, "\n".join(faults)
 
@@ -266,10 +266,7 @@ DIVIDES = (
 LEAST_CONVOLVING = {True: 0.74, False: 0.63}
 
 
-# The source is the same for all NVIDIA GPUs: the oldest and the newest.
-@pytest.mark.parametrize(
-    "arch", [gpu_compilers.parameter(arch) for arch in ("sm_80", "sm_120", "gfx90a")]
-)
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ARCHS])
 @gpu_compilers.needs_nvdisasm
 @pytest.mark.usefixtures("ordinary_products")
 def test_the_main_loop_of_a_convolution_does_not_divide(arch):
