@@ -198,6 +198,15 @@ def test_sums_of_the_references_are_rounded_once(dtype):
     assert dweight == kind.type(-4500)
 
 
+def test_the_gradient_by_a_bias_that_moves_nothing_is_zero():
+    """Whatever it is: not 0 times an infinity."""
+    x, weight, bias = np.arange(6.0).reshape(2, 3), np.ones(3), np.array([np.inf, np.nan, 1.0])
+    found, pullback = nnk.vjp(nnk.layer_norm_backward, x[::-1].copy(), x, weight, bias)
+    gradients = pullback(*map(np.ones_like, found))
+    assert gradients[3].tolist() == [0, 0, 0]
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
 @pytest.mark.parametrize("activation", [None, "relu"])
 def test_a_result_is_kept_only_where_it_is_needed(activation):
     """The pullback of a layer without an activation lets its result go."""

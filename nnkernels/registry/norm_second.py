@@ -286,7 +286,7 @@ def _pull(
             gradients.append(None)
             continue
         if gradient is None:  # a bias without an activation, or a residual of no cotangent
-            gradient = 0 * views[name]
+            gradient = np.zeros_like(views[name])
         gradients.append(library.restore(gradient.astype(views[name].dtype, copy=False), like))
     return tuple(gradients)
 
