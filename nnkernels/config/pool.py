@@ -8,6 +8,7 @@ from math import prod
 
 from nnkernels.config.device import Device
 from nnkernels.config.elementwise import ANY_STEP, UNIT_STEP
+from nnkernels.config.matmul_problem import round_up
 from nnkernels.dispatch.axes import INT32_MAX, Strides, index_kind, largest_power_of_two
 from nnkernels.dispatch.windows import Axis
 
@@ -313,7 +314,7 @@ def has_few_windows(problem: PoolProblem, vector: int, device: Device) -> bool:
     """Whether vectors of neighbouring windows would be short, or have windows of any size."""
     width = problem.axes[2]
     plain = not (problem.backward or problem.labelled)
-    scratch = 2 * vector * _padded(width.size, vector) * problem.compute_itemsize
+    scratch = 2 * vector * round_up(width.size, vector) * problem.compute_itemsize
     few = problem.adaptive or width.out < vector
     return plain and few and scratch <= device.shared_limit
 
@@ -335,13 +336,9 @@ def _with_few_windows(problem: PoolProblem, vector: int) -> PoolConfig:
         streaming=False,
         units=units,
         tile=tile if tile < vector else tile // vector * vector,
-        piece=_padded(width.size, vector),
+        piece=round_up(width.size, vector),
         few=True,
     )
-
-
-def _padded(count: int, vector: int) -> int:
-    return -(-count // vector) * vector
 
 
 # ---- vectors along rows -------------------------------------------------------------------------
@@ -373,7 +370,7 @@ def spreads(problem: PoolProblem) -> bool:
     width = problem.axes[2]
     if not problem.backward or problem.labelled:
         return False
-    long = width.dilation == 1 and width.kernel >= _LONG_WINDOW
+    long = has_long_windows(problem)
     return problem.adaptive or (long and (width.out <= 2 or 2 * width.stride >= width.kernel))
 
 

@@ -413,8 +413,8 @@ def _phase(axis: Axis, remainder: int, forward: bool) -> tuple[WindowAxis, int, 
     return WindowAxis(pixels, taps, 1, back, start, axis.out), first, -every_tap
 
 
-def _cut(axis: WindowAxis, range: tuple[int, int]) -> WindowAxis:
+def _cut(axis: WindowAxis, part: tuple[int, int]) -> WindowAxis:
     """Some of the windows along an axis."""
-    first, end = range
+    first, end = part
     pixels = max(min(end, axis.pixels) - first, 0)
     return replace(axis, pixels=pixels, start=axis.start + first * axis.step)
