@@ -502,7 +502,7 @@ for symbol in sys.argv[2:]:
         for start in (low, high - count * size):
             load(ctypes.c_void_p(start), count, fill, buffer)
             store(ctypes.c_void_p(start), count, buffer)
-        for step in (size, 2 * size, 3 * size, 2 * size + 1, -size, -2 * size, -17):
+        for step in (*(n * size for n in (1, 2, 3, 4, -1, -2)), 2 * size + 1, -17):
             span = (count - 1) * abs(step) + size if count else 0
             if abs(step) < size or span > page:
                 continue

@@ -320,9 +320,20 @@ def test_few_windows_in_a_row(cpu, choices):
     assert {c.spreads for c in choices} == {True, False}
 
 
+def test_a_whole_plane_whose_rows_lie_apart(cpu):
+    """Its axes are not one."""
+    generator = np.random.default_rng(11)
+    x, dy = image(generator, (3, 19, 7, 9)), image(generator, (3, 19, 1, 1))
+    apart = np.concatenate([x, image(generator, x.shape)], axis=-1)[..., :9]
+    y = nnk.lp_pool(x, (7, 9))
+    right = expected("lp_pool_backward", dy, x, y, (7, 9))
+    for given in (x, apart):
+        assert_close(nnk.lp_pool_backward(dy, given, y, (7, 9)), right, 63)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_third_and_fourth_element(dtype, cpu):
-    """Which loads and permutations bring, up to the last byte of an array and no further."""
+    """Which loads and permutations bring."""
     generator = np.random.default_rng(10)
     for stride in (3, 4):
         x = image(generator, (1, 2, 3, 33 * stride), dtype)
