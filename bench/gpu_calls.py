@@ -107,14 +107,17 @@ def _graph(cupy: Any, case: Case) -> str:
         stream.synchronize()
         expected = case.op.function(*positional, **options)
         stream.synchronize()
-    return _difference(_as_tuple(recorded), _as_tuple(expected))
+    return _difference(_arrays(recorded), _arrays(expected))
 
 
-def _as_tuple(result: Any) -> tuple[Any, ...]:
-    return result if isinstance(result, tuple) else (result,)
+def _arrays(result: Any) -> list[Any]:
+    """The arrays of a result, some of which may stand in tuples and lists, or be None."""
+    if isinstance(result, tuple | list):
+        return [array for part in result for array in _arrays(part)]
+    return [result]
 
 
-def _difference(found: tuple[Any, ...], expected: tuple[Any, ...]) -> str:
+def _difference(found: list[Any], expected: list[Any]) -> str:
     """Nothing, if both are the same bit for bit."""
     for number, (one, other) in enumerate(zip(found, expected, strict=True)):
         if one is None and other is None:

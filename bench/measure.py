@@ -30,6 +30,10 @@ _MOST_SETS = 64
 # Elements of an elementwise op that are compared with the reference, which takes some
 # microseconds an element.
 _CHECKED_ELEMENTS = 1 << 16
+# The same of rows, of ops whose results in a row follow from that row alone.
+_ROWWISE = ("softmax", "log_softmax", "softmax_backward", "log_softmax_backward")
+_ROWWISE += ("layer_norm", "rms_norm")
+_ALL_ROWS, _CHECKED_ROWS = 1 << 22, 256
 # Of a window, or windows of an element: more than any that is timed has.
 _POOL_TAPS = 256
 
@@ -204,13 +208,19 @@ def _expected(problem: Problem, operands: list[np.ndarray]) -> tuple[Any, tuple[
             {name: value for name, value in problem.options.items() if name != "out_dtype"},
         )
         return ..., as_tuple(op.reference(*positional, **options))
-    large = math.prod(problem.shape) > 4 * _CHECKED_ELEMENTS
+    size = math.prod(problem.shape)
+    if problem.op in _ROWWISE and size > _ALL_ROWS and (problem.axis or 0) % len(problem.shape):
+        rows = np.random.default_rng(2).integers(0, problem.shape[0], _CHECKED_ROWS)
+        rows = np.concatenate([[0], rows, [problem.shape[0] - 1]])
+        sampled = [x[rows] if x.shape == problem.shape else x for x in operands]
+        positional, options = op.arguments(sampled, problem.options)
+        return rows, as_tuple(op.reference(*positional, **options))
+    large = size > 4 * _CHECKED_ELEMENTS
     alike = len({x.shape for x in operands}) == 1 and problem.axis is None
     if not (op.family == "elementwise" and large and alike):
         positional, options = op.arguments(operands, problem.options)
         return ..., as_tuple(op.reference(*positional, **options))
     # The two ends, where a kernel handles what is left of a vector, and a sample between.
-    size = math.prod(problem.shape)
     sample = np.random.default_rng(2).integers(0, size, _CHECKED_ELEMENTS)
     flat = np.concatenate([np.arange(1024), sample, np.arange(size - 1024, size)])
     index = np.unravel_index(flat, problem.shape)

@@ -494,7 +494,14 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
     return list(arrays.values())
 
 
+# So many numbers are drawn: to draw 64 M takes as long as everything else of a row. A prime, so that
+# no row of an array is like another.
+_DRAWN = 4194301
+
+
 def _random(random: np.random.Generator, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray:
+    if prod(shape) > _DRAWN:
+        return np.resize(_random(random, (_DRAWN,), dtype), shape)
     if dtype.kind in "iu":
         least = 0 if dtype.kind == "u" else -LARGEST_INTEGER
         return random.integers(least, LARGEST_INTEGER, shape).astype(dtype)

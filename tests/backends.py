@@ -80,10 +80,13 @@ class Backend:
         return cupy.ndarray(view.shape, view.dtype, memory.data + offset, view.strides)
 
     def numpy(self, result: Any) -> Any:
-        """A result as NumPy array, or a tuple of them."""
+        """A result as NumPy array whose axes lie in the same order, or a tuple of results."""
         if isinstance(result, tuple):
             return tuple(self.numpy(part) for part in result)
-        return result.get() if self.is_cupy else result
+        if not self.is_cupy or result is None:
+            return result
+        axes = sorted(range(result.ndim), key=lambda axis: -result.strides[axis])
+        return result.transpose(axes).get().transpose(np.argsort(axes))
 
     def is_own(self, result: Any) -> bool:
         """Whether a result is an array of this backend's library."""
@@ -132,7 +135,7 @@ class Backend:
 
     def _note_of(self, instance: Instance) -> Path | None:
         directory, device = os.environ.get(BATCHES), self.machine.device
-        if not directory or self.is_cupy or os.environ.get("NNKERNELS_CXXFLAGS"):
+        if not directory or os.environ.get("NNKERNELS_CXXFLAGS"):
             return None
         kind = f"sim{device.warp}" if self.name.startswith("sim") else self.name
         return Path(directory) / f"{kind}-{instance.symbol}"

@@ -211,7 +211,8 @@ def test_constant_rows(backend):
             y = nnk.layer_norm(backend.array(x), None, backend.array(bias))
             nothing = nnk.layer_norm(backend.array(x), eps=0.0)
         if not backend.recording:
-            assert_same_numbers(backend.numpy(y), np.tile(bias, (3, 1)), "a constant row")
+            # A mean times 1/40 rounds; fused with the subtraction, it leaves some 1e-17.
+            assert np.max(np.abs(backend.numpy(y) - bias)) < 1e-12, "a constant row"
             assert np.all(np.isnan(backend.numpy(nothing)))  # 0/0 is what was asked for
 
     backend.precompiled(body)

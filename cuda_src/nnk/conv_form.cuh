@@ -442,7 +442,7 @@ struct ConvForm {
         if (!is_inside(pixel.position(g, 0) + d * g.tap[0], 0) ||
             !is_inside(pixel.position(g, 1) + h * g.tap[1], 1))
           high = 0;
-        low = clamped(low - at, n), high = clamped(high - at, n);
+        low = within(low - at, n), high = within(high - at, n);
         if (low > high) low = high;
         const T* const there =
             byte_offset(from, d * g.tap[0] * g.stride[1] + h * g.tap[1] * g.stride[2] +
@@ -460,7 +460,6 @@ struct ConvForm {
       }
     }
     NNK_FN bool is_inside(Index at, int axis) const { return 0 <= at && at < g.size[axis]; }
-    static NNK_FN int clamped(int x, int most) { return x < 0 ? 0 : x < most ? x : most; }
     template <int Side> static NNK_FN int pieces(int at, int left) {
       int some = left < piece ? left : piece;
       if constexpr (Side > 0) {

@@ -64,7 +64,7 @@ template <class S> NNK_FN GridPlace<S> reflected(GridPlace<S> p, int size, bool 
 // An element outside, by the rule for what is there; -1 for none.
 template <int Outside> NNK_FN int bounded_tap(int i, int size, bool align) {
   if constexpr (Outside == outside_zeros) return i < 0 || i >= size ? -1 : i;
-  if constexpr (Outside == outside_border) return i < 0 ? 0 : i >= size ? size - 1 : i;
+  if constexpr (Outside == outside_border) return within(i, size - 1);
   const int period = align ? 2 * (size - 1) : 2 * size;
   if (period == 0) return 0;
   i %= period;

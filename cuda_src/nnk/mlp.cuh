@@ -104,12 +104,11 @@ NNK_FN void each_tile(G& group, Index rows, F f) {
   const Index begin = Index(group.block() * tiles / group.blocks()) * Math::rows;
   const Index last = Index((group.block() + 1) * tiles / group.blocks()) * Math::rows;
   const Index end = last < rows ? last : rows;
-  const auto most = [](Index left) { return left < Math::rows ? int(left) : Math::rows; };
   NNK_NO_UNROLL
   for (Index first = begin; first < end; first += Math::rows) {
     if (first != begin) group.barrier();  // the results before have been written
-    const Index after = end - first - Math::rows;
-    f(first, most(end - first), after < 0 ? 0 : most(after));
+    const Index left = end - first;
+    f(first, within(left, Math::rows), within(left - Math::rows, Math::rows));
   }
 }
 

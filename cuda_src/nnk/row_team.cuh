@@ -99,7 +99,7 @@ struct RowTeam {
       member = Team == Threads ? g.rank() : g.rank() % Team;
       const int64 row = (tile * side_by_side + (Team == Threads ? 0 : g.rank() / Team)) * Columns;
       const int64 left = geo.rows - row;
-      present = left <= 0 ? 0 : left < Columns ? int(left) : Columns;
+      present = within(left, Columns);
       result_row = present ? Index(row) : Index(geo.rows - 1);
       NNK_UNROLL
       for (int c = 0; c < Columns; ++c)  // a row that is not there is read for nothing: not at all
@@ -113,7 +113,7 @@ struct RowTeam {
       const Index in_row = Index(tile - int64(outer_row) * geo.tiles);
       result_row = (in_row * side_by_side + beside) * (N * Columns);
       const Index left = geo.neighbours - result_row;
-      present = left <= 0 ? 0 : left < N * Columns ? int(left) : N * Columns;
+      present = within(left, N * Columns);
       decode(outer_row, left > 0 ? result_row : 0, base[0]);
       groups = geo.length;
     }
@@ -134,17 +134,16 @@ struct RowTeam {
   NNK_FN int count(Index g, int c) const {
     if constexpr (Layout == along) {
       const Index left = geometry.length - g * N;
-      return c >= present || left <= 0 ? 0 : left < N ? int(left) : N;
+      return c >= present ? 0 : within(left, N);
     } else {
-      const int left = g < groups ? present - c * N : 0;
-      return left < 0 ? 0 : left < N ? left : N;
+      return g < groups ? within(present - c * N, N) : 0;
     }
   }
 
   // Along: the lanes of group g that exist in a row.
   NNK_FN int count_of_row(Index g) const {
     const Index left = geometry.length - g * N;
-    return left <= 0 ? 0 : left < N ? int(left) : N;
+    return within(left, N);
   }
 
   // Whether each of Depth groups of every team member is whole, in every row of this thread.

@@ -20,6 +20,11 @@
 #define NNK_INLINE
 #endif
 
+// Hides from the compiler how a 32-bit integer was computed, where that matters: see within().
+#ifndef NNK_OPAQUE
+#define NNK_OPAQUE(x)
+#endif
+
 namespace nnk {
 
 using int8 = signed char;
@@ -74,6 +79,22 @@ constexpr NNK_FN int next_power_of_two(int n) {
   return p;
 }
 constexpr NNK_FN bool is_power_of_two(int n) { return n > 0 && (n & (n - 1)) == 0; }
+
+// n, but not less than 0 and at most `most`.
+//
+// Of max(min(n, most), 0) ptxas makes one instruction for sm_90 (VIMNMX.RELU), and before CUDA 13.4
+// a comparison of its result with `most` becomes a predicate of it, which is wrong: threads that
+// had nothing to load then loaded whole vectors. So what is negative is masked out.
+template <class T> NNK_FN int within(T n, int most) {
+  if constexpr (sizeof(T) > 4) {
+    return n <= 0 ? 0 : n < most ? int(n) : most;
+  } else {
+    int sign = int(n) >> 31;
+    NNK_OPAQUE(sign);
+    const int left = int(n) & ~sign;
+    return left < most ? left : most;
+  }
+}
 
 // ---- element types ---------------------------------------------------------------
 

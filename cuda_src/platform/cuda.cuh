@@ -9,6 +9,7 @@
 #define NNK_NO_UNROLL _Pragma("unroll 1")
 #define NNK_LIBM(name) ::name
 #define NNK_MEMCPY memcpy
+#define NNK_OPAQUE(x) asm("" : "+r"(x))
 
 #include "nnk/types.cuh"
 
