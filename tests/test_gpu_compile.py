@@ -591,3 +591,47 @@ def report_kind(choice, arch):
     from nnkernels.inspection.kinds import kind_of
 
     return kind_of(choice.launch.instance, PROFILES[arch].warp)
+
+
+CLAMP = """\
+#include "platform/cuda.cuh"
+struct Kernel {
+  struct Args { const int* in; int* out; };
+  template <class G> static NNK_FN void run(G& group, const Args& args) {
+    const int n = args.in[group.rank()];
+    const int left = %s;
+    if (left == 4) args.out[group.rank()] = args.in[group.rank() + 32];
+    else if (left > 1) args.out[group.rank()] = 7;
+  }
+};
+NNK_ENTRY(clamp, 32, Kernel)
+"""
+
+
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter("sm_90")])
+@gpu_compilers.needs_nvdisasm
+def test_counts_are_not_clamped_by_one_instruction(arch):
+    """ptxas before CUDA 13.4 miscompiles comparisons of what VIMNMX.RELU makes: see within()."""
+
+    def clamps(text):
+        code = nvrtc.compile_cubin(text, arch).code
+        return {
+            name
+            for kernel in nvidia._disassembled(code).values()
+            for name in kernel.instructions
+            if name.startswith("VIMNMX") and "RELU" in name
+        }
+
+    assert clamps(CLAMP % "n < 0 ? 0 : n < 4 ? n : 4")
+    assert not clamps(CLAMP % "nnk::within(n, 4)")
+    columns = np.empty((90, 4), np.float32)
+    instances = [
+        launch.instance
+        for call, arrays in (
+            (nnk.softmax, [columns]),
+            (nnk.softmax_backward, [columns, columns]),
+            (nnk.layer_norm, [columns]),
+        )
+        for launch in launches(call, arrays, {"axis": 0}, PROFILES[arch])
+    ]
+    assert not clamps(source_text(tuple(dict.fromkeys(instances)), "cuda"))

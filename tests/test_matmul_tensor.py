@@ -24,7 +24,7 @@ from nnkernels.inspection.bank_conflicts import extra_phases
 # What matrix cores multiply, by architecture.
 FLOATS = {
     "sm_80": ("float16", "bfloat16"),
-    "sm_90": ("float16",),
+    "sm_90": ("float16", "float64"),
     "gfx90a": ("float16", "bfloat16", "float32", "float64"),
     "gfx1100": ("float16", "bfloat16"),
 }
@@ -86,7 +86,7 @@ def test_every_tile_of_every_atom(simulator, chosen, one_tile):
     arch = arch_of(simulator)
 
     def body():
-        for dtype in FLOATS[arch][:1] + FLOATS[arch][2:]:
+        for dtype in (d for d in FLOATS[arch] if d != "bfloat16"):  # whose tiles are those of float16
             atom = tensor.atom_of(problem_of(dtype), simulator.device)
             for tile in tensor.tiles_of(atom, simulator.device):
                 one_tile(simulator, tile)
@@ -151,7 +151,8 @@ def placed(values, layout, turned=False):
 def one_of_each_size(arch):
     """A dtype of each size that the matrix cores of an architecture multiply."""
     tf32 = ("float32",) if arch.startswith("sm") else ()
-    return ("float16", "int8", *FLOATS[arch][2:], *tf32)
+    others = (dtype for dtype in FLOATS[arch] if dtype not in ("float16", "bfloat16"))
+    return ("float16", "int8", *others, *tf32)
 
 
 @pytest.mark.dtypes(of=one_of_each_size)
@@ -607,6 +608,7 @@ ATOMS = (
     ("sm_80", tensor._NVIDIA["half"]),
     ("sm_80", tensor._NVIDIA["int8"]),
     ("sm_80", tensor._NVIDIA_TF32),
+    ("sm_80", tensor._NVIDIA_DOUBLE),
     *(("gfx90a", tensor._CDNA["gfx90a"][name]) for name in ("half", "int8", "float", "double")),
     ("gfx1100", tensor._RDNA["half"]),
     ("gfx1100", tensor._RDNA["int8"]),
@@ -618,7 +620,7 @@ def ways_of(atom):
     ways = [tensor.Way(way) for way in others]
     if atom.asynchronous:
         copied = (tensor.ASYNC_TERMS, tensor.ASYNC_ROWS)[: 1 + atom.transposes]
-        ways += [tensor.Way(way, alignment) for way in copied for alignment in (16, 8, 4)]
+        ways += [tensor.Way(way, n) for way in copied for n in (16, 8, 4) if n >= atom.itemsize]
     return ways
 
 
@@ -635,8 +637,8 @@ def layouts_in_shared_memory():
     return list(found)
 
 
-def tables(cases):
-    """Of every layout: the element of each chunk of each line, and of each thread's units."""
+def tables(cases, warp):
+    """Of layouts of a width of warps: the element of each chunk of each line, and of the units."""
     text = [
         '#include "platform/sim.cuh"',
         '#include "nnk/matmul_tensor_operand.cuh"',
@@ -653,6 +655,8 @@ def tables(cases):
         "}",
     ]
     for number, (_, atom, rows, terms, threads, way) in enumerate(cases):
+        if atom.lanes != warp:
+            continue
         element = {1: "int8", 2: "half", 4: "float", 8: "double"}[atom.itemsize]
         operand = (
             f"TensorOperand<{element}, int, {rows}, {terms}, {threads}, {way.way}, {way.alignment}>"
@@ -663,26 +667,42 @@ def tables(cases):
         unit = f"unit<O{number}>(t, i, r)"
         text.append(f"{visible} unit{number}(int t, int i, int r) {{ return {unit}; }}")
         text.append(f"{visible} depth{number}() {{ return O{number}::depth; }}")
-    return cxx.load("\n".join(text) + "\n", "sim", ("-DNNK_SIM_WARP=32",))
+    return cxx.load("\n".join(text) + "\n", "sim", (f"-DNNK_SIM_WARP={warp}",))
+
+
+def read_together(atom, arch, turned, slot, line, chunk):
+    """The elements, and the bytes of each, that the lanes of a warp read at once from a place."""
+    if atom.asynchronous and atom.itemsize == 8:  # element by element: rows across, terms along
+        of_lane = [divmod(lane, 4) for lane in range(32)]
+        if turned:
+            return [
+                slot(line + term, chunk + row // 2) + row % 2 for row, term in of_lane
+            ], atom.itemsize
+        return [slot(line + row, chunk + term // 2) + term % 2 for row, term in of_lane], 8
+    # ldmatrix takes 8 lines of one chunk at a time; a lane of AMD's a chunk of its own line.
+    lines = 8 if atom.asynchronous else atom.m
+    together = atom.lanes // atom.m if arch == "gfx90a" else 1
+    return [slot(line + i, chunk + j) for j in range(together) for i in range(lines)], 16
 
 
 def test_no_bank_conflicts():
     cases = layouts_in_shared_memory()
-    library = tables(cases)
+    libraries = {warp: tables(cases, warp) for warp in (32, 64)}
     for number, (arch, atom, rows, terms, threads, way) in enumerate(cases):
+        library = libraries[atom.lanes]
         slot = getattr(library, f"slot{number}")
         turned = way.way == tensor.ASYNC_ROWS
         lines, chunks = (terms, rows) if turned else (rows, terms)
         chunks = chunks * atom.itemsize // 16
         places = {slot(line, chunk) for line in range(lines) for chunk in range(chunks)}
         assert len(places) == rows * terms * atom.itemsize // 16  # none is used twice
-        # ldmatrix takes 8 lines of one chunk at a time; a lane of AMD's a chunk of its own line.
-        step = 8 if atom.asynchronous else atom.m
-        together = atom.lanes // atom.m if arch == "gfx90a" else 1
+        wide = atom.asynchronous and atom.itemsize == 8
+        step = 4 if wide and turned else 8 if atom.asynchronous else atom.m
+        together = (4 if turned else 2) if wide else atom.lanes // atom.m if arch == "gfx90a" else 1
         for line in range(0, lines, step):
             for chunk in range(0, chunks, together):
-                read = [slot(line + i, chunk + j) for j in range(together) for i in range(step)]
-                assert extra_phases(read, atom.itemsize, 16, arch) == 0, (arch, atom, way)
+                read, size = read_together(atom, arch, turned, slot, line, chunk)
+                assert extra_phases(read, atom.itemsize, size, arch) == 0, (arch, atom, way)
         stores = extra_phases_of_stores(library, number, *cases[number])
         # Transposing stores are narrow, and lines of 64 bytes leave them half of the banks.
         limit = 4 * rows * terms * atom.itemsize // 128 if way.way == tensor.VECTOR_ROWS else 0

@@ -31,7 +31,7 @@ Places = Callable[[int], list[tuple[int, int]]]
 
 
 def ptx_a(size: int) -> Places:
-    """PTX ISA, "Matrix Fragments for mma.m16n8k16", ".m16n8k32" and ".m16n8k8" of .tf32."""
+    """PTX ISA, "Matrix Fragments for mma.m16n8k16", ".m16n8k32", ".m16n8k8" of .tf32, ".m16n8k4"."""
 
     def places(lane: int) -> list[tuple[int, int]]:
         group, member = lane >> 2, lane % 4
@@ -51,6 +51,8 @@ def ptx_a(size: int) -> Places:
                 )
                 for i in range(16)
             ]
+        if size == 8:
+            return [(group, member), (group + 8, member)]
         return [(group, member), (group + 8, member), (group, member + 4), (group + 8, member + 4)]
 
     return places
@@ -63,7 +65,7 @@ def ptx_b(size: int) -> Places:
             return [(member * 2 + (i & 1) + (8 if i >= 2 else 0), group) for i in range(4)]
         if size == 1:
             return [(member * 4 + (i & 3) + (16 if i >= 4 else 0), group) for i in range(8)]
-        return [(member, group), (member + 4, group)]
+        return [(member, group), (member + 4, group)][: 8 // size]
 
     return places
 
@@ -171,6 +173,7 @@ ATOMS = {
         sm80("tf32", TF32),
         sm80("int8", np.int8),
         sm80("uint8", np.uint8),
+        sm80("double", np.float64),
         rdna3("half", np.float16),
         rdna3("bfloat16", BFLOAT16),
         rdna3("int8", np.int8),

@@ -41,6 +41,8 @@ SASS = {
     "uint8": "IMMA.16832.U8.U8",
 }
 SM80 = {name: f"nnk::MmaSm80<nnk::{name}>" for name in SASS}
+# (nvdisasm prints no more of DMMA.16x8x4.)
+DOUBLE = {"sm_80": "DMMA.884", "sm_90": "DMMA.16"}
 
 
 @pytest.mark.parametrize("arch", [gpu_compilers.parameter(a) for a in ("sm_80", "sm_90", "sm_120")])
@@ -57,6 +59,18 @@ def test_nvidia(arch):
         assert ("LDSM.16.MT88.4" in found) == (name in ("half", "bfloat16"))
         assert "LDGSTS.E.BYPASS.128" in found
         assert resources[symbol].spill_bytes == resources[symbol].local_bytes == 0
+
+
+@pytest.mark.parametrize("arch", [gpu_compilers.parameter(a) for a in DOUBLE])
+@gpu_compilers.needs_nvdisasm
+def test_double_on_nvidia(arch):
+    text = text_for("cuda", "mma_sm80", 32, {"double": "nnk::MmaSm80<double>"})
+    found = Counter(
+        nvidia._disassembled(nvrtc.compile_cubin(text, arch).code)["MmaProduct_double"].instructions
+    )
+    assert {n for n in found if "MMA" in n} == {DOUBLE[arch]}
+    assert "LDS.64" in found
+    assert not {"DFMA", "DMUL", "DADD"} & set(found)
 
 
 @pytest.mark.parametrize("arch", [gpu_compilers.parameter(a) for a in ("sm_80", "sm_90")])

@@ -47,6 +47,9 @@ struct MatmulTensor {
   static constexpr int parts_m = WarpM / Atom::m, parts_n = WarpN / Atom::n;
   static constexpr int steps = TileK / Atom::k;
   static_assert(steps >= 2 && steps % 2 == 0, "two sets of fragments take turns within a slice");
+  // Beside 64 x 32 sums of 8 bytes there are registers for one set: it is read again as soon as it
+  // has been multiplied.
+  static constexpr int sets = sizeof(Sum) == 8 && WarpM * WarpN >= 64 * 32 ? 1 : 2;
   using A =
       typename Form::template A<TensorOperand<Element, Index, TileM, TileK, threads, WayA, BytesA>,
                                 Index>;
@@ -58,7 +61,8 @@ struct MatmulTensor {
   static_assert(Stages >= 2, "one slice is read while another one is written");
   // Left alone, a compiler saves registers for warps that shared memory has no room for, and
   // spills: three blocks of 128 threads, or two with 64 x 64 sums of a warp, or one of 256.
-  static constexpr int register_budget = WarpM * WarpN <= 64 * 32 ? 168 : 255;
+  static constexpr int register_budget =
+      WarpM * WarpN * int(sizeof(Sum)) <= 64 * 32 * 4 ? 168 : 255;
 
   using Product = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>;
   using Args = typename Form::template Args<Product, Index>;
@@ -92,8 +96,8 @@ struct MatmulTensor {
  private:
   struct Sums { typename Atom::C part[parts_m][parts_n]; };
   struct Fragments {
-    typename Atom::A a[2][parts_m];
-    typename Atom::B b[2][parts_n];
+    typename Atom::A a[sets][parts_m];
+    typename Atom::B b[sets][parts_n];
   };
 
   struct Place { Index m, n; };
@@ -176,12 +180,14 @@ struct MatmulTensor {
                                Sums& sums) {
     NNK_UNROLL
     for (int step = 0; step < steps; ++step) {
-      load(memory, warp, step + 1 < steps ? now : then, (step + 1) % steps, fragments);
+      const int next = step + 1 < steps ? now : then;
+      if constexpr (sets > 1) load(memory, warp, next, (step + 1) % steps, fragments);
       if (step == 0) {
         const int free = now == 0 ? (Stages - 1) * stage : now - stage;
         copy(memory, a, b, free, left >= Stages);
       }
-      multiply(fragments, step % 2, sums);
+      multiply(fragments, step % sets, sums);
+      if constexpr (sets == 1) load(memory, warp, next, (step + 1) % steps, fragments);
       if (step == steps - 2) {
         pass_on(memory, a, b, then, left);
         if constexpr (any_asynchronous) copy_async_wait<Stages - 2>();
@@ -235,10 +241,10 @@ struct MatmulTensor {
     const typename B::Tile tile_b{from + A::elements};
     NNK_UNROLL
     for (int i = 0; i < parts_m; ++i)
-      to.a[step % 2][i] = fragment_a(memory, tile_a, warp.m + i * Atom::m, step, warp.lane);
+      to.a[step % sets][i] = fragment_a(memory, tile_a, warp.m + i * Atom::m, step, warp.lane);
     NNK_UNROLL
     for (int j = 0; j < parts_n; ++j)
-      to.b[step % 2][j] = fragment_b(memory, tile_b, warp.n + j * Atom::n, step, warp.lane);
+      to.b[step % sets][j] = fragment_b(memory, tile_b, warp.n + j * Atom::n, step, warp.lane);
   }
   template <class Tile>
   static NNK_FN typename Atom::A fragment_a(const Shared<Element>& memory, const Tile& tile,

@@ -5,7 +5,8 @@
 // (`turned`) by terms, in lines of 16-byte chunks. Within a line, chunks are exchanged by a pattern
 // that repeats every 8 lines, so that any 8 lines with a multiple of 8 below them, read at one
 // chunk, touch all 32 banks of 4 bytes once, and so do 8 chunks in a row. Where threads store lines
-// that are a multiple of 8 apart (vector_rows), the pattern goes on with every 8 lines.
+// that are a multiple of 8 apart (vector_rows), the pattern goes on with every 8 lines. Of elements
+// of 8 bytes, and warps of 32, any 4 lines in a row, read at 2 chunks in a row, do so too.
 #pragma once
 #include "nnk/shifted_words.cuh"
 #include "nnk/types.cuh"
@@ -61,6 +62,10 @@ struct TensorOperand {
     unsigned pattern = unsigned(line) / lines_of_128_bytes;
     if constexpr (Way == vector_rows)
       pattern ^= unsigned(line) / ((chunk > 8 ? chunk : 8) * lines_of_128_bytes);
+    if constexpr (sizeof(T) == 8 && warp_width == 32) {  // its bits in the other order
+      if constexpr (exchanged == 8) pattern = pattern % 2 * 4 | (pattern & 2) | pattern / 4 % 2;
+      if constexpr (exchanged == 4) pattern = pattern % 2 * 2 | pattern / 2 % 2;
+    }
     return line * pitch + (at ^ int(pattern % exchanged)) * chunk;
   }
   // A tile that begins at some element.

@@ -9,10 +9,11 @@ namespace nnk {
 
 // The fragments of mma.sync m16n8k(32 / size of T): PTX ISA, "Matrix Fragments for mma.m16n8k16
 // with floating point type" and its neighbours for the other types, which are all this one in units
-// of 4-byte registers. Elements count through the registers of a lane.
+// of 4-byte registers; m16n8k4 of double is a half of it in units of 8-byte registers. Elements
+// count through the registers of a lane.
 template <class T> struct MmaSync {
   using Element = T;
-  using Sum = conditional<sizeof(T) == 1, int32, float>;
+  using Sum = conditional<sizeof(T) == 1, int32, conditional<sizeof(T) == 8, double, float>>;
   static constexpr const char* name = "mma.sync";
   static constexpr int lanes = 32;
   static constexpr int m = 16, n = 8, k = 32 / int(sizeof(T));
@@ -31,7 +32,7 @@ template <class T> struct MmaSync {
   static constexpr NNK_FN int c_column(int lane, int i) { return lane % 4 * 2 + i % 2; }
 
  private:
-  static constexpr int packed = 4 / int(sizeof(T));  // elements of a register
+  static constexpr int packed = sizeof(T) == 8 ? 1 : 4 / int(sizeof(T));  // elements of a register
 };
 
 // On the machines that have them: ldmatrix and the conversion (platform/cuda_mma.cuh).
@@ -137,5 +138,79 @@ template <class T> struct MmaSm80 {
     return r;
   }
 };
+
+// The same of double, whose elements are read one by one, 8 rows of 4 terms at once. There is no
+// bank conflict if 4 lines that follow each other, read at 2 chunks in a row, have none.
+template <class T> struct MmaSm80Wide {
+  using Element = T;
+  using Instruction = MmaSync<T>;
+  using Sum = T;
+  static constexpr int lanes = 32;
+  static constexpr int m = 16, n = 16, k = Instruction::k;
+  static constexpr int chunk = 2, chunks = 2;
+  static constexpr int sums = 8;
+  static constexpr int together = 2;
+  static constexpr bool transposes = true;
+
+  struct A { Registers<4> registers; };
+  struct B { Registers<2> half[2]; };  // columns 0 to 7 and 8 to 15
+  struct C { T x[sums]; };
+
+  static constexpr NNK_FN int row_of(int lane, int i) { return Instruction::c_row(lane, i % 4); }
+  static constexpr NNK_FN int column_of(int lane, int i) {
+    return i / 4 * 8 + Instruction::c_column(lane, i % 4);
+  }
+
+  template <class Tile>
+  static NNK_FN A load_a(const Shared<T>& memory, const Tile& tile, int row, int first_chunk,
+                         int lane, Site site = NNK_HERE) {
+    return {both(upright(memory, tile, row, first_chunk, lane, site),
+                 upright(memory, tile, row + 8, first_chunk, lane, site))};
+  }
+  template <class Tile>
+  static NNK_FN B load_b(const Shared<T>& memory, const Tile& tile, int column, int first_chunk,
+                         int lane, Site site = NNK_HERE) {
+    return {{upright(memory, tile, column, first_chunk, lane, site),
+             upright(memory, tile, column + 8, first_chunk, lane, site)}};
+  }
+  template <class Tile>
+  static NNK_FN A load_a_transposed(const Shared<T>& memory, const Tile& tile, int row, int term,
+                                    int lane, Site site = NNK_HERE) {
+    return {both(turned(memory, tile, row, term, lane, site),
+                 turned(memory, tile, row + 8, term, lane, site))};
+  }
+  template <class Tile>
+  static NNK_FN B load_b_transposed(const Shared<T>& memory, const Tile& tile, int column, int term,
+                                    int lane, Site site = NNK_HERE) {
+    return {{turned(memory, tile, column, term, lane, site),
+             turned(memory, tile, column + 8, term, lane, site)}};
+  }
+
+  static NNK_FN void multiply(const A& a, const B& b, C& c, Site site = NNK_HERE) {
+    NNK_UNROLL
+    for (int h = 0; h < 2; ++h)
+      multiply_matrices(Instruction(), a.registers, b.half[h], c.x + 4 * h, site);
+  }
+
+ private:
+  // Term lane % 4 of row lane / 4 of eight.
+  template <class Tile>
+  static NNK_FN Registers<2> upright(const Shared<T>& memory, const Tile& tile, int row,
+                                     int first_chunk, int lane, Site site) {
+    const int i = tile(row + lane / 4, first_chunk + lane % 4 / chunk) + lane % chunk;
+    return bit_cast<Registers<2>>(memory.load(i, site));
+  }
+  template <class Tile>
+  static NNK_FN Registers<2> turned(const Shared<T>& memory, const Tile& tile, int row, int term,
+                                    int lane, Site site) {
+    const int r = row + lane / 4;
+    const int i = tile(term + lane % 4, r / chunk) + r % chunk;
+    return bit_cast<Registers<2>>(memory.load(i, site));
+  }
+  static NNK_FN Registers<4> both(const Registers<2>& upper, const Registers<2>& lower) {
+    return {{upper.word[0], upper.word[1], lower.word[0], lower.word[1]}};
+  }
+};
+template <> struct MmaSm80<double> : MmaSm80Wide<double> {};
 
 }  // namespace nnk

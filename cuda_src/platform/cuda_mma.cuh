@@ -44,6 +44,27 @@ NNK_FN Registers<Count> load_matrices(const Shared<T>& memory, int i, Site = NNK
   return r;
 }
 
+// mma.sync of double. Before compute capability 9.0 there is m8n8k4 alone, whose fragments are
+// halves of these.
+NNK_FN void multiply_doubles(const Registers<4>& a, const Registers<2>& b, double* c) {
+  struct Two { double x[2]; };
+  const auto x = bit_cast<Two>(a);
+  const auto y = bit_cast<double>(b);
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%0,%1,%2,%3};"
+      : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
+      : "d"(x.x[0]), "d"(x.x[1]), "d"(y));
+#else
+  NNK_UNROLL
+  for (int h = 0; h < 2; ++h)
+    asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
+                 : "+d"(c[2 * h]), "+d"(c[2 * h + 1])
+                 : "d"(x.x[h]), "d"(y));
+#endif
+}
+
 // mma.sync: C += A B, where I (nnk/mma_sm80.cuh) says which element of which lane is what.
 template <class I>
 NNK_FN void multiply_matrices(I, const Registers<4>& a, const Registers<2>& b, typename I::Sum* c,
@@ -55,7 +76,9 @@ NNK_FN void multiply_matrices(I, const Registers<4>& a, const Registers<2>& b, t
                : "+" sum(c[0]), "+" sum(c[1]), "+" sum(c[2]), "+" sum(c[3])                      \
                : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]), \
                  "r"(b.word[1]))
-  if constexpr (is_same<T, half>) {
+  if constexpr (is_same<T, double>) {
+    multiply_doubles(a, b, c);
+  } else if constexpr (is_same<T, half>) {
     NNK_MMA("m16n8k16.row.col.f32.f16.f16.f32", "f");
   } else if constexpr (is_same<T, bfloat16>) {
     NNK_MMA("m16n8k16.row.col.f32.bf16.bf16.f32", "f");

@@ -155,6 +155,10 @@ _NVIDIA = {
     "uint8": _nvidia("uint8", 1, 2048),
 }
 _NVIDIA_TF32 = _nvidia("Tf32", 4, 512)
+# Other chips multiply doubles on matrix cores no faster than elsewhere. NVIDIA H100 white paper,
+# table 2; A100 has half of it.
+_NVIDIA_DOUBLE = Atom("mma_sm80", "MmaSm80<double>", 32, 16, 16, 4, True, True, 128, 8, 8)
+_WITH_DOUBLE = ("sm_80", "sm_90", "sm_100")
 _CDNA = {
     arch: {
         "half": _cdna(arch, "half", 2, 1024),
@@ -183,6 +187,8 @@ def _is_nvidia(device: Device) -> bool:
 
 def atom_for(element: str, device: Device) -> Atom | None:
     """The matrix-core step for operands of one C++ type on a device, if there is one."""
+    if element == "double" and device.arch in _WITH_DOUBLE:
+        return _NVIDIA_DOUBLE
     if _is_nvidia(device):
         return _NVIDIA.get(element)
     if device.arch in _CDNA:
@@ -194,6 +200,7 @@ def atom_for(element: str, device: Device) -> Atom | None:
 # fragments for a product; its 128 sums of a lane leave room for two sets of them. Short slices
 # suffice where there are many sums; longer ones have fewer barriers.
 _ASYNC_TILES = (
+    Tile(128, 256, 64, 64, 64, 5, 0.96),
     Tile(128, 256, 64, 64, 64, 4, 0.95),
     Tile(128, 128, 64, 64, 64, 4, 0.9),
     Tile(128, 64, 64, 32, 64, 4, 0.75),
@@ -201,6 +208,18 @@ _ASYNC_TILES = (
     Tile(64, 64, 32, 32, 128, 3, 0.6),
     Tile(128, 32, 32, 32, 128, 3, 0.4),
     Tile(32, 128, 32, 32, 128, 3, 0.4),
+    Tile(128, 16, 32, 16, 128, 3, 0.25),
+    Tile(16, 128, 16, 32, 128, 3, 0.25),
+    Tile(32, 32, 16, 16, 128, 3, 0.2),
+)
+# The same for sums of 8 bytes, of which a lane has half as many.
+_ASYNC_WIDE_TILES = (
+    Tile(128, 128, 64, 32, 64, 4, 0.9),
+    Tile(128, 64, 32, 32, 64, 4, 0.75),
+    Tile(64, 128, 32, 32, 64, 4, 0.75),
+    Tile(64, 64, 32, 32, 64, 4, 0.6),
+    Tile(128, 32, 32, 32, 64, 4, 0.4),
+    Tile(32, 128, 32, 32, 64, 4, 0.4),
     Tile(128, 16, 32, 16, 128, 3, 0.25),
     Tile(16, 128, 16, 32, 128, 3, 0.25),
     Tile(32, 32, 16, 16, 128, 3, 0.2),
@@ -285,9 +304,10 @@ def tiled(
 def tiles_of(atom: Atom, device: Device) -> list[Tile]:
     """The tiles that an atom can make, and that fit in shared memory."""
     staged = _STAGED_TILES if atom.lanes == 32 else _WAVE_TILES
+    copied = _ASYNC_TILES if atom.sum_itemsize == 4 else _ASYNC_WIDE_TILES
     return [
         tile
-        for tile in (_ASYNC_TILES if atom.asynchronous else staged)
+        for tile in (copied if atom.asynchronous else staged)
         if tile.warp_m % atom.m == tile.warp_n % atom.n == 0
         and _shared_bytes(atom, tile) <= device.shared_limit
     ]
@@ -313,6 +333,8 @@ def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bo
     # Twice as many threads, each with half as many sums, have registers for what they load, or for
     # the places of two or four times as many copies.
     tile = replace(tile, n=min(tile.n, 128), stages=tile.stages if any(copied) else 2)
+    if atom.sum_itemsize == 8 and tile.warp_m > tile.warp_n:  # a block has 256 threads at most
+        return replace(tile, m=tile.m // 2, warp_m=tile.warp_m // 2)
     if tile.warp_m > tile.warp_n:
         return replace(tile, warp_m=tile.warp_m // 2)
     return replace(tile, warp_n=max(tile.warp_n // 2, atom.n))
