@@ -494,8 +494,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
     return list(arrays.values())
 
 
-# So many numbers are drawn: to draw 64 M takes as long as everything else of a row. A prime, so that
-# no row of an array is like another.
+# So many numbers are drawn, at most: to draw 64 M takes as long as everything else of a row. A
+# prime, so that no row of an array is like another.
 _DRAWN = 4194301
 
 

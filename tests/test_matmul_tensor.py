@@ -86,7 +86,8 @@ def test_every_tile_of_every_atom(simulator, chosen, one_tile):
     arch = arch_of(simulator)
 
     def body():
-        for dtype in (d for d in FLOATS[arch] if d != "bfloat16"):  # whose tiles are those of float16
+        # The tiles of bfloat16 are those of float16.
+        for dtype in (dtype for dtype in FLOATS[arch] if dtype != "bfloat16"):
             atom = tensor.atom_of(problem_of(dtype), simulator.device)
             for tile in tensor.tiles_of(atom, simulator.device):
                 one_tile(simulator, tile)

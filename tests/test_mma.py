@@ -31,7 +31,7 @@ Places = Callable[[int], list[tuple[int, int]]]
 
 
 def ptx_a(size: int) -> Places:
-    """PTX ISA, "Matrix Fragments for mma.m16n8k16", ".m16n8k32", ".m16n8k8" of .tf32, ".m16n8k4"."""
+    """PTX ISA, "Matrix Fragments for mma.m16n8k16", ".m16n8k32", ".m16n8k8" (.tf32), ".m16n8k4"."""
 
     def places(lane: int) -> list[tuple[int, int]]:
         group, member = lane >> 2, lane % 4

@@ -41,8 +41,7 @@ SASS = {
     "uint8": "IMMA.16832.U8.U8",
 }
 SM80 = {name: f"nnk::MmaSm80<nnk::{name}>" for name in SASS}
-# (nvdisasm prints no more of DMMA.16x8x4.)
-DOUBLE = {"sm_80": "DMMA.884", "sm_90": "DMMA.16"}
+DOUBLE = {"sm_80": "DMMA.884", "sm_90": "DMMA.16x8x4"}
 
 
 @pytest.mark.parametrize("arch", [gpu_compilers.parameter(a) for a in ("sm_80", "sm_90", "sm_120")])

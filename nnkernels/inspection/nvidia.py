@@ -22,7 +22,7 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 
 _SECTION = re.compile(r"^\.text\.(\w+):")
 # "        /*0a60*/              @!P0 LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;"
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)")
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.x]*)")
 _LABEL = re.compile(r"^(\.L_\w+):")
 # "@P0 BRA `(.L_x_1) ;"
 _JUMP = re.compile(r"\bBRA\b.*`\((\.L_\w+)\)")
