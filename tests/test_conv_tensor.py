@@ -29,7 +29,7 @@ def one_tile(simulator, monkeypatch):
 
     def choose(splits=1):
         monkeypatch.setattr(tensor, "_tiles", _square)
-        monkeypatch.setattr(tensor, "_splits", lambda problem, atom, tile: [splits])
+        monkeypatch.setattr(tensor, "_splits", lambda *of_problem: [splits])
         simulator.machine.plans.clear()
 
     yield choose
@@ -346,6 +346,20 @@ def test_problems_that_matrix_cores_take(arch, dtype, shapes, taken, chosen):
     (c,) = chosen
     found = isinstance(c, ConvTensorConfig) and c.product
     assert (found and (found.tile_m, found.tile_n, found.stages)) == (taken or False)
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "tile"),
+    [(64, 56, (64, 128)), (128, 28, (128, 128)), (256, 14, (128, 128))],
+)
+def test_gradients_by_weights_fill_a_gpu(channels, side, tile, chosen):
+    """Sums over many pixels are split until every processor has two blocks."""
+    x = channels_last((32, channels, side, side), np.dtype(np.float16))
+    shape, device = (channels, channels, 3, 3), PROFILES["sm_90"]
+    first, _ = launches(nnk.conv_backward_weight, (x, x, shape), {"padding": 1}, device)
+    (c,) = (c.product for c in chosen if isinstance(c, ConvTensorConfig))
+    assert (c.tile_m, c.tile_n) == tile
+    assert 0.9 < first.blocks / (2 * device.processors) <= 1
 
 
 # ---- shared memory ------------------------------------------------------------------------------

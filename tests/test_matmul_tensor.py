@@ -44,7 +44,7 @@ def one_tile(monkeypatch):
         machines.append(backend.machine)
         backend.machine.plans.clear()
         monkeypatch.setattr(tensor, "_tiles", lambda problem, device, atom: [tile])
-        monkeypatch.setattr(tensor, "_splits", lambda problem, atom, tile: [splits])
+        monkeypatch.setattr(tensor, "_splits", lambda *of_problem: [splits])
 
     yield choose
     for machine in machines:
@@ -735,13 +735,16 @@ def extra_phases_of_stores(library, number, arch, atom, rows, terms, threads, wa
     [
         ("sm_80", (4096, 4096, 4096), (128, 256, 32, 1)),
         ("sm_80", (2048, 2048, 2048), (128, 128, 32, 1)),
-        ("sm_80", (128, 4096, 4096), (128, 64, 32, 1)),
+        # Fewer tiles than processors: as many splits as fill them.
+        ("sm_80", (128, 4096, 4096), (128, 256, 32, 6)),
         ("sm_80", (512, 512, 512), (64, 64, 64, 1)),
-        ("sm_80", (512, 512, 8192), (128, 128, 32, 4)),
-        ("sm_80", (32, 4096, 4096), (32, 128, 64, 2)),
-        ("sm_80", (16, 4096, 4096), (16, 128, 64, 2)),
-        ("sm_80", (4096, 32, 4096), (128, 32, 64, 2)),
-        ("sm_80", (4096, 16, 4096), (128, 16, 64, 2)),
+        ("sm_80", (512, 512, 8192), (128, 256, 32, 13)),
+        ("sm_80", (32, 4096, 4096), (32, 128, 64, 6)),
+        ("sm_80", (16, 4096, 4096), (16, 128, 64, 6)),
+        ("sm_80", (4096, 32, 4096), (128, 32, 64, 6)),
+        ("sm_80", (4096, 16, 4096), (128, 16, 64, 6)),
+        ("sm_90", (4096, 4096, 4096), (128, 256, 32, 1)),
+        ("sm_90", (6272, 256, 1024), (128, 128, 32, 1)),  # 98 blocks: splits would not pay
     ],
 )
 def test_tile_by_shape(arch, shape, tile):

@@ -17,6 +17,8 @@ template <class TC, class S, class Index, int BatchRank, int N, int Threads, boo
           class Epilogue>
 struct MatmulSplits {
   using V = Vec<S, N>;
+  // Sums that a thread of a GPU waits for together; they are added one by one.
+  static constexpr int at_once = lanes_are_simd ? 1 : 8;
 
   struct Args : Epilogue::Operands {
     const S* partial;
@@ -61,7 +63,18 @@ struct MatmulSplits {
     const Line<const S, Index, unit_step> partial{args.partial, args.elements * args.splits,
                                                   Index(sizeof(S))};
     V total = loaded(partial, at, count);
-    for (int split = 1; split < args.splits; ++split)
+    int split = 1;
+    if constexpr (at_once > 1) {
+      for (; split + at_once <= args.splits; split += at_once) {
+        V more[at_once];
+        NNK_UNROLL
+        for (int i = 0; i < at_once; ++i)
+          more[i] = loaded(partial, at + (split + i) * args.elements, count);
+        NNK_UNROLL
+        for (int i = 0; i < at_once; ++i) total = total + more[i];
+      }
+    }
+    for (; split < args.splits; ++split)
       total = total + loaded(partial, at + split * args.elements, count);
     return total;
   }

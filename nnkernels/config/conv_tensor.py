@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from nnkernels.config import matmul_tensor
-from nnkernels.config.conv import ROWS, TERMS, ConvProblem
+from nnkernels.config.conv import COLUMNS, ROWS, TERMS, ConvProblem
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import index_kind
 from nnkernels.config.matmul_tensor import (
@@ -17,6 +17,7 @@ from nnkernels.config.matmul_tensor import (
     VECTOR_ROWS,
     VECTOR_TERMS,
     Atom,
+    Delays,
     TensorConfig,
     Way,
 )
@@ -27,6 +28,12 @@ _FEW_TAPS = 32
 # Of the sums of an atom, one in so many along each side is wanted at least: ordinary arithmetic
 # makes fewer.
 _LEAST_SHARE = 4
+# Finding pixels: the first places of a block are divisions, and those of pixels that are terms go
+# on with every slice, one after the other. (On an H100 a block of 128 x 128 alone takes 920 cycles
+# for a slice of pixels that are rows, 1107 where they are terms, and 874 of matrices.)
+_DELAYS = {
+    COLUMNS: Delays(100, 0, 4000), ROWS: Delays(100, 0, 4000), TERMS: Delays(100, 190, 4000)
+}  # fmt: skip
 # Bytes of tables at most: of 128 terms of a byte.
 _TABLE_BYTES = 12 << 10
 
@@ -104,6 +111,7 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
         _wide_c(problem),
         # Offsets of 64 bits, or three coordinates of each pixel.
         many_places=not few_taps or index_kind(product.reach) == "q",
+        delays=_DELAYS[problem.pixels],
     )
     if chosen is None:
         return None

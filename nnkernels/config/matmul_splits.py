@@ -55,7 +55,7 @@ _MANY_BLOCKS, _FEW_ELEMENTS = 16, 1 << 18
 # On a CPU the terms of a part are a multiple of this at least, and so of most slices. Slices differ
 # by how operands lie, which must not change a bit.
 CPU_MULTIPLE = 1024
-_GPU_THREADS = 256
+_GPU_THREADS = 128
 # Of a block of a CPU: dividing them among threads costs nothing any more.
 _CPU_GROUPS = 256
 

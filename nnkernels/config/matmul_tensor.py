@@ -245,19 +245,46 @@ _WAVE_TILES = (
 )
 # Sums that may be made for one that is wanted, times the fewest.
 _MOST_MADE = 1.5
-# Cycles that a slice takes besides its multiplications (a barrier, the first fragments), and a
-# block (its first slices from memory, its results).
-_SLICE_CYCLES = 60
-# What a processor reads in a cycle: some 32 KiB under way, in a latency of 800 cycles.
-_READ_OF_CYCLE = 40
-_BLOCK_CYCLES = 2000
-# A second launch, some 3 microseconds; and the bytes that all processors together read or write in
-# a cycle, of the partial sums.
+# Multiplications of an H100, and what its blocks of 128 x 128 take alone (874 cycles for a slice of
+# 32 terms) and two at a time (617), fit the numbers below within a quarter: 30 products of matrices
+# and over windows. Warps of a processor that multiply at the same time; cycles that a slice waits,
+# for a barrier and the first fragments, divided by the warps that take turns.
+_CORES, _SLICE_CYCLES = 4, 250
+# What a processor reads in a cycle, of a level-2 cache that all of them read.
+_READ_OF_CYCLE = 26
+# Registers of a processor, and of a thread with many sums, and with few (`register_budget` of
+# cuda_src/nnk/matmul_tensor.cuh); what a block has of shared memory besides its own.
+_REGISTERS, _MANY_SUMS, _FEW_SUMS = 1 << 16, 256, 168
+_SHARED_OF_BLOCK = 1 << 10
+# A second launch, some 3 microseconds; the sums that a thread waits for together, and how long; and
+# the bytes that all processors together read or write in a cycle, of the partial sums.
 _SPLIT_CYCLES = 4000
-_BYTES_OF_CYCLE = 1000
-_MOST_SPLITS = 32
+_SUMS_AT_ONCE, _SUMS_CYCLES = 8, 700
+_BYTES_OF_CYCLE = 1600
+_MOST_SPLITS = 256
 # Slices that a split sums at least, so that the first ones from memory count for little.
-_LEAST_SLICES = 8
+_LEAST_SLICES = 6
+
+
+class Delays(NamedTuple):
+    """What blocks do besides multiplying, in cycles.
+
+    Attributes
+    ----------
+    addresses : int
+        Of a slice, in which a processor finds addresses instead of multiplying.
+    waits : int
+        Of a slice, in which the warps of a block wait for that, and other blocks may multiply.
+    block : int
+        Of a block: its first slices from memory, its results.
+    """
+
+    addresses: int = 0
+    waits: int = 0
+    block: int = 2000
+
+
+OF_MATRICES = Delays()
 
 
 def configure(problem: MatmulProblem, device: Device) -> TensorConfig | None:
@@ -278,6 +305,7 @@ def tiled(
     ways: tuple[Way, Way],
     wide_c: bool,
     many_places: bool = False,
+    delays: Delays = OF_MATRICES,
 ) -> TensorConfig | None:
     """The tiles for a problem whose operands come to shared memory in some ways.
 
@@ -289,13 +317,15 @@ def tiled(
         Whether C is written in accesses of 16 bytes.
     many_places : bool
         Whether copies need more registers than an address each.
+    delays : Delays
+        Of its blocks.
     """
     if max(problem.m, problem.n) < atom.m:  # less than a quarter of one step
         return None
     _, _, splits, tile = min(
-        (_cycles(problem, device, atom, tile, splits), number, splits, tile)
+        (_cycles(problem, device, atom, tile, splits, delays), number, splits, tile)
         for number, tile in enumerate(_tiles(problem, device, atom))
-        for splits in _splits(problem, atom, tile)
+        for splits in _splits(problem, device, atom, tile)
     )
     tile = _for_operands(atom, tile, ways, many_places)
     return _config(problem, atom, tile, splits, ways, wide_c)
@@ -428,25 +458,59 @@ def _blocks(problem: MatmulProblem, tile: Tile) -> int:
     return problem.batches * -(-problem.m // tile.m) * -(-problem.n // tile.n)
 
 
-def _splits(problem: MatmulProblem, atom: Atom, tile: Tile) -> Iterator[int]:
-    slices = -(-problem.k // tile_k(atom, tile))
+def _splits(problem: MatmulProblem, device: Device, atom: Atom, tile: Tile) -> Iterator[int]:
+    """Numbers of splits: powers of two, and those of which so many blocks fill the processors."""
+    most = min(-(-problem.k // tile_k(atom, tile)) // _LEAST_SLICES, _MOST_SPLITS)
     splits = 1
-    while splits == 1 or (splits <= _MOST_SPLITS and slices >= splits * _LEAST_SLICES):
+    while splits == 1 or splits <= most:
         yield splits
         splits *= 2
+    for each in range(1, _resident(device, atom, tile) + 1):
+        full = each * device.processors // _blocks(problem, tile)
+        if 1 < full <= most:
+            yield full
 
 
-def _cycles(problem: MatmulProblem, device: Device, atom: Atom, tile: Tile, splits: int) -> float:
-    """Roughly, how long it takes: processors that finish together, one block at a time each."""
+def _resident(device: Device, atom: Atom, tile: Tile) -> int:
+    """Blocks that a processor has at the same time."""
+    registers = _FEW_SUMS if tile.warp_m * tile.warp_n <= 64 * 32 else _MANY_SUMS
+    of_registers = _REGISTERS // (_warps(tile) * atom.lanes * registers)
+    return max(1, min(of_registers, device.shared_limit // _shared_of(atom, tile)))
+
+
+def _shared_of(atom: Atom, tile: Tile) -> int:
+    return _shared_bytes(atom, tile) + _SHARED_OF_BLOCK
+
+
+def _warps(tile: Tile) -> int:
+    return tile.m // tile.warp_m * (tile.n // tile.warp_n)
+
+
+def _cycles(
+    problem: MatmulProblem, device: Device, atom: Atom, tile: Tile, splits: int, delays: Delays
+) -> float:
+    """Roughly, how long it takes: the processor with the most blocks, a few at a time.
+
+    A block alone leaves the matrix cores idle while it waits; several take turns with them, and
+    with what is read.
+    """
     terms = tile_k(atom, tile)
     slices = -(-problem.k // (terms * splits))
-    one = max(
-        tile.m * tile.n * terms / (atom.rate * tile.efficiency) + _SLICE_CYCLES,
-        (tile.m + tile.n) * terms * atom.itemsize / _READ_OF_CYCLE,
-    )
-    turns = -(-_blocks(problem, tile) * splits // device.processors)
-    cycles = turns * (slices * one + _BLOCK_CYCLES)
+    multiplying = tile.m * tile.n * terms / (atom.rate * tile.efficiency)
+    reading = (tile.m + tile.n) * terms * atom.itemsize / _READ_OF_CYCLE
+    warps = _warps(tile) / _CORES
+    alone = multiplying * max(1.0, 1 / warps) + _SLICE_CYCLES / warps
+    alone += delays.addresses + delays.waits
+
+    def turn(blocks: int) -> float:
+        together = max(blocks * (max(multiplying, reading) + delays.addresses), alone)
+        return slices * together + delays.block if blocks else 0.0
+
+    own = max(1, -(-_blocks(problem, tile) * splits // device.processors))
+    resident = min(own, _resident(device, atom, tile))
+    cycles = own // resident * turn(resident) + turn(own % resident)
     if splits > 1:
         sums = problem.batches * problem.m * problem.n * atom.sum_itemsize
-        cycles += _SPLIT_CYCLES + 2 * splits * sums / _BYTES_OF_CYCLE
+        cycles += _SPLIT_CYCLES + -(-splits // _SUMS_AT_ONCE) * _SUMS_CYCLES
+        cycles += 2 * splits * sums / _BYTES_OF_CYCLE
     return cycles

@@ -98,6 +98,10 @@ class Weights:
             shape, strides = (*shape[1:], shape[0]), (*strides[1:], strides[0])
         return (self.groups, self.rows, *shape), (self.group_stride, self.row_stride, *strides)
 
+    def in_order(self, itemsize: int) -> Strides:
+        """Strides of group, row and term where they are dense, in order of the terms."""
+        return self.rows * self.terms * itemsize, self.terms * itemsize, itemsize
+
     def step(self, taps_first: bool) -> int | None:
         """Bytes from term to term, if that is one number."""
         shape, strides = self.lines(taps_first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -22,6 +22,7 @@ from nnkernels.dispatch.axes import (
     memory_order,
     merge,
 )
+from nnkernels.dispatch.conv_channels import add_copy, copies, image_of, pixels_of
 from nnkernels.dispatch.conv_direct import in_memory_order, prepare_direct
 from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_weight
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
@@ -67,6 +68,8 @@ class ConvPlan:
         What lies between launches.
     launches : list
         For each what starts it, what packs its pointers, these, and its other arguments.
+    copies : dict
+        Of operands that are copied so that their channels are adjacent, the copies' numbers.
     """
 
     operands: int
@@ -75,6 +78,7 @@ class ConvPlan:
     function: Any = None
     workspaces: list[Allocation] = field(default_factory=list)
     launches: list[tuple[Any, Any, tuple[Slot, ...], bytes]] = field(default_factory=list)
+    copies: dict[int, int] = field(default_factory=dict)
 
     @property
     def result_number(self) -> int:
@@ -244,9 +248,9 @@ def backward_data(
             plan, operands, joined, weights, types, epilogue, conjugates, channels_fast, machine
         )
     for ranges in [[]] if joined is None else joined.rest:
-        for phase in phases(
-            (shape, strides), dy.strides, axes, weights, not channels_fast, more, ranges
-        ):
+        found = phases((shape, strides), dy.strides, axes, weights, not channels_fast, more, ranges)
+        # Those of most taps first: what they copy, others need not.
+        for phase in sorted(found, key=lambda phase: -phase.product.terms):
             _add(
                 plan,
                 operands,
@@ -323,22 +327,46 @@ def backward_weight(
         return plan
     step = weights.step(channels_fast)
     assert step is not None, "the result is dense, in this order"
+    lines = (weights.group_stride, weights.row_stride, step)
+    aligned = (operands.alignment(0, machine), operands.alignment(1, machine), 16)
     prepared = Windows(
-        product,
-        TERMS,
-        channels_fast,
-        (weights.group_stride, weights.row_stride, step),
-        types,
-        conjugate,
-        PLAIN,
-        alignments=(operands.alignment(0, machine), operands.alignment(1, machine), 16),
+        product, TERMS, channels_fast, lines, types, conjugate, PLAIN, alignments=aligned
     )
+    on_gpu = machine.device.is_gpu
+    if on_gpu and not channels_fast and _weight_of_copies(plan, prepared, weights, machine):
+        return plan
     packed = prepare_weight(prepared, machine)
     if packed is not None:
         plan.add(packed[1], ((0, 0), (1, 0), (plan.result_number, 0)), packed[0])
         return plan
     add_launches(plan, prepared, (0, 0), (1, 0), (), (plan.result_number, 0), machine)
     return plan
+
+
+def _weight_of_copies(plan: ConvPlan, windows: Windows, weights: Weights, machine: Any) -> bool:
+    """Add the launches of a gradient by weights from copies of its operands, if these pay.
+
+    Its terms are in order of taps and then channels there, and so put in order at last.
+    """
+    product, types = windows.product, windows.types
+    dy = pixels_of(product, 0, types.a, windows.alignments[0])
+    x = image_of(product, 1, types.b, windows.alignments[1])
+    copied = replace(
+        windows,
+        product=replace(product, image=x.copied(), pixels=dy.copied()),
+        channels_fast=True,
+        weights=weights.in_order(types.c.itemsize),
+        alignments=(16, 16, 16),
+    )
+    if not copies(plan, windows, copied, (dy, x), 3, machine):
+        return False
+    first, image = (add_copy(plan, operand, machine) for operand in (dy, x))
+    shape, strides = weights.lines(taps_first=True)
+    number = plan.workspace(prod(shape), numpy_dtype(types.c.name))
+    add_launches(plan, copied, first, image, (), (number, 0), machine)
+    axes = (shape, strides, contiguous_strides(shape, types.c.itemsize))
+    _copy_elements(plan, (plan.result_number, weights.offset), (number, 0), axes, types.c, machine)
+    return True
 
 
 def _add_direct_weight(plan: ConvPlan, direct: DirectWeight) -> None:
@@ -430,29 +458,41 @@ def _add(
         )
         plan.add(start, (*added, (1, weights.offset), image, result), tail)
         return
+
+    def windows(product: WindowProduct, channels_fast: bool, image_alignment: int) -> Windows:
+        step, on_gpu = weights.step(channels_fast), machine.device.is_gpu
+        strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
+        if step is None and on_gpu:
+            strides = weights.in_order(types.a.itemsize)
+        return Windows(
+            product,
+            ROWS if _channels_fast(operands.arrays[0], product.channels) else COLUMNS,
+            channels_fast,
+            strides,
+            types,
+            conjugate,
+            epilogue,
+            operands.bias_stride,
+            weights if step is None and not on_gpu else None,
+            alignments=(
+                16 if step is None else operands.alignment(1, machine, weights.offset),
+                image_alignment,
+                largest_power_of_two(16, offset),
+            ),
+            more_alignments=operands.more_alignments(machine, more_offsets),
+        )
+
+    alignment = operands.alignment(0, machine)
+    prepared = windows(product, channels_fast, alignment)
+    if machine.device.is_gpu and not channels_fast:
+        whole = image_of(product, 0, types.b, alignment)
+        copied = windows(replace(product, image=whole.copied()), True, 16)
+        more = 1 + (weights.step(True) is None) - (weights.step(False) is None)
+        if copies(plan, prepared, copied, (whole,), more, machine):
+            prepared, image, channels_fast = copied, add_copy(plan, whole, machine), True
     slot = (1, weights.offset)
-    step = weights.step(channels_fast)
-    strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
-    gathers = step is None and not machine.device.is_gpu
-    if step is None and not gathers:
-        slot, strides = _in_order(plan, weights, slot, types.a, channels_fast, machine)
-    prepared = Windows(
-        product,
-        ROWS if channels_fast else COLUMNS,
-        channels_fast,
-        strides,
-        types,
-        conjugate,
-        epilogue,
-        operands.bias_stride,
-        weights if gathers else None,
-        alignments=(
-            16 if step is None else operands.alignment(1, machine, weights.offset),
-            operands.alignment(0, machine),
-            largest_power_of_two(16, offset),
-        ),
-        more_alignments=operands.more_alignments(machine, more_offsets),
-    )
+    if weights.step(channels_fast) is None and machine.device.is_gpu:
+        slot = _in_order(plan, weights, slot, types.a, channels_fast, machine)
     add_launches(plan, prepared, slot, image, added, result, machine)
 
 
@@ -463,15 +503,28 @@ def _in_order(
     element: Element,
     channels_fast: bool,
     machine: Any,
-) -> tuple[Slot, Strides]:
+) -> Slot:
     """Add a launch that writes weights in the order of the terms; where they are then."""
     shape, strides = weights.lines(channels_fast)
-    lines = (weights.rows * weights.terms, weights.terms, 1)
-    dense = (lines[0] * element.itemsize, lines[1] * element.itemsize, element.itemsize)
     if weights.terms == 0:
-        return slot, dense
-    number = plan.workspace(weights.groups * lines[0], numpy_dtype(element.name))
-    merged, all_strides = merge(shape, [contiguous_strides(shape, element.itemsize), strides])
+        return slot
+    number = plan.workspace(prod(shape), numpy_dtype(element.name))
+    dense = contiguous_strides(shape, element.itemsize)
+    _copy_elements(plan, (number, 0), slot, (shape, dense, strides), element, machine)
+    return number, 0
+
+
+def _copy_elements(
+    plan: ConvPlan,
+    to: Slot,
+    source: Slot,
+    axes: tuple[Shape, Strides, Strides],
+    element: Element,
+    machine: Any,
+) -> None:
+    """Add a launch that copies an array of some shape, and strides of the copy and its own."""
+    shape, *all_strides = axes
+    merged, all_strides = merge(shape, all_strides)
     problem = ElementwiseProblem(
         shape=merged,
         strides=tuple(all_strides),
@@ -486,5 +539,4 @@ def _in_order(
     )
     tail, blocks = elementwise_plan.pack_arguments(problem, chosen, element, ())
     start = machine.prepare(instance, blocks, 0, 2 * prod(shape) * element.itemsize)
-    plan.add(start, ((number, 0), slot), tail)
-    return (number, 0), dense
+    plan.add(start, (to, source), tail)

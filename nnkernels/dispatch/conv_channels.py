@@ -1,0 +1,149 @@
+"""Images that a GPU copies first, so that their channels are adjacent.
+
+Matrix cores multiply faster than an image whose channels lie far apart is gathered, element by
+element; so it is read once, and written as chunks of channels that windows see at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config import conv_channels as config
+from nnkernels.config import conv_tensor
+from nnkernels.config.conv_channels import ChannelsProblem
+from nnkernels.dispatch.axes import Shape, merge
+from nnkernels.dispatch.conv_geometry import Strides3, WindowProduct
+from nnkernels.dispatch.conv_launch import Windows
+from nnkernels.dispatch.conv_pointwise import as_matrices
+from nnkernels.dispatch.dtypes import Element, numpy_dtype
+from nnkernels.dispatch.packing import Packer
+
+if TYPE_CHECKING:
+    from nnkernels.dispatch.conv_plan import ConvPlan, Slot
+
+# Chunks of channels: bytes.
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image (N, C, *spatial) that may be copied.
+
+    Attributes
+    ----------
+    number : int
+        Of its pointer.
+    shape : tuple of int
+        Images, groups, channels of a group, and three spatial axes.
+    strides : Strides3
+        Its strides.
+    """
+
+    number: int
+    shape: Shape
+    strides: Strides3
+    element: Element
+    alignment: int
+
+    @property
+    def channels(self) -> int:
+        """Of all groups."""
+        return self.shape[1] * self.shape[2]
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        a, b, c = self.shape[3:]
+        return self.shape[0] * self.channels * a * b * c * self.element.itemsize
+
+    @property
+    def can_be_copied(self) -> bool:
+        """Whether it is one row of adjacent pixels for each channel, and channels are chunks."""
+        size = self.element.itemsize
+        merged, (steps,) = merge(self.shape[3:], [self.strides.spatial])
+        chunks = self.shape[2] * size % _CHUNK == 0 and size <= _CHUNK
+        return chunks and len(merged) == 1 and steps[0] == size
+
+    def copied(self) -> Strides3:
+        """Strides of the copy."""
+        size = self.element.itemsize
+        pixel = self.channels * size
+        _, b, c = self.shape[3:]
+        whole = self.bytes // max(self.shape[0], 1)
+        return Strides3(whole, self.shape[2] * size, size, (b * c * pixel, c * pixel, pixel))
+
+
+def image_of(product: WindowProduct, number: int, element: Element, alignment: int) -> Image:
+    """The image that is seen through windows."""
+    p = product
+    shape = (p.images, p.groups, p.channels, *(axis.size for axis in p.axes))
+    return Image(number, shape, p.image, element, alignment)
+
+
+def pixels_of(product: WindowProduct, number: int, element: Element, alignment: int) -> Image:
+    """The array with an element for each window, as an image."""
+    p = product
+    shape = (p.images, p.groups, p.rows, *(axis.pixels for axis in p.axes))
+    return Image(number, shape, p.pixels, element, alignment)
+
+
+def copies(
+    plan: ConvPlan,
+    windows: Windows,
+    copied: Windows,
+    images: tuple[Image, ...],
+    launches: int,
+    machine: Any,
+) -> bool:
+    """Whether some images are copied first.
+
+    Parameters
+    ----------
+    windows : Windows
+        The product of the operands as they are.
+    copied : Windows
+        That of their copies.
+    launches : int
+        How many more the second one takes, if none of them is copied already.
+    """
+    device = machine.device
+    if not all(image.can_be_copied for image in images) or as_matrices(windows) is not None:
+        return False
+    if conv_tensor.configure(copied.problem(copied.call()), device) is None:
+        return False
+    problem = windows.problem(windows.call())
+    missing = [image for image in images if image.number not in plan.copies]
+    launches -= len(images) - len(missing)
+    return config.pays(problem, sum(image.bytes for image in missing), launches, device)
+
+
+def add_copy(plan: ConvPlan, image: Image, machine: Any) -> Slot:
+    """Add the launch that copies an image, unless there is one; where its copy is."""
+    if image.number in plan.copies:
+        return plan.copies[image.number], 0
+    size, (images, *_, a, b, c) = image.element.itemsize, image.shape
+    problem = ChannelsProblem(
+        images,
+        image.channels,
+        a * b * c,
+        (image.strides.batch, image.strides.channel),
+        size,
+        image.alignment,
+    )
+    chosen = config.configure(problem)
+    packer = Packer(2, chosen.index)
+    packer.add_index(problem.images, problem.channels, problem.pixels, *problem.strides)
+    packer.add_divisors((chosen.tiles_of_image, chosen.tiles_of_channels))
+    types = f"{image.element.storage}, {'int32' if chosen.index == 'i' else 'int64'}"
+    instance = Instance(
+        "channels_last", f"ChannelsLast<{types}, {chosen.vector}, {chosen.threads}>", chosen.threads
+    )
+    number = plan.workspace(image.bytes // size, numpy_dtype(image.element.name))
+    start = machine.prepare(
+        instance, images * chosen.tiles_of_image, chosen.shared_bytes, 2 * image.bytes
+    )
+    plan.add(start, ((number, 0), (image.number, 0)), packer.finish())
+    plan.copies[image.number] = number
+    return number, 0
