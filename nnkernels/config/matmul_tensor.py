@@ -473,7 +473,8 @@ def _splits(problem: MatmulProblem, device: Device, atom: Atom, tile: Tile) -> I
 
 def _resident(device: Device, atom: Atom, tile: Tile) -> int:
     """Blocks that a processor has at the same time."""
-    registers = _FEW_SUMS if tile.warp_m * tile.warp_n <= 64 * 32 else _MANY_SUMS
+    few = tile.warp_m * tile.warp_n * atom.sum_itemsize <= 64 * 32 * 4
+    registers = _FEW_SUMS if few else _MANY_SUMS
     of_registers = _REGISTERS // (_warps(tile) * atom.lanes * registers)
     return max(1, min(of_registers, device.shared_limit // _shared_of(atom, tile)))
 
