@@ -249,6 +249,46 @@ def test_types(dtype, simulator, chosen, one_tile):
 
 
 @pytest.mark.parametrize("last", [True, False])
+@pytest.mark.dtypes(of=lambda arch: ("float32",) if arch == "sm_80" else ())
+def test_tf32_where_it_is_asked_for(last, dtype, simulator, kernels, one_tile):
+    one_tile()
+    # Halves are no others in TF32.
+    x, w, dy = (
+        laid(np.random.default_rng(4), shape, "float16", last).astype(np.float32)
+        for shape in ((2, 16, 8, 10), (24, 16, 3, 3), (2, 24, 8, 10))
+    )
+    options = {"padding": 1}
+
+    def calls(**more):
+        kernels.clear()
+        with simulator.context(4):
+            y, from_y = nnk.vjp(nnk.conv, x, w, **options, **more)
+            found = y, *from_y(dy)
+        return found, {kernel for kernel in kernels if kernel.startswith("Matmul")}
+
+    def body():
+        simulator.machine.plans.clear()
+        assert "MatmulTensor" not in calls()[1]
+        found, made = calls(precision="tf32")
+        assert made <= {"MatmulTensor", "MatmulSplits"}
+        if not simulator.recording:
+            assert_right(FORWARD, [x, w], options, found[0], 1)
+            assert_right(BY_DATA, [dy, w], {**options, "x_shape": x.shape}, found[1], 1)
+            assert_right(BY_WEIGHT, [dy, x], {**options, "weight_shape": w.shape}, found[2], 1)
+
+    simulator.precompiled(body)
+
+
+def test_precision_is_checked():
+    x, w = np.ones((1, 1, 3), np.float32), np.ones((1, 1, 2), np.float32)
+    for call in (nnk.conv, nnk.conv_transpose):
+        with pytest.raises(ValueError, match="precision must be None"):
+            call(x, w, precision="bf16")
+    with pytest.raises(TypeError, match="precision must be None"):
+        nnk.conv_backward_weight(w, x, (1, 1, 2), precision=19)
+
+
+@pytest.mark.parametrize("last", [True, False])
 @pytest.mark.dtypes(of=float16_on("sm_80", "gfx90a"))
 def test_splits(last, dtype, simulator, chosen, one_tile):
     one_tile(splits=3)

@@ -28,8 +28,8 @@ from nnkernels.dispatch.windows import (
 from nnkernels.errors import ShapeError
 from nnkernels.interop.libraries import NUMPY, adopt_all, library_of
 
-# Options of a convolution as they are given: stride, padding, dilation, groups, flip.
-Options = tuple[Any, Any, Any, Any, bool]
+# Options of a convolution as they are given: stride, padding, dilation, groups, flip, precision.
+Options = tuple[Any, Any, Any, Any, bool, str | None]
 
 
 def conv(
@@ -45,14 +45,16 @@ def conv(
     def make(arrays: Sequence[Any], machine: Any, found: Applied | None = None) -> ConvPlan:
         x, weight, bias = arrays
         finish = _finish(epilogue, found)
-        stride, padding, dilation, groups, flip = options
+        stride, padding, dilation, groups, flip, precision = options
         rank = spatial_rank(x, "x")
         groups = whole(groups, "groups", 1)
         _check_weight(x.shape[1], "x", x.shape, weight, groups)
         _check_bias(bias, weight.shape[0], "weight", weight)
         geometry = Windows.checked(rank, weight.shape[2:], stride, padding, dilation)
         axes = geometry.axes(x.shape[2:])
-        operands = Operands((x, weight, bias), ("x", "weight", "bias"), found=found)
+        operands = Operands(
+            (x, weight, bias), ("x", "weight", "bias"), found=found, precision=precision
+        )
         return plans.forward(operands, axes, groups, flip, finish, machine, algorithm=algorithm)
 
     key = ("conv", _as_key(options), algorithm)
@@ -73,7 +75,7 @@ def conv_transpose(
     def make(arrays: Sequence[Any], machine: Any, found: Applied | None = None) -> ConvPlan:
         x, weight, bias = arrays
         finish = _finish(epilogue, found)
-        stride, padding, dilation, groups, flip = options
+        stride, padding, dilation, groups, flip, precision = options
         rank = spatial_rank(x, "x")
         groups = whole(groups, "groups", 1)
         _check_transposed(x, weight, groups)
@@ -81,7 +83,9 @@ def conv_transpose(
         _check_bias(bias, outputs, "weight", weight)
         axes = transposed_axes(x, weight, stride, padding, dilation, output_padding, rank)
         shape = (x.shape[0], outputs, *(axis.size for axis in axes))
-        operands = Operands((x, weight, bias), ("x", "weight", "bias"), found=found)
+        operands = Operands(
+            (x, weight, bias), ("x", "weight", "bias"), found=found, precision=precision
+        )
         return plans.backward_data(
             operands, shape, axes, groups, flip, finish, False, machine, algorithm
         )
@@ -103,14 +107,14 @@ def backward_data(
 
     def make(arrays: Sequence[Any], machine: Any) -> ConvPlan:
         dy, weight = arrays
-        stride, padding, dilation, groups, flip = options
+        stride, padding, dilation, groups, flip, precision = options
         rank = _rank_of(shape, "x_shape", dy)
         groups = whole(groups, "groups", 1)
         _check_weight(shape[1], "x_shape", shape, weight, groups)
         geometry = Windows.checked(rank, weight.shape[2:], stride, padding, dilation)
         axes = geometry.axes(shape[2:], "x")
         _check_cotangent(dy, (shape[0], weight.shape[0], *(axis.out for axis in axes)))
-        operands = Operands((dy, weight), ("dy", "weight"), out_dtype)
+        operands = Operands((dy, weight), ("dy", "weight"), out_dtype, precision=precision)
         return plans.backward_data(
             operands, shape, axes, groups, flip, PLAIN, True, machine, algorithm
         )
@@ -127,7 +131,7 @@ def backward_weight(
 
     def make(arrays: Sequence[Any], machine: Any) -> ConvPlan:
         dy, x = arrays
-        stride, padding, dilation, groups, flip = options
+        stride, padding, dilation, groups, flip, precision = options
         rank = spatial_rank(x, "x")
         _rank_of(shape, "weight_shape", x)
         groups = whole(groups, "groups", 1)
@@ -135,7 +139,7 @@ def backward_weight(
         geometry = Windows.checked(rank, shape[2:], stride, padding, dilation)
         axes = geometry.axes(x.shape[2:])
         _check_cotangent(dy, (x.shape[0], shape[0], *(axis.out for axis in axes)))
-        operands = Operands((dy, x), ("dy", "x"), out_dtype)
+        operands = Operands((dy, x), ("dy", "x"), out_dtype, precision=precision)
         return plans.backward_weight(operands, shape, axes, groups, flip, machine)
 
     key = ("conv_backward_weight", shape, _as_key(options), out_dtype)
@@ -177,7 +181,7 @@ def transposed_gradients(
     cotangent.
     """
     _require_arrays((dy, x, weight, bias))
-    stride, padding, dilation, groups, flip = options
+    stride, padding, dilation, groups, flip, precision = options
     x_shape, weight_shape = tuple(x.shape), tuple(weight.shape)
 
     def axes_of(dy: Any, x_shape: Shape, weight_shape: Shape) -> list[Axis]:
@@ -189,14 +193,16 @@ def transposed_gradients(
         return axes
 
     def by_x(arrays: Sequence[Any], machine: Any) -> ConvPlan:
-        operands = Operands((*arrays, None), ("dy", "weight", "bias"), _name(x))
+        operands = Operands(
+            (*arrays, None), ("dy", "weight", "bias"), _name(x), precision=precision
+        )
         axes = axes_of(arrays[0], x_shape, weight_shape)
         return plans.forward(
             operands, axes, groups, flip, PLAIN, machine, conjugate=True, algorithm=algorithm
         )
 
     def by_weight(arrays: Sequence[Any], machine: Any) -> ConvPlan:
-        operands = Operands(arrays, ("x", "dy"), _name(weight))
+        operands = Operands(arrays, ("x", "dy"), _name(weight), precision=precision)
         axes = axes_of(arrays[1], x_shape, weight_shape)
         return plans.backward_weight(
             operands, weight_shape, axes, groups, flip, machine, conjugate=(True, False)

@@ -55,6 +55,8 @@ class Windows:
         CPU, on which kernels do not depend on them, all 1.)
     more_alignments : tuple of int
         Those of the arrays of a fused function; on a CPU none.
+    precision : {None, "tf32"}
+        What operands may be rounded to.
     """
 
     product: WindowProduct
@@ -68,6 +70,7 @@ class Windows:
     gathered: Weights | None = None
     alignments: tuple[int, int, int] = (1, 1, 1)
     more_alignments: tuple[int, ...] = ()
+    precision: str | None = None
 
     @property
     def mirrored(self) -> bool:
@@ -132,6 +135,7 @@ class Windows:
             self.epilogue,
             alignments,
             in_place=False,
+            precision=self.precision,
             more_alignments=self.more_alignments,
             pixels=pixel_axes,
         )

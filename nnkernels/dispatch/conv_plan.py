@@ -132,12 +132,15 @@ class Operands:
         dtype of the result. Default: that of a product of the two.
     found : Applied or None
         The fused function of the epilogue.
+    precision : {None, "tf32"}
+        What float32 operands may be rounded to.
     """
 
     arrays: Sequence[Any]
     names: Sequence[str]
     out_dtype: Any = None
     found: Applied | None = None
+    precision: str | None = None
 
     def types(self, first: int, second: int, epilogue: Epilogue) -> Types:
         """Element types, with one of the operands as A and another one as B."""
@@ -291,6 +294,7 @@ def _add_joined(
         conjugate,
         epilogue,
         operands.bias_stride,
+        precision=operands.precision,
     )
     added = plan.added(operands.bias_stride is not None, ())
     add_launches(plan, prepared, (number, 0), (0, 0), added, (plan.result_number, 0), machine)
@@ -330,7 +334,15 @@ def backward_weight(
     lines = (weights.group_stride, weights.row_stride, step)
     aligned = (operands.alignment(0, machine), operands.alignment(1, machine), 16)
     prepared = Windows(
-        product, TERMS, channels_fast, lines, types, conjugate, PLAIN, alignments=aligned
+        product,
+        TERMS,
+        channels_fast,
+        lines,
+        types,
+        conjugate,
+        PLAIN,
+        alignments=aligned,
+        precision=operands.precision,
     )
     on_gpu = machine.device.is_gpu
     if on_gpu and not channels_fast and _weight_of_copies(plan, prepared, weights, machine):
@@ -480,6 +492,7 @@ def _add(
                 largest_power_of_two(16, offset),
             ),
             more_alignments=operands.more_alignments(machine, more_offsets),
+            precision=operands.precision,
         )
 
     alignment = operands.alignment(0, machine)

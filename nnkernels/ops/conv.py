@@ -24,6 +24,12 @@ PerAxis = int | Sequence[int]
 Padding = int | str | Sequence[int | Sequence[int]]
 
 
+def _checked(flip: bool, precision: str | None) -> tuple[bool, str | None]:
+    if precision is not None:
+        precision = _options.precision("precision", precision)
+    return _options.flag("flip", flip), precision
+
+
 @public
 def conv(
     x: Array,
@@ -39,6 +45,7 @@ def conv(
     epilogue: ActivationLike = None,
     operands: Sequence[Any] = (),
     algorithm: str | None = None,
+    precision: str | None = None,
 ) -> Array:
     """Convolution over one to three spatial axes, as cross-correlation: the windows times weights.
 
@@ -69,6 +76,7 @@ def conv(
         three dimensions, Dx3x3, of stride and dilation 1 along the axes of 3, from a quarter of
         the multiplications, on a CPU, for float32 or float64 and one group: see the notes. By
         default nnkernels chooses by what is faster.
+    {precision}
 
     Returns
     -------
@@ -103,8 +111,7 @@ def conv(
     >>> nnk.conv(x, np.array([[[1.0, 0.0, -1.0]]]), padding=1).tolist()
     [[[-1.0, -2.0, -2.0, -2.0, -2.0, 4.0]]]
     """
-    flip = _options.flag("flip", flip)
-    options = (stride, padding, dilation, groups, flip)
+    options = (stride, padding, dilation, groups, *_checked(flip, precision))
     algorithm = _options.algorithm("algorithm", algorithm)
     return dispatch.conv(
         x, weight, bias, options, fused(epilogue, "epilogue", operands=operands), algorithm
@@ -127,6 +134,7 @@ def conv_transpose(
     epilogue: ActivationLike = None,
     operands: Sequence[Any] = (),
     algorithm: str | None = None,
+    precision: str | None = None,
 ) -> Array:
     """Transposed convolution: the gradient of `conv` by its image, as a layer.
 
@@ -155,6 +163,7 @@ def conv_transpose(
         As in `conv`; of a convolution with stride 1. By default, a CPU makes one product of all
         phases of the strides where there are few outputs, in which zeros meet what other phases
         see: infinities and NaN give NaN to neighbours. Not so ``"direct"``.
+    {precision}
 
     Returns
     -------
@@ -177,8 +186,7 @@ def conv_transpose(
     >>> nnk.conv_transpose(x, np.array([[[1.0, 10.0, 100.0]]]), stride=2).tolist()
     [[[1.0, 10.0, 102.0, 20.0, 200.0]]]
     """
-    flip = _options.flag("flip", flip)
-    options = (stride, padding, dilation, groups, flip)
+    options = (stride, padding, dilation, groups, *_checked(flip, precision))
     finish = fused(epilogue, "epilogue", operands=operands)
     algorithm = _options.algorithm("algorithm", algorithm)
     return dispatch.conv_transpose(x, weight, bias, options, output_padding, finish, algorithm)
@@ -197,6 +205,7 @@ def conv_backward_data(
     groups: int = 1,
     flip: bool = False,
     algorithm: str | None = None,
+    precision: str | None = None,
 ) -> Array:
     """Gradient of `conv` by its image.
 
@@ -213,6 +222,7 @@ def conv_backward_data(
         As in `conv`.
     algorithm : {None, "direct", "winograd"}, default None
         As in `conv_transpose`.
+    {precision}
 
     Returns
     -------
@@ -233,8 +243,7 @@ def conv_backward_data(
     >>> nnk.conv_backward_data(dy, weight, (1, 1, 4)).tolist()
     [[[1.0, 12.0, 120.0, 200.0]]]
     """
-    flip = _options.flag("flip", flip)
-    options = (stride, padding, dilation, groups, flip)
+    options = (stride, padding, dilation, groups, *_checked(flip, precision))
     algorithm = _options.algorithm("algorithm", algorithm)
     return dispatch.backward_data(dy, weight, x_shape, options, algorithm=algorithm)
 
@@ -251,6 +260,7 @@ def conv_backward_weight(
     dilation: PerAxis = 1,
     groups: int = 1,
     flip: bool = False,
+    precision: str | None = None,
 ) -> Array:
     """Gradient of `conv` by its weights.
 
@@ -265,6 +275,7 @@ def conv_backward_weight(
         Shape of the weights.
     stride, padding, dilation, groups, flip
         As in `conv`.
+    {precision}
 
     Returns
     -------
@@ -286,8 +297,8 @@ def conv_backward_weight(
     >>> nnk.conv_backward_weight(dy, x, (1, 1, 3)).tolist()
     [[[21.0, 210.0, 2100.0]]]
     """
-    flip = _options.flag("flip", flip)
-    return dispatch.backward_weight(dy, x, weight_shape, (stride, padding, dilation, groups, flip))
+    options = (stride, padding, dilation, groups, *_checked(flip, precision))
+    return dispatch.backward_weight(dy, x, weight_shape, options)
 
 
 @public
@@ -304,6 +315,7 @@ def conv_backward(
     groups: int = 1,
     flip: bool = False,
     algorithm: str | None = None,
+    precision: str | None = None,
     wrt: int | Sequence[int] | None = None,
 ) -> tuple[Array | None, ...]:
     """Gradients of `conv`: `conv_backward_data`, `conv_backward_weight` and sums for the bias.
@@ -320,6 +332,7 @@ def conv_backward(
         As in `conv`.
     algorithm : {None, "direct", "winograd"}, default None
         As in `conv`; of the gradient by ``x``.
+    {precision}
     wrt : int or tuple of int, optional
         Positions of the operands whose gradients are made; the others are None. All by default.
 
@@ -342,7 +355,7 @@ def conv_backward(
     >>> nnk.conv_backward(dy, x, np.array([[[3.0, 5.0]]]), wrt=1)
     (None, array([[[ 21., 210.]]]), None)
     """
-    options = (stride, padding, dilation, groups, _options.flag("flip", flip))
+    options = (stride, padding, dilation, groups, *_checked(flip, precision))
     algorithm = _options.algorithm("algorithm", algorithm)
     return dispatch.gradients(dy, x, weight, bias, options, algorithm, _options.wanted(wrt, 3))
 
@@ -362,6 +375,7 @@ def conv_transpose_backward(
     groups: int = 1,
     flip: bool = False,
     algorithm: str | None = None,
+    precision: str | None = None,
     wrt: int | Sequence[int] | None = None,
 ) -> tuple[Array | None, ...]:
     """Gradients of `conv_transpose`: by ``x`` the convolution of ``dy`` that it transposes.
@@ -378,6 +392,7 @@ def conv_transpose_backward(
         As in `conv_transpose`.
     algorithm : {None, "direct", "winograd"}, default None
         As in `conv`; of the gradient by ``x``.
+    {precision}
     wrt : int or tuple of int, optional
         Positions of the operands whose gradients are made; the others are None. All by default.
 
@@ -398,7 +413,7 @@ def conv_transpose_backward(
     >>> dx.tolist(), dw.tolist()
     ([[[53.0, 530.0]]], [[[21.0, 210.0]]])
     """
-    options = (stride, padding, dilation, groups, _options.flag("flip", flip))
+    options = (stride, padding, dilation, groups, *_checked(flip, precision))
     algorithm = _options.algorithm("algorithm", algorithm)
     wanted = _options.wanted(wrt, 3)
     return dispatch.transposed_gradients(

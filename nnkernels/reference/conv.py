@@ -27,6 +27,7 @@ def conv(
     epilogue: Any = None,
     operands: Any = (),
     algorithm: Any = None,
+    precision: Any = None,
 ) -> Any:
     """Sums over channels and taps in float64 or complex128, plus the bias."""
     axes = _axes(x.shape, weight.shape, stride, padding, dilation)
@@ -53,6 +54,7 @@ def conv_transpose(
     epilogue: Any = None,
     operands: Any = (),
     algorithm: Any = None,
+    precision: Any = None,
 ) -> Any:
     """Every element of x adds the weights, times it, to what its window sees."""
     axes = transposed_axes(x, weight, stride, padding, dilation, output_padding, x.ndim - 2)
@@ -72,6 +74,7 @@ def conv_backward_data(
     groups: int = 1,
     flip: bool = False,
     algorithm: Any = None,
+    precision: Any = None,
 ) -> np.ndarray:
     """The adjoint of `conv` as a function of x."""
     axes = _axes(x_shape, weight.shape, stride, padding, dilation)
@@ -89,6 +92,7 @@ def conv_backward_weight(
     dilation: Any = 1,
     groups: int = 1,
     flip: bool = False,
+    precision: Any = None,
 ) -> np.ndarray:
     """The adjoint of `conv` as a function of its weights."""
     axes = _axes(x.shape, weight_shape, stride, padding, dilation)
@@ -112,6 +116,7 @@ def conv_backward(
     *,
     wrt: Any = None,
     algorithm: Any = None,
+    precision: Any = None,
     **options: Any,
 ) -> tuple[np.ndarray | None, ...]:
     """Both adjoints, and the sum of dy over images and space, in the dtypes of the operands."""
@@ -133,6 +138,7 @@ def conv_transpose_backward(
     groups: int = 1,
     flip: bool = False,
     algorithm: Any = None,
+    precision: Any = None,
     wrt: Any = None,
 ) -> tuple[np.ndarray | None, ...]:
     """The convolution of dy with the conjugate weights, and its adjoint as one of its weights."""

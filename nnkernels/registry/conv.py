@@ -13,7 +13,7 @@ from nnkernels.registry.rules import of_product_gradient, selective
 
 # ---- gradients ----------------------------------------------------------------------------------
 
-_OWN = ("stride", "padding", "dilation", "groups", "flip", "algorithm")
+_OWN = ("stride", "padding", "dilation", "groups", "flip", "algorithm", "precision")
 
 
 def _no_channels(x: Any, weight: Any, options: dict[str, Any]) -> tuple[Any, Any]:
