@@ -12,6 +12,7 @@ from test_matmul_tensor import layouts_in_shared_memory
 
 import nnkernels as nnk
 from nnkernels.compile import cxx
+from nnkernels.config import conv_tensor
 from nnkernels.config import matmul_tensor as tensor
 from nnkernels.config.conv_tensor import ConvTensorConfig
 from nnkernels.config.device import PROFILES
@@ -29,6 +30,7 @@ def one_tile(simulator, monkeypatch):
 
     def choose(splits=1):
         monkeypatch.setattr(tensor, "_tiles", _square)
+        monkeypatch.setattr(conv_tensor, "_MORE_TILES", ())
         monkeypatch.setattr(tensor, "_splits", lambda *of_problem: [splits])
         simulator.machine.plans.clear()
 
@@ -400,6 +402,36 @@ def test_gradients_by_weights_fill_a_gpu(channels, side, tile, chosen):
     (c,) = (c.product for c in chosen if isinstance(c, ConvTensorConfig))
     assert (c.tile_m, c.tile_n) == tile
     assert 0.9 < first.blocks / (2 * device.processors) <= 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "blocks"), [(256, 14, 132), (128, 28, 131), (64, 56, 784)]
+)
+def test_rows_of_pixels_fill_a_gpu(channels, side, blocks, chosen):
+    x = channels_last((32, channels, side, side), np.dtype(np.float16))
+    w = channels_last((channels, channels, 3, 3), x.dtype)
+    (found,) = launches(nnk.conv, (x, w), {"padding": 1}, PROFILES["sm_90"])
+    assert found.blocks == blocks
+
+
+@pytest.mark.parametrize("tile", conv_tensor._MORE_TILES)
+@pytest.mark.dtypes(of=float16_on("sm_80"))
+def test_tiles_of_other_heights(tile, dtype, simulator, monkeypatch):
+    """Images of 13 x 17 leave rows of every tile without pixels."""
+    monkeypatch.setattr(conv_tensor, "_MORE_TILES", (tile,))
+    monkeypatch.setattr(tensor, "_cycles", lambda p, d, a, t, *_: 0.0 if t is tile else 1.0)
+    simulator.machine.plans.clear()
+    generator = np.random.default_rng(7)
+    x, w = (laid(generator, s, dtype, True) for s in ((1, 16, 13, 17), (136, 16, 3, 3)))
+    used = []
+
+    def body():
+        with simulator.context(2):
+            used.append(nnk.conv(x, w, padding=1))
+
+    simulator.precompiled(body)
+    assert_right(FORWARD, [x, w, None], {"padding": 1}, used[-1], 144)
+    simulator.machine.plans.clear()
 
 
 # ---- shared memory ------------------------------------------------------------------------------

@@ -50,8 +50,9 @@ struct TensorOperand {
 
   static constexpr int pitch = turned ? Rows : TileK;
   static constexpr int line_chunks = pitch / chunk;
-  static_assert(is_power_of_two(Rows) && is_power_of_two(TileK) && is_power_of_two(Threads),
-                "tiles and blocks are powers of two");
+  static_assert(is_power_of_two(TileK) && is_power_of_two(Threads) &&
+                    (is_power_of_two(Rows) || Way == async_terms),
+                "tiles and blocks are powers of two, but for rows that no threads are numbered by");
   static_assert(line_chunks >= 1, "a line has whole chunks");
 
   // Element index of a chunk of a line. Unsigned: a compiler then sees that multiples of 8 lines

@@ -19,6 +19,7 @@ from nnkernels.config.matmul_tensor import (
     Atom,
     Delays,
     TensorConfig,
+    Tile,
     Way,
 )
 from nnkernels.dispatch.axes import largest_power_of_two
@@ -34,6 +35,15 @@ _LEAST_SHARE = 4
 _DELAYS = {
     COLUMNS: Delays(100, 0, 4000), ROWS: Delays(100, 0, 4000), TERMS: Delays(100, 190, 4000)
 }  # fmt: skip
+# More tiles, of pixels that are rows whose channels come in chunks, asynchronously: 96 and 192 rows
+# fill 132 processors where 128 leave a quarter of them idle (32 images of 14x14 or 28x28), and 8
+# warps of a block that is alone wait less than 4.
+_MORE_TILES = (
+    Tile(192, 128, 48, 64, 64, 4, 0.92),
+    Tile(96, 128, 48, 64, 64, 4, 0.88),
+    Tile(96, 128, 48, 32, 64, 4, 0.8),
+    Tile(128, 128, 64, 32, 64, 4, 0.82),
+)
 # Bytes of tables at most: of 128 terms of a byte.
 _TABLE_BYTES = 12 << 10
 
@@ -103,15 +113,20 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     if atom is None or min(product.m, product.n) * _LEAST_SHARE < atom.m:
         return None
     few_taps = problem.pixels == TERMS or prod(problem.kernel) <= _FEW_TAPS
+    # Offsets of 64 bits, or three coordinates of each pixel.
+    many_places = not few_taps or index_kind(product.reach) == "q"
+    ways = _ways(problem, atom)
+    chunks = problem.pixels == ROWS and all(way.alignment == 16 for way in ways)
+    chunks = chunks and ways[0].way == ASYNC_TERMS and ways[1].way in (ASYNC_TERMS, ASYNC_ROWS)
     chosen = matmul_tensor.tiled(
         product,
         replace(device, shared_limit=device.shared_limit - _TABLE_BYTES),
         atom,
-        _ways(problem, atom),
+        ways,
         _wide_c(problem),
-        # Offsets of 64 bits, or three coordinates of each pixel.
-        many_places=not few_taps or index_kind(product.reach) == "q",
+        many_places,
         delays=_DELAYS[problem.pixels],
+        more_tiles=_MORE_TILES if chunks and not many_places and atom.itemsize == 2 else (),
     )
     if chosen is None:
         return None

@@ -306,6 +306,7 @@ def tiled(
     wide_c: bool,
     many_places: bool = False,
     delays: Delays = OF_MATRICES,
+    more_tiles: tuple[Tile, ...] = (),
 ) -> TensorConfig | None:
     """The tiles for a problem whose operands come to shared memory in some ways.
 
@@ -319,14 +320,21 @@ def tiled(
         Whether copies need more registers than an address each.
     delays : Delays
         Of its blocks.
+    more_tiles : tuple of Tile
+        Other tiles that these ways allow. They are taken where sums are not split, so that how
+        terms are grouped does not depend on them.
     """
     if max(problem.m, problem.n) < atom.m:  # less than a quarter of one step
         return None
-    _, _, splits, tile = min(
+    cycles, _, splits, tile = min(
         (_cycles(problem, device, atom, tile, splits, delays), number, splits, tile)
         for number, tile in enumerate(_tiles(problem, device, atom))
         for splits in _splits(problem, device, atom, tile)
     )
+    if splits == 1:
+        for other in more_tiles:
+            if (found := _cycles(problem, device, atom, other, 1, delays)) < cycles:
+                cycles, tile = found, other
     tile = _for_operands(atom, tile, ways, many_places)
     return _config(problem, atom, tile, splits, ways, wide_c)
 
