@@ -52,6 +52,9 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
   static constexpr int inputs = sizeof...(In);
   static constexpr int operands = outputs + inputs;
   static constexpr bool own_types = is_same<S, OwnTypes>;
+  // In what the functor computes: results of 11 bits or 8 need no better instructions.
+  static constexpr bool is_brief = !lanes_are_simd && is_same<S, float> && (is_narrow<Out> && ...);
+  using C = conditional<is_brief, Brief, S>;
   static constexpr int register_budget = sizeof(S) > 4 || own_types ? 128 : 0;
 
   struct Args {
@@ -63,7 +66,7 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
     Divisor<Index> by_row_vectors;
     Divisor<Index> by_shape[Rank];  // of the outer axes; the last entry is not used
     Index stride[operands][Rank];   // in bytes
-    typename FunctorParameters<F, S>::type parameters;
+    typename FunctorParameters<F, C>::type parameters;
   };
 
   // The rows of all operands at one outer position.
@@ -92,8 +95,8 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
         args.stride[O][Rank - 1]};
   }
 
-  using Inputs = OperandVecs<S, N, In...>;
-  template <int I> using Computed = conditional<own_types, Accumulator<Element<outputs + I>>, S>;
+  using Inputs = OperandVecs<C, N, In...>;
+  template <int I> using Computed = conditional<own_types, Accumulator<Element<outputs + I>>, C>;
 
   template <int... I>
   static NNK_FN Inputs load(const Args& args, const Row& row, Index i, int count, Ints<I...>) {

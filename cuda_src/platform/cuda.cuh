@@ -31,9 +31,39 @@ NNK_FN bfloat16 float_to_bfloat16(float x) {
   return y;
 }
 
+// NaN if either is NaN, as one instruction: comparisons and a selection are four.
+NNK_FN float max(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+NNK_FN float min(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
+// See nnk/brief.cuh.
+NNK_FN float brief_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+NNK_FN float brief_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+NNK_FN float brief_quotient(float a, float b) {
+  float y;
+  asm("div.full.ftz.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
 }  // namespace nnk
 
 #include "platform/math_scalar.cuh"
+#include "nnk/brief.cuh"
 
 namespace nnk {
 

@@ -166,6 +166,9 @@ NNK_VEC_FUNCTION(conj)
 NNK_VEC_FUNCTION(exp2)
 NNK_VEC_FUNCTION(log2)
 #undef NNK_VEC_FUNCTION
+template <int N> NNK_FN Vec<Brief, N> reciprocal(const Vec<Brief, N>& a) {
+  return map_lanes(a, [](Brief x) { return nnk::reciprocal(x); });
+}
 // The magnitude of x with the sign of `sign`, also of a zero.
 template <class T, int N> NNK_FN Vec<T, N> copysign(const Vec<T, N>& x, const Vec<T, N>& sign) {
   return map_lanes(x, sign, [](T a, T b) { return nnk::copysign(a, b); });

@@ -32,6 +32,11 @@ NNK_FN bfloat16 float_to_bfloat16(float x) {
   return bfloat16{uint16(x != x ? (bits >> 16) | 0x40u : rounded)};
 }
 
+// See nnk/brief.cuh.
+NNK_FN float brief_exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+NNK_FN float brief_reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
+NNK_FN float brief_quotient(float a, float b) { return a / b; }
+
 // The compiler's own vectors: HIP's uint4 is a class, which hides from the optimiser that it is
 // one 16-byte access. Before vec_array.cuh, which names RawVector<16>.
 template <int Bytes> struct RawVector;
@@ -44,6 +49,7 @@ template <> struct RawVector<16> { typedef unsigned int type __attribute__((ext_
 }  // namespace nnk
 
 #include "platform/math_scalar.cuh"
+#include "nnk/brief.cuh"
 #include "platform/vec_array.cuh"
 
 namespace nnk {
