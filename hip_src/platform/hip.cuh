@@ -33,7 +33,7 @@ NNK_FN bfloat16 float_to_bfloat16(float x) {
 }
 
 // See nnk/brief.cuh.
-NNK_FN float brief_exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+NNK_FN float brief_exp2(float x) { return ::exp2f(x); }
 NNK_FN float brief_reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 NNK_FN float brief_quotient(float a, float b) { return a / b; }
 
