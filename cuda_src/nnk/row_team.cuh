@@ -204,6 +204,12 @@ struct RowTeam {
       return v;
     }
   }
+  // Has a GPU bring group g, column c of operand O to its level-2 cache, if the group is there.
+  template <int O, class T> NNK_FN void fetch(const T* data, Index g, int c) const {
+    if constexpr (!lanes_are_simd && Geometry::whole_groups && int_at<O, Steps> == unit_step) {
+      if (there(g, c)) fetch_ahead(place<O>(data, g, c).at(0));
+    }
+  }
   // Streaming: past the caches, for results that are larger than these.
   template <int O, bool Streaming = false, class T, class C>
   NNK_FN void store(T* data, Index g, int c, bool full, const Vec<C, N>& v) const {
@@ -305,6 +311,8 @@ struct RowTeam {
         for (Index g = first; g < last; ++g) f(g, false, 0);
       }
     } else {
+      // Loads of four groups are under way at once, where these are whole.
+      NNK_UNROLL_SOME
       for (Index g = first + member; g < last; g += Team) f(g, false, 0);
     }
   }

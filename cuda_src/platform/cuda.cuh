@@ -7,6 +7,7 @@
 #define NNK_FN __device__ __forceinline__
 #define NNK_UNROLL _Pragma("unroll")
 #define NNK_NO_UNROLL _Pragma("unroll 1")
+#define NNK_UNROLL_SOME _Pragma("unroll 4")
 #define NNK_LIBM(name) ::name
 #define NNK_MEMCPY memcpy
 #define NNK_OPAQUE(x) asm("" : "+r"(x))
@@ -98,6 +99,9 @@ template <class T> NNK_FN T opaque(T x) {
   else asm volatile("" : "+r"(x));
   return x;
 }
+
+// Has the memory at an address brought to the level-2 cache.
+NNK_FN void fetch_ahead(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};

@@ -10,6 +10,7 @@
 #define NNK_FN inline
 #define NNK_UNROLL
 #define NNK_NO_UNROLL
+#define NNK_UNROLL_SOME
 #define NNK_LIBM(name) __builtin_##name
 
 #ifndef NNK_SIM_WARP
@@ -139,6 +140,7 @@ constexpr bool addresses_have_parts = warp_width == 64;
 constexpr bool reads_unaligned = warp_width == 64;
 // See platform/cuda.cuh.
 template <class T> NNK_FN T opaque(T x) { return x; }
+NNK_FN void fetch_ahead(const void*) {}
 
 // ---- shared memory ------------------------------------------------------------------------
 // `T` may be any trivial type. There is no pointer to the data: every access is checked.

@@ -16,6 +16,7 @@
 #define NNK_FN __device__ __forceinline__
 #define NNK_UNROLL _Pragma("unroll")
 #define NNK_NO_UNROLL _Pragma("unroll 1")
+#define NNK_UNROLL_SOME _Pragma("unroll 4")
 #define NNK_LIBM(name) ::name
 
 #include "nnk/types.cuh"
@@ -75,6 +76,9 @@ constexpr bool addresses_have_parts = true;
 constexpr bool reads_unaligned = true;
 // See platform/cuda.cuh.
 template <class T> NNK_FN T opaque(T x) { return x; }
+
+// See platform/cuda.cuh. There is no such instruction.
+NNK_FN void fetch_ahead(const void*) {}
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};
