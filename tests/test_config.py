@@ -57,7 +57,8 @@ LENGTHS = sorted({1, 3, 7, *(2**e + d for e in range(2, 20) for d in (-1, 0, 1))
 @pytest.mark.parametrize("device", GPUS, ids=lambda d: d.arch)
 @pytest.mark.parametrize("tiles", [1, 2])
 def test_longer_rows_climb_the_ladder(tiles, device):
-    # Many rows, so that no row is cut into parts.
+    # Many rows, so that no row is cut into parts, and no cache for those that are read again.
+    device = replace(device, cache_bytes=0)
     chosen = [(n, rows.configure(row_problem(4096, n, tiles=tiles), device)) for n in LENGTHS]
     for n, c in chosen:
         assert c.layout == rows.ALONG
@@ -88,6 +89,21 @@ def test_longer_rows_climb_the_ladder(tiles, device):
     assert set(ranks) == ({0, 1, 2} if has_room else {0, 2})
 
 
+def test_rows_that_stay_in_a_cache_are_read_again():
+    h100 = PROFILES["sm_90"]
+    for tiles, count, length, keep in (
+        (1, 4096, 16384, rows.KEEP_REGISTERS),
+        (1, 4096, 20000, rows.KEEP_NONE),
+        (1, 4096, 40000, rows.KEEP_SHARED),  # too much of them for the cache
+        (1, 132, 20000, rows.KEEP_SHARED),  # a row for each processor: nothing to read meanwhile
+        (2, 4096, 20000, rows.KEEP_SHARED),
+    ):
+        chosen = rows.configure(row_problem(count, length, tiles=tiles), h100)
+        assert chosen.keep == keep, (tiles, count, length)
+        if keep == rows.KEEP_NONE:
+            assert (chosen.threads, chosen.team, chosen.parts) == (512, 512, 1)
+
+
 @pytest.mark.parametrize("device", GPUS, ids=lambda d: d.arch)
 def test_few_long_rows_are_shared_by_blocks(device):
     for across in (False, True):
@@ -115,6 +131,21 @@ def test_rows_side_by_side_are_reduced_across(device):
                 assert c.depth * c.vector <= REGISTER_NUMBERS
             keeps.add(c.keep)
     assert keeps == {rows.KEEP_REGISTERS, rows.KEEP_NONE}
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "side", "threads"),
+    [
+        (1024, 4096, 4, 512),  # 128 blocks of 8 neighbours would leave 4 processors idle
+        (1024, 8192, 8, 512),
+        (1024, 65536, 32, 256),
+        (32, 4096, 4, 256),
+        (1024, 8, 2, 256),
+    ],
+)
+def test_blocks_of_rows_side_by_side_are_as_many_as_processors(length, count, side, threads):
+    chosen = rows.configure(row_problem(count, length, True), PROFILES["sm_90"])
+    assert (chosen.side_by_side, chosen.threads, chosen.vector) == (side, threads, 4)
 
 
 @pytest.mark.parametrize(
@@ -607,6 +638,10 @@ GPU_REGIMES = {
         (*FORWARD, *BACKWARD),
         *((2, 4100), 1, KEPT, {"shared_limit": 8192}, {"keep": rows.KEEP_NONE, "parts": 1}),
     ),
+    "rows read again from a cache": (
+        *(FORWARD, (3, 4100), 1, KEPT, {"processors": 2}),
+        {"keep": rows.KEEP_NONE, "parts": 1, "threads": 512},
+    ),
     "rows in parts": (
         *(ALL, (2, 700), 1, PARTS, {"processors": 8}),
         {"keep": rows.KEEP_NONE, "parts": MANY},
@@ -616,7 +651,7 @@ GPU_REGIMES = {
         {"layout": rows.ACROSS, "parts": 1},
     ),
     "long rows side by side": (
-        *((*FORWARD, *BACKWARD), (600, 40), 0, KEPT, {}),
+        *((*FORWARD, *BACKWARD), (600, 40), 0, KEPT, {"processors": 2}),
         {"layout": rows.ACROSS, "keep": rows.KEEP_NONE, "parts": 1},
     ),
     "rows side by side in parts": (

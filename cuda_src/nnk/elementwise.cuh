@@ -52,6 +52,9 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
   static constexpr int inputs = sizeof...(In);
   static constexpr int operands = outputs + inputs;
   static constexpr bool own_types = is_same<S, OwnTypes>;
+  // In what the functor computes: results of 11 bits or 8 need no better instructions.
+  static constexpr bool is_brief = !lanes_are_simd && is_same<S, float> && (is_narrow<Out> && ...);
+  using C = conditional<is_brief, Brief, S>;
   static constexpr int register_budget = sizeof(S) > 4 || own_types ? 128 : 0;
 
   struct Args {
@@ -63,7 +66,7 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
     Divisor<Index> by_row_vectors;
     Divisor<Index> by_shape[Rank];  // of the outer axes; the last entry is not used
     Index stride[operands][Rank];   // in bytes
-    typename FunctorParameters<F, S>::type parameters;
+    typename FunctorParameters<F, C>::type parameters;
   };
 
   // The rows of all operands at one outer position.
@@ -92,8 +95,8 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
         args.stride[O][Rank - 1]};
   }
 
-  using Inputs = OperandVecs<S, N, In...>;
-  template <int I> using Computed = conditional<own_types, Accumulator<Element<outputs + I>>, S>;
+  using Inputs = OperandVecs<C, N, In...>;
+  template <int I> using Computed = conditional<own_types, Accumulator<Element<outputs + I>>, C>;
 
   template <int... I>
   static NNK_FN Inputs load(const Args& args, const Row& row, Index i, int count, Ints<I...>) {
@@ -168,27 +171,47 @@ struct Elementwise<F, S, Types<Out...>, Types<In...>, Steps, N, Unroll, Rank, In
   // Neighbouring threads take neighbouring vectors.
   template <class G>
   static NNK_FN void stride_threads(G& group, const Args& args, Index first, Index last) {
-    for (Index base = first + group.rank(); base < last; base += Unroll * G::threads) {
-      Row row[Unroll];
-      Index i[Unroll];
-      Inputs in[Unroll];
-      NNK_UNROLL
-      for (int u = 0; u < Unroll; ++u) {
-        const Index v = base + u * G::threads;
-        if (v < last) {
-          const Index row_index = Rank == 1 ? 0 : args.by_row_vectors.divide(v);
-          row[u] = row_at(args, row_index);
-          i[u] = (v - row_index * args.row_vectors) * N;
-          in[u] = load(args, row[u], i[u], count_at(args, i[u]), range<inputs>());
-        }
-      }
-      NNK_UNROLL
-      for (int u = 0; u < Unroll; ++u) {
-        if (base + u * G::threads < last)
-          apply_and_store(args, row[u], i[u], count_at(args, i[u]), in[u], range<inputs>(),
-                          range<outputs>());
+    for (Index base = first; base < last; base += Unroll * G::threads) {
+      if (all_whole(args, base, last, Unroll * G::threads)) {
+        take_whole<G::threads>(args, base + group.rank());
+      } else {
+        const Index end = base + Unroll * G::threads < last ? base + Unroll * G::threads : last;
+        NNK_NO_UNROLL
+        for (Index v = base + group.rank(); v < end; v += G::threads) take_one(args, v);
       }
     }
+  }
+  // Whether so many vectors are there, none of them cut.
+  static NNK_FN bool all_whole(const Args& args, Index base, Index last, Index vectors) {
+    if constexpr (Rank == 1) return args.inner / N - base >= vectors;
+    else return last - base >= vectors && args.row_vectors * N == args.inner;
+  }
+  // Without a branch: the loads of all vectors are under way at once.
+  template <int Threads> static NNK_FN void take_whole(const Args& args, Index first) {
+    Row row[Unroll];
+    Index i[Unroll];
+    Inputs in[Unroll];
+    NNK_UNROLL
+    for (int u = 0; u < Unroll; ++u) {
+      row[u] = find(args, first + u * Threads, i[u]);
+      in[u] = load(args, row[u], i[u], N, range<inputs>());
+    }
+    NNK_UNROLL
+    for (int u = 0; u < Unroll; ++u)
+      apply_and_store(args, row[u], i[u], N, in[u], range<inputs>(), range<outputs>());
+  }
+  static NNK_FN void take_one(const Args& args, Index v) {
+    Index i;
+    const Row row = find(args, v, i);
+    const int count = count_at(args, i);
+    const Inputs in = load(args, row, i, count, range<inputs>());
+    apply_and_store(args, row, i, count, in, range<inputs>(), range<outputs>());
+  }
+  // The row of vector v, and where in it v begins.
+  static NNK_FN Row find(const Args& args, Index v, Index& i) {
+    const Index row_index = Rank == 1 ? 0 : args.by_row_vectors.divide(v);
+    i = (v - row_index * args.row_vectors) * N;
+    return row_at(args, row_index);
   }
 };
 

@@ -35,7 +35,13 @@ struct NormForward {
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using Stats = RowStats<Rows>;
   using V = Vec<S, N>;
-  static constexpr int register_budget = 128;
+  // Of what is read twice, two blocks of 512 threads fit a multiprocessor: one reads while the
+  // other writes.
+  static constexpr int register_budget = Keep == keep_none && Threads == 512 && sizeof(S) <= 4 &&
+                                                 is_same<Prologue, NoPrologue> &&
+                                                 is_same<Epilogue, NoEpilogue>
+                                             ? 64
+                                             : 128;
   static constexpr bool has_weight = !is_same<W, void>, has_bias = !is_same<B, void>;
   // Places of the operands in the geometry.
   static constexpr int residual_at = 1, weight_at = residual_at + Residual,

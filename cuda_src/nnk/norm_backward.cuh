@@ -63,9 +63,10 @@ struct NormBackward {
       for (int64 tile = first; tile < last; ++tile) {
         const Rows rows(group, args.geometry, tile);
         if constexpr (in_registers) {
+          const bool more = !lanes_are_simd && tile + 1 < last;
           if (lanes_are_simd && rows.template all_whole<Depth>())
-            registers<true>(rows, args, tile, own);
-          else registers<false>(rows, args, tile, own);
+            registers<true>(group, rows, args, tile, own, more);
+          else registers<false>(group, rows, args, tile, own, more);
         } else if constexpr (Keep == keep_shared) {
           shared(group, rows, args, tile, first);
         } else {
@@ -112,10 +113,20 @@ struct NormBackward {
       }
     }
   }
+  static NNK_FN void fetch_tile(const Rows& rows, const Args& args, int c) {
+    NNK_UNROLL
+    for (int i = 0; i < Depth; ++i) {
+      rows.template fetch<0>(args.x, rows.member + i * Team, c);
+      rows.template fetch<1>(args.dy, rows.member + i * Team, c);
+    }
+  }
   // ---- a row in registers --------------------------------------------------------------------
 
-  template <bool Whole>
-  static NNK_FN void registers(const Rows& rows, const Args& args, int64 tile, Owned& own) {
+  // `more`: another tile follows, which a GPU fetches while it waits for this one: it would read
+  // nothing else from its first barrier to its last result.
+  template <bool Whole, class G>
+  static NNK_FN void registers(G& group, const Rows& rows, const Args& args, int64 tile, Owned& own,
+                               bool more) {
     Pair kept[Depth][Columns];
     Stats stats;
     NNK_UNROLL
@@ -126,6 +137,7 @@ struct NormBackward {
         kept[i][c] = Row::read(rows, args, rows.member + i * Team, c, Whole);
         mean = mean + kept[i][c].x;
       }
+      if (more) fetch_tile(Rows(group, args.geometry, tile + 1), args, c);
       if constexpr (centred)
         mean = rows.template reduce<Sum<S>>(mean) * (S(1) / S(rows.geometry.length));
       else mean = V::splat(S(0));

@@ -55,8 +55,13 @@ template <class S, int N> NNK_FN Vec<S, N> first_lanes(const Vec<S, N>& v, int c
 enum : int { period_step = 3 };
 
 // Shape and byte strides of the rows of several operands, made by the host.
-template <int Operands, int OuterRank, int InnerRank, class Index> struct RowGeometry {
+// WholeGroups: each group of N elements is there with all of them, or not at all. Then a load is
+// one instruction with a predicate, and many are under way; else it is a branch between the group's
+// one access and an access for each element.
+template <int Operands, int OuterRank, int InnerRank, class Index, bool WholeGroups = false>
+struct RowGeometry {
   static constexpr int operands = Operands;
+  static constexpr bool whole_groups = WholeGroups;
   static constexpr int outer_rank = OuterRank;
   static constexpr int inner_rank = InnerRank;
   using index_type = Index;
@@ -130,9 +135,15 @@ struct RowTeam {
     groups = (geo.length + N - 1) / N;
   }
 
+  // Whether group g, column c exists, where it does so with all lanes or none.
+  NNK_FN bool there(Index g, int c) const {
+    return g < groups && (Layout == along ? c : c * N) < present;
+  }
   // The number of lanes of group g, column c that exist.
   NNK_FN int count(Index g, int c) const {
-    if constexpr (Layout == along) {
+    if constexpr (Geometry::whole_groups) {
+      return there(g, c) ? N : 0;
+    } else if constexpr (Layout == along) {
       const Index left = geometry.length - g * N;
       return c >= present ? 0 : within(left, N);
     } else {
@@ -142,6 +153,7 @@ struct RowTeam {
 
   // Along: the lanes of group g that exist in a row.
   NNK_FN int count_of_row(Index g) const {
+    if constexpr (Geometry::whole_groups) return g < groups ? N : 0;
     const Index left = geometry.length - g * N;
     return within(left, N);
   }
@@ -160,10 +172,14 @@ struct RowTeam {
   NNK_FN Vec<C, N> load_as(const T* data, Index g, int c, bool full, C fill) const {
     const auto at = place<O>(data, g, c);
     const int first = Layout == along ? 0 : c * N;
-    const int n = full ? N : count(g, c);
-    if (full || n == N) return convert<C>(at.template load<N>(Index(first)));
     const T element_fill = convert<T>(Vec<C, 1>::splat(fill))[0];
-    return convert<C>(at.template load_partial<N>(Index(first), n, element_fill));
+    if constexpr (Geometry::whole_groups) {
+      return convert<C>(at.template load_if<N>(full || there(g, c), Index(first), element_fill));
+    } else {
+      const int n = full ? N : count(g, c);
+      if (full || n == N) return convert<C>(at.template load<N>(Index(first)));
+      return convert<C>(at.template load_partial<N>(Index(first), n, element_fill));
+    }
   }
   // The same of a weight or the like, which neighbours may share: where its step is period_step,
   // `period` of them have one, and the stride of the operand is that to the next one.
@@ -186,6 +202,12 @@ struct RowTeam {
         v = join_lanes(v, shared_by_all<C>(at), int(seen));
       }
       return v;
+    }
+  }
+  // Has a GPU bring group g, column c of operand O to its level-2 cache, if the group is there.
+  template <int O, class T> NNK_FN void fetch(const T* data, Index g, int c) const {
+    if constexpr (!lanes_are_simd && Geometry::whole_groups && int_at<O, Steps> == unit_step) {
+      if (there(g, c)) fetch_ahead(place<O>(data, g, c).at(0));
     }
   }
   // Streaming: past the caches, for results that are larger than these.
@@ -289,6 +311,8 @@ struct RowTeam {
         for (Index g = first; g < last; ++g) f(g, false, 0);
       }
     } else {
+      // Loads of four groups are under way at once, where these are whole.
+      NNK_UNROLL_SOME
       for (Index g = first + member; g < last; g += Team) f(g, false, 0);
     }
   }

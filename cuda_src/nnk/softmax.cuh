@@ -41,11 +41,13 @@ struct SoftmaxForward {
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
   static constexpr bool is_plain = is_same<Prologue, NoPrologue> && is_same<Epilogue, NoEpilogue>;
+  // 64: two blocks of 512 threads fit a multiprocessor then, and one reads while the other writes.
   static constexpr int register_budget = sizeof(S) > 4 ||
                                                  sizeof(typename Geometry::index_type) > 4 ||
                                                  !is_plain
                                              ? 128
-                                             : 80;
+                                         : Layout == across || Keep == keep_none ? 64
+                                                                                 : 80;
   using Stats = MaxSumExpValue<S>;
   static constexpr int y_at = 1 + Prologue::inputs + Epilogue::inputs + Prologue::outputs;
 

@@ -157,6 +157,9 @@ template <class To, class From> NNK_FN To bit_cast(From x) {
   return y;
 }
 
+// A float whose result is rounded to a narrow type, on GPUs alone: see nnk/brief.cuh.
+struct Brief;
+
 // Registers of one lane, as matrix instructions take them.
 template <int N> struct Registers { uint32 word[N]; };
 

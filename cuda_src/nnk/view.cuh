@@ -53,6 +53,18 @@ template <class T, class Index, int Step = any_step> struct Line {
       return splat_of<N>(count > 0 ? nnk::load<1>(at(i))[0] : fill);
     else return nnk::load_strided<N>(at(i), step, count, fill);
   }
+  // All of them or, if they are not `there`, `fill`.
+  template <int N, class U>
+  NNK_FN auto load_if(bool there, Index i, U fill, Site site = NNK_HERE) const {
+    if constexpr (Step == unit_step) {
+      if (there) check_access(i, N, length, site);
+      return nnk::load_if<N>(there, at(i), fill);
+    } else {
+      auto v = splat_of<N>(fill);
+      if (there) v = load<N>(i, site);
+      return v;
+    }
+  }
   template <int N> NNK_FN void store(Index i, const Vec<T, N>& v, Site site = NNK_HERE) const {
     check_access(i, N, length, site);
     if constexpr (Step == unit_step) nnk::store(at(i), v);

@@ -16,6 +16,7 @@
 #define NNK_UNROLL _Pragma("GCC unroll 128")
 #define NNK_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
+#define NNK_UNROLL_SOME
 #define NNK_LIBM(name) nnk::libm::name
 
 #include "nnk/types.cuh"

@@ -7,6 +7,7 @@
 #define NNK_FN __device__ __forceinline__
 #define NNK_UNROLL _Pragma("unroll")
 #define NNK_NO_UNROLL _Pragma("unroll 1")
+#define NNK_UNROLL_SOME _Pragma("unroll 4")
 #define NNK_LIBM(name) ::name
 #define NNK_MEMCPY memcpy
 #define NNK_OPAQUE(x) asm("" : "+r"(x))
@@ -31,9 +32,39 @@ NNK_FN bfloat16 float_to_bfloat16(float x) {
   return y;
 }
 
+// NaN if either is NaN, as one instruction: comparisons and a selection are four.
+NNK_FN float max(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+NNK_FN float min(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
+// See nnk/brief.cuh.
+NNK_FN float brief_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+NNK_FN float brief_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+NNK_FN float brief_quotient(float a, float b) {
+  float y;
+  asm("div.full.ftz.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
 }  // namespace nnk
 
 #include "platform/math_scalar.cuh"
+#include "nnk/brief.cuh"
 
 namespace nnk {
 
@@ -68,6 +99,9 @@ template <class T> NNK_FN T opaque(T x) {
   else asm volatile("" : "+r"(x));
   return x;
 }
+
+// Has the memory at an address brought to the level-2 cache.
+NNK_FN void fetch_ahead(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};

@@ -10,6 +10,7 @@
 #define NNK_FN inline
 #define NNK_UNROLL
 #define NNK_NO_UNROLL
+#define NNK_UNROLL_SOME
 #define NNK_LIBM(name) __builtin_##name
 
 #ifndef NNK_SIM_WARP
@@ -64,6 +65,17 @@ NNK_FN bfloat16 float_to_bfloat16(float x) {
   return bfloat16{uint16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
+// ---- see nnk/brief.cuh: 22 bits, and no subnormal numbers ----------------------------------------
+
+NNK_FN float brief_result(float x) {
+  const uint32 bits = bit_cast<uint32>(x), magnitude = bits & 0x7fffffffu;
+  if (magnitude >= 0x7f800000u) return x;
+  return bit_cast<float>(magnitude < 0x00800000u ? bits & 0x80000000u : bits & ~3u);
+}
+NNK_FN float brief_exp2(float x) { return brief_result(__builtin_exp2f(x)); }
+NNK_FN float brief_reciprocal(float x) { return brief_result(1.0f / x); }
+NNK_FN float brief_quotient(float a, float b) { return brief_result(a / b); }
+
 // ---- checks of global memory ------------------------------------------------------------------
 
 NNK_FN void check_access(int64 first, int64 count, int64 extent, Site site) {
@@ -107,6 +119,7 @@ template <int Bytes> struct RawVector { using type = sim::Register<Bytes>; };
 }  // namespace nnk
 
 #include "platform/math_scalar.cuh"
+#include "nnk/brief.cuh"
 
 #pragma GCC diagnostic push
 #if !defined(__clang__)
@@ -127,6 +140,7 @@ constexpr bool addresses_have_parts = warp_width == 64;
 constexpr bool reads_unaligned = warp_width == 64;
 // See platform/cuda.cuh.
 template <class T> NNK_FN T opaque(T x) { return x; }
+NNK_FN void fetch_ahead(const void*) {}
 
 // ---- shared memory ------------------------------------------------------------------------
 // `T` may be any trivial type. There is no pointer to the data: every access is checked.

@@ -166,6 +166,9 @@ NNK_VEC_FUNCTION(conj)
 NNK_VEC_FUNCTION(exp2)
 NNK_VEC_FUNCTION(log2)
 #undef NNK_VEC_FUNCTION
+template <int N> NNK_FN Vec<Brief, N> reciprocal(const Vec<Brief, N>& a) {
+  return map_lanes(a, [](Brief x) { return nnk::reciprocal(x); });
+}
 // The magnitude of x with the sign of `sign`, also of a zero.
 template <class T, int N> NNK_FN Vec<T, N> copysign(const Vec<T, N>& x, const Vec<T, N>& sign) {
   return map_lanes(x, sign, [](T a, T b) { return nnk::copysign(a, b); });
@@ -215,18 +218,21 @@ template <int Bytes> struct RawVector;  // the platform's integer vector of that
 // ROCm 5.2 does not take an array of 2-byte numbers apart that is read as a vector of words (LLVM's
 // pass SROA), and leaves it in private memory.
 template <class T> using BitsOf = conditional<sizeof(T) == 1, uint8, uint16>;
+template <class T, int Words> NNK_FN void put_together(const T* lanes, uint32 (&word)[Words]) {
+  constexpr int count = int(4 / sizeof(T));
+  NNK_UNROLL
+  for (int w = 0; w < Words; ++w) {
+    word[w] = 0;
+    NNK_UNROLL
+    for (int i = 0; i < count; ++i)
+      word[w] |= uint32(bit_cast<BitsOf<T>>(lanes[w * count + i])) << (32 / count * i);
+  }
+}
 template <class Raw, class T> NNK_FN Raw to_raw(const T* lanes) {
   Raw raw;
   if constexpr (sizeof(T) < 4 && sizeof(Raw) >= 4) {
-    constexpr int count = int(4 / sizeof(T)), words = int(sizeof(Raw) / 4);
-    uint32 word[words];
-    NNK_UNROLL
-    for (int w = 0; w < words; ++w) {
-      word[w] = 0;
-      NNK_UNROLL
-      for (int i = 0; i < count; ++i)
-        word[w] |= uint32(bit_cast<BitsOf<T>>(lanes[w * count + i])) << (32 / count * i);
-    }
+    uint32 word[sizeof(Raw) / 4];
+    put_together(lanes, word);
     NNK_MEMCPY(&raw, word, sizeof(Raw));
   } else {
     NNK_MEMCPY(&raw, lanes, sizeof(Raw));
@@ -279,6 +285,26 @@ template <int N, class T> NNK_FN Vec<T, N> load_partial(const T* p, int count, T
   for (int i = 0; i < N; ++i) {
     v.lane[i] = fill;
     if (i < count) v.lane[i] = p[i];
+  }
+  return v;
+}
+// All of them, or `fill` if they are not `there`: a predicated load, after which code goes on.
+// Words are chosen as memory has them, since to take lanes out of them is work that waits for the
+// load: behind a branch, no later load would begin before it.
+template <int N, class T> NNK_FN Vec<T, N> load_if(bool there, const T* p, T fill) {
+  constexpr int bytes = N * int(sizeof(T));
+  Vec<T, N> v = Vec<T, N>::splat(fill);
+  if constexpr (sizeof(T) < 4 && bytes % 4 == 0 && is_power_of_two(bytes) && bytes <= 16) {
+    using Raw = typename RawVector<bytes>::type;
+    uint32 word[bytes / 4];
+    put_together(v.lane, word);
+    if (there) {
+      const Raw raw = *reinterpret_cast<const Raw*>(p);
+      NNK_MEMCPY(word, &raw, bytes);
+    }
+    NNK_MEMCPY(&v, word, bytes);
+  } else {
+    if (there) v = load<N>(p);
   }
   return v;
 }

@@ -95,6 +95,9 @@ template <int N, class T> NNK_FN Vec<T, N> load_partial(const T* p, int count, T
                                                   part_count<V>(count, k), v.reg[k]);
   return v;
 }
+template <int N, class T> NNK_FN Vec<T, N> load_if(bool there, const T* p, T fill) {
+  return there ? load<N>(p) : Vec<T, N>::splat(fill);
+}
 template <class T, int N> NNK_FN void store_partial(T* p, const Vec<T, N>& v, int count) {
   using V = Vec<T, N>;
   NNK_UNROLL

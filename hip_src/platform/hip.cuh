@@ -16,6 +16,7 @@
 #define NNK_FN __device__ __forceinline__
 #define NNK_UNROLL _Pragma("unroll")
 #define NNK_NO_UNROLL _Pragma("unroll 1")
+#define NNK_UNROLL_SOME _Pragma("unroll 4")
 #define NNK_LIBM(name) ::name
 
 #include "nnk/types.cuh"
@@ -32,6 +33,11 @@ NNK_FN bfloat16 float_to_bfloat16(float x) {
   return bfloat16{uint16(x != x ? (bits >> 16) | 0x40u : rounded)};
 }
 
+// See nnk/brief.cuh.
+NNK_FN float brief_exp2(float x) { return ::exp2f(x); }
+NNK_FN float brief_reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
+NNK_FN float brief_quotient(float a, float b) { return a / b; }
+
 // The compiler's own vectors: HIP's uint4 is a class, which hides from the optimiser that it is
 // one 16-byte access. Before vec_array.cuh, which names RawVector<16>.
 template <int Bytes> struct RawVector;
@@ -44,6 +50,7 @@ template <> struct RawVector<16> { typedef unsigned int type __attribute__((ext_
 }  // namespace nnk
 
 #include "platform/math_scalar.cuh"
+#include "nnk/brief.cuh"
 #include "platform/vec_array.cuh"
 
 namespace nnk {
@@ -69,6 +76,9 @@ constexpr bool addresses_have_parts = true;
 constexpr bool reads_unaligned = true;
 // See platform/cuda.cuh.
 template <class T> NNK_FN T opaque(T x) { return x; }
+
+// See platform/cuda.cuh. There is no such instruction.
+NNK_FN void fetch_ahead(const void*) {}
 
 // ---- where a check failed: nothing is checked on this machine -----------------------
 struct Site {};

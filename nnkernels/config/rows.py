@@ -26,8 +26,14 @@ _GPU_STORES = 2
 # Threads of a block that holds several short rows.
 _GPU_SHORT_BLOCK = 128
 _GPU_ACROSS_BLOCK = 256
+# Neighbours in memory that a block reads at least of rows that lie beside each other, if there are
+# so many: of narrower blocks there are more, but memory is read in pieces of 64 bytes.
+_GPU_ACROSS_BYTES = 64
 # Shared memory that a kernel may have beside the row: its reductions.
 _REDUCTION_BYTES = 4096
+# Rows in a level-2 cache that are worked on are in the way of so many times as many bytes that are
+# read ahead or written.
+_GPU_ROWS_BEYOND = 2
 # A part of a row that is worth a block of its own.
 _GPU_PART = 4096
 _CPU_PART = 32768
@@ -294,11 +300,11 @@ def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
     keep, kept = KEEP_NONE, 0
     if problem.tiles and depth <= limit and threads <= _GPU_KEPT_THREADS:
         keep = KEEP_REGISTERS
+    elif _stays_in_cache(problem, device):
+        threads = team = _GPU_KEPT_THREADS
     elif problem.tiles and _fits_shared(problem, groups * vector, device):
         keep, kept = KEEP_SHARED, problem.tiles * groups * vector
-    parts, part_groups = _gpu_parts(
-        problem, device, groups, vector, team, -(-problem.rows * team // threads), keep
-    )
+    parts, part_groups = _gpu_parts(device, groups, vector, -(-problem.rows * team // threads))
     if parts > 1:
         keep, kept, threads, team = KEEP_NONE, 0, 256, 256
     return RowsConfig(
@@ -336,21 +342,30 @@ def _gpu_team(problem: RowsProblem, groups: int, limit: int, device: Device) -> 
 
 
 def _gpu_parts(
-    problem: RowsProblem,
-    device: Device,
-    groups: int,
-    vector: int,
-    team: int,
-    blocks: int,
-    keep: int,
+    device: Device, groups: int, width: int, blocks: int, least: int = 2
 ) -> tuple[int, int]:
-    """How many blocks share a row: several if the rows alone would leave processors idle."""
+    """How many blocks share what is one block's, at least so many if that leaves processors idle.
+
+    It has so many groups, which have a width in elements.
+    """
     wanted = 2 * device.processors // max(blocks, 1)
-    useful = problem.length // _GPU_PART
-    if blocks >= device.processors or useful < 2 or wanted < 2:
+    useful = groups * width // _GPU_PART
+    if blocks >= device.processors or useful < 2 or wanted < least:
         return 1, groups
     part_groups = -(-groups // min(wanted, useful))
     return -(-groups // part_groups), part_groups
+
+
+def _stays_in_cache(problem: RowsProblem, device: Device) -> bool:
+    """Whether rows that are too long for registers lie in the level-2 cache when read again.
+
+    Of those that are worked on, two for each processor: one is read while results of the other are
+    written. In shared memory there would be room for one, as float32 at that.
+    """
+    if problem.tiles != 1 or problem.compute_itemsize > 4 or problem.rows <= device.processors:
+        return False
+    row = problem.length * problem.itemsizes[0]
+    return 2 * _GPU_ROWS_BEYOND * device.processors * row <= device.cache_bytes
 
 
 def _fits_shared(problem: RowsProblem, elements: int, device: Device) -> bool:
@@ -406,16 +421,18 @@ def _gpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
     vector = min(_gpu_vector(problem, device, steps, ACROSS), 4)
     steps = _gpu_steps(problem, device, steps, vector, ACROSS)
     neighbours = -(-problem.outer[-1] // vector)
-    side = min(next_power_of_two(neighbours), 32)
+    others = _product(problem.outer[:-1])
+    side = _gpu_side_by_side(problem, device, vector, neighbours, others)
+    blocks = others * -(-neighbours // side)
     threads = _GPU_ACROSS_BLOCK
+    if blocks < 2 * device.processors and problem.length * side >= 16 * threads:
+        # Not many blocks: twice the threads of each, so that as many loads are under way.
+        threads *= 2
     team = threads // side
     depth = next_power_of_two(-(-problem.length // team))
     kept = depth * vector * problem.tiles
     registers = problem.tiles and kept <= _GPU_KEPT // problem.crowding
-    blocks = _product(problem.outer[:-1]) * -(-neighbours // side)
-    parts, part_groups = _gpu_parts(
-        problem, device, problem.length, vector, team, blocks, KEEP_NONE
-    )
+    parts, part_groups = _gpu_parts(device, problem.length, side * vector, blocks, least=4)
     if parts > 1:
         registers = False
     return RowsConfig(
@@ -433,6 +450,21 @@ def _gpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
         index=_index(problem),
         streaming=False,
     )
+
+
+def _gpu_side_by_side(
+    problem: RowsProblem, device: Device, vector: int, neighbours: int, others: int
+) -> int:
+    """Threads that take neighbouring vectors, of which there are so many in so many places.
+
+    As many as take 512 bytes, or fewer if there is no block for each processor then; but at least
+    as many as take two sectors of 32 bytes.
+    """
+    side = min(next_power_of_two(neighbours), 32)
+    least = max(_GPU_ACROSS_BYTES // (vector * problem.itemsizes[0]), 1)
+    while side > least and others * -(-neighbours // side) < device.processors:
+        side //= 2
+    return side
 
 
 def next_power_of_two(n: int) -> int:

@@ -208,12 +208,24 @@ def row_arguments(problem: RowsProblem, chosen: RowsConfig) -> str:
     """Template arguments from the geometry to the team."""
     index = "int32" if chosen.index == "i" else "int64"
     operands = len(problem.itemsizes)
-    geometry = f"RowGeometry<{operands}, {len(problem.outer)}, {len(problem.inner)}, {index}>"
+    whole = ", true" if whole_groups(problem, chosen) else ""
+    geometry = (
+        f"RowGeometry<{operands}, {len(problem.outer)}, {len(problem.inner)}, {index}{whole}>"
+    )
     steps = ", ".join(map(str, chosen.steps))
     return (
         f"{geometry}, {chosen.layout}, Ints<{steps}>, {chosen.vector}, {chosen.columns}, "
         f"{chosen.threads}, {chosen.team}"
     )
+
+
+def whole_groups(problem: RowsProblem, chosen: RowsConfig) -> bool:
+    """Whether vectors never reach beyond the end of a row: a GPU loads without a branch then."""
+    if chosen.threads == 1:
+        return False
+    if chosen.layout == ACROSS:
+        return problem.outer[-1] % chosen.vector == 0
+    return problem.length % chosen.vector == 0
 
 
 def _pack(problem: RowsProblem, chosen: RowsConfig, neighbours: int, tiles: int) -> bytes:
