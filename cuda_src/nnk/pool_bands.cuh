@@ -10,8 +10,8 @@
 
 namespace nnk {
 
-// Rows of taps whose loads are under way at once.
-constexpr int pool_rows_at_once = 4;
+// Taps whose loads are under way at once.
+constexpr int pool_taps_at_once = 4;
 
 // What the windows of one row share: bytes to it in each operand, and where it is.
 template <class Index> struct alignas(16) PoolBandRow {
@@ -28,7 +28,9 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
   using Row = PoolBandRow<Index>;
   using Window = PoolWindow<Index>;
   using Column = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 64;
+  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128
+                                         : Mode::indexed                    ? 64
+                                                                            : 50;
 
   struct Args {
     const void* x;
@@ -39,9 +41,9 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
     Index piece;   // windows of a row that a block has
     Index length;  // elements of a row in shared memory
     Index include_pad;
-    Divisor<Index> by_blocks;                // for one piece of all rows
+    Divisor<Index> by_blocks;               // for one piece of all rows
     Divisor<int32> by_vectors, by_results;  // of a row of elements, of a row of windows
-    Divisor<Index> by_planes;                // of the second axis of planes
+    Divisor<Index> by_planes;               // of the second axis of planes
     PoolAxis<Index, false> axis[3];
     PoolStrides<Index> at[3];  // of x, y and labels
     PoolLabels<Index> names;
@@ -53,9 +55,11 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
     band.fill_tables(group);
     group.barrier();
     const int vectors = band.count * args.by_vectors.divisor;
+    NNK_NO_UNROLL
     for (int unit = group.rank(); unit < vectors; unit += G::threads) band.reduce_column(unit);
     group.barrier();
     const int results = band.count * args.by_results.divisor;
+    NNK_NO_UNROLL
     for (int unit = group.rank(); unit < results; unit += G::threads) band.make(unit);
   }
 
@@ -89,7 +93,9 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
   }
 
   template <class G> NNK_FN void fill_tables(const G& group) const {
+    NNK_NO_UNROLL
     for (int r = group.rank(); r < count; r += G::threads) rows.store(r, row(first + r));
+    NNK_NO_UNROLL
     for (int o = group.rank(); o < int(args.piece); o += G::threads)
       windows.store(o, {args.axis[2].window(window + o)});
   }
@@ -130,8 +136,8 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
   }
   NNK_FN void search_column(const Row& place, Index w, int at) const {
     Column best = Column::splat(pool_lowest<T, S>());
-    const Index lowest = place.name + place.depth.first * args.names.tap[0] +
-                         place.height.first * args.names.tap[1];
+    const Index lowest =
+        place.name + place.depth.first * args.names.tap[0] + place.height.first * args.names.tap[1];
     auto label = Vec<I, N>::splat(I(lowest));
     each_tap(place, w, [&](Index a, Index b, const Column& x) NNK_INLINE {
       const auto better = is_better(x, best);
@@ -144,15 +150,17 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
   }
   // f(a, b, N elements) for the taps of columns, in order.
   template <class F> NNK_FN void each_tap(const Row& place, Index w, F f) const {
+    NNK_NO_UNROLL
     for (Index a = place.depth.first; a < place.depth.last; ++a) {
       const Index d = place.depth.start + a * args.axis[0].step();
-      for (Index b = place.height.first; b < place.height.last; b += pool_rows_at_once) {
-        Vec<T, N> x[pool_rows_at_once];
+      NNK_NO_UNROLL
+      for (Index b = place.height.first; b < place.height.last; b += pool_taps_at_once) {
+        Vec<T, N> x[pool_taps_at_once];
         NNK_UNROLL
-        for (int i = 0; i < pool_rows_at_once; ++i)
+        for (int i = 0; i < pool_taps_at_once; ++i)
           if (b + i < place.height.last) x[i] = tap(place, d, b + i, w);
         NNK_UNROLL
-        for (int i = 0; i < pool_rows_at_once; ++i)
+        for (int i = 0; i < pool_taps_at_once; ++i)
           if (b + i < place.height.last) f(a, b + i, convert<S>(x[i]));
       }
     }
@@ -197,15 +205,26 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
       store<T>(args.y, place.y, o, Mode::finish(args.parameters, total, taps));
     }
   }
-  // Where in shared memory tap c of a window is.
-  NNK_FN int column(const Window& w, Index c, int at) const {
-    return at + int(w.start + c * args.axis[2].step());
+  // f(c, where it is in shared memory, the number there) for the columns of a window, in order.
+  template <class F> NNK_FN void each_column(const Window& w, int at, F f) const {
+    const int step = int(args.axis[2].step());
+    NNK_NO_UNROLL
+    for (Index c = w.first; c < w.last; c += pool_taps_at_once) {
+      const int from = at + int(w.start + c * args.axis[2].step());
+      S x[pool_taps_at_once];
+      NNK_UNROLL
+      for (int i = 0; i < pool_taps_at_once; ++i)
+        if (c + i < w.last) x[i] = columns.load(from + i * step);
+      NNK_UNROLL
+      for (int i = 0; i < pool_taps_at_once; ++i)
+        if (c + i < w.last) f(c + i, from + i * step, x[i]);
+    }
   }
   NNK_FN S reduce(const Window& w, int at) const {
     using One = Vec<S, 1>;
     One total = One::splat(Mode::template identity<T, S>());
-    for (Index c = w.first; c < w.last; ++c)
-      total = Mode::merge(total, One::splat(columns.load(column(w, c, at))));
+    each_column(w, at,
+                [&](Index, int, S x) NNK_INLINE { total = Mode::merge(total, One::splat(x)); });
     return total[0];
   }
   // The number by which an average divides.
@@ -225,15 +244,13 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
     Best best{pool_lowest<T, S>(), I(-1)};
     if (place.depth.inside() == 0 || place.height.inside() == 0) return best;
     const Index start = w.start * args.names.start[2];
-    for (Index c = w.first; c < w.last; ++c) {
-      const int from = column(w, c, at);
-      const S x = columns.load(from);
+    each_column(w, at, [&](Index c, int from, S x) NNK_INLINE {
       const I label = labels.load(from) + I(start + c * args.names.tap[2]);
       bool better = best.label < 0 || x > best.value || (x == best.value && label < best.label);
       if constexpr (is_floating<S>)
         better = better || (x != x && (best.value == best.value || label > best.label));
       if (better) best = {x, label};
-    }
+    });
     return best;
   }
   template <class To, class Value>

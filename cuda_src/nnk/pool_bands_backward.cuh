@@ -24,7 +24,7 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
   using Row = PoolBandElements<Index>;
   using Cover = PoolBandCover<Index>;
   using Column = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 64;
+  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : M > 4 ? 64 : 50;
   static constexpr bool reads_y = !Mode::counts;
 
   struct Args {
@@ -37,7 +37,7 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
     Index piece;   // elements of a row that a block has
     Index length;  // windows of a row in shared memory
     Index include_pad;
-    Divisor<Index> by_blocks;                // for one piece of all rows
+    Divisor<Index> by_blocks;               // for one piece of all rows
     Divisor<int32> by_vectors, by_results;  // of a row of windows, of a row of elements
     Divisor<Index> by_planes;
     PoolAxis<Index, false> axis[3];
@@ -50,9 +50,11 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
     band.fill_tables(group);
     group.barrier();
     const int vectors = band.count * args.by_vectors.divisor;
+    NNK_NO_UNROLL
     for (int unit = group.rank(); unit < vectors; unit += G::threads) band.add_column(unit);
     group.barrier();
     const int results = band.count * args.by_results.divisor;
+    NNK_NO_UNROLL
     for (int unit = group.rank(); unit < results; unit += G::threads) band.make(unit);
   }
 
@@ -85,10 +87,13 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
   }
 
   template <class G> NNK_FN void fill_tables(const G& group) const {
+    NNK_NO_UNROLL
     for (int r = group.rank(); r < count; r += G::threads) rows.store(r, row(first + r));
+    NNK_NO_UNROLL
     for (int e = group.rank(); e < int(args.piece); e += G::threads)
       covers.store(e, {args.axis[2].cover(element + e)});
     if constexpr (Mode::counts) {
+      NNK_NO_UNROLL
       for (int o = group.rank(); o < int(args.length); o += G::threads)
         windows.store(o, counted(2, window + o));
     }
@@ -123,9 +128,11 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
     if (o >= args.axis[2].out) return;
     const Row place = rows.load(r);
     Column column = Column::splat(S(0));
+    NNK_NO_UNROLL
     for (Index a = place.deep.first; a < place.deep.last; ++a) {
       if (args.axis[0].tap(place.depth, a) < 0) continue;
       const Index deep = Mode::counts ? counted(0, a) : Index(1);
+      NNK_NO_UNROLL
       for (Index b = place.high.first; b < place.high.last; ++b) {
         if (args.axis[1].tap(place.height, b) < 0) continue;
         const Column dy = load(args.dy, place.dy + args.at[1].at(a, b, 0), o);
@@ -165,6 +172,7 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
       const PoolCover<Index> cover = covers.load(j + i).of;
       if (dilated || cover.first != before.first || cover.last != before.last) {
         sum = S(0);
+        NNK_NO_UNROLL
         for (Index o = cover.first; o < cover.last; ++o) {
           if (!dilated || args.axis[2].tap(e + i, o) >= 0) sum = sum + columns.load(at + int(o));
         }

@@ -23,14 +23,14 @@ template <class S> struct alignas(2 * sizeof(S)) PoolBandTerm {
 };
 template <class Index> struct alignas(2 * sizeof(Index)) PoolBandWindows { PoolCover<Index> of; };
 
-// T  of dx and dy;  U  of the numbers of taps;  M  elements of one store, which divide rows and what
-// is before them in memory.
+// T  of dx and dy;  U  of the numbers of taps;  M  elements of one store, which divide rows and
+// what is before them in memory.
 template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima {
   using I = PoolLabel<S>;
   using Line1 = PoolBandLine<Index>;
   using Windows = PoolBandWindows<Index>;
   using Term = PoolBandTerm<S>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 64;
+  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 40;
 
   struct Args {
     void* dx;
@@ -54,15 +54,16 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
     band.take_windows(group);
     group.barrier();
     const int units = band.count * args.by_extent.divisor * args.by_vectors.divisor;
+    NNK_NO_UNROLL
     for (int unit = group.rank(); unit < units; unit += G::threads) band.make(unit);
   }
 
  private:
   const Args& args;
-  Index first;   // plane
-  int count;     // of planes
-  Index depth;   // of the elements
-  Index from, to;  // their rows
+  Index first;                  // plane
+  int count;                    // of planes
+  Index depth;                  // of the elements
+  Index from, to;               // their rows
   PoolCover<Index> deep, high;  // the windows that see them
   Shared<Line1> lines;
   Shared<Windows> covers;  // of M elements of a row
@@ -91,11 +92,13 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
   }
 
   template <class G> NNK_FN void fill_tables(const G& group) const {
+    NNK_NO_UNROLL
     for (int l = group.rank(); l < count * int(args.extent); l += G::threads)
       lines.store(l, line(l));
+    NNK_NO_UNROLL
     for (int v = group.rank(); v < args.by_vectors.divisor; v += G::threads) {
-      covers.store(
-          v, {{args.axis[2].cover(Index(v) * M).first, args.axis[2].cover(Index(v) * M + M - 1).last}});
+      covers.store(v, {{args.axis[2].cover(Index(v) * M).first,
+                        args.axis[2].cover(Index(v) * M + M - 1).last}});
     }
   }
   NNK_FN Line1 line(int number) const {
@@ -114,6 +117,7 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
 
   template <class G> NNK_FN void take_windows(const G& group) const {
     const int all = count * windows_of_a_plane();
+    NNK_NO_UNROLL
     for (int w = group.rank(); w < all; w += G::threads) {
       const int row = int(args.axis[2].by_out.divide(w)), slice = args.by_high.divide(row);
       const int p = args.by_deep.divide(slice);
@@ -133,8 +137,7 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
   }
   template <class From> NNK_FN auto load(const void* data, Index offset, Index c) const {
     const Line<const From, Index, unit_step> line{
-        byte_offset(static_cast<const From*>(data), offset), args.axis[2].out,
-        Index(sizeof(From))};
+        byte_offset(static_cast<const From*>(data), offset), args.axis[2].out, Index(sizeof(From))};
     return line.template load<1>(c);
   }
   // Where in the band a tap of a window is, or -1.
@@ -161,9 +164,12 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
     const int width = int(args.axis[2].out);
     const I place = I(row.place + Index(v) * M);
     Vec<S, M> total = Vec<S, M>::splat(S(0));
+    NNK_NO_UNROLL
     for (Index a = 0; a < deep.last - deep.first; ++a) {
+      NNK_NO_UNROLL
       for (Index b = row.high.first - high.first; b < row.high.last - high.first; ++b) {
         const int line = int(row.windows) + (int(a) * args.by_high.divisor + int(b)) * width;
+        NNK_NO_UNROLL
         for (Index c = cover.first; c < cover.last; ++c) {
           const Term term = terms.load(line + int(c));
           const I e = term.place - place;

@@ -63,7 +63,7 @@ def _instance(launch: Launch, chosen: BandConfig, compute: Element) -> Instance:
 
 
 def _pack_forward(launch: Launch, chosen: BandConfig, compute: Element) -> bytes:
-    depth, height, width = launch.axes
+    depth, height, _ = launch.axes
     rows = prod(launch.planes) * depth.out * height.out
     packer = _pack_pieces(launch, chosen, rows, chosen.length, chosen.piece)
     for operand in launch.operands:
@@ -83,9 +83,7 @@ def _pack_sums(launch: Launch, chosen: BandConfig, compute: Element) -> bytes:
     return packer.finish()
 
 
-def _pack_pieces(
-    launch: Launch, chosen: BandConfig, rows: int, length: int, piece: int
-) -> Packer:
+def _pack_pieces(launch: Launch, chosen: BandConfig, rows: int, length: int, piece: int) -> Packer:
     """All fields up to the axes of a kernel whose rows have pieces."""
     packer = Packer(len(launch.operands), chosen.index)
     packer.add("q", rows)
