@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from nnkernels.config.device import Device
@@ -82,6 +82,9 @@ class ChannelConfig:
         Whether a block has whole channels, and goes on to write their result.
     tiles : int
         Blocks for each part.
+    follows : bool
+        Whether blocks with the same parts write the result in a launch of their own: where channels
+        are adjacent, a thread of a GPU loads the coefficients of its channels once.
     """
 
     layout: int
@@ -97,6 +100,7 @@ class ChannelConfig:
     tiles: int
     index: str
     streaming: bool
+    follows: bool = False
 
 
 def configure(problem: ChannelProblem, device: Device) -> ChannelConfig:
@@ -107,8 +111,10 @@ def configure(problem: ChannelProblem, device: Device) -> ChannelConfig:
     """
     layout = ACROSS if problem.channels_last else ALONG
     if device.is_gpu:
-        # Numbers of one byte are widened as they are read.
-        vector = device.vector_bytes // max(problem.itemsizes[0], problem.compute_itemsize // 2)
+        # Numbers of one byte are widened as they are read. Of adjacent channels, more than four
+        # of float32 in a thread leave registers for a quarter of a multiprocessor's threads.
+        least = problem.compute_itemsize // (1 if layout == ACROSS else 2)
+        vector = device.vector_bytes // max(problem.itemsizes[0], least)
         return _configure_gpu(problem, device, layout, vector)
     vector = device.vector_bytes // problem.compute_itemsize
     return _configure_cpu(problem, device, layout, vector)
@@ -160,7 +166,7 @@ def _configure_gpu(
     whole = problem.channels >= device.processors or problem.length <= _GPU_WHOLE
     if layout == ALONG and whole:
         parts = 1
-    return _config(
+    chosen = _config(
         problem,
         layout=layout,
         steps=_steps(problem, layout, vector, device),
@@ -173,6 +179,7 @@ def _configure_gpu(
         whole=whole and layout == ALONG,
         streaming=False,
     )
+    return replace(chosen, follows=layout == ACROSS)
 
 
 def _gpu_part(layout: int, team: int) -> int:
