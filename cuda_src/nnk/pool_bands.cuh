@@ -150,29 +150,28 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
   }
   // f(a, b, N elements) for the taps of columns, in order.
   template <class F> NNK_FN void each_tap(const Row& place, Index w, F f) const {
+    const Index step = args.axis[1].step() * args.at[0].space[1];
     NNK_NO_UNROLL
     for (Index a = place.depth.first; a < place.depth.last; ++a) {
       const Index d = place.depth.start + a * args.axis[0].step();
+      const Index start = place.x + args.at[0].at(d, place.height.start, w);
+      check_access(d, 1, args.axis[0].size, NNK_HERE);
+      check_access(w, N, args.axis[2].size, NNK_HERE);
       NNK_NO_UNROLL
       for (Index b = place.height.first; b < place.height.last; b += pool_taps_at_once) {
         Vec<T, N> x[pool_taps_at_once];
         NNK_UNROLL
         for (int i = 0; i < pool_taps_at_once; ++i)
-          if (b + i < place.height.last) x[i] = tap(place, d, b + i, w);
+          if (b + i < place.height.last) x[i] = tap(place, start, step, b + i);
         NNK_UNROLL
         for (int i = 0; i < pool_taps_at_once; ++i)
           if (b + i < place.height.last) f(a, b + i, convert<S>(x[i]));
       }
     }
   }
-  NNK_FN Vec<T, N> tap(const Row& place, Index d, Index b, Index w) const {
-    const Index h = place.height.start + b * args.axis[1].step();
-    check_access(d, 1, args.axis[0].size, NNK_HERE);
-    check_access(h, 1, args.axis[1].size, NNK_HERE);
-    const Line<const T, Index, unit_step> line{
-        byte_offset(static_cast<const T*>(args.x), place.x + args.at[0].at(d, h, 0)),
-        args.axis[2].size, Index(sizeof(T))};
-    return line.template load<N>(w);
+  NNK_FN Vec<T, N> tap(const Row& place, Index start, Index step, Index b) const {
+    check_access(place.height.start + b * args.axis[1].step(), 1, args.axis[1].size, NNK_HERE);
+    return nnk::load<N>(byte_offset(static_cast<const T*>(args.x), start + b * step));
   }
 
   // ---- windows ---------------------------------------------------------------------------------

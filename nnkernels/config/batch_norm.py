@@ -24,6 +24,8 @@ _GPU_PART = 4096
 _GPU_BLOCK = 256
 # Blocks for each processor, so that all are busy to the end.
 _GPU_WAVES = 4
+# Groups that a thread reads at once: `chunk` of row_stats.cuh, `channel_depth` of channel_team.cuh.
+_GPU_DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,8 @@ def _config(
 ) -> ChannelConfig:
     groups = problem.length if layout == ACROSS else -(-problem.length // vector)
     part_groups = -(-groups // max(parts, 1))
+    if layout == ACROSS and threads > 1:  # a step of what a team reads at once after the other
+        part_groups = -(-part_groups // (_GPU_DEPTH * team)) * _GPU_DEPTH * team
     parts = -(-groups // part_groups)
     return ChannelConfig(
         layout=layout,
