@@ -55,13 +55,14 @@ struct BatchNormForward {
     if constexpr (Stage == channel_finish) {
       finish(group, args);
     } else {
-      const bool split = Stage == channel_part;
+      const bool split = Stage == channel_part || Stage == channel_apply;
       const int64 tile = split ? divide_blocks(group.block(), args.parts) : group.block();
       const int64 part = split ? group.block() - tile * args.parts : 0;
       const Rows rows(group, args.geometry, tile);
       const Index first = Index(part) * args.part_groups;
       const Index last =
           rows.groups - first < args.part_groups ? rows.groups : first + args.part_groups;
+      if constexpr (Stage == channel_apply) return apply_part(rows, args, first, last);
       RowStats<Rows> stats;
       stats.online(rows, first, last,
                    [&](Index g, int c, bool full) { return take<true>(rows, args, g, c, full); });
@@ -129,6 +130,26 @@ struct BatchNormForward {
             NoPeriod());
       }
     });
+  }
+
+  // From the coefficients that another launch wrote.
+  static NNK_FN void apply_part(const Rows& rows, const Args& args, Index first, Index last) {
+    V k[Columns][3];
+    NNK_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      rows.spread(c, k[c], [&](int i) {
+        const S* of = args.coefficients + rows.result_row + c * Rows::lanes + i;
+        return Coefficients{{of[0], of[args.coefficient_row], of[2 * args.coefficient_row]}};
+      });
+    }
+    rows.template each_from_last<channel_depth>(
+        first, last,
+        [&](Index g, int c, bool full) { return rows.template load<0>(args.x, g, c, full, S(0)); },
+        [&](Index g, int c, bool full, const V& x) {
+          rows.template store<y_at>(
+              args.y, g, c, full,
+              BatchNormApply<Activation>::apply(args.activation, x, k[c][0], k[c][1], k[c][2]));
+        });
   }
 
   template <class G> static NNK_FN void finish(const G& group, const Args& args) {

@@ -25,7 +25,8 @@ struct BatchNormBackward {
   using Rows = ChannelTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team, Crosses>;
   using Stats = PairStats<Rows>;
   using V = Vec<S, N>;
-  static constexpr int register_budget = 128;
+  // As many as four blocks on a multiprocessor may have, where these have all of a call's parts.
+  static constexpr int register_budget = Layout == across && N * int(sizeof(S)) <= 16 ? 64 : 128;
 
   struct Args {
     const T* x;
@@ -53,13 +54,14 @@ struct BatchNormBackward {
     if constexpr (Stage == channel_finish) {
       finish(group, args);
     } else {
-      const bool split = Stage == channel_part;
+      const bool split = Stage == channel_part || Stage == channel_apply;
       const int64 tile = split ? divide_blocks(group.block(), args.parts) : group.block();
       const int64 part = split ? group.block() - tile * args.parts : 0;
       const Rows rows(group, args.geometry, tile);
       const Index first = Index(part) * args.part_groups;
       const Index last =
           rows.groups - first < args.part_groups ? rows.groups : first + args.part_groups;
+      if constexpr (Stage == channel_apply) return apply_part(rows, args, first, last);
       Stats stats;
       stats.online(rows, first, last,
                    [&](Index g, int c, bool full) { return load(rows, args, g, c, full); });
@@ -129,6 +131,32 @@ struct BatchNormBackward {
         rows.template store<2, Streaming>(args.dx, g, c, full, dx);
       }
     });
+  }
+
+  // From the coefficients that another launch wrote.
+  static NNK_FN void apply_part(const Rows& rows, const Args& args, Index first, Index last) {
+    V k[Columns][4];
+    NNK_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      rows.spread(c, k[c], [&](int i) {
+        const S* of = args.coefficients + rows.result_row + c * Rows::lanes + i;
+        const Index next = args.coefficient_row;
+        return Coefficients{{of[0], of[next], of[2 * next], of[3 * next]}};
+      });
+    }
+    rows.template each_from_last<channel_depth>(
+        first, last,
+        [&](Index g, int c, bool full) {
+          if constexpr (Training) return load(rows, args, g, c, full);
+          else return rows.template load<1>(args.dy, g, c, full, S(0));
+        },
+        [&](Index g, int c, bool full, const auto& v) {
+          V dx;
+          if constexpr (Training)
+            dx = BatchNormGradient::apply(&args.eps, v.dy, v.x, k[c][0], k[c][1], k[c][2], k[c][3]);
+          else dx = BatchNormScale::apply(&args.eps, v, k[c][1]);
+          rows.template store<2>(args.dx, g, c, full, dx);
+        });
   }
 
   template <class G> static NNK_FN void finish(const G& group, const Args& args) {

@@ -58,6 +58,14 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
     }
   }
 
+  // f(g, c, full, load(g, c, full)) for the groups [first, last) of this thread from the last one
+  // on: those that were read last are still in a cache. Depth loads are under way at once.
+  template <int Depth, class L, class F>
+  NNK_FN void each_from_last(Index first, Index last, L load, F f) const {
+    if (this->present == N * Columns) each_from_last<Depth>(first, last, true, load, f);
+    else each_from_last<1>(first, last, false, load, f);
+  }
+
   // The coefficients of every lane of column c, given those of a row of this thread by its number.
   // Coefficients has `count` numbers.
   template <int count, class F> NNK_FN void spread(int c, V (&lanes)[count], F coefficients) const {
@@ -76,6 +84,22 @@ struct ChannelTeam : RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Te
   }
 
  private:
+  template <int Depth, class L, class F>
+  NNK_FN void each_from_last(Index first, Index last, bool full, L load, F f) const {
+    NNK_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      Index g = last - 1 - this->member;
+      for (; g - (Depth - 1) * Team >= first; g -= Depth * Team) {
+        decltype(load(g, c, full)) v[Depth];
+        NNK_UNROLL
+        for (int k = 0; k < Depth; ++k) v[k] = load(g - k * Team, c, full);
+        NNK_UNROLL
+        for (int k = 0; k < Depth; ++k) f(g - k * Team, c, full, v[k]);
+      }
+      for (; g >= first; g -= Team) f(g, c, full, load(g, c, full));
+    }
+  }
+
   static constexpr int last_axis = Geometry::inner_rank - 1;
 
   NNK_FN bool lies_together(Index g) const {
@@ -155,7 +179,10 @@ enum : int {
   channel_statistics = 1,  // one block takes the statistics and writes what follows from them
   channel_part = 2,        // one block takes the statistics of a part, to a workspace
   channel_finish = 3,      // a warp for each channel folds its parts
+  channel_apply = 4,       // one block writes the result of a part, from coefficients
 };
+// Groups of a part whose loads are under way at once while its result is written.
+constexpr int channel_depth = 4;
 
 // The parts of the channel that is this warp's to fold, one for each lane at a time. Moments has
 // at least mean, low and m2: see MomentsValue.

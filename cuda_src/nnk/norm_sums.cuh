@@ -77,13 +77,17 @@ struct NormSums {
     for (int p = 0; p < Rows::partials; ++p) {
       for (int c = 0; c < Columns; ++c) partial[p][c] = {zero, zero};
     }
-    rows.each(first, last, [&](Index g, bool full, int p) {
+    Index rest = first;
+    if constexpr (Layout == across && Threads > 1) {
+      // Each step of a team waits for memory: the loads of several are under way at once.
+      const Index step = depth * Rows::team;
+      rest = first + (last - first) / step * step;
+      if (rows.present == N * Columns) add_steps(rows, args, first, rest, true, partial[0]);
+      else add_steps(rows, args, first, rest, false, partial[0]);
+    }
+    rows.each(rest, last, [&](Index g, bool full, int p) {
       NNK_UNROLL
-      for (int c = 0; c < Columns; ++c) {
-        const Two more = terms(rows, args, g, c, full);
-        partial[p][c].weight = partial[p][c].weight + more.weight;
-        if constexpr (Biased) partial[p][c].bias = partial[p][c].bias + more.bias;
-      }
+      for (int c = 0; c < Columns; ++c) add(partial[p][c], terms(rows, args, g, c, full));
     });
     NNK_UNROLL
     for (int c = 0; c < Columns; ++c) {
@@ -101,6 +105,25 @@ struct NormSums {
         if constexpr (Biased) sums[c].bias = rows.template reduce<Sum<S>>(sums[c].bias);
       }
     }
+  }
+
+  static constexpr int depth = 4;
+  static NNK_FN void add_steps(const Rows& rows, const Args& args, Index first, Index last,
+                               bool full, Two (&sums)[Columns]) {
+    for (Index g = first + rows.member; g < last; g += depth * Rows::team) {
+      NNK_UNROLL
+      for (int c = 0; c < Columns; ++c) {
+        Two more[depth];
+        NNK_UNROLL
+        for (int k = 0; k < depth; ++k) more[k] = terms(rows, args, g + k * Rows::team, c, full);
+        NNK_UNROLL
+        for (int k = 0; k < depth; ++k) add(sums[c], more[k]);
+      }
+    }
+  }
+  static NNK_FN void add(Two& sum, const Two& more) {
+    sum.weight = sum.weight + more.weight;
+    if constexpr (Biased) sum.bias = sum.bias + more.bias;
   }
 
   static NNK_FN Two terms(const Rows& rows, const Args& args, Index g, int c, bool full) {

@@ -43,17 +43,10 @@ template <class Rows> struct PairStats {
     const bool full = is_along || rows.present == N * columns;
     Index g = first + rows.member;
     S seen = S(0);
-    for (; g + (chunk - 1) * Rows::team < whole; g += chunk * Rows::team) {
-      const S share = S(chunk) / (seen + S(chunk));
-      NNK_UNROLL
-      for (int c = 0; c < columns; ++c) {
-        Pair pair[chunk];
-        NNK_UNROLL
-        for (int k = 0; k < chunk; ++k) pair[k] = load(g + k * Rows::team, c, full);
-        add_chunk(lanes[c], pair, seen, share);
-      }
-      seen = seen + S(chunk);
-    }
+    // As RowStats has it.
+    if constexpr (is_along || lanes_are_simd) add_chunks(rows, lanes, g, whole, full, seen, load);
+    else if (full) add_chunks(rows, lanes, g, whole, true, seen, load);
+    else add_chunks(rows, lanes, g, whole, false, seen, load);
     // Fewer than a chunk is left, and along the very last group may be cut.
     V count = V::splat(seen);
     for (; g < last; g += Rows::team) {
@@ -75,6 +68,21 @@ template <class Rows> struct PairStats {
   // Of the elements that one lane has seen; `mean` is relative to `pivot`.
   struct Lanes { V pivot, mean, m2, other, co; };
 
+  template <class F>
+  static NNK_FN void add_chunks(const Rows& rows, Lanes (&lanes)[columns], Index& g, Index whole,
+                                bool full, S& seen, F load) {
+    for (; g + (chunk - 1) * Rows::team < whole; g += chunk * Rows::team) {
+      const S share = S(chunk) / (seen + S(chunk));
+      NNK_UNROLL
+      for (int c = 0; c < columns; ++c) {
+        Pair pair[chunk];
+        NNK_UNROLL
+        for (int k = 0; k < chunk; ++k) pair[k] = load(g + k * Rows::team, c, full);
+        add_chunk(lanes[c], pair, seen, share);
+      }
+      seen = seen + S(chunk);
+    }
+  }
   static NNK_FN void add_chunk(Lanes& l, const Pair (&pair)[chunk], S seen, S share) {
     if (seen == S(0)) {
       V sum = pair[0].x;

@@ -105,17 +105,10 @@ template <class Rows> struct RowStats {
     const bool full = is_along || rows.present == N * columns;
     Index g = first + rows.member;
     S seen = S(0);
-    for (; g + (chunk - 1) * Rows::team < whole; g += chunk * Rows::team) {
-      const S share = S(chunk) / (seen + S(chunk));
-      NNK_UNROLL
-      for (int c = 0; c < columns; ++c) {
-        V x[chunk];
-        NNK_UNROLL
-        for (int k = 0; k < chunk; ++k) x[k] = load(g + k * Rows::team, c, full);
-        add_chunk(lanes[c], x, seen, share);
-      }
-      seen = seen + S(chunk);
-    }
+    // A GPU asks what is whole once: between two loads, a branch would wait for the first of them.
+    if constexpr (is_along || lanes_are_simd) add_chunks(rows, lanes, g, whole, full, seen, load);
+    else if (full) add_chunks(rows, lanes, g, whole, true, seen, load);
+    else add_chunks(rows, lanes, g, whole, false, seen, load);
     // Fewer than a chunk is left, and along the very last group may be cut.
     V count = V::splat(seen);
     for (; g < last; g += Rows::team) {
@@ -190,6 +183,22 @@ template <class Rows> struct RowStats {
     m2[c] = max(squares - low[c] * sum, V::splat(S(0)));
   }
 
+  // From group g on, as long as there are whole chunks.
+  template <class F>
+  static NNK_FN void add_chunks(const Rows& rows, Lanes (&lanes)[columns], Index& g, Index whole,
+                                bool full, S& seen, F load) {
+    for (; g + (chunk - 1) * Rows::team < whole; g += chunk * Rows::team) {
+      const S share = S(chunk) / (seen + S(chunk));
+      NNK_UNROLL
+      for (int c = 0; c < columns; ++c) {
+        V x[chunk];
+        NNK_UNROLL
+        for (int k = 0; k < chunk; ++k) x[k] = load(g + k * Rows::team, c, full);
+        add_chunk(lanes[c], x, seen, share);
+      }
+      seen = seen + S(chunk);
+    }
+  }
   static NNK_FN void add_chunk(Lanes& l, const V (&x)[chunk], S seen, S share) {
     if (seen == S(0)) {
       V sum = x[0];

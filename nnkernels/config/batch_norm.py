@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from nnkernels.config.device import Device
@@ -24,6 +24,8 @@ _GPU_PART = 4096
 _GPU_BLOCK = 256
 # Blocks for each processor, so that all are busy to the end.
 _GPU_WAVES = 4
+# Groups that a thread reads at once: `chunk` of row_stats.cuh, `channel_depth` of channel_team.cuh.
+_GPU_DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ class ChannelConfig:
         Whether a block has whole channels, and goes on to write their result.
     tiles : int
         Blocks for each part.
+    follows : bool
+        Whether blocks with the same parts write the result in a launch of their own: where channels
+        are adjacent, a thread of a GPU loads the coefficients of its channels once.
     """
 
     layout: int
@@ -97,6 +102,7 @@ class ChannelConfig:
     tiles: int
     index: str
     streaming: bool
+    follows: bool = False
 
 
 def configure(problem: ChannelProblem, device: Device) -> ChannelConfig:
@@ -107,8 +113,10 @@ def configure(problem: ChannelProblem, device: Device) -> ChannelConfig:
     """
     layout = ACROSS if problem.channels_last else ALONG
     if device.is_gpu:
-        # Numbers of one byte are widened as they are read.
-        vector = device.vector_bytes // max(problem.itemsizes[0], problem.compute_itemsize // 2)
+        # Numbers of one byte are widened as they are read. Of adjacent channels, more than four
+        # of float32 in a thread leave registers for a quarter of a multiprocessor's threads.
+        least = problem.compute_itemsize // (1 if layout == ACROSS else 2)
+        vector = device.vector_bytes // max(problem.itemsizes[0], least)
         return _configure_gpu(problem, device, layout, vector)
     vector = device.vector_bytes // problem.compute_itemsize
     return _configure_cpu(problem, device, layout, vector)
@@ -160,7 +168,7 @@ def _configure_gpu(
     whole = problem.channels >= device.processors or problem.length <= _GPU_WHOLE
     if layout == ALONG and whole:
         parts = 1
-    return _config(
+    chosen = _config(
         problem,
         layout=layout,
         steps=_steps(problem, layout, vector, device),
@@ -173,6 +181,7 @@ def _configure_gpu(
         whole=whole and layout == ALONG,
         streaming=False,
     )
+    return replace(chosen, follows=layout == ACROSS)
 
 
 def _gpu_part(layout: int, team: int) -> int:
@@ -196,6 +205,8 @@ def _config(
 ) -> ChannelConfig:
     groups = problem.length if layout == ACROSS else -(-problem.length // vector)
     part_groups = -(-groups // max(parts, 1))
+    if layout == ACROSS and threads > 1:  # a step of what a team reads at once after the other
+        part_groups = -(-part_groups // (_GPU_DEPTH * team)) * _GPU_DEPTH * team
     parts = -(-groups // part_groups)
     return ChannelConfig(
         layout=layout,

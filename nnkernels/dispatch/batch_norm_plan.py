@@ -176,7 +176,7 @@ def training(
         mean = (8, wide, wide.itemsize)
         if functions is not None:
             functions.add_apply(plan, channels, x, mean, machine, activation, alignment, False)
-        else:
+        elif not chosen.follows:
             _add_apply(plan, channels, x, mean, machine, activation, alignment, written)
     return plan
 
@@ -292,7 +292,7 @@ def _backward(
         options,
         saved=5,
     )
-    if not chosen.applies:
+    if not (chosen.applies or chosen.follows):
         _add_gradient(plan, channels, dy, x, machine, is_training, alignment)
     return plan
 

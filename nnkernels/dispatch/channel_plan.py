@@ -22,7 +22,7 @@ from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation
 
 # Launches of a channel: see cuda_src/nnk/channel_team.cuh.
-WHOLE, STATISTICS, PART, FINISH = 0, 1, 2, 3
+WHOLE, STATISTICS, PART, FINISH, APPLY = 0, 1, 2, 3, 4
 # Rows of coefficients begin at a multiple of so many elements: of a cache line at least.
 _ROW_ELEMENTS = 16
 
@@ -167,6 +167,8 @@ def add_reduction(
         size = channels.count * chosen.parts * saved
         plan.workspace = Allocation((size,), numpy_dtype(found.compute_name), (0,))
     stages = [PART, FINISH] if chosen.parts > 1 else [WHOLE if chosen.applies else STATISTICS]
+    if chosen.follows and functions is None:
+        stages.append(APPLY)
     struct, header, more = kernel
     for stage in stages:
         headers: tuple[str, ...] = (more,) if more else ()

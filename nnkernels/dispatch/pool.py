@@ -10,6 +10,7 @@ from nnkernels.dispatch import machines
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype, require
 from nnkernels.dispatch.elementwise import alignment_of, remember
+from nnkernels.dispatch.pool_bands import add_launch
 from nnkernels.dispatch.pool_crowded import add_scatter, add_search, scatter_of
 from nnkernels.dispatch.pool_plan import (
     Launch,
@@ -17,7 +18,6 @@ from nnkernels.dispatch.pool_plan import (
     Operand,
     PoolPlan,
     adaptive_axes,
-    add_launch,
     five_strides,
     label_element,
     ordered,

@@ -10,10 +10,10 @@ from nnkernels.config import pool_crowded as config
 from nnkernels.config.pool_crowded import ScatterConfig, SearchConfig
 from nnkernels.dispatch.dtypes import Element
 from nnkernels.dispatch.packing import Packer, pointer_struct
+from nnkernels.dispatch.pool_bands import add_launch
 from nnkernels.dispatch.pool_plan import (
     Launch,
     PoolPlan,
-    add_launch,
     pack_axis,
     pack_labels,
     pack_strides,

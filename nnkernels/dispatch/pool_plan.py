@@ -315,7 +315,7 @@ def _pack(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[bytes, 
         packer.add_index(*kernels[1:])
     else:
         pack_labels(packer, launch)
-    packer.add_scalars(compute.name, _parameters(launch, compute))
+    packer.add_scalars(compute.name, parameters_of(launch, compute))
     return packer.finish(), scratch
 
 
@@ -330,7 +330,7 @@ def _pack_columns(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple
         pack_axis(packer, axis, False)
     for operand in launch.operands[:2]:
         pack_strides(packer, operand, chosen.lanes, 0)
-    packer.add_scalars(compute.name, _parameters(launch, compute))
+    packer.add_scalars(compute.name, parameters_of(launch, compute))
     return packer.finish(), launch.axes[2].size * padded * compute.itemsize
 
 
@@ -343,11 +343,12 @@ def _pack_few(launch: Launch, chosen: PoolConfig, compute: Element) -> tuple[byt
         pack_axis(packer, axis, launch.adaptive)
     for operand in launch.operands[:2]:
         pack_strides(packer, operand, "", 0)
-    packer.add_scalars(compute.name, _parameters(launch, compute))
+    packer.add_scalars(compute.name, parameters_of(launch, compute))
     return packer.finish(), 2 * chosen.vector * chosen.piece * compute.itemsize
 
 
-def _parameters(launch: Launch, compute: Element) -> tuple[float, ...]:
+def parameters_of(launch: Launch, compute: Element) -> tuple[float, ...]:
+    """Scalars of a kernel whose computing type is a float."""
     return launch.mode.parameters() if compute.kind == "f" else (0, 0, 0, 0)
 
 
