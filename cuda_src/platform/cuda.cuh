@@ -32,7 +32,9 @@ NNK_FN bfloat16 float_to_bfloat16(float x) {
   return y;
 }
 
-// NaN if either is NaN, as one instruction: comparisons and a selection are four.
+#if __CUDA_ARCH__ >= 800
+// One instruction; the comparisons of math_scalar.cuh are four. (Of several NaN this gives another
+// one than they do, and of zeros the positive one.)
 NNK_FN float max(float a, float b) {
   float y;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
@@ -43,6 +45,7 @@ NNK_FN float min(float a, float b) {
   asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
   return y;
 }
+#endif
 
 // See nnk/brief.cuh.
 NNK_FN float brief_exp2(float x) {
@@ -67,21 +70,6 @@ NNK_FN float brief_quotient(float a, float b) {
 #include "nnk/brief.cuh"
 
 namespace nnk {
-
-#if __CUDA_ARCH__ >= 800
-// One instruction; the comparisons of math_scalar.cuh are four. (Of several NaN this gives another
-// one than they do, and of zeros the positive one.)
-NNK_FN float max(float a, float b) {
-  float y;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-  return y;
-}
-NNK_FN float min(float a, float b) {
-  float y;
-  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-  return y;
-}
-#endif
 
 // The integer vector of so many bytes: what one access of a thread moves.
 template <int Bytes> struct RawVector;
