@@ -22,7 +22,13 @@ from nnkernels.dispatch.axes import (
     memory_order,
     merge,
 )
-from nnkernels.dispatch.conv_channels import add_copy, copies, image_of, pixels_of
+from nnkernels.dispatch.conv_channels import (
+    add_copy,
+    add_transposition,
+    copies,
+    image_of,
+    pixels_of,
+)
 from nnkernels.dispatch.conv_direct import in_memory_order, prepare_direct
 from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_weight
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
@@ -492,7 +498,8 @@ def _add(
             prepared, image, channels_fast = copied, add_copy(plan, whole, machine), True
     slot = (1, weights.offset)
     if weights.step(channels_fast) is None and machine.device.is_gpu:
-        slot = _in_order(plan, weights, slot, types.a, channels_fast, machine)
+        aligned = operands.alignment(1, machine, weights.offset)
+        slot = _in_order(plan, weights, slot, types.a, channels_fast, aligned, machine)
     add_launches(plan, prepared, slot, image, added, result, machine)
 
 
@@ -502,6 +509,7 @@ def _in_order(
     slot: Slot,
     element: Element,
     channels_fast: bool,
+    alignment: int,
     machine: Any,
 ) -> Slot:
     """Add a launch that writes weights in the order of the terms; where they are then."""
@@ -509,8 +517,9 @@ def _in_order(
     if weights.terms == 0:
         return slot
     number = plan.workspace(prod(shape), numpy_dtype(element.name))
-    dense = contiguous_strides(shape, element.itemsize)
-    _copy_elements(plan, (number, 0), slot, (shape, dense, strides), element, machine)
+    axes = (shape, contiguous_strides(shape, element.itemsize), strides)
+    if not add_transposition(plan, (number, 0), slot, axes, element, alignment, machine):
+        _copy_elements(plan, (number, 0), slot, axes, element, machine)
     return number, 0
 
 
