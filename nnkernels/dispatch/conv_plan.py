@@ -9,11 +9,9 @@ from math import prod
 from typing import Any
 
 from nnkernels.compile.instance import Instance
-from nnkernels.config import elementwise as elementwise_config
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS
 from nnkernels.config.conv_direct import is_direct
-from nnkernels.config.elementwise import ElementwiseProblem
-from nnkernels.dispatch import elementwise_plan, machines
+from nnkernels.dispatch import machines
 from nnkernels.dispatch.applied import Applied
 from nnkernels.dispatch.axes import (
     Shape,
@@ -21,8 +19,8 @@ from nnkernels.dispatch.axes import (
     contiguous_strides,
     largest_power_of_two,
     memory_order,
-    merge,
 )
+from nnkernels.dispatch.conv_apart import join_apart
 from nnkernels.dispatch.conv_channels import (
     add_copy,
     add_transposition,
@@ -30,6 +28,7 @@ from nnkernels.dispatch.conv_channels import (
     image_of,
     pixels_of,
 )
+from nnkernels.dispatch.conv_copies import copy_elements
 from nnkernels.dispatch.conv_direct import in_memory_order, prepare_direct
 from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_weight
 from nnkernels.dispatch.conv_geometry import (
@@ -46,13 +45,12 @@ from nnkernels.dispatch.conv_launches import add_launches
 from nnkernels.dispatch.conv_weight import prepare_weight
 from nnkernels.dispatch.conv_winograd import add_winograd
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
-from nnkernels.dispatch.elementwise import Functor, alignment_of
+from nnkernels.dispatch.elementwise import alignment_of
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue, Types, types_of
 from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation
 from nnkernels.dispatch.windows import Axis
 
-_COPY = Functor("Identity", "matmul_epilogue", inputs=1, outputs=1, kinds="fciu")
 # Integers of fewer bits are summed, and returned, in so many.
 _LEAST_INTEGER = "int32"
 
@@ -254,17 +252,21 @@ def backward_data(
     channels_fast = _channels_fast(dy, weights.rows)
     joined, conjugates = None, (conjugate, False)
     is_few = is_direct(weights.rows, weights.channels, weights.terms)
-    if algorithm is None and operands.found is None and not is_few:
+    is_plain = epilogue == PLAIN and operands.bias_stride is None and operands.found is None
+    if machine.device.is_gpu:
+        if is_plain and algorithm is None and not is_few:
+            dx = (shape, strides)
+            joined = join_apart(plan, operands, dx, axes, weights, types, conjugates, machine)
+    elif algorithm is None and operands.found is None and not is_few:
         dx = (shape, strides)
         joined = join_phases(dx, dy.strides, axes, weights, types.a, channels_fast, machine)
-    if joined is not None:
-        _add_joined(
-            plan, operands, joined, weights, types, epilogue, conjugates, channels_fast, machine
-        )
+        if joined is not None:
+            _add_joined(
+                plan, operands, joined, weights, types, epilogue, conjugates, channels_fast, machine
+            )
     for ranges in [[]] if joined is None else joined.rest:
         found = phases((shape, strides), dy.strides, axes, weights, not channels_fast, more, ranges)
-        is_plain = epilogue == PLAIN and operands.bias_stride is None and operands.found is None
-        if machine.device.is_gpu and is_plain:
+        if machine.device.is_gpu and is_plain and joined is None:
             found = _without_empty(plan, found, prod(shape), types.result, machine)
         # Those of most taps first: what they copy, others need not.
         for phase in sorted(found, key=lambda phase: -phase.product.terms):
@@ -402,7 +404,7 @@ def _weight_of_copies(plan: ConvPlan, windows: Windows, weights: Weights, machin
     number = plan.workspace(prod(shape), numpy_dtype(types.c.name))
     add_launches(plan, copied, first, image, (), (number, 0), machine)
     axes = (shape, strides, contiguous_strides(shape, types.c.itemsize))
-    _copy_elements(plan, (plan.result_number, weights.offset), (number, 0), axes, types.c, machine)
+    copy_elements(plan, (plan.result_number, weights.offset), (number, 0), axes, types.c, machine)
     return True
 
 
@@ -550,33 +552,5 @@ def _in_order(
     number = plan.workspace(prod(shape), numpy_dtype(element.name))
     axes = (shape, contiguous_strides(shape, element.itemsize), strides)
     if not add_transposition(plan, (number, 0), slot, axes, element, alignment, machine):
-        _copy_elements(plan, (number, 0), slot, axes, element, machine)
+        copy_elements(plan, (number, 0), slot, axes, element, machine)
     return number, 0
-
-
-def _copy_elements(
-    plan: ConvPlan,
-    to: Slot,
-    source: Slot,
-    axes: tuple[Shape, Strides, Strides],
-    element: Element,
-    machine: Any,
-) -> None:
-    """Add a launch that copies an array of some shape, and strides of the copy and its own."""
-    shape, *all_strides = axes
-    merged, all_strides = merge(shape, all_strides)
-    problem = ElementwiseProblem(
-        shape=merged,
-        strides=tuple(all_strides),
-        itemsizes=(element.itemsize, element.itemsize),
-        compute_itemsize=0 if element.kind == "c" else element.compute_itemsize,
-        results=1,
-        alignment=element.itemsize,
-    )
-    chosen = elementwise_config.configure(problem, machine.device)
-    instance = elementwise_plan.make_instance(
-        _COPY, element, [element, element], len(merged), chosen
-    )
-    tail, blocks = elementwise_plan.pack_arguments(problem, chosen, element, ())
-    start = machine.prepare(instance, blocks, 0, 2 * prod(shape) * element.itemsize)
-    plan.add(start, (to, source), tail)
