@@ -1,4 +1,4 @@
-"""Phases of transposed convolutions that are joined to one product, on a CPU."""
+"""Phases of transposed convolutions that are joined to one product."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from convolving import BY_DATA, TRANSPOSE, Geometry
 
 import nnkernels as nnk
 from nnkernels.config import conv as config
+from nnkernels.config import conv_tensor
 from nnkernels.config.conv import COLUMNS, ROWS
 from nnkernels.config.device import PROFILES, Device
 from nnkernels.dispatch import conv_joined, machines
@@ -100,6 +101,48 @@ def test_what_is_not_joined(joined):
     # Only what sees an infinity has it, unless phases are joined.
     there = np.isfinite(nnk.conv_transpose(dy, weight, stride=2, algorithm="direct"))
     assert np.count_nonzero(~there) == 3 * 3 * 3
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+@pytest.mark.dtypes(of=lambda arch: ("float16",) if arch in ("sm_90", "gfx90a") else ())
+def test_a_gpu_joins_phases_of_few_rows(layout, dtype, simulator, kernels):
+    """Two groups, odd sizes, strides that differ, three axes; zeros for what no tap sees."""
+    rng = np.random.default_rng(3)
+    cases = [
+        ((2, 3, 12, 14), (8, 3, 7, 7), {"stride": 2, "padding": 3}),
+        ((1, 2, 13, 15), (16, 1, 4, 5), {"stride": 2, "padding": ((3, 0), (6, 1)), "groups": 2}),
+        ((1, 2, 11, 9), (24, 2, 2, 3), {"stride": (3, 1), "flip": True}),
+        ((1, 1, 5, 6, 7), (8, 1, 3, 2, 3), {"stride": (2, 1, 3), "padding": 1}),
+    ]
+    made = []
+    for shape, weight_shape, options in cases:
+        weight = whole_numbers(rng, weight_shape, dtype)
+        dy = layout(whole_numbers(rng, Geometry(shape, weight_shape, options).y, dtype))
+        made.append((dy, weight, shape, options))
+    results = []
+
+    def body():
+        results.clear()
+        with simulator.context(5):
+            for dy, weight, shape, options in made:
+                results.append(nnk.conv_backward_data(dy, weight, shape, **options))
+
+    simulator.precompiled(body)
+    assert {"ConvJoinedWeights", "MatmulTensor"} <= {*kernels}
+    for dx, (dy, weight, shape, options) in zip(results, made, strict=True):
+        expected = BY_DATA.reference(dy, weight, x_shape=shape, **options)
+        np.testing.assert_array_equal(dx, expected.astype(dx.dtype), f"{shape} {options}")
+
+
+@pytest.mark.parametrize(
+    ("element", "rows", "phases", "expected"),
+    [
+        ("half", 3, 4, True), ("half", 4, 4, False), ("half", 3, 1, False), ("half", 1, 3, False),
+        ("half", 1, 4, True), ("float", 3, 4, False),
+    ],
+)  # fmt: skip
+def test_what_a_gpu_joins(element, rows, phases, expected):
+    assert conv_tensor.joins_phases(element, rows, phases, PROFILES["sm_90"]) is expected
 
 
 @pytest.mark.parametrize(

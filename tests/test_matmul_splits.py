@@ -34,6 +34,9 @@ CASES = (
     (((3, 90), (90, 5), (3, 1)), ("int16", "int16"), {"epilogue": "relu"}, 64),
     (((17, 400), (400, 33), (33,)), ("bfloat16", "float32"), {"epilogue": "relu"}, 3),
     (((6, 64), (64, 6), None), ("float64", "float64"), {"transpose_a": True}, 2),
+    # Threads of a GPU share those of a few columns: 4 and 16 of them.
+    (((5, 272), (272, 7), (7,)), ("complex64", "complex64"), {"alpha": 1 - 1j}, 17),
+    (((9, 1056), (1056, 34), None), ("float16", "float16"), {"epilogue": "relu"}, 66),
 )
 
 
@@ -206,6 +209,17 @@ def test_sums_are_read_and_written_16_bytes_at_a_time_where_they_may(
     assert (chosen.vector, chosen.unit_c) == (vector, unit_c)
     apart = replace(problem, strides_c=(step, 2 * size))
     assert not matmul_splits.configure(apart, device).unit_c
+
+
+@pytest.mark.parametrize(
+    ("rows", "splits", "teams"),
+    [(64, 52, 4), (1, 500, 16), (64, 15, 1), (10000, 500, 1), (500, 500, 4), (64, 64, 16)],
+)
+def test_threads_share_splits_of_few_columns(rows, splits, teams):
+    problem = SplitsProblem(576, (1152, 2), 2, 4, False, 16, rows, splits)
+    chosen = matmul_splits.configure(problem, PROFILES["sm_90"])
+    assert (chosen.teams, chosen.groups) == (teams, chosen.threads // teams)
+    assert chosen.shared_bytes == (chosen.threads * 4 * 4 if teams > 1 else 0)
 
 
 def test_splits_are_whole_slices():

@@ -1,5 +1,6 @@
-// An image (N, C, pixels), whose pixels are adjacent, written as [image][pixel][channel]: tiles are
-// transposed through shared memory, so that both are read and written in accesses of 16 bytes.
+// Images (N, C, pixels), whose pixels are adjacent, written with adjacent channels; and weights, of
+// which rows and channels change places so. Tiles are transposed through shared memory, so that
+// both are read and written in accesses of 16 bytes.
 #pragma once
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
@@ -17,12 +18,14 @@ template <class T, class Index, int N, int Threads> struct ChannelsLast {
   static constexpr int share = (units + Threads - 1) / Threads;
   static_assert(chunk % N == 0, "a chunk is whole accesses");
 
+  // Images are numbered along two axes. Steps of `from` in bytes: along these, and from channel to
+  // channel; of `to` in elements: along these, and from pixel to pixel.
   struct Args {
     T* to;
     const T* from;
-    Index images, channels, pixels;
-    Index stride[2];  // from image to image and from channel to channel, in bytes
-    Divisor<Index> tiles_of_image, tiles_of_channels;
+    Index channels, pixels;
+    Index stride[3], stride_to[3];
+    Divisor<Index> tiles_of_image, tiles_of_channels, inner;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -33,7 +36,10 @@ template <class T, class Index, int N, int Threads> struct ChannelsLast {
     const Index row = args.tiles_of_channels.divide(tile);  // of tiles of pixels
     const Index pixel = row * side;
     const Index channel = (tile - row * args.tiles_of_channels.divisor) * side;
-    const T* const from = byte_offset(args.from, int64(image) * args.stride[0]);
+    const Index outer = args.inner.divide(image), inner = image - outer * args.inner.divisor;
+    const T* const from =
+        byte_offset(args.from, int64(outer) * args.stride[0] + int64(inner) * args.stride[1]);
+    T* const to = args.to + int64(outer) * args.stride_to[0] + int64(inner) * args.stride_to[1];
     Vec<T, chunk> held[share];
     NNK_UNROLL
     for (int i = 0; i < share; ++i) {
@@ -46,7 +52,6 @@ template <class T, class Index, int N, int Threads> struct ChannelsLast {
       if (is_there(u)) memory.store_vec(at(u / 8, u % 8), held[i]);
     }
     group.barrier();
-    T* const to = args.to + (int64(image) * args.pixels + pixel) * args.channels + channel;
     NNK_UNROLL
     for (int i = 0; i < share; ++i) {
       const int u = group.rank() + i * Threads, p = u / 8, c = u % 8 * chunk;
@@ -54,7 +59,7 @@ template <class T, class Index, int N, int Threads> struct ChannelsLast {
       Vec<T, chunk> x;
       NNK_UNROLL
       for (int j = 0; j < chunk; ++j) x.set(j, memory.load(at(c + j, p / chunk) + p % chunk));
-      nnk::store(to + int64(p) * args.channels + c, x);
+      nnk::store(to + int64(pixel + p) * args.stride_to[2] + channel + c, x);
     }
   }
 
@@ -68,7 +73,7 @@ template <class T, class Index, int N, int Threads> struct ChannelsLast {
   static NNK_FN Vec<T, chunk> fetch(const Args& args, const T* image, Index channel, Index pixel) {
     auto x = Vec<T, chunk>::splat(T());
     if (channel >= args.channels) return x;
-    const T* const line = byte_offset(image, int64(channel) * args.stride[1]);
+    const T* const line = byte_offset(image, int64(channel) * args.stride[2]);
     NNK_UNROLL
     for (int i = 0; i < chunk; i += N) {
       if (pixel + i >= args.pixels) continue;

@@ -1,5 +1,5 @@
 // Weights for phases of a transposed convolution that are joined to one product (conv_joined.py),
-// by a block of one thread.
+// by the threads of a block, of which a CPU has one.
 //
 // Elements of the result whose indices have one remainder by the strides are a phase, and see some
 // of the taps. Rows of the product are those of all phases, and their windows are so large that
@@ -54,7 +54,7 @@ template <class T> struct ConvJoinedWeights {
         there = there && 0 <= at[axis] && at[axis] < args.kernel[axis];
         offset += at[axis] * args.of_tap[axis];
       }
-      for (int64 c = 0; c < args.channels; ++c)
+      for (int64 c = group.rank(); c < args.channels; c += group.size())
         to[c * next_channel] = there ? *byte_offset(from, offset + c * args.of_channel) : T();
     }
   }

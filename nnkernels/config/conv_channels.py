@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from nnkernels.config.conv import TERMS, ConvProblem
 from nnkernels.config.device import Device
@@ -47,20 +48,25 @@ def pays(problem: ConvProblem, copied_bytes: int, launches: int, device: Device)
 
 @dataclass(frozen=True)
 class ChannelsProblem:
-    """An image (N, C, pixels) that is copied; strides in bytes.
+    """Images (N, C, pixels) that are copied so that channels are adjacent.
 
     Attributes
     ----------
+    images : tuple of int
+        Two axes of them.
     strides : tuple of int
-        From image to image and from channel to channel.
+        In bytes: along the axes of images, and from channel to channel. Pixels are adjacent.
+    copy_strides : tuple of int
+        In elements: along the axes of images, and from pixel to pixel.
     alignment : int
         Power of two, at most 16, that the address is a multiple of.
     """
 
-    images: int
+    images: tuple[int, int]
     channels: int
     pixels: int
-    strides: tuple[int, int]
+    strides: tuple[int, int, int]
+    copy_strides: tuple[int, int, int]
     itemsize: int
     alignment: int
 
@@ -83,10 +89,11 @@ def configure(problem: ChannelsProblem) -> ChannelsConfig:
     side = _TILE_BYTES // itemsize
     of_channels = -(-problem.channels // side)
     tiles = of_channels * -(-problem.pixels // side)
-    counts = (problem.images, problem.channels)
+    counts = (*problem.images, problem.channels)
     steps = [s for s, n in zip(problem.strides, counts, strict=True) if n > 1]
     aligned = largest_power_of_two(problem.alignment, *steps) // itemsize
-    reach = max(*map(abs, problem.strides), problem.images * tiles, problem.pixels + side)
+    strides = (*problem.strides, *problem.copy_strides)
+    reach = max(*map(abs, strides), prod(problem.images) * tiles, problem.pixels + side)
     return ChannelsConfig(
         largest_power_of_two(max(aligned, 1), problem.pixels),
         _THREADS,
@@ -95,3 +102,8 @@ def configure(problem: ChannelsProblem) -> ChannelsConfig:
         side * side * itemsize,
         index_kind(reach),
     )
+
+
+def is_narrow(channels: int, pixels: int, itemsize: int) -> bool:
+    """Whether most of a tile's rows or columns would be empty."""
+    return min(channels, pixels) * itemsize < _TILE_BYTES // 4

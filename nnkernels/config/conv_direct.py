@@ -251,9 +251,11 @@ _LEAST_BLOCKS = 16
 _VECTORS_OF_SPLIT = 256, 16384
 # Pixels of an item: on a GPU, on a CPU.
 _LONGEST_RUN = {True: 8, False: 64}
-# Of a GPU.
+# Of a GPU. A processor has registers for so many blocks: 128 of a thread whose lanes are groups (9
+# vectors of 8 sums), else some 50.
 _WEIGHT_THREADS = 128
-_MOST_SPLITS = 256
+_BLOCKS_OF_GROUPS, _BLOCKS_OF_PIXELS = 4, 8
+_MOST_SPLITS = 1024
 
 
 @dataclass(frozen=True)
@@ -341,7 +343,10 @@ def configure_weight(problem: DirectProblem, device: Device) -> DirectWeightConf
     blocks, vectors = chosen.blocks(problem), items * run
     if device.is_gpu:
         teams = threads // slab
-        splits = min(-(-4 * device.processors // blocks), vectors // (16 * teams), _MOST_SPLITS)
+        # As many blocks as processors have at the same time: one more would be a second turn.
+        each = _BLOCKS_OF_GROUPS if lanes.along_groups else _BLOCKS_OF_PIXELS
+        at_once = max(each * device.processors // blocks, 1)
+        splits = min(at_once, vectors // (16 * teams), _MOST_SPLITS)
     else:
         least, most = _VECTORS_OF_SPLIT
         splits = min(-(-_LEAST_BLOCKS // blocks), vectors // least)

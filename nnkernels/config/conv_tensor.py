@@ -141,6 +141,26 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     )
 
 
+def joins_phases(element: str, rows: int, phases: int, device: Device) -> bool:
+    """Whether a GPU makes one product of all phases of a transposed convolution.
+
+    That is where matrix cores take the rows of all phases together, but not those of one, as for
+    the three channels of an image: by ordinary arithmetic, phases one by one took an H100 1650 us
+    for 32 images of 224 x 224 from 64 channels by windows of 7 x 7.
+
+    Parameters
+    ----------
+    element : str
+        C++ type of operands.
+    rows : int
+        Of a phase.
+    """
+    atom = matmul_tensor.atom_for(element, device)
+    if atom is None or phases == 1:
+        return False
+    return rows * _LEAST_SHARE < atom.m <= rows * phases * _LEAST_SHARE
+
+
 def _vector(problem: ConvProblem) -> int:
     """Channels that are read at once: those of 8 bytes at most."""
     if not problem.channels_fast:

@@ -16,6 +16,8 @@ class SplitsProblem:
     ----------
     n : int
         Columns.
+    rows, splits : int
+        Rows of all matrices, and sums that are added up for each element.
     strides_c : tuple of int
         Of rows and columns of the result.
     itemsize : int
@@ -35,16 +37,23 @@ class SplitsProblem:
     compute_itemsize: int
     is_complex: bool
     alignment: int
+    rows: int = 1
+    splits: int = 1
 
 
 @dataclass(frozen=True)
 class SplitsConfig:
-    """Template arguments of one instance, and the groups of columns of a block."""
+    """Template arguments of one instance, and the groups of columns of a block.
+
+    ``teams`` threads of a GPU share the splits of a group.
+    """
 
     vector: int
     threads: int
     groups: int
     unit_c: bool
+    teams: int = 1
+    shared_bytes: int = 0
 
 
 # On a CPU: fewer terms are not worth a part of their own; more parts than this serve no processor,
@@ -56,6 +65,9 @@ _MANY_BLOCKS, _FEW_ELEMENTS = 16, 1 << 18
 # by how operands lie, which must not change a bit.
 CPU_MULTIPLE = 1024
 _GPU_THREADS = 128
+# Where there are few columns for the threads of a GPU, 4 or 16 share those of one: each adds up so
+# many sums at least, of which it waits for 8 at the same time.
+_MOST_TEAMS, _LEAST_SUMS, _BUSY_THREADS = 16, 4, 1024
 # Of a block of a CPU: dividing them among threads costs nothing any more.
 _CPU_GROUPS = 256
 
@@ -70,7 +82,16 @@ def configure(problem: SplitsProblem, device: Device) -> SplitsConfig:
     vector = largest_power_of_two(max(1, 16 // problem.compute_itemsize), problem.n)
     access = min(16, vector * problem.itemsize)
     aligned = problem.alignment % access == 0 and problem.strides_c[0] % access == 0
-    return SplitsConfig(vector, _GPU_THREADS, _GPU_THREADS, adjacent and aligned)
+    teams, groups = 1, problem.rows * -(-problem.n // vector)
+    while (
+        teams < _MOST_TEAMS
+        and problem.splits >= 4 * teams * _LEAST_SUMS
+        and groups * teams < device.processors * _BUSY_THREADS
+    ):
+        teams *= 4
+    of_block = _GPU_THREADS // teams
+    waiting = _GPU_THREADS * vector * problem.compute_itemsize if teams > 1 else 0
+    return SplitsConfig(vector, _GPU_THREADS, of_block, adjacent and aligned, teams, waiting)
 
 
 def splits_on_a_cpu(m: int, n: int, k: int, batches: int, compute_itemsize: int) -> int:

@@ -256,10 +256,9 @@ _READ_OF_CYCLE = 26
 # cuda_src/nnk/matmul_tensor.cuh); what a block has of shared memory besides its own.
 _REGISTERS, _MANY_SUMS, _FEW_SUMS = 1 << 16, 256, 168
 _SHARED_OF_BLOCK = 1 << 10
-# A second launch, some 3 microseconds; the sums that a thread waits for together, and how long; and
-# the bytes that all processors together read or write in a cycle, of the partial sums.
-_SPLIT_CYCLES = 4000
-_SUMS_AT_ONCE, _SUMS_CYCLES = 8, 700
+# A second launch, some 3 microseconds, in which sums are waited for; and the bytes that all
+# processors together read or write in a cycle, of the partial sums.
+_SPLIT_CYCLES = 6000
 _BYTES_OF_CYCLE = 1600
 _MOST_SPLITS = 256
 # Slices that a split sums at least, so that the first ones from memory count for little.
@@ -520,6 +519,5 @@ def _cycles(
     cycles = own // resident * turn(resident) + turn(own % resident)
     if splits > 1:
         sums = problem.batches * problem.m * problem.n * atom.sum_itemsize
-        cycles += _SPLIT_CYCLES + -(-splits // _SUMS_AT_ONCE) * _SUMS_CYCLES
-        cycles += 2 * splits * sums / _BYTES_OF_CYCLE
+        cycles += _SPLIT_CYCLES + 2 * splits * sums / _BYTES_OF_CYCLE
     return cycles

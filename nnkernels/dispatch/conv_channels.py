@@ -7,13 +7,14 @@ element; so it is read once, and written as chunks of channels that windows see 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_channels as config
 from nnkernels.config import conv_tensor
 from nnkernels.config.conv_channels import ChannelsProblem
-from nnkernels.dispatch.axes import Shape, merge
+from nnkernels.dispatch.axes import Shape, Strides, merge
 from nnkernels.dispatch.conv_geometry import Strides3, WindowProduct
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_pointwise import as_matrices
@@ -111,39 +112,98 @@ def copies(
     device = machine.device
     if not all(image.can_be_copied for image in images) or as_matrices(windows) is not None:
         return False
-    if conv_tensor.configure(copied.problem(copied.call()), device) is None:
-        return False
-    problem = windows.problem(windows.call())
     missing = [image for image in images if image.number not in plan.copies]
     launches -= len(images) - len(missing)
-    return config.pays(problem, sum(image.bytes for image in missing), launches, device)
+    problem = windows.problem(windows.call())
+    if not config.pays(problem, sum(image.bytes for image in missing), launches, device):
+        return False
+    return conv_tensor.configure(copied.problem(copied.call()), device) is not None
 
 
 def add_copy(plan: ConvPlan, image: Image, machine: Any) -> Slot:
     """Add the launch that copies an image, unless there is one; where its copy is."""
     if image.number in plan.copies:
         return plan.copies[image.number], 0
-    size, (images, *_, a, b, c) = image.element.itemsize, image.shape
+    images, *_, a, b, c = image.shape
+    pixels, channels, size = a * b * c, image.channels, image.element.itemsize
     problem = ChannelsProblem(
-        images,
-        image.channels,
-        a * b * c,
-        (image.strides.batch, image.strides.channel),
+        (1, images),
+        channels,
+        pixels,
+        (0, image.strides.batch, image.strides.channel),
+        (0, pixels * channels, channels),
         size,
         image.alignment,
     )
+    number = plan.workspace(image.bytes // size, numpy_dtype(image.element.name))
+    _add_launch(plan, problem, (number, 0), (image.number, 0), image.element, machine)
+    plan.copies[image.number] = number
+    return number, 0
+
+
+def add_transposition(
+    plan: ConvPlan,
+    to: Slot,
+    source: Slot,
+    axes: tuple[Shape, Strides, Strides],
+    element: Element,
+    alignment: int,
+    machine: Any,
+) -> bool:
+    """Add the launch that copies an array, if that is adjacent along another axis than its copy.
+
+    Parameters
+    ----------
+    axes : tuple
+        Shape, and strides of the dense copy and of the array.
+    alignment : int
+        Of the array's address.
+    """
+    shape, dense, strides = axes
+    merged, (copy, own) = merge(shape, [dense, strides])
+    *outer, channels = merged
+    size = element.itemsize
+    adjacent = [axis for axis, step in enumerate(own[:-1]) if step == size]
+    if len(adjacent) != 1 or channels * size % _CHUNK or len(outer) > 3:
+        return False
+    (axis,) = adjacent
+    images = [i for i in range(len(outer)) if i != axis]
+    if config.is_narrow(channels, outer[axis], size) or not machine.device.is_gpu:
+        return False
+    counts = [1] * (2 - len(images)) + [outer[i] for i in images]
+    steps = [0] * (2 - len(images)) + [own[i] for i in images]
+    copy_steps = [0] * (2 - len(images)) + [copy[i] // size for i in images]
+    problem = ChannelsProblem(
+        (counts[0], counts[1]),
+        channels,
+        outer[axis],
+        (steps[0], steps[1], own[-1]),
+        (copy_steps[0], copy_steps[1], copy[axis] // size),
+        size,
+        alignment,
+    )
+    _add_launch(plan, problem, to, source, element, machine)
+    return True
+
+
+def _add_launch(
+    plan: ConvPlan,
+    problem: ChannelsProblem,
+    to: Slot,
+    source: Slot,
+    element: Element,
+    machine: Any,
+) -> None:
     chosen = config.configure(problem)
     packer = Packer(2, chosen.index)
-    packer.add_index(problem.images, problem.channels, problem.pixels, *problem.strides)
-    packer.add_divisors((chosen.tiles_of_image, chosen.tiles_of_channels))
-    types = f"{image.element.storage}, {'int32' if chosen.index == 'i' else 'int64'}"
+    packer.add_index(problem.channels, problem.pixels, *problem.strides, *problem.copy_strides)
+    packer.add_divisors((chosen.tiles_of_image, chosen.tiles_of_channels, problem.images[1]))
+    types = f"{element.storage}, {'int32' if chosen.index == 'i' else 'int64'}"
     instance = Instance(
         "channels_last", f"ChannelsLast<{types}, {chosen.vector}, {chosen.threads}>", chosen.threads
     )
-    number = plan.workspace(image.bytes // size, numpy_dtype(image.element.name))
-    start = machine.prepare(
-        instance, images * chosen.tiles_of_image, chosen.shared_bytes, 2 * image.bytes
-    )
-    plan.add(start, ((number, 0), (image.number, 0)), packer.finish())
-    plan.copies[image.number] = number
-    return number, 0
+    images = prod(problem.images)
+    traffic = 2 * images * problem.channels * problem.pixels * problem.itemsize
+    blocks = images * chosen.tiles_of_image
+    start = machine.prepare(instance, blocks, chosen.shared_bytes, traffic)
+    plan.add(start, (to, source), packer.finish())

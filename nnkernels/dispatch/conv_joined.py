@@ -16,6 +16,7 @@ from typing import Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import conv as config
+from nnkernels.config import conv_tensor
 from nnkernels.dispatch.axes import Shape, Strides
 from nnkernels.dispatch.conv_geometry import (
     SPATIAL,
@@ -82,14 +83,18 @@ def join_phases(
     found = [_axis(a) for a in axes]
     taps = prod(axis.taps for axis, _ in found)
     channels, rows = weights.rows, weights.channels
-    joins = config.joins_phases(
-        rows,
-        prod(a.stride for a in axes),
-        (channels * prod(a.kernel for a in axes), channels * taps),
-        config.ROWS if channels_fast else config.COLUMNS,
-        max(machine.device.vector_bytes // element.compute_itemsize, 1),
-        machine.device,
-    )
+    phases = prod(a.stride for a in axes)
+    if machine.device.is_gpu:
+        joins = conv_tensor.joins_phases(element.storage, rows, phases, machine.device)
+    else:
+        joins = config.joins_phases(
+            rows,
+            phases,
+            (channels * prod(a.kernel for a in axes), channels * taps),
+            config.ROWS if channels_fast else config.COLUMNS,
+            max(machine.device.vector_bytes // element.compute_itemsize, 1),
+            machine.device,
+        )
     if not joins:
         return None
     missing = SPATIAL - len(axes)
@@ -114,6 +119,41 @@ def join_phases(
         every,
         _rest(axes),
     )
+
+
+def apart(joined: JoinedPhases, itemsize: int) -> tuple[WindowProduct, Shape, Strides, Strides]:
+    """The product with results in a workspace, whose rows are adjacent: for a GPU.
+
+    Returns
+    -------
+    product : WindowProduct
+        That product.
+    shape, strides, own : tuple of int
+        Of the results, with an axis for the phases of each axis: those in the array of pixels, and
+        in the workspace.
+    """
+    p = joined.product
+    a, b, c = (axis.pixels for axis in p.axes)
+    pixel = p.groups * p.rows * itemsize
+    dense = Strides3(
+        a * b * c * pixel, p.rows * itemsize, itemsize, (b * c * pixel, c * pixel, pixel)
+    )
+    _, second, third = p.phases
+    row = p.rows_of_phase * itemsize
+    steps = (second * third * row, third * row, row)
+    axes = [
+        (p.images, p.pixels.batch, dense.batch),
+        (p.groups, p.pixels.group, dense.group),
+        (p.rows_of_phase, p.pixels.channel, itemsize),
+    ]
+    for i, axis in enumerate(p.axes):
+        axes.append((axis.pixels, p.pixels.spatial[i], dense.spatial[i]))
+        axes.append((p.phases[i], p.phase_steps[i], steps[i]))
+    # As the array of pixels lies.
+    axes.sort(key=lambda axis: -abs(axis[1]))
+    shape, strides, own = zip(*axes, strict=True)
+    product = replace(p, pixels=dense, phases=(1, 1, 1), phase_steps=(0, 0, 0))
+    return product, shape, strides, own
 
 
 def _axis(axis: Axis) -> tuple[WindowAxis, int]:
@@ -167,9 +207,9 @@ def prepare_joined_weights(
     packer.add("q", *joined.starts, *joined.strides, *weights.taps)
     packer.add("q", weights.group_stride, weights.channel_stride, weights.row_stride)
     packer.add("q", *weights.tap_strides, int(channels_fast))
-    blocks = product.groups * product.rows
+    blocks, threads = product.groups * product.rows, 128 if machine.device.is_gpu else 1
     start = machine.prepare(
-        Instance("conv_joined_weights", f"ConvJoinedWeights<{element.storage}>", 1),
+        Instance("conv_joined_weights", f"ConvJoinedWeights<{element.storage}>", threads),
         blocks,
         0,
         2 * blocks * product.terms * element.itemsize,

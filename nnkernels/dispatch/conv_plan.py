@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from nnkernels.config import elementwise as elementwise_config
+from nnkernels.compile.instance import Instance
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS
 from nnkernels.config.conv_direct import is_direct
-from nnkernels.config.elementwise import ElementwiseProblem
-from nnkernels.dispatch import elementwise_plan, machines
+from nnkernels.dispatch import machines
 from nnkernels.dispatch.applied import Applied
 from nnkernels.dispatch.axes import (
     Shape,
@@ -20,25 +19,38 @@ from nnkernels.dispatch.axes import (
     contiguous_strides,
     largest_power_of_two,
     memory_order,
-    merge,
 )
-from nnkernels.dispatch.conv_channels import add_copy, copies, image_of, pixels_of
+from nnkernels.dispatch.conv_apart import join_apart
+from nnkernels.dispatch.conv_channels import (
+    add_copy,
+    add_transposition,
+    copies,
+    image_of,
+    pixels_of,
+)
+from nnkernels.dispatch.conv_copies import copy_elements
 from nnkernels.dispatch.conv_direct import in_memory_order, prepare_direct
 from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_weight
-from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, phases, weights_of, windows
+from nnkernels.dispatch.conv_geometry import (
+    Phase,
+    Weights,
+    WindowProduct,
+    phases,
+    weights_of,
+    windows,
+)
 from nnkernels.dispatch.conv_joined import JoinedPhases, join_phases, prepare_joined_weights
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_launches import add_launches
 from nnkernels.dispatch.conv_weight import prepare_weight
 from nnkernels.dispatch.conv_winograd import add_winograd
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
-from nnkernels.dispatch.elementwise import Functor, alignment_of
+from nnkernels.dispatch.elementwise import alignment_of
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue, Types, types_of
-from nnkernels.dispatch.packing import pointer_struct
+from nnkernels.dispatch.packing import Packer, pointer_struct
 from nnkernels.dispatch.results import Allocation
 from nnkernels.dispatch.windows import Axis
 
-_COPY = Functor("Identity", "matmul_epilogue", inputs=1, outputs=1, kinds="fciu")
 # Integers of fewer bits are summed, and returned, in so many.
 _LEAST_INTEGER = "int32"
 
@@ -243,15 +255,22 @@ def backward_data(
     channels_fast = _channels_fast(dy, weights.rows)
     joined, conjugates = None, (conjugate, False)
     is_few = is_direct(weights.rows, weights.channels, weights.terms)
-    if algorithm is None and operands.found is None and not is_few:
+    is_plain = epilogue == PLAIN and operands.bias_stride is None and operands.found is None
+    if machine.device.is_gpu:
+        if is_plain and algorithm is None and not is_few:
+            dx = (shape, strides)
+            joined = join_apart(plan, operands, dx, axes, weights, types, conjugates, machine)
+    elif algorithm is None and operands.found is None and not is_few:
         dx = (shape, strides)
         joined = join_phases(dx, dy.strides, axes, weights, types.a, channels_fast, machine)
-    if joined is not None:
-        _add_joined(
-            plan, operands, joined, weights, types, epilogue, conjugates, channels_fast, machine
-        )
+        if joined is not None:
+            _add_joined(
+                plan, operands, joined, weights, types, epilogue, conjugates, channels_fast, machine
+            )
     for ranges in [[]] if joined is None else joined.rest:
         found = phases((shape, strides), dy.strides, axes, weights, not channels_fast, more, ranges)
+        if machine.device.is_gpu and is_plain and joined is None:
+            found = _without_empty(plan, found, prod(shape), types.result, machine)
         # Those of most taps first: what they copy, others need not.
         for phase in sorted(found, key=lambda phase: -phase.product.terms):
             _add(
@@ -267,6 +286,26 @@ def backward_data(
                 machine,
             )
     return plan
+
+
+def _without_empty(
+    plan: ConvPlan, found: list[Phase], elements: int, element: Element, machine: Any
+) -> list[Phase]:
+    """Phases with taps. If there are others, what they are is written first: zeros, everywhere.
+
+    (Products without terms wrote these at half of the speed, in a launch for each phase.)
+    """
+    others = [phase for phase in found if phase.product.terms > 0]
+    if len(others) < len(found):
+        threads, unroll = 256, 4
+        instance = Instance("zeros", f"Zeros<{element.storage}, {unroll}>", threads)
+        packer = Packer(1, "q")
+        packer.add("q", elements)
+        of_block = threads * unroll * max(16 // element.itemsize, 1)
+        traffic = elements * element.itemsize
+        start = machine.prepare(instance, -(-elements // of_block), 0, traffic)
+        plan.add(start, ((plan.result_number, 0),), packer.finish())
+    return others
 
 
 def _add_joined(
@@ -377,7 +416,7 @@ def _weight_of_copies(plan: ConvPlan, windows: Windows, weights: Weights, machin
     number = plan.workspace(prod(shape), numpy_dtype(types.c.name))
     add_launches(plan, copied, first, image, (), (number, 0), machine)
     axes = (shape, strides, contiguous_strides(shape, types.c.itemsize))
-    _copy_elements(plan, (plan.result_number, weights.offset), (number, 0), axes, types.c, machine)
+    copy_elements(plan, (plan.result_number, weights.offset), (number, 0), axes, types.c, machine)
     return True
 
 
@@ -471,7 +510,7 @@ def _add(
         plan.add(start, (*added, (1, weights.offset), image, result), tail)
         return
 
-    def windows(product: WindowProduct, channels_fast: bool, image_alignment: int) -> Windows:
+    def windows_of(product: WindowProduct, channels_fast: bool, image_alignment: int) -> Windows:
         step, on_gpu = weights.step(channels_fast), machine.device.is_gpu
         strides: Strides = (weights.group_stride, weights.row_stride, step or 0)
         if step is None and on_gpu:
@@ -496,16 +535,17 @@ def _add(
         )
 
     alignment = operands.alignment(0, machine)
-    prepared = windows(product, channels_fast, alignment)
+    prepared = windows_of(product, channels_fast, alignment)
     if machine.device.is_gpu and not channels_fast:
         whole = image_of(product, 0, types.b, alignment)
-        copied = windows(replace(product, image=whole.copied()), True, 16)
+        copied = windows_of(replace(product, image=whole.copied()), True, 16)
         more = 1 + (weights.step(True) is None) - (weights.step(False) is None)
         if copies(plan, prepared, copied, (whole,), more, machine):
             prepared, image, channels_fast = copied, add_copy(plan, whole, machine), True
     slot = (1, weights.offset)
     if weights.step(channels_fast) is None and machine.device.is_gpu:
-        slot = _in_order(plan, weights, slot, types.a, channels_fast, machine)
+        aligned = operands.alignment(1, machine, weights.offset)
+        slot = _in_order(plan, weights, slot, types.a, channels_fast, aligned, machine)
     add_launches(plan, prepared, slot, image, added, result, machine)
 
 
@@ -515,6 +555,7 @@ def _in_order(
     slot: Slot,
     element: Element,
     channels_fast: bool,
+    alignment: int,
     machine: Any,
 ) -> Slot:
     """Add a launch that writes weights in the order of the terms; where they are then."""
@@ -522,34 +563,7 @@ def _in_order(
     if weights.terms == 0:
         return slot
     number = plan.workspace(prod(shape), numpy_dtype(element.name))
-    dense = contiguous_strides(shape, element.itemsize)
-    _copy_elements(plan, (number, 0), slot, (shape, dense, strides), element, machine)
+    axes = (shape, contiguous_strides(shape, element.itemsize), strides)
+    if not add_transposition(plan, (number, 0), slot, axes, element, alignment, machine):
+        copy_elements(plan, (number, 0), slot, axes, element, machine)
     return number, 0
-
-
-def _copy_elements(
-    plan: ConvPlan,
-    to: Slot,
-    source: Slot,
-    axes: tuple[Shape, Strides, Strides],
-    element: Element,
-    machine: Any,
-) -> None:
-    """Add a launch that copies an array of some shape, and strides of the copy and its own."""
-    shape, *all_strides = axes
-    merged, all_strides = merge(shape, all_strides)
-    problem = ElementwiseProblem(
-        shape=merged,
-        strides=tuple(all_strides),
-        itemsizes=(element.itemsize, element.itemsize),
-        compute_itemsize=0 if element.kind == "c" else element.compute_itemsize,
-        results=1,
-        alignment=element.itemsize,
-    )
-    chosen = elementwise_config.configure(problem, machine.device)
-    instance = elementwise_plan.make_instance(
-        _COPY, element, [element, element], len(merged), chosen
-    )
-    tail, blocks = elementwise_plan.pack_arguments(problem, chosen, element, ())
-    start = machine.prepare(instance, blocks, 0, 2 * prod(shape) * element.itemsize)
-    plan.add(start, (to, source), tail)

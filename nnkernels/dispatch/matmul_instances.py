@@ -137,7 +137,8 @@ def splits_instance(call: Call, batch_rank: int, chosen: SplitsConfig, index: st
     finish, more_headers, definitions = epilogue_type(call)
     kernel = (
         f"MatmulSplits<{types.storage_c}, {types.accumulator[0]}, {_index_type(index)}, "
-        f"{batch_rank}, {chosen.vector}, {chosen.threads}, {_flags(chosen.unit_c)}, {finish}>"
+        f"{batch_rank}, {chosen.vector}, {chosen.threads}, {_flags(chosen.unit_c)}, "
+        f"{chosen.teams}, {finish}>"
     )
     return Instance("matmul_splits", kernel, chosen.threads, more_headers, definitions)
 

@@ -76,6 +76,8 @@ def prepare_splits(call: Call, splits: int, machine: Any) -> Splits:
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
         alignment=largest_power_of_two(call.alignments[2], *batch_strides[0]),
+        rows=batches * product.m,
+        splits=splits,
     )
     chosen = config.configure(problem, machine.device)
     groups_of_row = -(-product.n // chosen.vector)
@@ -89,7 +91,8 @@ def prepare_splits(call: Call, splits: int, machine: Any) -> Splits:
     packer.add_index(*problem.strides_c)
     pack_epilogue(packer, call)
     instance = splits_instance(call, len(batch), chosen, index)
-    finish = machine.prepare(instance, -(-groups // chosen.groups), 0, size)
+    blocks = -(-groups // chosen.groups)
+    finish = machine.prepare(instance, blocks, chosen.shared_bytes, size)
     dtype = numpy_dtype(types.accumulator[1])
     return Splits(
         Allocation((size // types.accumulator[2],), dtype, (0,)),
