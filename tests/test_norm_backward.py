@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, wide
@@ -13,6 +15,8 @@ from test_norm import GROUPS, RMS_SHAPES, ROW_NORMS, SHAPES, THREADED, calls
 from threads import same_on_any_threads
 
 import nnkernels as nnk
+from nnkernels.config import norm_backward as config
+from nnkernels.config import rows
 from nnkernels.registry import FLOATING
 
 # ---- any layout ----------------------------------------------------------------------------------
@@ -240,6 +244,42 @@ def test_the_order_of_threads_does_not_matter(simulator):
         for other in found[1:]:
             for a, b in zip(found[0], other, strict=True):
                 assert_same_bits(a, b, "gradients in another order of threads")
+
+
+def test_long_rows_take_the_sums_with_them(simulator, monkeypatch):
+    # Rows that no chip of 8 KiB holds, in three parts, of which the last is short, and two ranges.
+    machine, found = simulator.machine, []
+    small = replace(machine.device, processors=4, shared_limit=8192, cache_bytes=0)
+    configure = config.configure
+
+    def recorded(problem, device):
+        found.append(configure(problem, device))
+        return found[-1]
+
+    monkeypatch.setattr(machine, "device", small)
+    monkeypatch.setattr(config, "configure", recorded)
+    monkeypatch.setattr(config, "_GPU_PART", 2048)
+    monkeypatch.setattr(rows, "_GPU_KEPT", 4)
+
+    def body():
+        machine.plans.clear()
+        generator = np.random.default_rng(96)
+        for name, length, dtype in (
+            ("layer_norm", 4104, "float32"),
+            ("rms_norm", 4099, "float32"),
+            ("layer_norm", 4104, "float16"),
+        ):
+            call = make_call(name, generator, (23, length), dtype=dtype)
+            dy = make_numbers(generator, call.x.shape, dtype)
+            with simulator.context(3):
+                gradients = call.run_backward(simulator, dy)
+            if not simulator.recording:
+                call.assert_right_backward(simulator.numpy(gradients), dy, f" of {name}, {length}")
+
+    simulator.precompiled(body)
+    machine.plans.clear()
+    assert {(f.rows.parts, f.blocks, f.tiles_of_block) for f in found} == {(3, 2, 12)}
+    assert {f.sums for f in found} == {config.WEIGHT_SUMS, config.PARAMETER_SUMS}
 
 
 # ---- a second oracle -----------------------------------------------------------------------------

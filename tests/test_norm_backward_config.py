@@ -64,8 +64,9 @@ WAYS = [
     (problem(65536, 64), H100, ALONG, KEEP_REGISTERS, False, PARAMETER_SUMS),
     (problem(4096, 4096), H100, ALONG, KEEP_REGISTERS, False, PARAMETER_SUMS),
     (problem(4096, 20000), H100, ALONG, KEEP_SHARED, False, PARAMETER_SUMS),
-    (problem(4096, 20000), MI250, ALONG, KEEP_NONE, True, ROW_VALUES),
-    (problem(4096, 40000), H100, ALONG, KEEP_NONE, True, ROW_VALUES),
+    (problem(4096, 20000), MI250, ALONG, KEEP_NONE, True, PARAMETER_SUMS),
+    (problem(4096, 40000), H100, ALONG, KEEP_NONE, True, PARAMETER_SUMS),
+    (problem(4096, 40000, size=8), H100, ALONG, KEEP_NONE, True, ROW_VALUES),
     (problem(2, 1 << 20), H100, ALONG, KEEP_NONE, True, ROW_VALUES),
     (problem(65536, 16, along=False), H100, ACROSS, KEEP_REGISTERS, False, ROW_VALUES),
     (problem(65536, 4096, along=False), H100, ACROSS, KEEP_NONE, True, ROW_VALUES),
@@ -115,6 +116,15 @@ def test_blocks_of_a_gpu_run_at_once():
     chosen = config.configure(problem(65536, 1024), H100)
     assert chosen.tiles == 65536
     assert chosen.blocks <= H100.processors * 512 // chosen.rows.threads
+
+
+def test_a_part_of_many_rows_is_summed_in_registers():
+    few, many = (config.configure(problem(rows, 65536, size=2), H100) for rows in (96, 1024))
+    assert few.sums == ROW_VALUES  # 3 rows of a block
+    assert many.sums == PARAMETER_SUMS
+    rows = many.rows
+    assert rows.depth * rows.team == rows.part_groups
+    assert many.blocks * rows.parts <= H100.processors * 512 // rows.threads
 
 
 def test_partial_sums_are_added_up_in_one_piece():

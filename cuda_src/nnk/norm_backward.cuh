@@ -10,8 +10,10 @@
 //
 // Where the parameters lie along the row and all rows share them, a block works on a range of rows
 // one after the other and adds up what these give for dweight and dbias: in registers, if the row
-// is there, else in its own piece of memory. NormSums (norm_sums.cuh) adds those of all blocks. In
-// any other case the mean and deviation of every row are saved, and NormSums reads x and dy again.
+// is there, else in its own piece of memory. Where rows are cut into parts, a block of the second
+// launch has a part of a range of rows, and keeps the sums in registers. NormSums (norm_sums.cuh)
+// adds those of all blocks. In any other case the mean and deviation of every row are saved, and
+// NormSums reads x and dy again.
 #pragma once
 #include "nnk/norm_backward_row.cuh"
 
@@ -44,12 +46,13 @@ struct NormBackward {
   static constexpr bool centred = Kind == layer_kind;
   static constexpr bool sums_here = Sums >= weight_sums;
   static constexpr bool in_registers = Keep == keep_registers;
-  static_assert(!sums_here || (Layout == along && Stage == whole_row), "a block owns columns");
+  static constexpr bool sums_of_parts = sums_here && Stage == finish_row;
+  static_assert(!sums_here || (Layout == along && Stage != part_of_row), "a block owns columns");
   static_assert(!sums_here || in_registers || (Columns == 1 && Team == Threads),
                 "a thread owns its columns");
 
   // Sums over rows for the columns of a thread.
-  static constexpr int owned = sums_here && in_registers ? Depth : 1;
+  static constexpr int owned = sums_here && (in_registers || sums_of_parts) ? Depth : 1;
   struct Owned { V weight[owned], bias[owned]; };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -57,9 +60,7 @@ struct NormBackward {
       const int64 first = group.block() * args.tiles_of_block;
       const int64 end = first + args.tiles_of_block;
       const int64 last = end < args.tiles ? end : args.tiles;
-      Owned own;
-      NNK_UNROLL
-      for (int i = 0; i < owned; ++i) own.weight[i] = own.bias[i] = V::splat(S(0));
+      Owned own = nothing_owned();
       for (int64 tile = first; tile < last; ++tile) {
         const Rows rows(group, args.geometry, tile);
         if constexpr (in_registers) {
@@ -87,7 +88,10 @@ struct NormBackward {
           write(rows, args, load_ahead, stats, 0, rows.groups, sums_of(group, rows, args));
         }
       }
-      if constexpr (sums_here && in_registers) save_owned(group, args, own);
+      if constexpr (sums_here && in_registers)
+        save_owned(group, args, own, group.block(), 0, (args.geometry.length + N - 1) / N);
+    } else if constexpr (sums_of_parts) {
+      finish_parts(group, args);
     } else {
       parts(group, args);
     }
@@ -261,10 +265,13 @@ struct NormBackward {
       });
     }
   }
-  template <class G> static NNK_FN void save_owned(G& group, const Args& args, const Owned& own) {
+  // Of groups [first, last), as those of block number `block`.
+  template <class G>
+  static NNK_FN void save_owned(G& group, const Args& args, const Owned& own, int64 block,
+                                Index first, Index last) {
     const Index groups = (args.geometry.length + N - 1) / N;
     const int member = Team == Threads ? group.rank() : group.rank() % Team;
-    S* to = args.sums + group.block() * (int64(groups) * N * (Sums - weight_sums + 1));
+    S* to = args.sums + block * (int64(groups) * N * (Sums - weight_sums + 1));
     NNK_UNROLL
     for (int which = 0; which < Sums - weight_sums + 1; ++which) {
       const Line<S, Index, unit_step> line{to + which * (int64(groups) * N), Index(groups * N),
@@ -272,10 +279,16 @@ struct NormBackward {
       NNK_UNROLL
       for (int i = 0; i < owned; ++i) {
         const V v = over_teams(group, which == 0 ? own.weight[i] : own.bias[i], member);
-        const Index g = member + i * Team;
-        if (group.rank() < Team && g < groups) line.store(g * N, v);
+        const Index g = first + member + i * Team;
+        if (group.rank() < Team && g < last) line.store(g * N, v);
       }
     }
+  }
+  static NNK_FN Owned nothing_owned() {
+    Owned own;
+    NNK_UNROLL
+    for (int i = 0; i < owned; ++i) own.weight[i] = own.bias[i] = V::splat(S(0));
+    return own;
   }
   // The sum over the teams of a block, in those threads that are its first team.
   template <class G> static NNK_FN V over_teams(G& group, V v, int member) {
@@ -295,6 +308,42 @@ struct NormBackward {
   }
 
   // ---- several blocks for a row -------------------------------------------------------------
+
+  // The second launch where the sums are taken here: a part of each of a range of rows.
+  template <class G> static NNK_FN void finish_parts(G& group, const Args& args) {
+    const int64 range = divide_blocks(group.block(), args.parts);
+    const int64 part = group.block() - range * args.parts;
+    const int64 first_tile = range * args.tiles_of_block, end = first_tile + args.tiles_of_block;
+    const int64 last_tile = end < args.tiles ? end : args.tiles;
+    const Index groups = (args.geometry.length + N - 1) / N;
+    const Index first = Index(part) * args.part_groups;
+    const Index last = groups - first < args.part_groups ? groups : first + args.part_groups;
+    Owned own = nothing_owned();
+    for (int64 tile = first_tile; tile < last_tile; ++tile) {
+      const Rows rows(group, args.geometry, tile);
+      // While the sums of the row are found, its part comes to the cache.
+      NNK_UNROLL
+      for (int i = 0; i < Depth; ++i) {
+        const Index g = first + rows.member + i * Team;
+        if (g >= last) continue;
+        rows.template fetch<0>(args.x, g, 0);
+        rows.template fetch<1>(args.dy, g, 0);
+      }
+      Stats stats;
+      Row::fold_parts(rows, args, tile, stats);
+      NNK_UNROLL
+      for (int i = 0; i < Depth; ++i) {
+        const Index g = first + rows.member + i * Team;
+        if (g >= last) continue;
+        const Pair v = Row::read(rows, args, g, 0, false);
+        const V d = centred ? v.x - stats.mean[0] : v.x;
+        const V h = write_group(rows, args, d, v.dy, stats, g, 0, false);
+        own.weight[i] = fma(v.dy, h, own.weight[i]);
+        if constexpr (Sums == parameter_sums) own.bias[i] = own.bias[i] + v.dy;
+      }
+    }
+    save_owned(group, args, own, range, first, last);
+  }
 
   template <class G> static NNK_FN void parts(G& group, const Args& args) {
     const int64 tile = divide_blocks(group.block(), args.parts);

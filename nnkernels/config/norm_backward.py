@@ -28,6 +28,9 @@ _CPU_PART = 1 << 15
 # A part of a row that a block of a GPU reads a second and third time from its level-1 cache.
 _GPU_PART = 8192
 _GPU_PART_THREADS = 256
+# So many rows at least share the sums of a part: of fewer, writing and reading sums of float32 takes
+# as long as reading x and dy once more.
+_GPU_ROWS_OF_PART = 4
 # Registers of a multiprocessor that hold blocks of 128 registers a thread.
 _GPU_RESIDENT_THREADS = 512
 
@@ -73,7 +76,7 @@ class NormBackwardConfig:
         What is kept for the gradients of parameters.
     tiles, tiles_of_block, blocks : int
         In how many steps the rows are taken, how many of these are one block's, and how many blocks
-        there are (where no row is cut into parts).
+        there are (for each part, where rows are cut into parts).
     """
 
     rows: RowsConfig
@@ -88,14 +91,32 @@ def configure(problem: NormBackwardProblem, device: Device) -> NormBackwardConfi
     wanted = bool(problem.parameters)
     here = wanted and problem.shared
     chosen = _rows(problem.rows, device)
-    here = here and chosen.layout == ALONG and chosen.parts == 1
+    here = here and chosen.layout == ALONG
     tiles = _tiles(problem.rows, chosen)
     tiles_of_block = 1
-    if here:
+    if here and chosen.parts > 1:
+        found = _sums_of_parts(problem.rows, chosen, tiles, device)
+        here = found is not None
+        chosen, tiles_of_block = found or (chosen, 1)
+    elif here:
         most = _cpu_blocks(problem.rows) if not device.is_gpu else _gpu_blocks(chosen, device)
         tiles_of_block = -(-tiles // most)
     sums = (ROW_VALUES if not here else WEIGHT_SUMS + problem.parameters - 1) if wanted else NO_SUMS
     return NormBackwardConfig(chosen, sums, tiles, tiles_of_block, -(-tiles // tiles_of_block))
+
+
+def _sums_of_parts(
+    problem: RowsProblem, chosen: RowsConfig, tiles: int, device: Device
+) -> tuple[RowsConfig, int] | None:
+    """For a GPU that adds up a part of many rows in registers: the kernel, and rows of a block."""
+    depth = -(-chosen.part_groups // chosen.team)
+    kept = depth * chosen.team * chosen.vector
+    if not device.is_gpu or problem.compute_itemsize > 4 or kept > _GPU_PART:
+        return None
+    tiles_of_block = -(-tiles // max(_gpu_blocks(chosen, device) // chosen.parts, 1))
+    if tiles_of_block < _GPU_ROWS_OF_PART:
+        return None
+    return replace(chosen, depth=depth), tiles_of_block
 
 
 def of_partials(problem: RowsProblem, device: Device) -> RowsConfig:
@@ -203,5 +224,7 @@ def _cpu_blocks(problem: RowsProblem) -> int:
 
 def _gpu_blocks(chosen: RowsConfig, device: Device) -> int:
     """As many as run at once: each then adds up as many rows as can be."""
-    resident = _GPU_RESIDENT_THREADS // chosen.threads if chosen.keep == KEEP_REGISTERS else 1
+    resident = 1
+    if chosen.keep == KEEP_REGISTERS or chosen.parts > 1:
+        resident = _GPU_RESIDENT_THREADS // chosen.threads
     return device.processors * max(resident, 1)

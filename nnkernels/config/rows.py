@@ -304,7 +304,9 @@ def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
         threads = team = _GPU_KEPT_THREADS
     elif problem.tiles and _fits_shared(problem, groups * vector, device):
         keep, kept = KEEP_SHARED, problem.tiles * groups * vector
-    parts, part_groups = _gpu_parts(device, groups, vector, -(-problem.rows * team // threads))
+    parts, part_groups = _gpu_parts(
+        device, groups, problem.length, -(-problem.rows * team // threads)
+    )
     if parts > 1:
         keep, kept, threads, team = KEEP_NONE, 0, 256, 256
     return RowsConfig(
@@ -342,14 +344,14 @@ def _gpu_team(problem: RowsProblem, groups: int, limit: int, device: Device) -> 
 
 
 def _gpu_parts(
-    device: Device, groups: int, width: int, blocks: int, least: int = 2
+    device: Device, groups: int, elements: int, blocks: int, least: int = 2
 ) -> tuple[int, int]:
     """How many blocks share what is one block's, at least so many if that leaves processors idle.
 
-    It has so many groups, which have a width in elements.
+    It has so many groups, of so many elements in all.
     """
     wanted = 2 * device.processors // max(blocks, 1)
-    useful = groups * width // _GPU_PART
+    useful = elements // _GPU_PART
     if blocks >= device.processors or useful < 2 or wanted < least:
         return 1, groups
     part_groups = -(-groups // min(wanted, useful))
@@ -432,7 +434,9 @@ def _gpu_across(problem: RowsProblem, device: Device) -> RowsConfig:
     depth = next_power_of_two(-(-problem.length // team))
     kept = depth * vector * problem.tiles
     registers = problem.tiles and kept <= _GPU_KEPT // problem.crowding
-    parts, part_groups = _gpu_parts(device, problem.length, side * vector, blocks, least=4)
+    parts, part_groups = _gpu_parts(
+        device, problem.length, problem.length * side * vector, blocks, least=4
+    )
     if parts > 1:
         registers = False
     return RowsConfig(

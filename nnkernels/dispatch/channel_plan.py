@@ -193,8 +193,11 @@ def _team(problem: ChannelProblem, chosen: ChannelConfig, stage: int) -> str:
     operands = len(problem.channel_strides)
     crosses = "true" if chosen.crosses else "false"
     streaming = "true" if chosen.streaming and stage == WHOLE else "false"
+    # As of rows (see rows_plan.whole_groups): a GPU loads without a branch.
+    end = problem.channels if chosen.layout == ACROSS else problem.length
+    whole = ", true" if chosen.threads > 1 and end % chosen.vector == 0 else ""
     return (
-        f"RowGeometry<{operands}, 1, {len(problem.inner)}, {index}>, {chosen.layout}, "
+        f"RowGeometry<{operands}, 1, {len(problem.inner)}, {index}{whole}>, {chosen.layout}, "
         f"Ints<{', '.join(map(str, chosen.steps))}>, {chosen.vector}, {chosen.columns}, "
         f"{chosen.threads}, {chosen.team}, {crosses}, {stage}, {streaming}"
     )

@@ -241,7 +241,8 @@ class _Maker:
         traffic = problem.rows.rows * problem.rows.length * moved
         stages = [WHOLE_ROW] if rows.parts == 1 else [PART_OF_ROW, FINISH_ROW]
         for stage in stages:
-            grid = chosen.blocks if stage == WHOLE_ROW else chosen.tiles * rows.parts
+            grid = chosen.tiles if stage == PART_OF_ROW else chosen.blocks
+            grid *= rows.parts
             instance = self._rows_instance(problem.rows, chosen, stage)
             start = self.machine.prepare(
                 instance, grid, rows.kept * found.compute_itemsize, traffic
