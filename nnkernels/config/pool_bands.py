@@ -228,7 +228,8 @@ def _with_scratch(chosen: BandConfig, problem: PoolProblem) -> BandConfig:
         min(-(-depth.reach // depth.stride), depth.out),
         min(-(-(chosen.tile + height.reach - 1) // height.stride), height.out),
     )
-    lines = round_up(5 * _index_bytes(problem), 16) * chosen.planes * chosen.tile
+    lines = 4 * _index_bytes(problem) * chosen.planes * (chosen.tile + prod(seen))
+    taps = round_up(prod(axis.kernel for axis in problem.axes) * _index_bytes(problem), 16)
     covers = round_up(2 * width.size // chosen.stored * _index_bytes(problem), 16)
     terms = chosen.planes * prod(seen) * width.out * 2 * problem.compute_itemsize
     groups = -(-prod(problem.planes) // chosen.planes)
@@ -236,5 +237,5 @@ def _with_scratch(chosen: BandConfig, problem: PoolProblem) -> BandConfig:
         chosen,
         seen=seen,
         blocks=groups * depth.size * -(-height.size // chosen.tile),
-        scratch=lines + covers + terms,
+        scratch=lines + taps + covers + terms,
     )
