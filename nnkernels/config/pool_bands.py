@@ -21,8 +21,6 @@ BAND_BYTES = 8192
 _ROWS = 128
 # Blocks of a multiprocessor, so that all are busy.
 _BLOCKS = 4
-# Of fewer windows in a row, one thread for each result is as good.
-_LEAST_WINDOWS = 3
 # What one access of a thread may be of the computing type, and what a result is of memory where
 # neighbouring threads have neighbours: more per thread leaves threads of a block idle.
 _COMPUTED_BYTES = 32
@@ -70,10 +68,9 @@ class BandConfig:
 
 def configure(problem: PoolProblem, device: Device) -> BandConfig | None:
     """How a block makes a band of rows, or None where rows are not made that way."""
-    width = problem.axes[2]
     plain = not (problem.adaptive or problem.has_powers or pool.adjacent_lanes(problem))
     adjacent = all(s[4] == size for s, size in zip(problem.strides, problem.itemsizes, strict=True))
-    if not (device.is_gpu and plain and adjacent and width.out >= _LEAST_WINDOWS):
+    if not (device.is_gpu and plain and adjacent):
         return None
     if not problem.backward:
         found = _forward(problem, device)
