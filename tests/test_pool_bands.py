@@ -26,6 +26,7 @@ CASES = {
     ),
     "skipping": ((1, 2, 12, 24), {"kernel_size": 3, "stride": (3, 2), "dilation": (2, 3)}),
     "depths": ((1, 2, 5, 6, 12), {"kernel_size": 3, "stride": (2, 1, 2), "padding": 1}),
+    "one window": ((2, 3, 7, 8), {"kernel_size": (7, 8), "stride": 1}),
     "many taps": ((1, 1, 20, 40), {"kernel_size": 13, "stride": 1, "padding": 6}),
 }
 
@@ -149,7 +150,20 @@ WAYS = {
         None,
     ),
     "far apart": ("max_pool", LARGE, PLAIN, {"kernel_size": 2, "stride": 3}, None),
-    "few windows": ("max_pool", (32, 64, 112, 4), PLAIN, HALVES, None),
+    "one window": (
+        "adaptive_avg_pool",
+        (32, 2048, 7, 7),
+        PLAIN,
+        {"output_size": 1},
+        (1, 1, 125, 0, 1),
+    ),
+    "its gradient": (
+        "avg_pool_backward",
+        (32, 2048, 7, 8),
+        PLAIN,
+        {"kernel_size": (7, 8)},
+        (1, 4, 36, 0, 1),
+    ),
     "windows of whole rows": ("avg_pool", (8, 8, 5000), PLAIN, {"kernel_size": 2100}, None),
     "channels": ("max_pool", (32, 64, 56, 56), channels_last, THIRDS, None),
     "scattered": ("max_pool", (32, 64, 56, 56), every_second, THIRDS, None),

@@ -122,6 +122,13 @@ template <class S, int N> NNK_FN Mask<S, N> is_better(const Vec<S, N>& x, const 
 // The taps of a column (those of one place along the last axis) are added first, then the columns
 // from left to right: every layout then gives the same bits.
 
+// `a` where x is 0, else `b`. A mask of one lane would be a byte in memory on gfx90a.
+template <class S, int N>
+NNK_FN Vec<S, N> where_zero(const Vec<S, N>& x, const Vec<S, N>& a, const Vec<S, N>& b) {
+  if constexpr (N == 1) return Vec<S, N>::splat(x[0] == S(0) ? a[0] : b[0]);
+  else return where(x == S(0), a, b);
+}
+
 struct PoolMax {
   static constexpr bool indexed = false, counts = false;
   template <class T, class S> static NNK_FN S identity() { return pool_lowest<T, S>(); }
@@ -154,11 +161,11 @@ struct PoolAverage : PoolSums {
     return column + x;
   }
   template <class V, class S> static NNK_FN V finish(const S*, const V& total, const V& count) {
-    return total / where(count == S(0), V::splat(S(1)), count);
+    return total / where_zero(count, V::splat(S(1)), count);
   }
   template <class V, class S>
   static NNK_FN V term(const S*, const V& dy, const V&, const V& count) {
-    return dy / where(count == S(0), V::splat(S(1)), count);
+    return dy / where_zero(count, V::splat(S(1)), count);
   }
   template <class V, class S> static NNK_FN V gradient(const S*, const V& total, const V&) {
     return total;
@@ -175,7 +182,7 @@ struct PoolSquare : PoolSums {
     return sqrt(total);
   }
   template <class V, class S> static NNK_FN V term(const S*, const V& dy, const V& y, const V&) {
-    return where(y == S(0), V::splat(S(0)), dy / y);
+    return where_zero(y, V::splat(S(0)), dy / y);
   }
   template <class V, class S> static NNK_FN V gradient(const S*, const V& total, const V& x) {
     return total * x;

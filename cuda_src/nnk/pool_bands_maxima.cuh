@@ -11,11 +11,12 @@
 namespace nnk {
 
 // What the elements of one row share: bytes to it in dx, where it begins in its plane of the band,
-// the first of the windows that its plane has in shared memory, and the rows of these that see it.
-template <class Index> struct alignas(16) PoolBandLine {
-  Index dx, place, windows;
-  PoolCover<Index> high;
-};
+// the first of the windows that its first rows of windows have in shared memory, and how many rows
+// of them see it: below 0 of a row that is not there.
+template <class Index> struct alignas(16) PoolBandLine { Index dx, place, windows, rows; };
+// What the windows of one row share: bytes to it in dy and in the labels, and where in the band
+// the first tap of its first window is.
+template <class Index> struct alignas(16) PoolBandWindowRow { Index dy, labels, place, there; };
 // dy of a window, and its maximum: its place in the plane of the band, or -1.
 template <class S> struct alignas(2 * sizeof(S)) PoolBandTerm {
   PoolLabel<S> place;
@@ -27,7 +28,8 @@ template <class Index> struct alignas(2 * sizeof(Index)) PoolBandWindows { PoolC
 // what is before them in memory.
 template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima {
   using I = PoolLabel<S>;
-  using Line1 = PoolBandLine<Index>;
+  using ElementRow = PoolBandLine<Index>;
+  using WindowRow = PoolBandWindowRow<Index>;
   using Windows = PoolBandWindows<Index>;
   using Term = PoolBandTerm<S>;
   static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 40;
@@ -51,6 +53,7 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const PoolBandsMaxima band(group, args);
     band.fill_tables(group);
+    group.barrier();
     band.take_windows(group);
     group.barrier();
     const int units = band.count * args.by_extent.divisor * args.by_vectors.divisor;
@@ -65,8 +68,10 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
   Index depth;                  // of the elements
   Index from, to;               // their rows
   PoolCover<Index> deep, high;  // the windows that see them
-  Shared<Line1> lines;
+  Shared<ElementRow> lines;
+  Shared<WindowRow> window_rows;
   Shared<Windows> covers;  // of M elements of a row
+  Shared<Index> offsets;   // from the first tap of a window to each of them, in a plane
   Shared<Term> terms;
 
   template <class G> NNK_FN PoolBandsMaxima(const G& group, const Args& a) : args(a) {
@@ -81,94 +86,128 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
     high = {args.axis[1].cover(from).first, args.axis[1].cover(to - 1).last};
     const int planes = int(args.group), vectors = args.by_vectors.divisor;
     int bytes = 0;
-    lines = group.template dynamic_shared<Line1>(bytes, planes * int(args.extent));
-    bytes += planes * int(args.extent) * int(sizeof(Line1));
+    lines = group.template dynamic_shared<ElementRow>(bytes, planes * int(args.extent));
+    bytes += planes * int(args.extent) * int(sizeof(ElementRow));
+    window_rows = group.template dynamic_shared<WindowRow>(bytes, planes * rows_of_a_plane());
+    bytes += planes * rows_of_a_plane() * int(sizeof(WindowRow));
     covers = group.template dynamic_shared<Windows>(bytes, vectors);
     bytes += (vectors * int(sizeof(Windows)) + 15) / 16 * 16;
-    terms = group.template dynamic_shared<Term>(bytes, planes * windows_of_a_plane());
+    offsets = group.template dynamic_shared<Index>(bytes, int(args.taps));
+    bytes += (int(args.taps) * int(sizeof(Index)) + 15) / 16 * 16;
+    const int windows = planes * rows_of_a_plane() * int(args.axis[2].out);
+    terms = group.template dynamic_shared<Term>(bytes, windows);
   }
-  NNK_FN int windows_of_a_plane() const {
-    return args.by_deep.divisor * args.by_high.divisor * int(args.axis[2].out);
-  }
+  NNK_FN int rows_of_a_plane() const { return args.by_deep.divisor * args.by_high.divisor; }
 
   template <class G> NNK_FN void fill_tables(const G& group) const {
     NNK_NO_UNROLL
     for (int l = group.rank(); l < count * int(args.extent); l += G::threads)
-      lines.store(l, line(l));
+      lines.store(l, element_row(l));
+    NNK_NO_UNROLL
+    for (int l = group.rank(); l < count * rows_of_a_plane(); l += G::threads)
+      window_rows.store(l, window_row(l));
     NNK_NO_UNROLL
     for (int v = group.rank(); v < args.by_vectors.divisor; v += G::threads) {
-      covers.store(v, {{args.axis[2].cover(Index(v) * M).first,
-                        args.axis[2].cover(Index(v) * M + M - 1).last}});
+      const Index w = Index(v) * M;
+      covers.store(v, {{args.axis[2].cover(w).first, args.axis[2].cover(w + M - 1).last}});
+    }
+    NNK_NO_UNROLL
+    for (int t = group.rank(); t < int(args.taps); t += G::threads) {
+      const Index row = args.by_taps.divide(t), slice = args.by_tap_rows.divide(row);
+      offsets.store(t, flat(slice * args.axis[0].dilation,
+                            (row - slice * args.by_tap_rows.divisor) * args.axis[1].dilation,
+                            (t - row * args.by_taps.divisor) * args.axis[2].dilation));
     }
   }
-  NNK_FN Line1 line(int number) const {
+  NNK_FN Index flat(Index d, Index h, Index w) const {
+    return (d * args.axis[1].size + h) * args.axis[2].size + w;
+  }
+  NNK_FN ElementRow element_row(int number) const {
     const int p = args.by_extent.divide(number), row = number - p * args.by_extent.divisor;
     const Index outer = args.by_planes.divide(first + p);
     const Index inner = first + p - outer * args.by_planes.divisor;
-    Line1 l;
-    l.dx = args.at[0].of_plane(outer, inner) + args.at[0].at(depth, from + row, 0);
-    l.place = row * args.axis[2].size;
-    l.windows = p * windows_of_a_plane();
-    l.high = args.axis[1].cover(from + row);
-    return l;
+    const PoolCover<Index> seen = args.axis[1].cover(from + row);
+    const Index skipped = p * rows_of_a_plane() + seen.first - high.first;
+    const Index rows = greater_of(seen.last - seen.first, Index(0));
+    return {args.at[0].of_plane(outer, inner) + args.at[0].at(depth, from + row, 0),
+            row * args.axis[2].size, skipped * args.axis[2].out,
+            from + row < to ? rows : Index(-1)};
+  }
+  NNK_FN WindowRow window_row(int number) const {
+    const int slice = args.by_high.divide(number), p = args.by_deep.divide(slice);
+    const Index outer = args.by_planes.divide(first + p);
+    const Index inner = first + p - outer * args.by_planes.divisor;
+    const Index a = deep.first + (slice - p * args.by_deep.divisor);
+    const Index b = high.first + (number - slice * args.by_high.divisor);
+    const Index place = flat(a * args.axis[0].stride - args.axis[0].low - depth,
+                             b * args.axis[1].stride - args.axis[1].low - from, -args.axis[2].low);
+    return {args.at[1].of_plane(outer, inner) + args.at[1].at(a, b, 0),
+            args.at[2].of_plane(outer, inner) + args.at[2].at(a, b, 0), place,
+            Index(a < deep.last && b < high.last)};
   }
 
   // ---- windows ---------------------------------------------------------------------------------
 
+  // What a thread takes at once: so many loads are under way.
+  static constexpr int at_once = 2;
+
   template <class G> NNK_FN void take_windows(const G& group) const {
-    const int all = count * windows_of_a_plane();
+    const int all = count * rows_of_a_plane() * int(args.axis[2].out);
     NNK_NO_UNROLL
-    for (int w = group.rank(); w < all; w += G::threads) {
-      const int row = int(args.axis[2].by_out.divide(w)), slice = args.by_high.divide(row);
-      const int p = args.by_deep.divide(slice);
-      const Index a = deep.first + (slice - p * args.by_deep.divisor);
-      const Index b = high.first + (row - slice * args.by_high.divisor);
-      if (a >= deep.last || b >= high.last) continue;
-      terms.store(w, term(p, a, b, Index(w - row * int(args.axis[2].out))));
+    for (int start = group.rank(); start < all; start += at_once * G::threads) {
+      Vec<U, 1> tap[at_once];
+      Vec<T, 1> dy[at_once];
+      Index begin[at_once];
+      bool there[at_once];
+      NNK_UNROLL
+      for (int i = 0; i < at_once; ++i) {
+        const int w = start + i * G::threads, row = int(args.axis[2].by_out.divide(w));
+        const Index c = w - row * int(args.axis[2].out);
+        there[i] = w < all;
+        if (!there[i]) continue;
+        const WindowRow of = window_rows.load(row);
+        there[i] = of.there != 0;
+        begin[i] = of.place + c * args.axis[2].stride;
+        if (!there[i]) continue;
+        tap[i] = load<U>(args.labels, of.labels, c);
+        dy[i] = load<T>(args.dy, of.dy, c);
+      }
+      NNK_UNROLL
+      for (int i = 0; i < at_once; ++i)
+        if (there[i])
+          terms.store(start + i * G::threads,
+                      {I(place(begin[i], Index(tap[i][0]))), convert<S>(dy[i])[0]});
     }
-  }
-  NNK_FN Term term(int p, Index a, Index b, Index c) const {
-    const Index outer = args.by_planes.divide(first + p);
-    const Index inner = first + p - outer * args.by_planes.divisor;
-    const Index dy = args.at[1].of_plane(outer, inner) + args.at[1].at(a, b, 0);
-    const Index labels = args.at[2].of_plane(outer, inner) + args.at[2].at(a, b, 0);
-    return {I(place(a, b, c, Index(load<U>(args.labels, labels, c)[0]))),
-            convert<S>(load<T>(args.dy, dy, c))[0]};
   }
   template <class From> NNK_FN auto load(const void* data, Index offset, Index c) const {
     const Line<const From, Index, unit_step> line{
         byte_offset(static_cast<const From*>(data), offset), args.axis[2].out, Index(sizeof(From))};
     return line.template load<1>(c);
   }
-  // Where in the band a tap of a window is, or -1.
-  NNK_FN Index place(Index a, Index b, Index c, Index tap) const {
+  // Where in the band a tap of a window is, or -1. Elements of a plane before and behind the band
+  // are before and behind it here, since the tap is one inside the image.
+  NNK_FN Index place(Index begin, Index tap) const {
     if (tap < 0 || tap >= args.taps) return -1;
-    const Index row = args.by_taps.divide(tap), slice = args.by_tap_rows.divide(row);
-    const Index d = at(0, a, slice), h = at(1, b, row - slice * args.by_tap_rows.divisor);
-    if (d != depth || h < from || h >= to) return -1;
-    return (h - from) * args.axis[2].size + at(2, c, tap - row * args.by_taps.divisor);
-  }
-  NNK_FN Index at(int axis, Index window, Index tap) const {
-    const auto& along = args.axis[axis];
-    return window * along.stride - along.low + tap * along.dilation;
+    const Index found = begin + offsets.load(int(tap));
+    return found < 0 || found >= (to - from) * args.axis[2].size ? Index(-1) : found;
   }
 
   // ---- elements --------------------------------------------------------------------------------
 
   NNK_FN void make(int unit) const {
     const int l = args.by_vectors.divide(unit), v = unit - l * args.by_vectors.divisor;
-    const int p = args.by_extent.divide(l);
-    if (from + (l - p * args.by_extent.divisor) >= to) return;
-    const Line1 row = lines.load(l);
+    const ElementRow row = lines.load(l);
+    if (row.rows < 0) return;
     const PoolCover<Index> cover = covers.load(v).of;
     const int width = int(args.axis[2].out);
     const I place = I(row.place + Index(v) * M);
     Vec<S, M> total = Vec<S, M>::splat(S(0));
+    int slice = int(row.windows);
     NNK_NO_UNROLL
-    for (Index a = 0; a < deep.last - deep.first; ++a) {
+    for (Index a = deep.first; a < deep.last; ++a) {
+      int line = slice;
       NNK_NO_UNROLL
-      for (Index b = row.high.first - high.first; b < row.high.last - high.first; ++b) {
-        const int line = int(row.windows) + (int(a) * args.by_high.divisor + int(b)) * width;
+      for (Index b = 0; b < row.rows; ++b) {
         NNK_NO_UNROLL
         for (Index c = cover.first; c < cover.last; ++c) {
           const Term term = terms.load(line + int(c));
@@ -177,7 +216,9 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
           for (int i = 0; i < M; ++i)
             if (e == I(i)) total.set(i, total[i] + term.dy);
         }
+        line += width;
       }
+      slice += args.by_high.divisor * width;
     }
     const Line<T, Index, unit_step> line{byte_offset(static_cast<T*>(args.dx), row.dx),
                                          args.axis[2].size, Index(sizeof(T))};

@@ -21,8 +21,6 @@ BAND_BYTES = 8192
 _ROWS = 128
 # Blocks of a multiprocessor, so that all are busy.
 _BLOCKS = 4
-# Of fewer windows in a row, one thread for each result is as good.
-_LEAST_WINDOWS = 3
 # What one access of a thread may be of the computing type, and what a result is of memory where
 # neighbouring threads have neighbours: more per thread leaves threads of a block idle.
 _COMPUTED_BYTES = 32
@@ -70,10 +68,9 @@ class BandConfig:
 
 def configure(problem: PoolProblem, device: Device) -> BandConfig | None:
     """How a block makes a band of rows, or None where rows are not made that way."""
-    width = problem.axes[2]
     plain = not (problem.adaptive or problem.has_powers or pool.adjacent_lanes(problem))
     adjacent = all(s[4] == size for s, size in zip(problem.strides, problem.itemsizes, strict=True))
-    if not (device.is_gpu and plain and adjacent and width.out >= _LEAST_WINDOWS):
+    if not (device.is_gpu and plain and adjacent):
         return None
     if not problem.backward:
         found = _forward(problem, device)
@@ -228,7 +225,8 @@ def _with_scratch(chosen: BandConfig, problem: PoolProblem) -> BandConfig:
         min(-(-depth.reach // depth.stride), depth.out),
         min(-(-(chosen.tile + height.reach - 1) // height.stride), height.out),
     )
-    lines = round_up(5 * _index_bytes(problem), 16) * chosen.planes * chosen.tile
+    lines = 4 * _index_bytes(problem) * chosen.planes * (chosen.tile + prod(seen))
+    taps = round_up(prod(axis.kernel for axis in problem.axes) * _index_bytes(problem), 16)
     covers = round_up(2 * width.size // chosen.stored * _index_bytes(problem), 16)
     terms = chosen.planes * prod(seen) * width.out * 2 * problem.compute_itemsize
     groups = -(-prod(problem.planes) // chosen.planes)
@@ -236,5 +234,5 @@ def _with_scratch(chosen: BandConfig, problem: PoolProblem) -> BandConfig:
         chosen,
         seen=seen,
         blocks=groups * depth.size * -(-height.size // chosen.tile),
-        scratch=lines + covers + terms,
+        scratch=lines + taps + covers + terms,
     )

@@ -26,6 +26,8 @@ def add_launch(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> 
     """Configure a launch and add it to a plan: in bands of rows, or one result at a time."""
     chosen = None
     if machine.device.is_gpu:
+        if launch.backward and launch.mode.name != "Max":
+            launch = pool_plan.with_joined_axes(launch)
         problem, compute = problem_of(launch, alignment)
         chosen = config.configure(problem, machine.device)
     if chosen is None:

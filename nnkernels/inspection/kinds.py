@@ -36,6 +36,7 @@ _CHANNEL_STAGES = (
     "{who}, statistics",
     "{who}, statistics of parts",
     "warp, folds parts",
+    "{who}, result of parts",
 )
 _STAGES = ("", "parts of rows", "rows of parts")
 
@@ -77,6 +78,12 @@ def kind_of(instance: Instance, warp: int) -> str:
     if name in ("PoolWindows", "PoolGather"):
         adaptive = ", adaptive" if arguments[7] == "true" else ""
         return f"{arguments[0]}, {arguments[5]} at once, {arguments[6]}{adaptive}"
+    if name == "PoolBands":
+        return f"{arguments[0]}, {arguments[4]} read, {arguments[5]} written, {arguments[6]}"
+    if name in ("PoolBandsBackward", "PoolBandsMaxima"):
+        mode, sums = (arguments[0], 1) if name == "PoolBandsBackward" else ("PoolMax", 0)
+        read = f", {arguments[3]} read" if sums else ""
+        return f"{mode}{read}, {arguments[3 + sums]} written, {arguments[4 + sums]}"
     if name in ("GatherMove", "GatherSum"):
         vector, axes = (1, 3) if name == "GatherMove" else (2, 3)
         axes = int(arguments[axes]) + int(arguments[axes + 1])
