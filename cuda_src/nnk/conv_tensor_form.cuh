@@ -18,6 +18,8 @@ struct ConvTensorForm {
   static constexpr bool scatters_rows = Scattered && Pixels == pixels_are_rows;
   static constexpr bool scatters_columns = Scattered && Pixels == pixels_are_columns;
   static constexpr bool gathers_pixels = Scattered && terms;
+  // Places of pixels, in the loop or after it, take many registers.
+  static constexpr bool is_large = terms || scatters_columns;
 
   // After those of the product: the windows, and an array of pixels that is gathered as an image
   // that windows of one tap see.

@@ -24,7 +24,7 @@ namespace nnk {
 
 // A product of plain matrices: no operand is gathered, and C is a matrix.
 struct TensorForm {
-  static constexpr bool scatters_rows = false, scatters_columns = false;
+  static constexpr bool scatters_rows = false, scatters_columns = false, is_large = false;
   template <class Product, class Index> using Args = Product;
   template <class Base, class Index> using A = Base;
   template <class Base, class Index> using B = Base;
@@ -135,8 +135,10 @@ struct MatmulTensor {
   }
 
   // Where copies are asynchronous, the code of all stages is laid out in a row, in which the places
-  // of a stage are numbers; where code for loads is there too, it would be too much.
-  static constexpr int in_a_row = any_asynchronous ? Stages : 1;
+  // of a stage are numbers; where code for loads, or for many places, is there too, it would be too
+  // much. (With ptxas 13.0 each slice of 64 x 128 sums over pixels moved 104 registers to local
+  // memory and back, beside 32 steps of the matrix core.)
+  static constexpr int in_a_row = any_asynchronous && !Form::is_large ? Stages : 1;
 
   template <class G>
   static NNK_FN void accumulate(G& group, A& a, B& b, Index slices, int missing, Sums& sums) {
