@@ -155,4 +155,6 @@ def test_the_other_operands_are_read_by_whole_vectors(arch, call, odd, dtype):
     assert found.stores[vector * size] >= stores * depth, what
     if odd != "weight":
         narrow = found.stores if odd == "out" else found.loads
-        assert narrow[size] >= vector * depth, what
+        # AMD's GPUs read whole vectors at any address, and their compiler may make use of it.
+        joined = arch.startswith("gfx") and narrow[vector * size] >= (whole + 1) * depth
+        assert joined or narrow[size] >= vector * depth, what

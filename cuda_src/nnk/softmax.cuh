@@ -41,13 +41,14 @@ struct SoftmaxForward {
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
   static constexpr bool is_plain = is_same<Prologue, NoPrologue> && is_same<Epilogue, NoEpilogue>;
-  // 64: two blocks of 512 threads fit a multiprocessor then, and one reads while the other writes.
+  // 64 leave room for twice 512 threads: of what is read again, one block reads while the other
+  // writes. Rows that are read number by number have an address for each that is kept.
   static constexpr int register_budget = sizeof(S) > 4 ||
                                                  sizeof(typename Geometry::index_type) > 4 ||
                                                  !is_plain
                                              ? 128
-                                         : Layout == across || Keep == keep_none ? 64
-                                                                                 : 80;
+                                         : N == 1 && Keep == keep_registers ? 96
+                                                                            : 64;
   using Stats = MaxSumExpValue<S>;
   static constexpr int y_at = 1 + Prologue::inputs + Epilogue::inputs + Prologue::outputs;
 

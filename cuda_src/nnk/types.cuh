@@ -157,7 +157,7 @@ template <class To, class From> NNK_FN To bit_cast(From x) {
   return y;
 }
 
-// A float whose result is rounded to a narrow type, on GPUs alone: see nnk/brief.cuh.
+// A float whose result is rounded to a narrow type, on GPUs alone: see platform/math_brief.cuh.
 struct Brief;
 
 // Registers of one lane, as matrix instructions take them.

@@ -47,7 +47,7 @@ NNK_FN float min(float a, float b) {
 }
 #endif
 
-// See nnk/brief.cuh.
+// See platform/math_brief.cuh.
 NNK_FN float brief_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -67,7 +67,7 @@ NNK_FN float brief_quotient(float a, float b) {
 }  // namespace nnk
 
 #include "platform/math_scalar.cuh"
-#include "nnk/brief.cuh"
+#include "platform/math_brief.cuh"
 
 namespace nnk {
 

@@ -65,7 +65,7 @@ NNK_FN bfloat16 float_to_bfloat16(float x) {
   return bfloat16{uint16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-// ---- see nnk/brief.cuh: 22 bits, and no subnormal numbers ----------------------------------------
+// ---- see platform/math_brief.cuh: 22 bits, and no subnormal numbers -----------------------------
 
 NNK_FN float brief_result(float x) {
   const uint32 bits = bit_cast<uint32>(x), magnitude = bits & 0x7fffffffu;
@@ -119,7 +119,7 @@ template <int Bytes> struct RawVector { using type = sim::Register<Bytes>; };
 }  // namespace nnk
 
 #include "platform/math_scalar.cuh"
-#include "nnk/brief.cuh"
+#include "platform/math_brief.cuh"
 
 #pragma GCC diagnostic push
 #if !defined(__clang__)

@@ -33,7 +33,7 @@ NNK_FN bfloat16 float_to_bfloat16(float x) {
   return bfloat16{uint16(x != x ? (bits >> 16) | 0x40u : rounded)};
 }
 
-// See nnk/brief.cuh.
+// See platform/math_brief.cuh.
 NNK_FN float brief_exp2(float x) { return ::exp2f(x); }
 NNK_FN float brief_reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 NNK_FN float brief_quotient(float a, float b) { return a / b; }
@@ -50,7 +50,7 @@ template <> struct RawVector<16> { typedef unsigned int type __attribute__((ext_
 }  // namespace nnk
 
 #include "platform/math_scalar.cuh"
-#include "nnk/brief.cuh"
+#include "platform/math_brief.cuh"
 #include "platform/vec_array.cuh"
 
 namespace nnk {
