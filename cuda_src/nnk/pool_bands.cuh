@@ -28,8 +28,9 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
   using Row = PoolBandRow<Index>;
   using Window = PoolWindow<Index>;
   using Column = Vec<S, N>;
+  static constexpr bool crowded = Mode::indexed || M > 2;
   static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128
-                                         : Mode::indexed                    ? 64
+                                         : crowded                          ? 64
                                                                             : 50;
 
   struct Args {
