@@ -91,6 +91,16 @@ def test_bands_give_the_bits_of_single_results(simulator, choices):
             assert_same_numbers(found["indices"], labels, what)
             right = expected("max_pool_backward", dy, x, **options)
             assert_close(found["max_pool_backward"], right, 9, what=what)
+        # The last NaN in order of rows, which is not that of columns.
+        shape, options = CASES["several bands"]
+        x = image(generator, shape, ties=True)
+        x[generator.random(shape) < 0.2] = np.nan
+        with simulator.context(4):
+            found = nnk.max_pool(simulator.array(x), return_indices=True, **options)
+        wanted = expected("max_pool", x, return_indices=True, **options)
+        if not simulator.recording:
+            for got, right in zip(found, wanted, strict=True):
+                assert_same_numbers(simulator.numpy(got), right, "NaN")
 
     simulator.precompiled(body)
 

@@ -22,8 +22,10 @@ struct PoolWindows {
   using V = Vec<S, N>;
   using I = PoolLabel<S>;
   using Window = PoolWindow<Index>;
-  // Left alone, ptxas spills to keep six blocks on a multiprocessor.
-  static constexpr int register_budget = 128;
+  // Left alone, ptxas spills to keep six blocks on a multiprocessor, and takes as many registers
+  // as it may for loops that it unrolls: a thread has a few loads under way, and blocks hide them.
+  static constexpr bool wide = sizeof(S) > 4 || sizeof(Index) > 4 || is_same<Mode, PoolPower>;
+  static constexpr int register_budget = wide ? 128 : is_same<Mode, PoolSquare> ? 80 : 64;
 
   struct Args {
     const void* x;

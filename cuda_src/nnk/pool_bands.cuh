@@ -28,8 +28,9 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
   using Row = PoolBandRow<Index>;
   using Window = PoolWindow<Index>;
   using Column = Vec<S, N>;
+  static constexpr bool crowded = Mode::indexed || M > 2;
   static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128
-                                         : Mode::indexed                    ? 64
+                                         : crowded                          ? 64
                                                                             : 50;
 
   struct Args {
@@ -238,18 +239,26 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
     I label;
   };
   // Of equal numbers that with the lowest label, of several NaN that with the highest: columns come
-  // one after the other, but labels are in order of rows.
+  // one after the other, but labels are in order of rows. (No branches: they would be several for
+  // each of a few instructions.)
   NNK_FN Best search(const Row& place, const Window& w, int at) const {
-    Best best{pool_lowest<T, S>(), I(-1)};
-    if (place.depth.inside() == 0 || place.height.inside() == 0) return best;
+    const I last = ~Limits<I>::lowest();
+    Best best{pool_lowest<T, S>(), last};
     const Index start = w.start * args.names.start[2];
-    each_column(w, at, [&](Index c, int from, S x) NNK_INLINE {
-      const I label = labels.load(from) + I(start + c * args.names.tap[2]);
-      bool better = best.label < 0 || x > best.value || (x == best.value && label < best.label);
-      if constexpr (is_floating<S>)
-        better = better || (x != x && (best.value == best.value || label > best.label));
-      if (better) best = {x, label};
-    });
+    const bool any = place.depth.inside() > 0 && place.height.inside() > 0;
+    if (any) {
+      each_column(w, at, [&](Index c, int from, S x) NNK_INLINE {
+        const I label = labels.load(from) + I(start + c * args.names.tap[2]);
+        const bool before = label < best.label;
+        bool better = bool(int(x > best.value) | (int(x == best.value) & int(before)));
+        if constexpr (is_floating<S>)
+          better =
+              bool(int(better) | (int(x != x) & (int(best.value == best.value) | int(!before))));
+        best.value = better ? x : best.value;
+        best.label = better ? label : best.label;
+      });
+    }
+    if (best.label == last) best.label = I(-1);
     return best;
   }
   template <class To, class Value>
