@@ -476,7 +476,7 @@ def test_the_main_loop_of_a_convolution_on_matrix_cores_does_not_divide(arch, mo
                 "chunks": 1,
                 "chunks of a copy": 1,
                 "chunks of a gradient": 1,
-                "chunks of pixels": 3,
+                "chunks of pixels": 3.6,
             }.get(name, 2.5)
             assert others <= most * loop["HMMA"], what
 
