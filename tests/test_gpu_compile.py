@@ -542,7 +542,7 @@ def test_every_kind_of_vector_product_is_reached(arch):
     }
     slices = 256 // PROFILES[arch].warp
     assert f"{4 * slices} slices of terms, sums across memory" in kinds
-    assert "sums of splits, 4 at once" in kinds
+    assert any(kind.startswith("sums of splits, 4 at once") for kind in kinds)
     assert {
         "warp for 1 sums along memory",
         "warp for 4 sums along memory",
