@@ -54,6 +54,26 @@ def test_tiles_end_where_images_do(dtype, simulator, copying):
     simulator.precompiled(body)
 
 
+@pytest.mark.dtypes(of=float16_on("sm_80", "gfx90a"))
+def test_weights_of_all_phases_are_written_at_once(dtype, simulator, kernels, one_tile):
+    one_tile()
+    geometries = [
+        Geometry((2, 24, 9, 11), (16, 24, 3, 3), {"padding": 1, "stride": 2}),
+        Geometry((1, 72, 7, 8), (80, 72, 5, 4), {"padding": 2, "stride": (3, 2), "flip": True}),
+        Geometry((1, 16, 10, 9), (8, 16, 3, 3), {"stride": 2, "dilation": (1, 3)}),
+        # More taps than are listed.
+        Geometry((1, 16, 10, 9), (8, 16, 6, 6), {"stride": 2, "padding": 2}),
+    ]
+
+    def body():
+        kernels.clear()
+        for geometry in geometries:
+            check(simulator, geometry, True, dtype)
+
+    simulator.precompiled(body)
+    assert "ChannelsLast" in kernels
+
+
 def names_of(function, arrays, options, device=PROFILES["sm_90"]):
     found = launches(function, arrays, options, device)
     return [one.instance.header for one in found]
@@ -80,7 +100,8 @@ def test_which_calls_copy():
     found = three_calls(shape, 64, contiguous)
     # Beside images, a gradient by the image copies weights, whose rows and channels change places.
     assert [names.count(COPY) for names in found] == [1, 2, 2]
-    # Phases of a gradient share a copy; weights with taps between are copied one by one.
+    # Phases of a gradient share a copy; weights with taps between are copied one by one, or at
+    # once where their rows are adjacent.
     assert three_calls(shape, 64, contiguous, stride=2)[1].count(COPY) == 1
     for other in (
         three_calls(shape, 64, lambda s: channels_last(s, np.dtype(np.float16))),
@@ -92,6 +113,8 @@ def test_which_calls_copy():
         assert all(COPY not in names for names in (other[0], other[2]))
     last = three_calls(shape, 64, lambda s: channels_last(s, np.dtype(np.float16)))
     assert last[1].count(COPY) == 1
+    last = three_calls(shape, 64, lambda s: channels_last(s, np.dtype(np.float16)), stride=2)
+    assert (last[1].count(COPY), len(last[1])) == (1, 5)
     # A product of matrices as it is.
     assert COPY not in three_calls(shape, 64, contiguous, kernel=1)[0]
 

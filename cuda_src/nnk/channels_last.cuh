@@ -12,7 +12,8 @@ namespace nnk {
 // A tile is 128 bytes of pixels by as many channels. Its rows are channels, in chunks of 16 bytes.
 // These are exchanged by a pattern of which any 8 rows a chunk apart have another number each: the
 // threads that read one pixel of 8 chunks of channels touch banks of their own.
-template <class T, class Index, int N, int Threads> struct ChannelsLast {
+// Listed: images lie where lists of their steps say, not along two axes
+template <class T, class Index, int N, int Threads, bool Listed = false> struct ChannelsLast {
   static constexpr int chunk = 16 / int(sizeof(T)), side = 8 * chunk;
   static constexpr int units = side * 8;  // chunks of a tile, and of a thread
   static constexpr int share = (units + Threads - 1) / Threads;
@@ -26,6 +27,11 @@ template <class T, class Index, int N, int Threads> struct ChannelsLast {
     Index channels, pixels;
     Index stride[3], stride_to[3];
     Divisor<Index> tiles_of_image, tiles_of_channels, inner;
+    // Of every image: where it is, where its copy is, and from pixel to pixel of that.
+    static constexpr int most_listed = 32;
+    struct List { Index from[most_listed], to[most_listed], pixel[most_listed]; };
+    struct NoList {};
+    conditional<Listed, List, NoList> list;
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -36,15 +42,12 @@ template <class T, class Index, int N, int Threads> struct ChannelsLast {
     const Index row = args.tiles_of_channels.divide(tile);  // of tiles of pixels
     const Index pixel = row * side;
     const Index channel = (tile - row * args.tiles_of_channels.divisor) * side;
-    const Index outer = args.inner.divide(image), inner = image - outer * args.inner.divisor;
-    const T* const from =
-        byte_offset(args.from, int64(outer) * args.stride[0] + int64(inner) * args.stride[1]);
-    T* const to = args.to + int64(outer) * args.stride_to[0] + int64(inner) * args.stride_to[1];
+    const Place place(args, image);
     Vec<T, chunk> held[share];
     NNK_UNROLL
     for (int i = 0; i < share; ++i) {
       const int u = group.rank() + i * Threads;
-      if (is_there(u)) held[i] = fetch(args, from, channel + u / 8, pixel + u % 8 * chunk);
+      if (is_there(u)) held[i] = fetch(args, place.from, channel + u / 8, pixel + u % 8 * chunk);
     }
     NNK_UNROLL
     for (int i = 0; i < share; ++i) {
@@ -59,11 +62,30 @@ template <class T, class Index, int N, int Threads> struct ChannelsLast {
       Vec<T, chunk> x;
       NNK_UNROLL
       for (int j = 0; j < chunk; ++j) x.set(j, memory.load(at(c + j, p / chunk) + p % chunk));
-      nnk::store(to + int64(pixel + p) * args.stride_to[2] + channel + c, x);
+      nnk::store(place.to + int64(pixel + p) * place.next_pixel + channel + c, x);
     }
   }
 
  private:
+  // Of an image.
+  struct Place {
+    const T* from;
+    T* to;
+    Index next_pixel;
+    NNK_FN Place(const Args& args, Index image) {
+      if constexpr (Listed) {
+        from = byte_offset(args.from, int64(args.list.from[image]));
+        to = args.to + int64(args.list.to[image]);
+        next_pixel = args.list.pixel[image];
+      } else {
+        const Index outer = args.inner.divide(image), inner = image - outer * args.inner.divisor;
+        from =
+            byte_offset(args.from, int64(outer) * args.stride[0] + int64(inner) * args.stride[1]);
+        to = args.to + int64(outer) * args.stride_to[0] + int64(inner) * args.stride_to[1];
+        next_pixel = args.stride_to[2];
+      }
+    }
+  };
   static NNK_FN bool is_there(int unit) { return units % Threads == 0 || unit < units; }
   // Where a chunk of pixels of a channel is in the tile.
   static NNK_FN int at(int channel, int number) {

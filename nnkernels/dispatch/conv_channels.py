@@ -6,7 +6,9 @@ element; so it is read once, and written as chunks of channels that windows see 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product as every
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,8 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_channels as config
 from nnkernels.config import conv_tensor
 from nnkernels.config.conv_channels import ChannelsProblem
-from nnkernels.dispatch.axes import Shape, Strides, merge
-from nnkernels.dispatch.conv_geometry import Strides3, WindowProduct
+from nnkernels.dispatch.axes import Shape, Strides, largest_power_of_two, merge
+from nnkernels.dispatch.conv_geometry import Strides3, Weights, WindowProduct
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_pointwise import as_matrices
 from nnkernels.dispatch.dtypes import Element, numpy_dtype
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 # Chunks of channels: bytes.
 _CHUNK = 16
+# Images that a kernel's arguments list: ``most_listed`` of ``cuda_src/nnk/channels_last.cuh``.
+_MOST_LISTED = 32
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,47 @@ def add_transposition(
     return True
 
 
+def add_transposed_phases(
+    plan: ConvPlan, weights: Sequence[Weights], element: Element, alignment: int, machine: Any
+) -> dict[Weights, Slot]:
+    """Add one launch that writes the weights of some phases in order of taps and then channels.
+
+    Returns
+    -------
+    dict
+        Where weights are that were not in that order; none, if one launch does not write them.
+    """
+    found = [w for w in weights if w.terms > 0 and w.step(True) is None]
+    size, taps = element.itemsize, sum(prod(w.taps) for w in found)
+    if len(found) < 2 or taps > _MOST_LISTED or not machine.device.is_gpu:
+        return {}
+    first = found[0]
+    chunks = first.channels * size % _CHUNK == 0 and first.groups == 1
+    if not chunks or first.row_stride != size or config.is_narrow(first.channels, first.rows, size):
+        return {}
+    slots: dict[Weights, int] = {}
+    listed: list[tuple[int, int, int]] = []  # of every tap
+    elements = 0
+    for w in found:
+        slots[w] = elements
+        for number, at in enumerate(every(*map(range, w.taps))):
+            offset = w.offset + sum(t * s for t, s in zip(at, w.tap_strides, strict=True))
+            listed.append((offset, elements + number * w.channels, w.terms))
+        elements += w.rows * w.terms
+    problem = ChannelsProblem(
+        (1, taps),
+        first.channels,
+        first.rows,
+        (0, max(abs(offset) for offset, _, _ in listed), first.channel_stride),
+        (0, elements, max(w.terms for w in found)),
+        size,
+        largest_power_of_two(alignment, *(offset for offset, _, _ in listed)),
+    )
+    number = plan.workspace(elements, numpy_dtype(element.name))
+    _add_launch(plan, problem, (number, 0), (1, 0), element, machine, listed)
+    return {w: (number, at * size) for w, at in slots.items()}
+
+
 def _add_launch(
     plan: ConvPlan,
     problem: ChannelsProblem,
@@ -193,15 +238,17 @@ def _add_launch(
     source: Slot,
     element: Element,
     machine: Any,
+    listed: Sequence[tuple[int, int, int]] = (),
 ) -> None:
     chosen = config.configure(problem)
     packer = Packer(2, chosen.index)
     packer.add_index(problem.channels, problem.pixels, *problem.strides, *problem.copy_strides)
     packer.add_divisors((chosen.tiles_of_image, chosen.tiles_of_channels, problem.images[1]))
+    for numbers in zip(*listed, strict=True):
+        packer.add_index(*numbers, *[0] * (_MOST_LISTED - len(listed)))
     types = f"{element.storage}, {'int32' if chosen.index == 'i' else 'int64'}"
-    instance = Instance(
-        "channels_last", f"ChannelsLast<{types}, {chosen.vector}, {chosen.threads}>", chosen.threads
-    )
+    options = f"{chosen.vector}, {chosen.threads}{', true' if listed else ''}"
+    instance = Instance("channels_last", f"ChannelsLast<{types}, {options}>", chosen.threads)
     images = prod(problem.images)
     traffic = 2 * images * problem.channels * problem.pixels * problem.itemsize
     blocks = images * chosen.tiles_of_image

@@ -23,6 +23,7 @@ from nnkernels.dispatch.axes import (
 from nnkernels.dispatch.conv_apart import join_apart
 from nnkernels.dispatch.conv_channels import (
     add_copy,
+    add_transposed_phases,
     add_transposition,
     copies,
     image_of,
@@ -82,6 +83,8 @@ class ConvPlan:
         For each what starts it, what packs its pointers, these, and its other arguments.
     copies : dict
         Of operands that are copied so that their channels are adjacent, the copies' numbers.
+    ordered : dict
+        Where weights are that are copied to the order of the terms.
     """
 
     operands: int
@@ -91,6 +94,7 @@ class ConvPlan:
     workspaces: list[Allocation] = field(default_factory=list)
     launches: list[tuple[Any, Any, tuple[Slot, ...], bytes]] = field(default_factory=list)
     copies: dict[int, int] = field(default_factory=dict)
+    ordered: dict[Weights, Slot] = field(default_factory=dict)
 
     @property
     def result_number(self) -> int:
@@ -271,6 +275,10 @@ def backward_data(
         found = phases((shape, strides), dy.strides, axes, weights, not channels_fast, more, ranges)
         if machine.device.is_gpu and is_plain and joined is None:
             found = _without_empty(plan, found, prod(shape), types.result, machine)
+        if channels_fast and not is_few:
+            alignment = operands.alignment(1, machine)
+            of_phases = [phase.weights for phase in found]
+            plan.ordered.update(add_transposed_phases(plan, of_phases, types.a, alignment, machine))
         # Those of most taps first: what they copy, others need not.
         for phase in sorted(found, key=lambda phase: -phase.product.terms):
             _add(
@@ -543,7 +551,9 @@ def _add(
         if copies(plan, prepared, copied, (whole,), more, machine):
             prepared, image, channels_fast = copied, add_copy(plan, whole, machine), True
     slot = (1, weights.offset)
-    if weights.step(channels_fast) is None and machine.device.is_gpu:
+    if channels_fast and weights in plan.ordered:
+        slot = plan.ordered[weights]
+    elif weights.step(channels_fast) is None and machine.device.is_gpu:
         aligned = operands.alignment(1, machine, weights.offset)
         slot = _in_order(plan, weights, slot, types.a, channels_fast, aligned, machine)
     add_launches(plan, prepared, slot, image, added, result, machine)

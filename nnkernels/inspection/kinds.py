@@ -69,7 +69,15 @@ def kind_of(instance: Instance, warp: int) -> str:
         atom = f"{sizes[1]}, " if math == "MlpTensor" else ""
         return f"{atom}tile {'x'.join(sizes[first : first + 2])}, {kept} in shared memory"
     if name == "MatmulSplits":
-        return f"sums of splits, {arguments[4]} at once"
+        shared = "" if arguments[7] == "1" else f", {arguments[7]} threads for each"
+        return f"sums of splits, {arguments[4]} at once{shared}"
+    if name == "ChannelsLast":
+        where = ", of listed taps" if len(arguments) > 4 else ""
+        return f"channels side by side, {arguments[2]} pixels at once{where}"
+    if name == "Zeros":
+        return "zeros"
+    if name == "ConvJoinedWeights":
+        return "weights of phases that are joined"
     if name == "GemvAlong":
         team = "warp" if arguments[8] != arguments[7] else f"block of {arguments[7]}"
         return f"{team} for {arguments[9]} sums along memory"
