@@ -21,10 +21,10 @@ BAND_BYTES = 8192
 _ROWS = 128
 # Blocks of a multiprocessor, so that all are busy.
 _BLOCKS = 4
-# What one access of a thread may be of the computing type, and what a result is of memory where
-# neighbouring threads have neighbours: more per thread leaves threads of a block idle.
+# What one access of a thread may be of the computing type.
 _COMPUTED_BYTES = 32
-_STORED_BYTES = 4
+# Rows of which a thread makes a result: it finds its place in a row once for them.
+ROWS = 4
 # Numbers of a row and of a window in the tables of the kernels.
 _ROW_NUMBERS = 12
 _WINDOW_NUMBERS = 4
@@ -47,8 +47,9 @@ class BandConfig:
     piece : int
         Results of a row that a block has.
     length : int
-        Of maxima, the most windows along depth and height that see a band, as one number each in
-        `seen`; else elements of a row in shared memory.
+        Elements of a row in shared memory; of sums, windows.
+    seen : tuple of int
+        Of maxima, the most windows along depth and height that see a band.
     scratch : int
         Bytes of shared memory.
     """
@@ -104,7 +105,8 @@ def _widest(problem: PoolProblem, operand: int) -> int:
 def _shared_out(rows: int, most: int, pieces: int, device: Device) -> int:
     """Rows of a block, so that all processors have some."""
     wanted = -(-rows * pieces // (_BLOCKS * device.processors))
-    return max(min(most, _ROWS, wanted), 1)
+    rows = max(min(most, _ROWS, wanted), 1)
+    return rows // ROWS * ROWS if rows >= ROWS else rows
 
 
 def _index_bytes(problem: PoolProblem) -> int:
@@ -116,14 +118,10 @@ def _forward(problem: PoolProblem, device: Device) -> BandConfig | None:
     if width.stride > width.reach:  # elements that no window sees would be read
         return None
     elements = BAND_BYTES // problem.compute_itemsize
-    written = range(1, len(problem.strides))
     loaded = _access(problem, (0,), width.size, _widest(problem, 0))
-    stored = _access(
-        problem, written, width.out, max(_STORED_BYTES // problem.itemsizes[problem.result], 1)
-    )
     piece, length = width.out, round_up(width.size, loaded)
     if max(piece, length) > elements:
-        piece = (elements - width.reach - loaded) // width.stride // stored * stored
+        piece = (elements - width.reach - loaded) // width.stride
         if piece <= 0:
             return None
         length = round_up((piece - 1) * width.stride + width.reach + loaded - 1, loaded)
@@ -136,7 +134,7 @@ def _forward(problem: PoolProblem, device: Device) -> BandConfig | None:
         kind="forward",
         index=problem.index,
         loaded=loaded,
-        stored=stored,
+        stored=ROWS,
         tile=tile,
         planes=0,
         piece=piece,

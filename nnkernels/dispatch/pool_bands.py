@@ -67,7 +67,7 @@ def _instance(launch: Launch, chosen: BandConfig, compute: Element) -> Instance:
 def _pack_forward(launch: Launch, chosen: BandConfig, compute: Element) -> bytes:
     depth, height, _ = launch.axes
     rows = prod(launch.planes) * depth.out * height.out
-    packer = _pack_pieces(launch, chosen, rows, chosen.length, chosen.piece)
+    packer = _pack_pieces(launch, chosen, rows, chosen.piece)
     for operand in launch.operands:
         pack_strides(packer, operand, "", 0)
     pack_labels(packer, launch)
@@ -78,21 +78,21 @@ def _pack_forward(launch: Launch, chosen: BandConfig, compute: Element) -> bytes
 def _pack_sums(launch: Launch, chosen: BandConfig, compute: Element) -> bytes:
     depth, height, _ = launch.axes
     rows = prod(launch.planes) * depth.size * height.size
-    packer = _pack_pieces(launch, chosen, rows, chosen.length, chosen.piece)
+    packer = _pack_pieces(launch, chosen, rows, -(-chosen.piece // chosen.stored))
     for operand in launch.operands:
         pack_strides(packer, operand, "", 0)
     packer.add_scalars(compute.name, pool_plan.parameters_of(launch, compute))
     return packer.finish()
 
 
-def _pack_pieces(launch: Launch, chosen: BandConfig, rows: int, length: int, piece: int) -> Packer:
+def _pack_pieces(launch: Launch, chosen: BandConfig, rows: int, results: int) -> Packer:
     """All fields up to the axes of a kernel whose rows have pieces."""
     packer = Packer(len(launch.operands), chosen.index)
     packer.add("q", rows)
-    packer.add_index(chosen.tile, piece, length, int(launch.mode.include_pad))
+    packer.add_index(chosen.tile, chosen.piece, chosen.length, int(launch.mode.include_pad))
     packer.add_divisor(-(-rows // chosen.tile))
-    packer.add_divisor(-(-length // chosen.loaded), "i")
-    packer.add_divisor(-(-piece // chosen.stored), "i")
+    packer.add_divisor(-(-chosen.length // chosen.loaded), "i")
+    packer.add_divisor(results, "i")
     packer.add_divisor(launch.planes[1])
     for axis in launch.axes:
         pack_axis(packer, axis, False)
