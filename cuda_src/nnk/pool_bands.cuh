@@ -28,7 +28,7 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
   using Row = PoolBandRow<Index>;
   using Window = PoolWindow<Index>;
   using Column = Vec<S, N>;
-  static constexpr bool crowded = Mode::indexed || (M > 2 && sizeof(T) == 1);
+  static constexpr bool crowded = Mode::indexed || sizeof(T) == 1 || (Mode::counts && N == 1);
   static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128
                                          : crowded                          ? 64
                                                                             : 50;
@@ -141,10 +141,16 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
         place.name + place.depth.first * args.names.tap[0] + place.height.first * args.names.tap[1];
     auto label = Vec<I, N>::splat(I(lowest));
     each_tap(place, w, [&](Index a, Index b, const Column& x) NNK_INLINE {
-      const auto better = is_better(x, best);
-      best = where(better, x, best);
       const I name = I(place.name + a * args.names.tap[0] + b * args.names.tap[1]);
-      label = where_labels(better, Vec<I, N>::splat(name), label);
+      if constexpr (N == 1) {  // a mask of one lane would be a byte in memory on gfx90a
+        const bool better = bool(int(x[0] > best[0]) | int(x[0] != x[0]));
+        best.set(0, better ? x[0] : best[0]);
+        label.set(0, better ? name : label[0]);
+      } else {
+        const auto better = is_better(x, best);
+        best = where(better, x, best);
+        label = where_labels(better, Vec<I, N>::splat(name), label);
+      }
     });
     columns.store_vec(at, best);
     labels.store_vec(at, label);
