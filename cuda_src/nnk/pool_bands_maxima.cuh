@@ -3,8 +3,8 @@
 //
 // A block has a band of rows of some planes. Every window that may see an element of it writes dy
 // and the place of its maximum in the band to shared memory: a division for each window, not for
-// each window of each element. Then a thread looks up the windows that may see one of M elements
-// above each other, in order, and adds dy to the one that is its maximum.
+// each window of each element. Then a thread looks up the windows that may see one of N M elements
+// beside and above each other, in order, and adds dy to the one that is its maximum.
 #pragma once
 #include "nnk/pool_axis.cuh"
 
@@ -24,8 +24,9 @@ template <class S> struct alignas(2 * sizeof(S)) PoolBandTerm {
 };
 template <class Index> struct alignas(2 * sizeof(Index)) PoolBandWindows { PoolCover<Index> of; };
 
-// T  of dx and dy;  U  of the numbers of taps;  M  rows of elements of a thread.
-template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima {
+// T  of dx and dy;  U  of the numbers of taps;  N  neighbours in a row, which divide rows of dx and
+// what is before them in memory, and M rows of them are a thread's.
+template <class T, class U, class S, int N, int M, class Index> struct PoolBandsMaxima {
   using I = PoolLabel<S>;
   using ElementRows = PoolBandLine<Index>;
   using WindowRow = PoolBandWindowRow<Index>;
@@ -42,7 +43,7 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
     Index extent;  // rows of elements of a block, in each plane
     Index taps;    // of a window
     Divisor<Index> by_bands, by_depths, by_planes;
-    Divisor<int32> by_width, by_sets;     // elements of a row; sets of M rows of a band
+    Divisor<int32> by_width, by_sets;     // N elements of a row; sets of M rows of a band
     Divisor<int32> by_high, by_deep;      // the most windows along either axis that see a band
     Divisor<Index> by_tap_rows, by_taps;  // number of a tap: (a tap rows + b) taps + c
     PoolAxis<Index, false> axis[3];
@@ -69,7 +70,7 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
   PoolCover<Index> deep, high;  // the windows that see them
   Shared<ElementRows> lines;
   Shared<WindowRow> window_rows;
-  Shared<Windows> covers;  // of the elements of a row
+  Shared<Windows> covers;  // of N elements of a row
   Shared<Index> offsets;   // from the first tap of a window to each of them, in a plane
   Shared<Term> terms;
 
@@ -107,7 +108,7 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
       window_rows.store(l, window_row(l));
     NNK_NO_UNROLL
     for (int w = group.rank(); w < args.by_width.divisor; w += G::threads)
-      covers.store(w, {args.axis[2].cover(w)});
+      covers.store(w, {{args.axis[2].cover(w * N).first, args.axis[2].cover(w * N + N - 1).last}});
     NNK_NO_UNROLL
     for (int t = group.rank(); t < int(args.taps); t += G::threads) {
       const Index row = args.by_taps.divide(t), slice = args.by_tap_rows.divide(row);
@@ -197,8 +198,10 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
     const ElementRows of = lines.load(set);
     const PoolCover<Index> cover = covers.load(w).of;
     const int out = int(args.axis[2].out);
-    const I place = I(of.place + w), width = I(args.axis[2].size);
-    Vec<S, M> total = Vec<S, M>::splat(S(0));
+    const I place = I(of.place + w * N), width = I(args.axis[2].size);
+    Vec<S, N> total[M];
+    NNK_UNROLL
+    for (int i = 0; i < M; ++i) total[i] = Vec<S, N>::splat(S(0));
     int slice = int(of.windows);
     NNK_NO_UNROLL
     for (Index a = deep.first; a < deep.last; ++a) {
@@ -210,20 +213,23 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
           const Term term = terms.load(line + int(c));
           const I e = term.place - place;
           NNK_UNROLL
-          for (int i = 0; i < M; ++i)
-            if (e == I(i) * width) total.set(i, total[i] + term.dy);
+          for (int i = 0; i < M; ++i) {
+            NNK_UNROLL
+            for (int k = 0; k < N; ++k)
+              if (e == I(i) * width + I(k)) total[i].set(k, total[i][k] + term.dy);
+          }
         }
         line += out;
       }
       slice += args.by_high.divisor * out;
     }
+    T* to_row = byte_offset(static_cast<T*>(args.dx), of.dx);
+    const int there = int(to - from) - row;
     NNK_UNROLL
     for (int i = 0; i < M; ++i) {
-      if (from + row + i >= to) continue;
-      const Line<T, Index, unit_step> line{
-          byte_offset(static_cast<T*>(args.dx), of.dx + i * args.at[0].space[1]), args.axis[2].size,
-          Index(sizeof(T))};
-      line.store(Index(w), convert<T>(Vec<S, 1>::splat(total[i])));
+      const Line<T, Index, unit_step> line{to_row, args.axis[2].size, Index(sizeof(T))};
+      if (i < there) line.store(Index(w) * N, convert<T>(total[i]));
+      to_row = byte_offset(to_row, args.at[0].space[1]);
     }
   }
 };

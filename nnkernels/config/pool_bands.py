@@ -39,7 +39,7 @@ class BandConfig:
     kind : {"forward", "sums", "maxima"}
         The kernel: a pooling, or the gradient of one.
     loaded, stored : int
-        Elements of an access of what is read, and rows of results of a thread.
+        Elements of an access of what is read, of maxima of dx, and rows of results of a thread.
     tile : int
         Rows of results of a block; of maxima, rows of one plane.
     planes : int
@@ -205,7 +205,7 @@ def _maxima(problem: PoolProblem, device: Device) -> BandConfig | None:
     found = BandConfig(
         kind="maxima",
         index=problem.index,
-        loaded=1,
+        loaded=_access(problem, (0,), width.size, 2),
         stored=ROWS,
         tile=rows,
         planes=group,
@@ -236,7 +236,7 @@ def _with_scratch(chosen: BandConfig, problem: PoolProblem) -> BandConfig:
     )
     lines = 4 * _index_bytes(problem) * chosen.planes * (-(-chosen.tile // ROWS) + prod(seen))
     taps = round_up(prod(axis.kernel for axis in problem.axes) * _index_bytes(problem), 16)
-    covers = round_up(2 * width.size * _index_bytes(problem), 16)
+    covers = round_up(2 * (width.size // chosen.loaded) * _index_bytes(problem), 16)
     terms = chosen.planes * prod(seen) * width.out * 2 * problem.compute_itemsize
     groups = -(-prod(problem.planes) // chosen.planes)
     return replace(

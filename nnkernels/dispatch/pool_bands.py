@@ -56,7 +56,7 @@ def _instance(launch: Launch, chosen: BandConfig, compute: Element) -> Instance:
         text = f"{mode}, {first.element.storage}, {compute.storage}, {chosen.loaded}, "
         header, struct = "pool_bands_backward", "PoolBandsBackward"
     else:
-        text = f"{first.element.storage}, {label}, {compute.storage}, "
+        text = f"{first.element.storage}, {label}, {compute.storage}, {chosen.loaded}, "
         header, struct = "pool_bands_maxima", "PoolBandsMaxima"
     return Instance(header, f"{struct}<{text}{chosen.stored}, {index}>", config.THREADS)
 
@@ -108,7 +108,7 @@ def _pack_maxima(launch: Launch, chosen: BandConfig, compute: Element) -> bytes:
     for divisor in (-(-height.size // chosen.tile), depth.size, launch.planes[1]):
         packer.add_divisor(divisor)
     deep, high = chosen.seen
-    for divisor in (width.size, -(-chosen.tile // chosen.stored), high, deep):
+    for divisor in (width.size // chosen.loaded, -(-chosen.tile // chosen.stored), high, deep):
         packer.add_divisor(divisor, "i")
     packer.add_divisor(height.kernel)
     packer.add_divisor(width.kernel)

@@ -80,7 +80,7 @@ def kind_of(instance: Instance, warp: int) -> str:
         return f"{arguments[0]}, {arguments[5]} at once, {arguments[6]}{adaptive}"
     if name.startswith("PoolBands"):
         vector, kept, index = arguments[-3:]
-        mode, vector = (arguments[0], vector) if name != "PoolBandsMaxima" else ("PoolMax", "1")
+        mode = "PoolMax" if name == "PoolBandsMaxima" else arguments[0]
         return f"{mode}, {vector} at once, {kept} rows, {index}"
     if name in ("GatherMove", "GatherSum"):
         vector, axes = (1, 3) if name == "GatherMove" else (2, 3)
