@@ -1,10 +1,10 @@
 // Pooling of images whose rows lie in memory element by element, for blocks of many threads.
 //
 // A block has a band of rows of windows. First the taps of every column are reduced, N columns by
-// one access, to shared memory; then every window reduces its columns from there, M windows by one
-// store. So x is read in wide accesses whatever strides are, an element is converted and reduced
-// once for all windows of a row, and what is found by divisions is found once for a row of windows
-// and once for a column of them: both are tables in shared memory.
+// one access, to shared memory; then every window reduces its columns from there. So x is read in
+// wide accesses whatever strides are, an element is converted and reduced once for all windows of a
+// row, and what is found by divisions is found once for a row of windows and once for a column of
+// them: both are tables in shared memory.
 #pragma once
 #include "nnk/pool_axis.cuh"
 
@@ -21,14 +21,14 @@ template <class Index> struct alignas(16) PoolBandRow {
 // A window as one access of shared memory has it.
 template <class Index> struct alignas(16) PoolBandWindow { PoolWindow<Index> of; };
 
-// Mode, T, U, S as in pool.cuh; N  columns of one access;  M  windows of one store. Both divide
-// rows, and what is before them in memory.
+// Mode, T, U, S as in pool.cuh; N  columns of one access, which divide rows and what is before them
+// in memory;  M  rows of windows of a thread.
 template <class Mode, class T, class U, class S, int N, int M, class Index> struct PoolBands {
   using I = PoolLabel<S>;
   using Row = PoolBandRow<Index>;
   using Window = PoolWindow<Index>;
   using Column = Vec<S, N>;
-  static constexpr bool crowded = Mode::indexed || M > 2;
+  static constexpr bool crowded = Mode::indexed || sizeof(T) == 1 || (Mode::counts && N == 1);
   static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128
                                          : crowded                          ? 64
                                                                             : 50;
@@ -59,7 +59,7 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
     NNK_NO_UNROLL
     for (int unit = group.rank(); unit < vectors; unit += G::threads) band.reduce_column(unit);
     group.barrier();
-    const int results = band.count * args.by_results.divisor;
+    const int results = (band.count + M - 1) / M * args.by_results.divisor;
     NNK_NO_UNROLL
     for (int unit = group.rank(); unit < results; unit += G::threads) band.make(unit);
   }
@@ -141,10 +141,16 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
         place.name + place.depth.first * args.names.tap[0] + place.height.first * args.names.tap[1];
     auto label = Vec<I, N>::splat(I(lowest));
     each_tap(place, w, [&](Index a, Index b, const Column& x) NNK_INLINE {
-      const auto better = is_better(x, best);
-      best = where(better, x, best);
       const I name = I(place.name + a * args.names.tap[0] + b * args.names.tap[1]);
-      label = where_labels(better, Vec<I, N>::splat(name), label);
+      if constexpr (N == 1) {  // a mask of one lane would be a byte in memory on gfx90a
+        const bool better = bool(int(x[0] > best[0]) | int(x[0] != x[0]));
+        best.set(0, better ? x[0] : best[0]);
+        label.set(0, better ? name : label[0]);
+      } else {
+        const auto better = is_better(x, best);
+        best = where(better, x, best);
+        label = where_labels(better, Vec<I, N>::splat(name), label);
+      }
     });
     columns.store_vec(at, best);
     labels.store_vec(at, label);
@@ -177,95 +183,91 @@ template <class Mode, class T, class U, class S, int N, int M, class Index> stru
 
   // ---- windows ---------------------------------------------------------------------------------
 
+  // One window of each of M rows: neighbouring threads have neighbouring windows, whose columns are
+  // in banks of their own, and what is found for a window is for all its rows.
   NNK_FN void make(int unit) const {
-    const int r = args.by_results.divide(unit), j = (unit - r * args.by_results.divisor) * M;
+    const int set = args.by_results.divide(unit), j = unit - set * args.by_results.divisor;
     const Index o = window + j;
     if (o >= args.axis[2].out) return;
-    const Row place = rows.load(r);
-    const int at = r * int(args.length) - int(element);
-    if constexpr (Mode::indexed) {
-      Vec<S, M> best;
-      Vec<I, M> label;
-      NNK_UNROLL
-      for (int i = 0; i < M; ++i) {
-        const Best found = search(place, windows.load(j + i).of, at);
-        best.set(i, found.value);
-        label.set(i, found.label);
-      }
-      if (args.y != nullptr) store<T>(args.y, place.y, o, best);
-      if (args.labels != nullptr) store<U>(args.labels, place.labels, o, label);
-    } else {
-      Vec<S, M> total, taps;
-      NNK_UNROLL
-      for (int i = 0; i < M; ++i) {
-        const Window w = windows.load(j + i).of;
-        total.set(i, reduce(w, at));
-        taps.set(i, window_count(place, w));
-      }
-      store<T>(args.y, place.y, o, Mode::finish(args.parameters, total, taps));
-    }
+    const Window w = windows.load(j).of;
+    int row[M];  // the last one again for those that are not there
+    NNK_UNROLL
+    for (int i = 0; i < M; ++i) row[i] = lesser_of(set * M + i, count - 1);
+    if constexpr (Mode::indexed) search(row, set * M, w, o);
+    else reduce(row, set * M, w, o);
   }
-  // f(c, where it is in shared memory, the number there) for the columns of a window, in order.
-  template <class F> NNK_FN void each_column(const Window& w, int at, F f) const {
-    const int step = int(args.axis[2].step());
+  // f(c, where it is in a row of shared memory) for the columns of a window, in order.
+  template <class F> NNK_FN void each_column(const Window& w, F f) const {
     NNK_NO_UNROLL
-    for (Index c = w.first; c < w.last; c += pool_taps_at_once) {
-      const int from = at + int(w.start + c * args.axis[2].step());
-      S x[pool_taps_at_once];
-      NNK_UNROLL
-      for (int i = 0; i < pool_taps_at_once; ++i)
-        if (c + i < w.last) x[i] = columns.load(from + i * step);
-      NNK_UNROLL
-      for (int i = 0; i < pool_taps_at_once; ++i)
-        if (c + i < w.last) f(c + i, from + i * step, x[i]);
-    }
+    for (Index c = w.first; c < w.last; ++c) f(c, int(w.start + c * args.axis[2].step() - element));
   }
-  NNK_FN S reduce(const Window& w, int at) const {
-    using One = Vec<S, 1>;
-    One total = One::splat(Mode::template identity<T, S>());
-    each_column(w, at,
-                [&](Index, int, S x) NNK_INLINE { total = Mode::merge(total, One::splat(x)); });
-    return total[0];
+  NNK_FN void reduce(const int (&row)[M], int first_row, const Window& w, Index o) const {
+    using V = Vec<S, M>;
+    V total = V::splat(Mode::template identity<T, S>()), taps = V::splat(S(1));
+    each_column(w, [&](Index, int at) NNK_INLINE {
+      V x;
+      NNK_UNROLL
+      for (int i = 0; i < M; ++i) x.set(i, columns.load(row[i] * int(args.length) + at));
+      total = Mode::merge(total, x);
+    });
+    if constexpr (Mode::counts) {
+      NNK_UNROLL
+      for (int i = 0; i < M; ++i) taps.set(i, window_count(rows.load(row[i]), w));
+    }
+    const V y = Mode::finish(args.parameters, total, taps);
+    NNK_UNROLL
+    for (int i = 0; i < M; ++i)
+      if (first_row + i < count) store<T>(args.y, rows.load(row[i]).y, o, y[i]);
   }
   // The number by which an average divides.
   NNK_FN S window_count(const Row& place, const Window& w) const {
-    if constexpr (!Mode::counts) return S(1);
     if (args.include_pad) return S(place.depth.padded * place.height.padded * w.padded);
     return S(place.depth.inside() * place.height.inside() * w.inside());
   }
 
-  struct Best {
-    S value;
-    I label;
-  };
   // Of equal numbers that with the lowest label, of several NaN that with the highest: columns come
   // one after the other, but labels are in order of rows. (No branches: they would be several for
   // each of a few instructions.)
-  NNK_FN Best search(const Row& place, const Window& w, int at) const {
+  NNK_FN void search(const int (&row)[M], int first_row, const Window& w, Index o) const {
     const I last = ~Limits<I>::lowest();
-    Best best{pool_lowest<T, S>(), last};
-    const Index start = w.start * args.names.start[2];
-    const bool any = place.depth.inside() > 0 && place.height.inside() > 0;
-    if (any) {
-      each_column(w, at, [&](Index c, int from, S x) NNK_INLINE {
-        const I label = labels.load(from) + I(start + c * args.names.tap[2]);
-        const bool before = label < best.label;
-        bool better = bool(int(x > best.value) | (int(x == best.value) & int(before)));
-        if constexpr (is_floating<S>)
-          better =
-              bool(int(better) | (int(x != x) & (int(best.value == best.value) | int(!before))));
-        best.value = better ? x : best.value;
-        best.label = better ? label : best.label;
-      });
+    S best[M];
+    I best_label[M];
+    NNK_UNROLL
+    for (int i = 0; i < M; ++i) {
+      best[i] = pool_lowest<T, S>();
+      best_label[i] = last;
     }
-    if (best.label == last) best.label = I(-1);
-    return best;
+    const Index start = w.start * args.names.start[2];
+    each_column(w, [&](Index c, int at) NNK_INLINE {
+      const I name = I(start + c * args.names.tap[2]);
+      NNK_UNROLL
+      for (int i = 0; i < M; ++i) {
+        const int from = row[i] * int(args.length) + at;
+        const S x = columns.load(from);
+        const I label = labels.load(from) + name;
+        const bool before = label < best_label[i];
+        bool better = bool(int(x > best[i]) | (int(x == best[i]) & int(before)));
+        if constexpr (is_floating<S>)
+          better = bool(int(better) | (int(x != x) & (int(best[i] == best[i]) | int(!before))));
+        best[i] = better ? x : best[i];
+        best_label[i] = better ? label : best_label[i];
+      }
+    });
+    NNK_UNROLL
+    for (int i = 0; i < M; ++i) {
+      if (first_row + i >= count) continue;
+      const Row place = rows.load(row[i]);
+      const bool any = place.depth.inside() > 0 && place.height.inside() > 0;
+      if (!any || best_label[i] == last) best_label[i] = I(-1);
+      if (args.y != nullptr) store<T>(args.y, place.y, o, best[i]);
+      if (args.labels != nullptr) store<U>(args.labels, place.labels, o, best_label[i]);
+    }
   }
   template <class To, class Value>
-  NNK_FN void store(void* data, Index offset, Index o, const Value& value) const {
+  NNK_FN void store(void* data, Index offset, Index o, Value value) const {
     const Line<To, Index, unit_step> line{byte_offset(static_cast<To*>(data), offset),
                                           args.axis[2].out, Index(sizeof(To))};
-    line.store(o, convert<To>(value));
+    line.store(o, convert<To>(Vec<Value, 1>::splat(value)));
   }
 };
 

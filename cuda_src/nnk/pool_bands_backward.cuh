@@ -18,13 +18,13 @@ template <class Index> struct alignas(16) PoolBandElements {
 };
 template <class Index> struct alignas(2 * sizeof(Index)) PoolBandCover { PoolCover<Index> of; };
 
-// Mode, T, S as in pool_backward.cuh; N  windows of one access;  M  elements of one store. Both
-// divide rows, and what is before them in memory.
+// Mode, T, S as in pool_backward.cuh; N  windows of one access, which divide rows and what is
+// before them in memory;  M  rows of elements of a thread.
 template <class Mode, class T, class S, int N, int M, class Index> struct PoolBandsBackward {
   using Row = PoolBandElements<Index>;
   using Cover = PoolBandCover<Index>;
   using Column = Vec<S, N>;
-  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : M > 4 ? 64 : 50;
+  static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : N > 4 ? 64 : 50;
   static constexpr bool reads_y = !Mode::counts;
 
   struct Args {
@@ -53,7 +53,7 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
     NNK_NO_UNROLL
     for (int unit = group.rank(); unit < vectors; unit += G::threads) band.add_column(unit);
     group.barrier();
-    const int results = band.count * args.by_results.divisor;
+    const int results = (band.count + M - 1) / M * args.by_results.divisor;
     NNK_NO_UNROLL
     for (int unit = group.rank(); unit < results; unit += G::threads) band.make(unit);
   }
@@ -82,7 +82,7 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
     columns = group.template dynamic_shared<S>(bytes, tile * length);
     bytes += (tile * length * int(sizeof(S)) + 15) / 16 * 16;
     covers = group.template dynamic_shared<Cover>(bytes, piece);
-    bytes += piece * int(sizeof(Cover));
+    bytes += (piece * int(sizeof(Cover)) + 15) / 16 * 16;
     windows = group.template dynamic_shared<Index>(bytes, length);
   }
 
@@ -140,8 +140,9 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
         if constexpr (reads_y) y = load(args.y, place.y + args.at[2].at(a, b, 0), o);
         if constexpr (Mode::counts) {
           const Index plane = deep * counted(1, b);
+          const Vec<Index, N> along = windows.template load_vec<N>(v);
           NNK_UNROLL
-          for (int i = 0; i < N; ++i) taps.set(i, S(plane * windows.load(v + i)));
+          for (int i = 0; i < N; ++i) taps.set(i, S(plane * along[i]));
         }
         column = column + Mode::term(args.parameters, dy, y, taps);
       }
@@ -156,35 +157,36 @@ template <class Mode, class T, class S, int N, int M, class Index> struct PoolBa
 
   // ---- elements --------------------------------------------------------------------------------
 
+  // One element of each of M rows, as in pool_bands.cuh.
   NNK_FN void make(int unit) const {
-    const int r = args.by_results.divide(unit), j = (unit - r * args.by_results.divisor) * M;
+    const int set = args.by_results.divide(unit), j = unit - set * args.by_results.divisor;
     const Index e = element + j;
     if (e >= args.axis[2].size) return;
-    const Row place = rows.load(r);
-    const int at = r * int(args.length) - int(window);
+    const PoolCover<Index> cover = covers.load(j).of;
     const bool dilated = args.axis[2].dilation != 1;
-    Vec<S, M> total;
-    PoolCover<Index> before{-1, -1};
-    S sum = S(0);
+    int row[M];  // the last one again for those that are not there
     NNK_UNROLL
-    for (int i = 0; i < M; ++i) {
-      // Neighbours that the same windows see have one sum, but where windows skip elements.
-      const PoolCover<Index> cover = covers.load(j + i).of;
-      if (dilated || cover.first != before.first || cover.last != before.last) {
-        sum = S(0);
-        NNK_NO_UNROLL
-        for (Index o = cover.first; o < cover.last; ++o) {
-          if (!dilated || args.axis[2].tap(e + i, o) >= 0) sum = sum + columns.load(at + int(o));
-        }
-      }
-      before = cover;
-      total.set(i, sum);
+    for (int i = 0; i < M; ++i) row[i] = lesser_of(set * M + i, count - 1);
+    Vec<S, M> total = Vec<S, M>::splat(S(0));
+    NNK_NO_UNROLL
+    for (Index o = cover.first; o < cover.last; ++o) {
+      if (dilated && args.axis[2].tap(e, o) < 0) continue;
+      Vec<S, M> column;
+      NNK_UNROLL
+      for (int i = 0; i < M; ++i)
+        column.set(i, columns.load(row[i] * int(args.length) + int(o - window)));
+      total = total + column;
     }
-    Vec<S, M> x = total;
+    NNK_UNROLL
+    for (int i = 0; i < M; ++i)
+      if (set * M + i < count) write(rows.load(row[i]), e, Vec<S, 1>::splat(total[i]));
+  }
+  NNK_FN void write(const Row& place, Index e, const Vec<S, 1>& total) const {
+    Vec<S, 1> x = total;
     if constexpr (reads_y) {
       const Line<const T, Index, unit_step> from{
           byte_offset(static_cast<const T*>(args.x), place.x), args.axis[2].size, Index(sizeof(T))};
-      x = convert<S>(from.template load<M>(e));
+      x = convert<S>(from.template load<1>(e));
     }
     const Line<T, Index, unit_step> line{byte_offset(static_cast<T*>(args.dx), place.dx),
                                          args.axis[2].size, Index(sizeof(T))};

@@ -3,16 +3,16 @@
 //
 // A block has a band of rows of some planes. Every window that may see an element of it writes dy
 // and the place of its maximum in the band to shared memory: a division for each window, not for
-// each window of each element. Then a thread looks up the windows that may see one of M neighbours,
-// in order, and adds dy to the one that is its maximum.
+// each window of each element. Then a thread looks up the windows that may see one of N M elements
+// beside and above each other, in order, and adds dy to the one that is its maximum.
 #pragma once
 #include "nnk/pool_axis.cuh"
 
 namespace nnk {
 
-// What the elements of one row share: bytes to it in dx, where it begins in its plane of the band,
-// the first of the windows that its first rows of windows have in shared memory, and how many rows
-// of them see it: below 0 of a row that is not there.
+// What the elements of some rows share, which are M of one plane: bytes to the first of them in dx,
+// where it begins in its plane of the band, the first of the windows that the first row of windows
+// has in shared memory that sees them, and how many rows of windows there are.
 template <class Index> struct alignas(16) PoolBandLine { Index dx, place, windows, rows; };
 // What the windows of one row share: bytes to it in dy and in the labels, and where in the band
 // the first tap of its first window is.
@@ -24,11 +24,11 @@ template <class S> struct alignas(2 * sizeof(S)) PoolBandTerm {
 };
 template <class Index> struct alignas(2 * sizeof(Index)) PoolBandWindows { PoolCover<Index> of; };
 
-// T  of dx and dy;  U  of the numbers of taps;  M  elements of one store, which divide rows and
-// what is before them in memory.
-template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima {
+// T  of dx and dy;  U  of the numbers of taps;  N  neighbours in a row, which divide rows of dx and
+// what is before them in memory, and M rows of them are a thread's.
+template <class T, class U, class S, int N, int M, class Index> struct PoolBandsMaxima {
   using I = PoolLabel<S>;
-  using ElementRow = PoolBandLine<Index>;
+  using ElementRows = PoolBandLine<Index>;
   using WindowRow = PoolBandWindowRow<Index>;
   using Windows = PoolBandWindows<Index>;
   using Term = PoolBandTerm<S>;
@@ -43,9 +43,9 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
     Index extent;  // rows of elements of a block, in each plane
     Index taps;    // of a window
     Divisor<Index> by_bands, by_depths, by_planes;
-    Divisor<int32> by_vectors, by_extent;  // of a row of elements; rows of a band
-    Divisor<int32> by_high, by_deep;       // the most windows along either axis that see a band
-    Divisor<Index> by_tap_rows, by_taps;   // number of a tap: (a tap rows + b) taps + c
+    Divisor<int32> by_width, by_sets;     // N elements of a row; sets of M rows of a band
+    Divisor<int32> by_high, by_deep;      // the most windows along either axis that see a band
+    Divisor<Index> by_tap_rows, by_taps;  // number of a tap: (a tap rows + b) taps + c
     PoolAxis<Index, false> axis[3];
     PoolStrides<Index> at[3];  // of dx, dy and labels
   };
@@ -56,7 +56,7 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
     group.barrier();
     band.take_windows(group);
     group.barrier();
-    const int units = band.count * args.by_extent.divisor * args.by_vectors.divisor;
+    const int units = band.count * args.by_sets.divisor * args.by_width.divisor;
     NNK_NO_UNROLL
     for (int unit = group.rank(); unit < units; unit += G::threads) band.make(unit);
   }
@@ -68,9 +68,9 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
   Index depth;                  // of the elements
   Index from, to;               // their rows
   PoolCover<Index> deep, high;  // the windows that see them
-  Shared<ElementRow> lines;
+  Shared<ElementRows> lines;
   Shared<WindowRow> window_rows;
-  Shared<Windows> covers;  // of M elements of a row
+  Shared<Windows> covers;  // of N elements of a row
   Shared<Index> offsets;   // from the first tap of a window to each of them, in a plane
   Shared<Term> terms;
 
@@ -84,14 +84,14 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
     to = lesser_of(from + args.extent, args.axis[1].size);
     deep = args.axis[0].cover(depth);
     high = {args.axis[1].cover(from).first, args.axis[1].cover(to - 1).last};
-    const int planes = int(args.group), vectors = args.by_vectors.divisor;
+    const int planes = int(args.group), width = args.by_width.divisor;
     int bytes = 0;
-    lines = group.template dynamic_shared<ElementRow>(bytes, planes * int(args.extent));
-    bytes += planes * int(args.extent) * int(sizeof(ElementRow));
+    lines = group.template dynamic_shared<ElementRows>(bytes, planes * args.by_sets.divisor);
+    bytes += planes * args.by_sets.divisor * int(sizeof(ElementRows));
     window_rows = group.template dynamic_shared<WindowRow>(bytes, planes * rows_of_a_plane());
     bytes += planes * rows_of_a_plane() * int(sizeof(WindowRow));
-    covers = group.template dynamic_shared<Windows>(bytes, vectors);
-    bytes += (vectors * int(sizeof(Windows)) + 15) / 16 * 16;
+    covers = group.template dynamic_shared<Windows>(bytes, width);
+    bytes += (width * int(sizeof(Windows)) + 15) / 16 * 16;
     offsets = group.template dynamic_shared<Index>(bytes, int(args.taps));
     bytes += (int(args.taps) * int(sizeof(Index)) + 15) / 16 * 16;
     const int windows = planes * rows_of_a_plane() * int(args.axis[2].out);
@@ -101,16 +101,14 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
 
   template <class G> NNK_FN void fill_tables(const G& group) const {
     NNK_NO_UNROLL
-    for (int l = group.rank(); l < count * int(args.extent); l += G::threads)
-      lines.store(l, element_row(l));
+    for (int l = group.rank(); l < count * args.by_sets.divisor; l += G::threads)
+      lines.store(l, element_rows(l));
     NNK_NO_UNROLL
     for (int l = group.rank(); l < count * rows_of_a_plane(); l += G::threads)
       window_rows.store(l, window_row(l));
     NNK_NO_UNROLL
-    for (int v = group.rank(); v < args.by_vectors.divisor; v += G::threads) {
-      const Index w = Index(v) * M;
-      covers.store(v, {{args.axis[2].cover(w).first, args.axis[2].cover(w + M - 1).last}});
-    }
+    for (int w = group.rank(); w < args.by_width.divisor; w += G::threads)
+      covers.store(w, {{args.axis[2].cover(w * N).first, args.axis[2].cover(w * N + N - 1).last}});
     NNK_NO_UNROLL
     for (int t = group.rank(); t < int(args.taps); t += G::threads) {
       const Index row = args.by_taps.divide(t), slice = args.by_tap_rows.divide(row);
@@ -122,16 +120,15 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
   NNK_FN Index flat(Index d, Index h, Index w) const {
     return (d * args.axis[1].size + h) * args.axis[2].size + w;
   }
-  NNK_FN ElementRow element_row(int number) const {
-    const int p = args.by_extent.divide(number), row = number - p * args.by_extent.divisor;
+  NNK_FN ElementRows element_rows(int number) const {
+    const int p = args.by_sets.divide(number), row = (number - p * args.by_sets.divisor) * M;
     const Index outer = args.by_planes.divide(first + p);
     const Index inner = first + p - outer * args.by_planes.divisor;
-    const PoolCover<Index> seen = args.axis[1].cover(from + row);
-    const Index skipped = p * rows_of_a_plane() + seen.first - high.first;
-    const Index rows = greater_of(seen.last - seen.first, Index(0));
+    const Index begin = lesser_of(args.axis[1].cover(from + row).first, high.last);
+    const Index last = args.axis[1].cover(lesser_of(from + row + M, to) - 1).last;
+    const Index skipped = p * rows_of_a_plane() + begin - high.first;
     return {args.at[0].of_plane(outer, inner) + args.at[0].at(depth, from + row, 0),
-            row * args.axis[2].size, skipped * args.axis[2].out,
-            from + row < to ? rows : Index(-1)};
+            row * args.axis[2].size, skipped * args.axis[2].out, last - begin};
   }
   NNK_FN WindowRow window_row(int number) const {
     const int slice = args.by_high.divide(number), p = args.by_deep.divide(slice);
@@ -195,34 +192,45 @@ template <class T, class U, class S, int M, class Index> struct PoolBandsMaxima 
   // ---- elements --------------------------------------------------------------------------------
 
   NNK_FN void make(int unit) const {
-    const int l = args.by_vectors.divide(unit), v = unit - l * args.by_vectors.divisor;
-    const ElementRow row = lines.load(l);
-    if (row.rows < 0) return;
-    const PoolCover<Index> cover = covers.load(v).of;
-    const int width = int(args.axis[2].out);
-    const I place = I(row.place + Index(v) * M);
-    Vec<S, M> total = Vec<S, M>::splat(S(0));
-    int slice = int(row.windows);
+    const int set = args.by_width.divide(unit), w = unit - set * args.by_width.divisor;
+    const int row = (set - args.by_sets.divide(set) * args.by_sets.divisor) * M;
+    if (from + row >= to) return;
+    const ElementRows of = lines.load(set);
+    const PoolCover<Index> cover = covers.load(w).of;
+    const int out = int(args.axis[2].out);
+    const I place = I(of.place + w * N), width = I(args.axis[2].size);
+    Vec<S, N> total[M];
+    NNK_UNROLL
+    for (int i = 0; i < M; ++i) total[i] = Vec<S, N>::splat(S(0));
+    int slice = int(of.windows);
     NNK_NO_UNROLL
     for (Index a = deep.first; a < deep.last; ++a) {
       int line = slice;
       NNK_NO_UNROLL
-      for (Index b = 0; b < row.rows; ++b) {
+      for (Index b = 0; b < of.rows; ++b) {
         NNK_NO_UNROLL
         for (Index c = cover.first; c < cover.last; ++c) {
           const Term term = terms.load(line + int(c));
           const I e = term.place - place;
           NNK_UNROLL
-          for (int i = 0; i < M; ++i)
-            if (e == I(i)) total.set(i, total[i] + term.dy);
+          for (int i = 0; i < M; ++i) {
+            NNK_UNROLL
+            for (int k = 0; k < N; ++k)
+              if (e == I(i) * width + I(k)) total[i].set(k, total[i][k] + term.dy);
+          }
         }
-        line += width;
+        line += out;
       }
-      slice += args.by_high.divisor * width;
+      slice += args.by_high.divisor * out;
     }
-    const Line<T, Index, unit_step> line{byte_offset(static_cast<T*>(args.dx), row.dx),
-                                         args.axis[2].size, Index(sizeof(T))};
-    line.store(Index(v) * M, convert<T>(total));
+    T* to_row = byte_offset(static_cast<T*>(args.dx), of.dx);
+    const int there = int(to - from) - row;
+    NNK_UNROLL
+    for (int i = 0; i < M; ++i) {
+      const Line<T, Index, unit_step> line{to_row, args.axis[2].size, Index(sizeof(T))};
+      if (i < there) line.store(Index(w) * N, convert<T>(total[i]));
+      to_row = byte_offset(to_row, args.at[0].space[1]);
+    }
   }
 };
 

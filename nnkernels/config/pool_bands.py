@@ -21,10 +21,10 @@ BAND_BYTES = 8192
 _ROWS = 128
 # Blocks of a multiprocessor, so that all are busy.
 _BLOCKS = 4
-# What one access of a thread may be of the computing type, and what a result is of memory where
-# neighbouring threads have neighbours: more per thread leaves threads of a block idle.
+# What one access of a thread may be of the computing type.
 _COMPUTED_BYTES = 32
-_STORED_BYTES = 4
+# Rows of which a thread makes a result: it finds its place in a row once for them.
+ROWS = 4
 # Numbers of a row and of a window in the tables of the kernels.
 _ROW_NUMBERS = 12
 _WINDOW_NUMBERS = 4
@@ -39,7 +39,7 @@ class BandConfig:
     kind : {"forward", "sums", "maxima"}
         The kernel: a pooling, or the gradient of one.
     loaded, stored : int
-        Elements of an access of what is read, and of the results of a thread.
+        Elements of an access of what is read, of maxima of dx, and rows of results of a thread.
     tile : int
         Rows of results of a block; of maxima, rows of one plane.
     planes : int
@@ -47,8 +47,9 @@ class BandConfig:
     piece : int
         Results of a row that a block has.
     length : int
-        Of maxima, the most windows along depth and height that see a band, as one number each in
-        `seen`; else elements of a row in shared memory.
+        Elements of a row in shared memory; of sums, windows.
+    seen : tuple of int
+        Of maxima, the most windows along depth and height that see a band.
     scratch : int
         Bytes of shared memory.
     """
@@ -107,6 +108,19 @@ def _shared_out(rows: int, most: int, pieces: int, device: Device) -> int:
     return max(min(most, _ROWS, wanted), 1)
 
 
+def _whole_sets(rows: int) -> int:
+    """So that each thread has as many rows as it takes."""
+    return rows // ROWS * ROWS if rows >= ROWS else rows
+
+
+def _room(row: int, beside: int, elements: int) -> int:
+    """Elements for each row of a block: for as many rows as a thread takes, if pieces of them are
+    long beside what two of them share.
+    """
+    room = elements // ROWS
+    return room if row <= room or 2 * beside <= room else elements
+
+
 def _index_bytes(problem: PoolProblem) -> int:
     return 8 if problem.index == "q" else 4
 
@@ -116,27 +130,24 @@ def _forward(problem: PoolProblem, device: Device) -> BandConfig | None:
     if width.stride > width.reach:  # elements that no window sees would be read
         return None
     elements = BAND_BYTES // problem.compute_itemsize
-    written = range(1, len(problem.strides))
     loaded = _access(problem, (0,), width.size, _widest(problem, 0))
-    stored = _access(
-        problem, written, width.out, max(_STORED_BYTES // problem.itemsizes[problem.result], 1)
-    )
     piece, length = width.out, round_up(width.size, loaded)
-    if max(piece, length) > elements:
-        piece = (elements - width.reach - loaded) // width.stride // stored * stored
+    room = _room(max(piece, length), width.reach + loaded, elements)
+    if max(piece, length) > room:
+        piece = (room - width.reach - loaded) // width.stride
         if piece <= 0:
             return None
         length = round_up((piece - 1) * width.stride + width.reach + loaded - 1, loaded)
     rows = prod(problem.planes) * depth.out * height.out
     pieces = -(-width.out // piece)
-    tile = _shared_out(rows, elements // length, pieces, device)
+    tile = _whole_sets(_shared_out(rows, elements // length, pieces, device))
     kept = 2 if problem.labelled else 1
     tables = (tile * _ROW_NUMBERS + piece * _WINDOW_NUMBERS) * _index_bytes(problem)
     return BandConfig(
         kind="forward",
         index=problem.index,
         loaded=loaded,
-        stored=stored,
+        stored=ROWS,
         tile=tile,
         planes=0,
         piece=piece,
@@ -150,27 +161,26 @@ def _forward(problem: PoolProblem, device: Device) -> BandConfig | None:
 def _sums(problem: PoolProblem, device: Device) -> BandConfig | None:
     depth, height, width = problem.axes
     elements = BAND_BYTES // problem.compute_itemsize
-    images = [i for i, image in enumerate(problem.images) if image]
     pooled = [i for i, image in enumerate(problem.images) if not image]
-    stored = _access(problem, images, width.size, _widest(problem, 0))
     loaded = _access(problem, pooled, width.out, _widest(problem, 0))
     piece, length = width.size, width.out
-    if max(piece, length) > elements:
-        most = (elements - 2 * loaded - 1) * width.stride - width.reach
-        piece = min(most, elements) // stored * stored
+    room = _room(max(piece, length), width.reach + 2 * loaded, elements)
+    if max(piece, length) > room:
+        piece = min((room - 2 * loaded - 1) * width.stride - width.reach, room)
         if piece <= 0:
             return None
         length = round_up(-(-(piece + width.reach - 1) // width.stride) + loaded, loaded)
     rows = prod(problem.planes) * depth.size * height.size
     pieces = -(-width.size // piece)
-    tile = _shared_out(rows, elements // max(piece, length), pieces, device)
-    tables = (tile * _ROW_NUMBERS + piece * 2 + length) * _index_bytes(problem)
+    tile = _whole_sets(_shared_out(rows, elements // max(piece, length), pieces, device))
+    tables = (tile * _ROW_NUMBERS + length) * _index_bytes(problem)
+    tables += round_up(2 * piece * _index_bytes(problem), 16)
     sums = round_up(tile * length * problem.compute_itemsize, 16)
     return BandConfig(
         kind="sums",
         index=problem.index,
         loaded=loaded,
-        stored=stored,
+        stored=ROWS,
         tile=tile,
         planes=0,
         piece=piece,
@@ -192,12 +202,11 @@ def _maxima(problem: PoolProblem, device: Device) -> BandConfig | None:
     bands = depth.size * -(-height.size // rows)
     group = min(max(elements // (rows * width.size), 1), planes)
     group = _shared_out(planes * bands, group, 1, device)
-    stored = _access(problem, (0,), width.size, _widest(problem, 0))
     found = BandConfig(
         kind="maxima",
         index=problem.index,
-        loaded=1,
-        stored=stored,
+        loaded=_access(problem, (0,), width.size, 2),
+        stored=ROWS,
         tile=rows,
         planes=group,
         piece=width.size,
@@ -225,9 +234,9 @@ def _with_scratch(chosen: BandConfig, problem: PoolProblem) -> BandConfig:
         min(-(-depth.reach // depth.stride), depth.out),
         min(-(-(chosen.tile + height.reach - 1) // height.stride), height.out),
     )
-    lines = 4 * _index_bytes(problem) * chosen.planes * (chosen.tile + prod(seen))
+    lines = 4 * _index_bytes(problem) * chosen.planes * (-(-chosen.tile // ROWS) + prod(seen))
     taps = round_up(prod(axis.kernel for axis in problem.axes) * _index_bytes(problem), 16)
-    covers = round_up(2 * width.size // chosen.stored * _index_bytes(problem), 16)
+    covers = round_up(2 * (width.size // chosen.loaded) * _index_bytes(problem), 16)
     terms = chosen.planes * prod(seen) * width.out * 2 * problem.compute_itemsize
     groups = -(-prod(problem.planes) // chosen.planes)
     return replace(

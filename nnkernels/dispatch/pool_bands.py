@@ -56,7 +56,7 @@ def _instance(launch: Launch, chosen: BandConfig, compute: Element) -> Instance:
         text = f"{mode}, {first.element.storage}, {compute.storage}, {chosen.loaded}, "
         header, struct = "pool_bands_backward", "PoolBandsBackward"
     else:
-        text = f"{first.element.storage}, {label}, {compute.storage}, "
+        text = f"{first.element.storage}, {label}, {compute.storage}, {chosen.loaded}, "
         header, struct = "pool_bands_maxima", "PoolBandsMaxima"
     return Instance(header, f"{struct}<{text}{chosen.stored}, {index}>", config.THREADS)
 
@@ -67,7 +67,7 @@ def _instance(launch: Launch, chosen: BandConfig, compute: Element) -> Instance:
 def _pack_forward(launch: Launch, chosen: BandConfig, compute: Element) -> bytes:
     depth, height, _ = launch.axes
     rows = prod(launch.planes) * depth.out * height.out
-    packer = _pack_pieces(launch, chosen, rows, chosen.length, chosen.piece)
+    packer = _pack_pieces(launch, chosen, rows)
     for operand in launch.operands:
         pack_strides(packer, operand, "", 0)
     pack_labels(packer, launch)
@@ -78,21 +78,21 @@ def _pack_forward(launch: Launch, chosen: BandConfig, compute: Element) -> bytes
 def _pack_sums(launch: Launch, chosen: BandConfig, compute: Element) -> bytes:
     depth, height, _ = launch.axes
     rows = prod(launch.planes) * depth.size * height.size
-    packer = _pack_pieces(launch, chosen, rows, chosen.length, chosen.piece)
+    packer = _pack_pieces(launch, chosen, rows)
     for operand in launch.operands:
         pack_strides(packer, operand, "", 0)
     packer.add_scalars(compute.name, pool_plan.parameters_of(launch, compute))
     return packer.finish()
 
 
-def _pack_pieces(launch: Launch, chosen: BandConfig, rows: int, length: int, piece: int) -> Packer:
+def _pack_pieces(launch: Launch, chosen: BandConfig, rows: int) -> Packer:
     """All fields up to the axes of a kernel whose rows have pieces."""
     packer = Packer(len(launch.operands), chosen.index)
     packer.add("q", rows)
-    packer.add_index(chosen.tile, piece, length, int(launch.mode.include_pad))
+    packer.add_index(chosen.tile, chosen.piece, chosen.length, int(launch.mode.include_pad))
     packer.add_divisor(-(-rows // chosen.tile))
-    packer.add_divisor(-(-length // chosen.loaded), "i")
-    packer.add_divisor(-(-piece // chosen.stored), "i")
+    packer.add_divisor(-(-chosen.length // chosen.loaded), "i")
+    packer.add_divisor(chosen.piece, "i")
     packer.add_divisor(launch.planes[1])
     for axis in launch.axes:
         pack_axis(packer, axis, False)
@@ -108,7 +108,7 @@ def _pack_maxima(launch: Launch, chosen: BandConfig, compute: Element) -> bytes:
     for divisor in (-(-height.size // chosen.tile), depth.size, launch.planes[1]):
         packer.add_divisor(divisor)
     deep, high = chosen.seen
-    for divisor in (width.size // chosen.stored, chosen.tile, high, deep):
+    for divisor in (width.size // chosen.loaded, -(-chosen.tile // chosen.stored), high, deep):
         packer.add_divisor(divisor, "i")
     packer.add_divisor(height.kernel)
     packer.add_divisor(width.kernel)

@@ -86,12 +86,10 @@ def kind_of(instance: Instance, warp: int) -> str:
     if name in ("PoolWindows", "PoolGather"):
         adaptive = ", adaptive" if arguments[7] == "true" else ""
         return f"{arguments[0]}, {arguments[5]} at once, {arguments[6]}{adaptive}"
-    if name == "PoolBands":
-        return f"{arguments[0]}, {arguments[4]} read, {arguments[5]} written, {arguments[6]}"
-    if name in ("PoolBandsBackward", "PoolBandsMaxima"):
-        mode, sums = (arguments[0], 1) if name == "PoolBandsBackward" else ("PoolMax", 0)
-        read = f", {arguments[3]} read" if sums else ""
-        return f"{mode}{read}, {arguments[3 + sums]} written, {arguments[4 + sums]}"
+    if name.startswith("PoolBands"):
+        vector, kept, index = arguments[-3:]
+        mode = "PoolMax" if name == "PoolBandsMaxima" else arguments[0]
+        return f"{mode}, {vector} at once, {kept} rows, {index}"
     if name in ("GatherMove", "GatherSum"):
         vector, axes = (1, 3) if name == "GatherMove" else (2, 3)
         axes = int(arguments[axes]) + int(arguments[axes + 1])
