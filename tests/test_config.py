@@ -102,6 +102,8 @@ def test_rows_that_stay_in_a_cache_are_read_again():
         assert chosen.keep == keep, (tiles, count, length)
         if keep == rows.KEEP_NONE:
             assert (chosen.threads, chosen.team, chosen.parts) == (512, 512, 1)
+    norm = replace(row_problem(4096, 20000), roles=(rows.ELEMENTWISE, rows.ELEMENTWISE))
+    assert rows.configure(norm, h100).threads == 384  # statistics take more registers
 
 
 @pytest.mark.parametrize("device", GPUS, ids=lambda d: d.arch)

@@ -35,13 +35,9 @@ struct NormForward {
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using Stats = RowStats<Rows>;
   using V = Vec<S, N>;
-  // Of what is read twice, two blocks of 512 threads fit a multiprocessor: one reads while the
+  // Of what is read twice, two blocks of 384 threads fit a multiprocessor: one reads while the
   // other writes.
-  static constexpr int register_budget = Keep == keep_none && Threads == 512 && sizeof(S) <= 4 &&
-                                                 is_same<Prologue, NoPrologue> &&
-                                                 is_same<Epilogue, NoEpilogue>
-                                             ? 64
-                                             : 128;
+  static constexpr int register_budget = Keep == keep_none && Threads == 384 ? 80 : 128;
   static constexpr bool has_weight = !is_same<W, void>, has_bias = !is_same<B, void>;
   // Places of the operands in the geometry.
   static constexpr int residual_at = 1, weight_at = residual_at + Residual,

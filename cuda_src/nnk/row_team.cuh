@@ -311,9 +311,20 @@ struct RowTeam {
         for (Index g = first; g < last; ++g) f(g, false, 0);
       }
     } else {
-      // Loads of four groups are under way at once, where these are whole.
-      NNK_UNROLL_SOME
-      for (Index g = first + member; g < last; g += Team) f(g, false, 0);
+      // Loads of several groups are under way at once, where these are whole. A group of eight
+      // numbers leaves registers for few of them, and two are unrolled by hand.
+      Index g = first + member;
+      if constexpr (N < 8) {
+        NNK_UNROLL_SOME
+        for (; g < last; g += Team) f(g, false, 0);
+      } else {
+        NNK_NO_UNROLL
+        for (; g + Team < last; g += 2 * Team) {
+          f(g, false, 0);
+          f(g + Team, false, 0);
+        }
+        if (g < last) f(g, false, 0);
+      }
     }
   }
 

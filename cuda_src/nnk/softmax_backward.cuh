@@ -16,9 +16,11 @@ struct SoftmaxBackward {
   using Index = typename Geometry::index_type;
   using Rows = RowTeam<Geometry, Layout, Steps, S, N, Columns, Threads, Team>;
   using V = Vec<S, N>;
+  // Numbers that are read one by one have an address each.
   static constexpr int register_budget = sizeof(S) > 4 || sizeof(typename Geometry::index_type) > 4
                                              ? 128
-                                             : 80;
+                                         : N == 1 ? 96
+                                                  : 80;
 
   struct Args {
     const T* dy;

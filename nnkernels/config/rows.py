@@ -20,6 +20,9 @@ KEEP_NONE, KEEP_REGISTERS, KEEP_SHARED, KEEP_EXP = 0, 1, 2, 3
 _GPU_KEPT = 32
 # The most threads that do: 1024 have 64 registers each, and need some to compute with.
 _GPU_KEPT_THREADS = 512
+# Threads that take statistics of a row that is read again, and have 80 registers each for that: two
+# blocks fit a multiprocessor.
+_GPU_NORM_THREADS = 384
 # In so many accesses a vector of a result is written. Of each, neighbouring threads fill one in so
 # many parts of a sector, and level-2 caches take sectors; what is read again lies in level 1.
 _GPU_STORES = 2
@@ -304,6 +307,8 @@ def _gpu_along(problem: RowsProblem, device: Device) -> RowsConfig:
         threads = team = _GPU_KEPT_THREADS
     elif problem.tiles and _fits_shared(problem, groups * vector, device):
         keep, kept = KEEP_SHARED, problem.tiles * groups * vector
+    if keep == KEEP_NONE and problem.tiles == 1 and problem.roles and problem.compute_itemsize <= 4:
+        threads = team = _GPU_NORM_THREADS
     parts, part_groups = _gpu_parts(
         device, groups, problem.length, -(-problem.rows * team // threads)
     )
