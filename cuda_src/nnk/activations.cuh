@@ -411,12 +411,15 @@ template <class V, class S> NNK_FN V silu(const V& x, S beta) {
   if constexpr (is_complex<S>) {
     return x * sigmoid(beta * x);
   } else if constexpr (is_same<S, Brief>) {
-    // 2^-12 times numerator and denominator: that the reciprocal is 0 is right then.
+    // 2^-12 times numerator and denominator: that the reciprocal is 0 is right then. Where it is
+    // not small, it is multiplied first, as x may be.
     constexpr double scale = 1.0 / 4096, log2_of_scale = -12, log2_of_e = 1.44269504088896340736;
     const V a = clamp(x, -largest_finite<S>(), largest_finite<S>());  // beta = 0, x = inf
     const V e = exp2(fma(a, V::splat(beta * S(-log2_of_e)), V::splat(S(log2_of_scale))));
-    return where(e == Limits<S>::infinity(), V::splat(S(0)),
-                 x * S(scale) * reciprocal(e + S(scale)));
+    const V r = reciprocal(e + S(scale));
+    const auto far = e > S(1);
+    const V y = where(far, x * S(scale), x) * where(far, r, r * S(scale));
+    return where(e == Limits<S>::infinity(), V::splat(S(0)), y);
   } else {
     const V t = beta * clamp(x, -largest_finite<S>(), largest_finite<S>());  // beta = 0, x = inf
     const V d = S(1) + exp(-t);
