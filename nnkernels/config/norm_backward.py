@@ -28,8 +28,8 @@ _CPU_PART = 1 << 15
 # A part of a row that a block of a GPU reads a second and third time from its level-1 cache.
 _GPU_PART = 8192
 _GPU_PART_THREADS = 256
-# So many rows at least share the sums of a part: for fewer, sums of float32 take as long to write and
-# to read as x and dy to read once more.
+# So many rows at least share the sums of a part: for fewer, writing and reading sums of float32
+# takes as long as reading x and dy once more.
 _GPU_ROWS_OF_PART = 4
 # Registers of a multiprocessor that hold blocks of 128 registers a thread.
 _GPU_RESIDENT_THREADS = 512
