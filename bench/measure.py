@@ -31,8 +31,10 @@ _MOST_SETS = 64
 # microseconds an element.
 _CHECKED_ELEMENTS = 1 << 16
 # The same of rows, of ops whose results in a row follow from that row alone.
-_ROWWISE = ("softmax", "log_softmax", "softmax_backward", "log_softmax_backward")
-_ROWWISE += ("layer_norm", "rms_norm")
+_ROWWISE = (
+    *("softmax", "log_softmax", "softmax_backward", "log_softmax_backward"),
+    *("layer_norm", "rms_norm"),
+)
 _ALL_ROWS, _CHECKED_ROWS = 1 << 22, 256
 # Of a window, or windows of an element: more than any that is timed has.
 _POOL_TAPS = 256

@@ -91,9 +91,8 @@ def kind_of(instance: Instance, warp: int) -> str:
         mode = "PoolMax" if name == "PoolBandsMaxima" else arguments[0]
         return f"{mode}, {vector} at once, {kept} rows, {index}"
     if name in ("GatherMove", "GatherSum"):
-        vector, axes = (1, 3) if name == "GatherMove" else (2, 3)
-        axes = int(arguments[axes]) + int(arguments[axes + 1])
-        return f"{arguments[vector]} elements, {axes} axes"
+        elements = arguments[1 if name == "GatherMove" else 2]
+        return f"{elements} elements, {int(arguments[3]) + int(arguments[4])} axes"
     if name.startswith("GridSample"):
         places = {"GridSample": 8, "GridSampleBackwardGrid": 7, "GridSampleBackwardX": 6}
         return f"{arguments[4].removeprefix('grid_')}, tiles of {arguments[places[name]]} points"
