@@ -7,9 +7,9 @@ from nnkernels.registry.record import COMPLEX, FLOATING, INTEGERS, Op
 
 _DTYPE_GROUPS = ((FLOATING, "real"), (COMPLEX, "complex"), (INTEGERS, "integer"))
 # Every op has one set of templates for all machines. Those for GPUs are compiled and run in the
-# simulator by every test run; docs/measured.md says what ran on a device.
+# simulator by every test run; docs/measured-gpu.md says what ran on a device.
 MACHINES = {
-    "NVIDIA": "compiled, simulated",
+    "NVIDIA": "yes, simulated",
     "AMD": "compiled, simulated",
     "CPU": "yes",
     "NumPy reference": "yes",
