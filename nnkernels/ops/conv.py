@@ -160,9 +160,10 @@ def conv_transpose(
     epilogue, operands
         As in `conv`.
     algorithm : {None, "direct", "winograd"}, default None
-        As in `conv`; of a convolution with stride 1. By default, a CPU makes one product of all
-        phases of the strides where there are few outputs, in which zeros meet what other phases
-        see: infinities and NaN give NaN to neighbours. Not so ``"direct"``.
+        As in `conv`; of a convolution with stride 1. By default, one product is made of all phases
+        of the strides where there are few outputs (on a GPU without bias and epilogue, and where
+        matrix cores multiply), in which zeros meet what other phases see: infinities and NaN give
+        NaN to neighbours. Not so ``"direct"``.
     {precision}
 
     Returns
