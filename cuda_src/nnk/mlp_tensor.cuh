@@ -24,6 +24,9 @@ struct MlpTensorCore {
   static constexpr int chunk = 16 / int(sizeof(Element));
   static constexpr int pitch = Width + chunk;
 
+  // What activations compute in: results of 11 bits or 8 need no better instructions.
+  using Wide = conditional<is_same<Sum, float> && is_narrow<Element>, Brief, Sum>;
+
   struct Sums { typename Atom::C part[parts_m][parts_n]; };
 
   static NNK_FN void clear(Sums& sums) {
@@ -55,27 +58,10 @@ struct MlpTensorCore {
     constexpr int together = Atom::together;
     const Warp warp(thread);
     if (warp.m >= count) return;
-    NNK_UNROLL
-    for (int j = 0; j < parts_n; ++j) {
-      if (warp.n + j * Atom::n >= outputs) break;
-      NNK_UNROLL
-      for (int e = 0; e < Atom::sums; e += together) {
-        const int column = warp.n + j * Atom::n + Atom::column_of(warp.lane, e);
-        const auto b = memory.bias.template load_vec<together>(bias + column);
-        NNK_UNROLL
-        for (int i = 0; i < parts_m; ++i) {
-          const int row = warp.m + i * Atom::m + Atom::row_of(warp.lane, e);
-          Vec<Sum, together> sum;
-          NNK_UNROLL
-          for (int t = 0; t < together; ++t) sum.set(t, sums.part[i][j].x[e + t]);
-          auto y = convert<Element>(Activation::apply(parameters, sum + b));
-          NNK_UNROLL
-          for (int t = 0; t < together; ++t)
-            if (column + t >= outputs) y.set(t, Element());
-          memory.rows.store_vec(row * pitch + column, y);
-        }
-      }
-    }
+    // Of all columns, with nothing to ask.
+    if (outputs - warp.n >= WarpN)
+      put<Activation, true>(memory, warp, bias, outputs, sums, parameters);
+    else put<Activation, false>(memory, warp, bias, outputs, sums, parameters);
   }
 
  private:
@@ -91,6 +77,37 @@ struct MlpTensorCore {
     int first, pitch;
     NNK_FN int operator()(int line, int at) const { return first + line * pitch + at * chunk; }
   };
+
+  template <class Activation, bool Whole, class Memory>
+  static NNK_FN void put(const Memory& memory, const Warp& warp, int bias, int outputs,
+                         const Sums& sums, const Sum* parameters) {
+    constexpr int together = Atom::together;
+    NNK_UNROLL
+    for (int j = 0; j < parts_n; ++j) {
+      if (!Whole && warp.n + j * Atom::n >= outputs) break;
+      NNK_UNROLL
+      for (int e = 0; e < Atom::sums; e += together) {
+        const int column = warp.n + j * Atom::n + Atom::column_of(warp.lane, e);
+        const auto b = memory.bias.template load_vec<together>(bias + column);
+        NNK_UNROLL
+        for (int i = 0; i < parts_m; ++i) {
+          const int row = warp.m + i * Atom::m + Atom::row_of(warp.lane, e);
+          Vec<Sum, together> sum;
+          NNK_UNROLL
+          for (int t = 0; t < together; ++t) sum.set(t, sums.part[i][j].x[e + t]);
+          auto y =
+              Activation::apply(reinterpret_cast<const Wide*>(parameters), convert<Wide>(sum + b));
+          // Before they are rounded: two numbers become halves in one instruction.
+          if constexpr (!Whole) {
+            NNK_UNROLL
+            for (int t = 0; t < together; ++t)
+              if (column + t >= outputs) y.set(t, Wide(0));
+          }
+          memory.rows.store_vec(row * pitch + column, convert<Element>(y));
+        }
+      }
+    }
+  }
 
   // Whole: all terms of a slice, and all columns of the warp.
   template <bool Whole, class Memory>
