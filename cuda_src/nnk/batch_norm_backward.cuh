@@ -26,7 +26,8 @@ struct BatchNormBackward {
   using Stats = PairStats<Rows>;
   using V = Vec<S, N>;
   // As many as four blocks on a multiprocessor may have, where these have all of a call's parts.
-  static constexpr int register_budget = Layout == across && N * int(sizeof(S)) <= 16 ? 64 : 128;
+  static constexpr int register_budget =
+      Layout == across && N * int(sizeof(S)) <= 16 && Stage != channel_statistics ? 64 : 128;
 
   struct Args {
     const T* x;
