@@ -244,8 +244,9 @@ def test_inspect(arch, capsys):
     cells = re.split(r"  +", dense)
     assert cells[1:3] == ["4 elements, 4 at once", "256"]
     assert cells[4:7] == ["0", "0", "0"]
-    assert "4x16" in cells[8]
-    assert "4x16" in cells[9]
+    # Four of whole tiles, and one of those that are not.
+    assert "5x16" in cells[8]
+    assert "5x16" in cells[9]
     assert captured.err == ""
 
 

@@ -18,7 +18,7 @@ CALLS = {
     "one image": ((1, 6, 5, 7), 9, False, {}, (True, True, True)),
     "channels last": ((3, 6, 5, 7), 9, True, {}, (True, True, True)),
     "groups": ((2, 6, 5, 4), 8, False, {"groups": 2}, (True, True, False)),
-    # The other ones of its gradient are zeros: a product without terms.
+    # The other ones of its gradient are zeros: on a CPU a product without terms.
     "every second of a line": ((2, 6, 9), 9, False, {"stride": 2}, (True, False, False)),
     "one pixel": ((7, 6, 1, 1), 9, False, {}, (True, True, True)),
     "one output": ((2, 6, 5, 7), 1, True, {}, (True, True, True)),
@@ -63,6 +63,8 @@ def test_one_tap_is_a_product_of_matrices(backend, texts):
                 dw = nnk.conv_backward_weight(own[3], own[0], w_shape, **options)
                 windows.append(sees_windows(texts))
             if backend.recording:
+                if name == "every second of a line" and not backend.is_cpu:
+                    plain = (True, True, False)
                 assert windows == [not p for p in plain], name
                 continue
             y, dx, dw = (backend.numpy(a) for a in (y, dx, dw))

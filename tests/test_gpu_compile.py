@@ -592,7 +592,7 @@ def test_every_row_length_class_is_reached(arch):
     assert "warp, row in registers" in kinds
     assert "block of 1024, row read again" in kinds
     assert {"block of 256, parts of rows", "block of 256, rows of parts"} <= kinds
-    assert {"8 threads a column, row in registers", "8 threads a column, row read again"} <= kinds
+    assert {"16 threads a column, row in registers", "16 threads a column, row read again"} <= kinds
     if PROFILES[arch].shared_limit > 160 * 1024:  # what registers cannot keep must still fit
         assert "block of 1024, row in shared memory" in kinds
 
