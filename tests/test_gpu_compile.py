@@ -209,8 +209,10 @@ def expected_accesses(kernel: str) -> tuple[Counter[int], Counter[int]]:
             stores[width] += depth * first
     elif name == "NormBackward":
         vector, depth, stage = (int(arguments[i]) for i in (8, 13, 14))
-        for storage in arguments[1:3]:  # a part is read in a loop
-            loads[vector * SIZES[storage]] += 1 if stage == PART_OF_ROW else depth
+        if stage == PART_OF_ROW:  # in a loop, so many groups at once: RowTeam::each
+            depth = 4 if vector < 8 else 2
+        for storage in arguments[1:3]:
+            loads[vector * SIZES[storage]] += depth
         if stage != PART_OF_ROW:
             stores[vector * SIZES[arguments[1]]] = depth
     elif name == "GroupNormBackward":

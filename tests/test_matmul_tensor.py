@@ -676,9 +676,7 @@ def read_together(atom, arch, turned, slot, line, chunk):
     if atom.asynchronous and atom.itemsize == 8:  # element by element: rows across, terms along
         of_lane = [divmod(lane, 4) for lane in range(32)]
         if turned:
-            return [
-                slot(line + term, chunk + row // 2) + row % 2 for row, term in of_lane
-            ], atom.itemsize
+            return [slot(line + term, chunk + row // 2) + row % 2 for row, term in of_lane], 8
         return [slot(line + row, chunk + term // 2) + term % 2 for row, term in of_lane], 8
     # ldmatrix takes 8 lines of one chunk at a time; a lane of AMD's a chunk of its own line.
     lines = 8 if atom.asynchronous else atom.m
