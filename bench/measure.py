@@ -21,6 +21,7 @@ from problems import (
     operand_shapes,
     random_operands,
 )
+from results_files import LARGEST_NUMBER
 from timing import Arguments, EventClock, HostClock, Provider, Settings, interleave, paired_ratio
 
 from nnkernels.dispatch.dtypes import ELEMENTS
@@ -98,7 +99,7 @@ def measure(problem: Problem, bench: Bench) -> dict[str, Any]:
             continue
         # Written so that NaN, which compares as false, is wrong too. JSON has no infinity.
         entry["status"] = "ok" if error <= 1 else "wrong"
-        entry["error_of_tolerance"] = error if math.isfinite(error) else None
+        entry["error_of_tolerance"] = error if error <= LARGEST_NUMBER else None
         if entry["status"] == "ok":
             providers.append(provider)
     if providers:
@@ -242,7 +243,7 @@ def _fits_float64(problem: Problem) -> bool:
 
 
 def _error(expected: Any, results: list[np.ndarray], problem: Problem) -> float:
-    """The largest error, as a multiple of what is tolerated."""
+    """The largest error, as a multiple of what is tolerated; infinite where nothing is."""
     index, references = expected
     if len(results) != len(references):
         return math.inf
@@ -254,8 +255,10 @@ def _error(expected: Any, results: list[np.ndarray], problem: Problem) -> float:
         right = reference.astype(wide)
         error = np.abs(got[index].astype(wide) - right)
         size = np.abs(right)
-        tolerated = tolerance(problem) * (size + size.max(initial=0.0)) + 1e-300
-        worst = max(worst, float(np.max(error / tolerated, initial=0.0)))
+        tolerated = tolerance(problem) * (size + size.max(initial=0.0))
+        with np.errstate(divide="ignore", over="ignore"):
+            errors = np.divide(error, tolerated, out=np.zeros_like(error), where=error > 0)
+        worst = max(worst, float(errors.max(initial=0.0)))
         if np.isnan(error).any():
             return math.nan
     return worst

@@ -23,6 +23,9 @@ KIND = "nnkernels bench"
 CHECK_KIND = "nnkernels GPU check"
 OURS = "nnkernels"
 
+# What sums of squares and the like of the page do not turn to infinity at once.
+LARGEST_NUMBER = 1e300
+
 
 class BadFile(Exception):
     """A file that is no result; the message says why, without its name."""
@@ -402,7 +405,7 @@ def _whole(value: Any, where: str) -> int:
 def _number(value: Any, where: str) -> float:
     """A finite one: 1e999 is JSON, and Python reads it as infinity."""
     fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    _expect(fits and abs(value) <= 1e300 and math.isfinite(value), "a number", value, where)
+    _expect(fits and abs(value) <= LARGEST_NUMBER and math.isfinite(value), "a number", value, where)
     return float(value)
 
 

@@ -764,6 +764,16 @@ def test_a_sample_of_a_convolution_is_part_of_it(module, op, shape, case):
         assert measure._error((index, (part,)), [spoiled], problem) > 1
 
 
+def test_where_nothing_is_tolerated_a_wrong_element_is_beyond_any_number(module):
+    """Such as those of integers: a large number in its place is one that no reader takes."""
+    problems, measure = module("problems"), module("measure")
+    problem = problems.Problem("matmul", (4, 5, 6), "int8")
+    right = problem.record.reference(*problems.random_operands(problem, reference_result))
+    expected = (slice(None), (right,))
+    assert measure._error(expected, [right], problem) == 0
+    assert measure._error(expected, [right + 1], problem) == np.inf
+
+
 def test_terms_are_those_of_a_sum(module):
     terms = module("convolutions").terms
     assert terms("conv", (2, 12, 8, 9), "24 3x5 g2") == 6 * 15
