@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -300,6 +301,50 @@ def test_a_compiler_without_the_instructions_makes_the_same_sums():
     flags = " ".join(["-march=x86-64", "-O1", *known])
     ways = run_python(_OLD_COMPILER, tests, NNKERNELS_CXXFLAGS=flags)
     assert set(ways.split()) == {TILES, *MICRO_TERMS} - {"fused"}
+
+
+# In a process of its own, which a wrong access kills: operands up to the last byte before a page
+# that may not be touched.
+_AT_THE_END = """
+import ctypes, mmap, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import test_matmul_dot as t
+libc = ctypes.CDLL(None, use_errno=True)
+areas = []
+
+def at_the_end(x):
+    size = -(-x.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    areas.append(mmap.mmap(-1, size + mmap.PAGESIZE))
+    first = ctypes.addressof(ctypes.c_char.from_buffer(areas[-1]))
+    page = ctypes.c_size_t(mmap.PAGESIZE)
+    assert libc.mprotect(ctypes.c_void_p(first + size), page, 0) == 0
+    bytes_ = np.frombuffer(areas[-1], np.uint8)[size - x.nbytes : size]
+    y = bytes_.view(x.dtype).reshape(x.shape, order="F" if x.flags.f_contiguous else "C")
+    y[...] = x
+    return y
+
+def body():
+    generator = np.random.default_rng(65)
+    for features, vector_bytes, pairs, way in t.WAYS:
+        if vector_bytes != 64 or way == "fused":
+            continue
+        for shape in ((53, 30, 70), (102, 19, 41)):
+            for a, b in list(t.operands(generator, pairs[0], *shape))[:2]:
+                a, b = at_the_end(a), at_the_end(b)
+                with t.processor(features, vector_bytes):
+                    out_dtype = "int32" if "int" in pairs[0][0] else "float32"
+                    y = t.nnk.matmul(a, b, out_dtype=out_dtype)
+                if not t.BACKEND.recording:
+                    t.assert_right(y, a, b)
+t.BACKEND.precompiled(body)
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+def test_nothing_is_read_past_operands():
+    assert run_python(_AT_THE_END, Path(__file__).resolve().parent).strip() == "done"
 
 
 # ---- configurations ----------------------------------------------------------------------------

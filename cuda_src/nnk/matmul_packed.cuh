@@ -143,23 +143,54 @@ struct MatmulPacked {
           block.packed_a.store_vec(slot_a(i, w), WordsA::template along<pack_vector, UnitA>(
                                                      block.a, first_m + i, first_k + w * word_terms,
                                                      depth - w * word_terms));
+    } else if constexpr (word_terms > 1) {
+      const View<const TA, 2, Index> a = block.a;
+      for (int w = 0; w < words; w += words_at_once) {
+        if constexpr (UnitA)
+          for (int ahead = 0; ahead < words_at_once; ++ahead)
+            fetch_terms_of_a(a, first_m, rows, first_k + (w + ahead) * word_terms + terms_ahead,
+                             depth - (w + ahead) * word_terms - terms_ahead);
+        for (int i = 0; i < rows; i += rows_of_words)
+          pack_words_of_a(block, i, rows, first_m, first_k, w, depth);
+      }
     } else {
       // Copies, which stores to packed A cannot change.
       const View<const TA, 2, Index> a = block.a;
       const Shared<Word> packed = block.packed_a;
       for (int w = 0; w < words; ++w) {
-        const Index term = first_k + w * word_terms;
-        const int left = depth - w * word_terms;
+        const Index term = first_k + w;
         if constexpr (UnitA)
-          fetch_terms_of_a(a, first_m, rows, term + terms_ahead, left - terms_ahead);
+          fetch_terms_of_a(a, first_m, rows, term + terms_ahead, depth - w - terms_ahead);
         int i = 0, to = w * MicroM;
         for (; i + MicroM <= rows; i += MicroM, to += panel_a)
           packed.store_vec(
-              to, WordsA::template across<row_vector, UnitA>(a, first_m + i, MicroM, term, left));
+              to, WordsA::template across<row_vector, UnitA>(a, first_m + i, MicroM, term, 1));
         if (i < rows)
           packed.store_vec(
-              to, WordsA::template across<row_vector, UnitA>(a, first_m + i, rows - i, term, left));
+              to, WordsA::template across<row_vector, UnitA>(a, first_m + i, rows - i, term, 1));
       }
+    }
+  }
+  // Words of several terms are made of many rows at once, whole registers of them, and cut into
+  // panels by way of a small buffer: of some words, or a panel would be read while the registers
+  // that it is in two of are still on their way to memory.
+  static constexpr int rows_of_words = least_common_multiple(MicroM, 16), words_at_once = 8;
+  static NNK_FN void pack_words_of_a(const Block& block, int first_i, int rows, Index first_m,
+                                     Index first_k, int first_w, int depth) {
+    alignas(cache_line) Word buffer[words_at_once * rows_of_words + row_vector];
+    const int words = extent(words_in(depth) - first_w, words_at_once);
+    const int there = extent(rows - first_i, rows_of_words);
+    for (int w = 0; w < words; ++w) {
+      const int term = (first_w + w) * word_terms;
+      nnk::store(buffer + w * rows_of_words,
+                 WordsA::template across<rows_of_words, UnitA>(block.a, first_m + first_i, there,
+                                                               first_k + term, depth - term));
+    }
+    for (int i = 0; i < there; i += MicroM) {
+      const int to = slot_a(first_i + i, first_w);
+      for (int w = 0; w < words; ++w)
+        block.packed_a.store_vec(to + w * MicroM,
+                                 nnk::load<row_vector>(buffer + w * rows_of_words + i));
     }
   }
   // Of the terms of a word of panels, `left` of which are there: each is a short run in memory, far

@@ -43,7 +43,18 @@ template <class T, class E, uint32 Flip = 0> struct Words {
   template <int N, bool Unit, class Index>
   static NNK_FN Vec<uint32, N> across(const View<const T, 2, Index>& x, Index line, int lines,
                                       Index term, int left) {
+    // A register of words at a time: its elements then are one of a smaller size, which is loaded
+    // and widened by one instruction.
+    constexpr int lanes = Vec<uint32, N>::lanes;
+    if constexpr (N > lanes) {
+      Vec<uint32, N> all;
+      NNK_UNROLL
+      for (int r = 0; r < N / lanes; ++r)
+        all.reg[r] = across<lanes, Unit>(x, line + r * lanes, lines - r * lanes, term, left).reg[0];
+      return all;
+    }
     auto words = Vec<uint32, N>::splat(0);
+    if (lines <= 0) return flipped(words);
     NNK_UNROLL
     for (int t = 0; t < terms; ++t) {
       if (t >= left) break;

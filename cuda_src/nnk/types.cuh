@@ -78,6 +78,11 @@ constexpr NNK_FN int next_power_of_two(int n) {
   while (p < n) p *= 2;
   return p;
 }
+constexpr NNK_FN int least_common_multiple(int a, int b) {
+  int multiple = a;
+  while (multiple % b != 0) multiple += a;
+  return multiple;
+}
 constexpr NNK_FN bool is_power_of_two(int n) { return n > 0 && (n & (n - 1)) == 0; }
 
 // n, but not less than 0 and at most `most`.
