@@ -206,8 +206,8 @@ def problems_text(rows: Sequence[Row]) -> list[str]:
             what = f"{row['op']} {shape_text(row['shape'])} {row['dtype']} {row['layout']}"
             if timing["status"] == "wrong":
                 error = timing["error_of_tolerance"]
-                size = "beyond any tolerance" if error is None else f"{error:.2g} times the tolerance"
-                found[f"{name} is WRONG on {what}: its error is {size}"] = None
+                times = "beyond any" if error is None else f"{error:.2g} times the"
+                found[f"{name} is WRONG on {what}: its error is {times} tolerance"] = None
             elif timing["status"] == "failed":
                 reason = timing["message"].partition("\n")[0]
                 found[f"{name} failed on {what}: {reason}"] = None

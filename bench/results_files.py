@@ -7,7 +7,6 @@ missing (it came later), and what is not named here is passed over.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from datetime import datetime, timezone
@@ -405,7 +404,8 @@ def _whole(value: Any, where: str) -> int:
 def _number(value: Any, where: str) -> float:
     """A finite one: 1e999 is JSON, and Python reads it as infinity."""
     fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    _expect(fits and abs(value) <= LARGEST_NUMBER and math.isfinite(value), "a number", value, where)
+    fits = fits and abs(value) <= LARGEST_NUMBER  # which NaN is not either
+    _expect(fits, "a number", value, where)
     return float(value)
 
 
