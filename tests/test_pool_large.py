@@ -147,9 +147,10 @@ def test_searching_rows_first_finds_the_same(ring, cpu, plans, monkeypatch):
 
 # Of images of 8 x 32 planes: sides, window, stride; channels-last; searched first, scattered.
 WAYS = {
-    "few look-ups": ((56, 56), 3, 2, False, (False, False)),
+    "few look-ups": ((56, 560), 3, 2, False, (False, False)),
+    "few look-ups, short rows": ((56, 56), 3, 2, False, (False, True)),
     "few look-ups, channels": ((56, 56), 3, 2, True, (False, False)),
-    "as many windows as elements": ((56, 56), 3, 1, False, (True, False)),
+    "as many windows as elements": ((56, 560), 3, 1, False, (True, False)),
     "large": ((28, 28), 13, 1, False, (True, True)),
     "large, channels": ((28, 28), 13, 1, True, (True, True)),
     "far apart": ((56, 56), 7, 2, False, (True, True)),

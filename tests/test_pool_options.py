@@ -19,7 +19,7 @@ from nnkernels.dispatch.windows import Windows
 
 # x, options and what they need on a CPU: (kind of vector, lanes).
 WAYS = {
-    "rows": ((2, 3, 9, 40), False, {"stride": 2}, (True, "", 1)),
+    "rows": ((2, 3, 5, 300), False, {"stride": 2}, (True, "", 1)),
     "rows in pieces": ((1, 2, 5000), False, {"stride": 1}, (True, "", 3)),
     "channels": ((2, 70, 5, 6), True, {"stride": 2}, (False, "channels", 0)),
     "batch": ((70, 1, 5, 6), None, {"stride": 2}, (False, "batch", 0)),
@@ -41,6 +41,19 @@ def choices(monkeypatch):
     for name in ("cpu", *SIMULATED):
         machine_named(name if name == "cpu" else f"sim:{name}").plans.clear()
     return found
+
+
+@pytest.mark.parametrize(
+    ("shape", "by_rows"), [((2, 3, 9, 13), True), ((2, 16, 9, 13), False), ((2, 16, 9, 21), True)]
+)
+def test_places_in_short_rows_are_searched_in_many_planes(shape, by_rows, cpu, choices):
+    """Where there are as many planes as lanes, and up to eight windows in a row."""
+    x = image(np.random.default_rng(23), shape, ties=True)
+    y, places = nnk.max_pool(x, 3, stride=2, padding=1, return_indices=True)
+    assert [c.rows for c in choices] == [by_rows]
+    right, right_places = expected("max_pool", x, 3, stride=2, padding=1, return_indices=True)
+    assert_same_numbers(y, right, str(shape))
+    assert np.array_equal(places, right_places)
 
 
 @pytest.mark.parametrize("name", WAYS)
