@@ -28,10 +28,10 @@ _STRIDE = 64
 # Of fewer windows in a row, most lanes of a vector would be idle, but where sums of so many taps
 # are vectors of their own.
 _LEAST_WINDOWS = 3
-# Of places of maxima, so few in a row are searched in many planes at once, although each lies apart:
-# to begin a row takes longer. 1280 planes on two cores of Zen 4, 2x2 and 3x3 with stride 2: 2 windows
-# 132 and 154 us by rows, 21 and 28 by planes, 8 windows 349 and 396, 212 and 333, 10 383 and 424,
-# 264 and 431.
+# Of places of maxima, so few in a row are searched in many planes at once, although each lies
+# apart: to begin a row takes longer. 1280 planes on two cores of Zen 4, 2x2 and 3x3 with stride 2:
+# 2 windows 132 and 154 us by rows, 21 and 28 by planes, 8 windows 349 and 396, 212 and 333, 10 383
+# and 424, 264 and 431.
 _FEW_PLACES = 8
 _LONG_WINDOW = 12
 # Elements of a row of a gradient over which windows are spread, at least.
