@@ -646,4 +646,7 @@ def test_counts_are_not_clamped_by_one_instruction(arch):
         )
         for launch in launches(call, arrays, {"axis": 0}, PROFILES[arch])
     ]
+    numbers = np.empty(1000, np.int32)
+    fused = nnk.fuse(lambda x, c: nnk.relu(np.minimum(x, c)) == c)
+    instances += [x.instance for x in launches(fused, [numbers, numbers], {}, PROFILES[arch])]
     assert not clamps(source_text(tuple(dict.fromkeys(instances)), "cuda"))

@@ -125,7 +125,15 @@ constexpr double normal_far = 100;
 struct Relu {  // y = max(x, 0)
   static constexpr int parameters = 0;
   template <class V, class S> static NNK_FN V apply(const S*, V x) {
-    return max(x, V::splat(S(0)));
+    if constexpr (is_same<S, int32> && NNK_HIDES_INTEGERS) {
+      // Of relu(min(x, c)) == c, ptxas made the same wrong code: see within().
+      V y;
+      NNK_UNROLL
+      for (int i = 0; i < V::size; ++i) y.set(i, without_negative(x[i]));
+      return y;
+    } else {
+      return max(x, V::splat(S(0)));
+    }
   }
 };
 

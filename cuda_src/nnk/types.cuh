@@ -21,8 +21,11 @@
 #endif
 
 // Hides from the compiler how a 32-bit integer was computed, where that matters: see within().
-#ifndef NNK_OPAQUE
+#ifdef NNK_OPAQUE
+#define NNK_HIDES_INTEGERS true
+#else
 #define NNK_OPAQUE(x)
+#define NNK_HIDES_INTEGERS false
 #endif
 
 namespace nnk {
@@ -85,6 +88,12 @@ constexpr NNK_FN int least_common_multiple(int a, int b) {
 }
 constexpr NNK_FN bool is_power_of_two(int n) { return n > 0 && (n & (n - 1)) == 0; }
 
+// max(n, 0) by a mask, of which the compiler does not know.
+NNK_FN int without_negative(int n) {
+  int sign = n >> 31;
+  NNK_OPAQUE(sign);
+  return n & ~sign;
+}
 // n, but not less than 0 and at most `most`.
 //
 // Of max(min(n, most), 0) ptxas makes one instruction for sm_90 (VIMNMX.RELU), and before CUDA 13.4
@@ -94,9 +103,7 @@ template <class T> NNK_FN int within(T n, int most) {
   if constexpr (sizeof(T) > 4) {
     return n <= 0 ? 0 : n < most ? int(n) : most;
   } else {
-    int sign = int(n) >> 31;
-    NNK_OPAQUE(sign);
-    const int left = int(n) & ~sign;
+    const int left = without_negative(int(n));
     return left < most ? left : most;
   }
 }

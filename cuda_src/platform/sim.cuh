@@ -12,6 +12,7 @@
 #define NNK_NO_UNROLL
 #define NNK_UNROLL_SOME
 #define NNK_LIBM(name) __builtin_##name
+#define NNK_OPAQUE(x) asm("" : "+r"(x))  // the way of CUDA
 
 #ifndef NNK_SIM_WARP
 #define NNK_SIM_WARP 32
