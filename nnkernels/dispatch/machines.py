@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config.device import SIMULATED, Device
 from nnkernels.errors import BackendError
 from nnkernels.launch import simulation_seed
+from nnkernels.launch.addresses import numpy_address as numpy_address
 from nnkernels.launch.cpu import CpuMachine
 from nnkernels.launch.single_flight import SingleFlight
 
@@ -261,30 +261,6 @@ def clear_cache() -> None:
 
 
 # ---- addresses ----------------------------------------------------------------------------------
-
-# A NumPy array object begins with the object header and then the data pointer (PyArrayObject_fields
-# in NumPy's C API, the same since 1.7). Reading it there takes 0.2 us; __array_interface__ takes 2.
-_DATA_OFFSET = object.__basicsize__
-_read_pointer = ctypes.c_size_t.from_address
-
-
-def _address_in_object(array: np.ndarray) -> int:
-    return _read_pointer(id(array) + _DATA_OFFSET).value
-
-
-def _address_by_interface(array: np.ndarray) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def _fastest_address() -> Any:
-    probe = np.zeros(3, np.float32)
-    for array in (probe, probe[1:]):
-        if _address_in_object(array) != _address_by_interface(array):
-            return _address_by_interface
-    return _address_in_object
-
-
-numpy_address = _fastest_address()
 
 
 def cupy_address(array: Any) -> int:

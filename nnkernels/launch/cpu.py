@@ -17,6 +17,7 @@ from nnkernels.compile.instance import Instance, source_text
 from nnkernels.compile.sources import include_directories
 from nnkernels.config.device import Device
 from nnkernels.errors import BackendError
+from nnkernels.launch.addresses import numpy_address
 from nnkernels.launch.result_pool import CACHE_LINE, SMALLEST_BYTES, ResultPool, pool_bytes
 from nnkernels.launch.single_flight import SingleFlight
 
@@ -176,7 +177,7 @@ class CpuMachine:
         if size >= SMALLEST_BYTES:
             return self._results.empty(shape, dtype, size)
         memory = np.empty(size + CACHE_LINE, np.uint8)
-        offset = -memory.__array_interface__["data"][0] % CACHE_LINE
+        offset = -numpy_address(memory) % CACHE_LINE
         return np.ndarray(shape, dtype, memory, offset)
 
     def precompile(self, instances: tuple[Instance, ...]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.errors import BackendError
+from nnkernels.launch.addresses import numpy_address
 
 # Below this size, malloc itself keeps memory for the next call.
 SMALLEST_BYTES = 1 << 20
@@ -76,7 +77,7 @@ class ResultPool:
         """A new array of `size` bytes that begins at a multiple of 64."""
         block = self._take(size) or self._new(size)
         memory: Any = block.memory
-        offset = -memory.__array_interface__["data"][0] % CACHE_LINE
+        offset = -numpy_address(memory) % CACHE_LINE
         # What the array and all its views hold on to; with its end the block is free.
         owner: Any = (ctypes.c_char * size).from_buffer(memory, offset)
         reference = weakref.ref(owner, self._give)
