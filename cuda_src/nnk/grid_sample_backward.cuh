@@ -54,19 +54,19 @@ struct GridSampleBackwardGrid {
     for (int p = group.rank(); p < Points; p += G::threads) {
       const Index point = first + (p < count ? p : count - 1);
       const auto found = args.grid_points.template taps<Mode, Outside, S>(args.grid, image, point);
-      dy_offsets.store(p, args.grid_points.at(point, args.dy_stride) - args.dy_plane_low);
       if constexpr (Paired) {
         find_pairs(args, found, offsets, slopes, there_of(group), p);
-        continue;
-      }
-      NNK_UNROLL
-      for (int t = 0; t < taps; ++t) {
-        const Index offset = found.offset(t, args.x_stride, args.x_plane_low);
-        offsets.store(t * Points + p, offset);
+      } else {
         NNK_UNROLL
-        for (int a = 0; a < Rank; ++a)
-          slopes.store((a * taps + t) * Points + p, offset < 0 ? S(0) : found.slope(t, a));
+        for (int t = 0; t < taps; ++t) {
+          const Index offset = found.offset(t, args.x_stride, args.x_plane_low);
+          offsets.store(t * Points + p, offset);
+          NNK_UNROLL
+          for (int a = 0; a < Rank; ++a)
+            slopes.store((a * taps + t) * Points + p, offset < 0 ? S(0) : found.slope(t, a));
+        }
       }
+      dy_offsets.store(p, args.grid_points.at(point, args.dy_stride) - args.dy_plane_low);
     }
     group.barrier();
     if constexpr (Planes) {
