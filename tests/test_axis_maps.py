@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -246,3 +248,61 @@ def test_kernels_that_run(kernels, cpu):
         kernels.clear()
         call()
         assert kernels == [name]
+
+
+@pytest.fixture
+def small_caches(cpu, monkeypatch):
+    """The templates that calls ask for, on a CPU whose caches hold nothing."""
+    machine, found = cpu.machine, []
+
+    def prepare(instance, *others, original=machine.prepare):
+        found.append(instance.kernel)
+        return original(instance, *others)
+
+    monkeypatch.setattr(machine, "prepare", prepare)
+    monkeypatch.setattr(machine, "device", replace(machine.device, cache_bytes=1))
+    machine.plans.clear()
+    yield found
+    machine.plans.clear()
+
+
+def test_whole_vectors_of_large_results_go_past_the_caches(small_caches, cpu):
+    lanes = cpu.device.vector_bytes // 4
+    generator = np.random.default_rng(1)
+    for channels, past in ((lanes, True), (3 * lanes, True), (lanes + 1, False)):
+        x = make_numbers(generator, (2, 4 * channels, 3, 5), "float32")
+        last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+        wanted = np.ascontiguousarray(nnk.pixel_shuffle(x, 2))
+        small_caches.clear()
+        y = nnk.pixel_shuffle(last, 2)
+        assert [name.endswith(", true, true>") for name in small_caches] == [past]
+        assert np.array_equal(y, wanted)
+        # Memory that begins between two vectors.
+        memory = np.zeros(y.size + 1, np.float32)
+        out = np.moveaxis(memory[1:].reshape(2, 6, 10, channels), -1, 1)
+        nnk.pixel_shuffle(last, 2, out=out)
+        assert np.array_equal(out, wanted)
+        assert memory[0] == 0
+    # Nor do parts of vectors, nor what is gathered, nor results that the caches hold.
+    small_caches.clear()
+    nnk.pad(make_numbers(generator, (4, 2 * lanes), "float32"), 1)
+    nnk.pixel_shuffle(make_numbers(generator, (1, 16, lanes, lanes), "float32"), 2)
+    assert not any(name.endswith(", true, true>") for name in small_caches)
+    large = problem(moves=True, traffic=10**9)
+    assert config.configure(large, cpu.device).streaming
+    roomy = replace(cpu.device, cache_bytes=10**9 + 1)
+    assert not config.configure(large, roomy).streaming
+    assert not config.configure(large, PROFILES["sm_90"]).streaming
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "float64"])
+def test_every_nth_element(dtype, cpu):
+    """Steps of which each has code of its own, and those that none has; parts of vectors, too."""
+    for step in (1, 2, 3, 4, 5):
+        for size in (1, 7, 16, 75, 130):
+            x = make_numbers(np.random.default_rng(step), (3, size * step), dtype)
+            y = nnk.interpolate(x[None, None], (3, size))
+            assert np.array_equal(y[0, 0], x[:, ::step])
+            backwards = x[:, ::-1]
+            y = nnk.interpolate(backwards[None, None], (3, size))
+            assert np.array_equal(y[0, 0], backwards[:, ::step])

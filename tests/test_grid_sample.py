@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, wide
@@ -39,6 +41,10 @@ def made(shapes, dtype="float32", of_grid=None, seed=0):
 
 def channels_last(x):
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+def columns_first(x):
+    return np.swapaxes(np.ascontiguousarray(np.swapaxes(x, -1, -2)), -1, -2)
 
 
 def spread(x):
@@ -257,6 +263,82 @@ def test_results_are_those_of_torch(cpu):
     cpu.precompiled(body)
 
 
+# ---- kernels of a CPU ----------------------------------------------------------------------------
+
+# Points between the last element of a row and the edge, and beyond: one tap of two, or none.
+EDGES = np.float32([-1.9, -1, -0.999, 0.2, 0.999, 1, 1.9, 7])
+
+
+def at_edges(images, shape):
+    """A grid with all pairs of places at edges, some more than fill a register."""
+    numbers = np.stack(np.meshgrid(*[EDGES] * len(shape)), -1).reshape(-1, len(shape))
+    numbers = numbers[: 3 * len(EDGES) * 7]
+    return np.broadcast_to(numbers, (images, *[1] * (len(shape) - 1), *numbers.shape)).copy()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 2), (2, 3, 4, 19), (1, 2, 3, 2, 5)])
+def test_pairs_of_taps_are_those_that_are_gathered(shape, cpu, monkeypatch):
+    """Rows of one pair, and of more than a register; two axes and three."""
+    generator = np.random.default_rng(15)
+    x = make_numbers(generator, shape, "float32")
+    x[0, 0, 0, ..., -1] = np.inf  # what is no tap counts as 0, not as 0 times what is there
+    grid = at_edges(shape[0], shape[2:])
+    dy = make_numbers(generator, (*shape[:2], *grid.shape[1:-1]), "float32")
+    # Rows whose elements are not adjacent have no pairs.
+    apart = place(x, lay_out(shape, 4, range(len(shape)), [1] * (len(shape) - 1) + [2], 4)).view
+    names = []
+
+    def prepare(instance, *others, original=cpu.machine.prepare):
+        names.append(instance.kernel)
+        return original(instance, *others)
+
+    monkeypatch.setattr(cpu.machine, "prepare", prepare)
+    cpu.machine.plans.clear()
+    for padding in PADDINGS:
+        options = {"padding_mode": padding}
+        found = []
+        for array, paired in ((x, True), (apart, False)):
+            names.clear()
+            found.append(run(cpu, array, grid, dy, **options))
+            values = next(n for n in names if n.startswith("GridSample<"))
+            slopes = next(n for n in names if n.startswith("GridSampleBackwardGrid<"))
+            assert values.endswith(", true, true>") == paired
+            assert slopes.endswith(", true, true, true>") == paired
+        for a, b in zip(*found, strict=True):
+            assert_same_bits(a, b, padding)
+        assert np.isfinite(found[0][0]).any()
+        assert not np.isfinite(found[0][0]).all()
+
+
+# Images, channels; 16 lanes, 8 and 4, with some of no channel, and few points or elements.
+SCATTERED = ((8, 16, 6, 7), (4, 19, 9, 5), (8, 7, 6, 7), (8, 3, 1, 1), (8, 2, 3, 4, 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("shape", SCATTERED)
+def test_channels_side_by_side_add_as_planes_do(shape, dtype, cpu, kernels, monkeypatch):
+    generator = np.random.default_rng(16)
+    points = (13, 11) if len(shape) == 4 else (3, 11, 5)  # more than a tile
+    x = make_numbers(generator, shape, dtype)
+    grid = (0.8 * generator.standard_normal((shape[0], *points, len(points)))).astype(dtype)
+    dy = make_numbers(generator, (*shape[:2], *points), dtype)
+    layouts = (np.ascontiguousarray, channels_last, columns_first, spread)
+    found = [run(cpu, of_x(x), grid, of_dy(dy))[1] for of_x in layouts for of_dy in layouts]
+    # Results lie in the same three ways, and dy in all four; of one element, some are alike.
+    assert kernels.count("GridSampleScatter") >= (6 if x.shape[-1] > 1 else 2)
+    assert "GridSampleBackwardX" not in kernels
+    assert_close(
+        found[0], GRADIENTS.reference(dy, x, grid)[0], 64, 10 * max(x.shape[2:]), "dx"
+    )  # fmt: skip
+    monkeypatch.setattr(config, "_LEAST_LANES", 1000)
+    cpu.machine.plans.clear()
+    found.append(run(cpu, x, grid, dy)[1])
+    assert kernels.count("GridSampleBackwardX") == 1
+    cpu.machine.plans.clear()
+    for other in found[1:]:
+        assert_same_bits(found[0], other, "another layout or kernel")
+
+
 # ---- configurations ------------------------------------------------------------------------------
 
 
@@ -279,15 +361,52 @@ def test_lanes_are_channels_where_these_are_adjacent(cpu):
     assert not config.configure(problem(channels_adjacent=True), cpu.device).across
 
 
+def test_pairs_are_for_floats_of_a_cpu_that_are_neighbours(cpu):
+    pairs = problem(unit_row=True, linear=True)
+    for configure in (config.configure, config.configure_grid_gradient):
+        assert configure(pairs, cpu.device).paired
+        assert not configure(pairs, PROFILES["sm_90"]).paired
+        for change in ({"unit_row": False}, {"linear": False}, {"itemsize": 8}, {"itemsize": 2}):
+            assert not configure(replace(pairs, **change), cpu.device).paired
+    assert not config.configure(replace(pairs, channels_adjacent=True), cpu.device).paired
+    # Whole planes one after the other, also where no two elements are one access.
+    assert config.configure_grid_gradient(problem(unit_row=True), cpu.device).planes
+    assert not config.configure_grid_gradient(problem(), cpu.device).planes
+
+
+def test_sums_of_channels_lie_side_by_side_where_they_fit():
+    device = replace(PROFILES["sm_90"], machine="cpu", vector_bytes=64, shared_limit=512 * 1024)
+
+    def lanes(**changes):
+        chosen = config.configure_image_gradient(problem(**changes), device)
+        assert chosen.scratch_bytes <= device.shared_limit
+        return chosen.vector if chosen.scatters else 0
+
+    assert lanes() == 16
+    assert lanes(compute_itemsize=8) == 8
+    assert lanes(channels=7) == 8
+    assert lanes(channels=3) == 4
+    assert lanes(channels=1) == 0
+    assert lanes(elements=128 * 128) == 8
+    assert lanes(elements=512 * 512) == 0
+    assert lanes(images=1) == 8  # blocks for some threads
+    assert lanes(images=1, channels=4) == 0
+    assert not config.configure_image_gradient(problem(), PROFILES["sm_90"]).scatters
+
+
 def test_tables_fit_into_shared_memory(cpu):
     for device in (PROFILES["sm_90"], cpu.device):
         for numbers in ((5, 4), (17, 16), (17, 32), (9, 24)):
             for size in (4, 8):
-                call = problem(numbers=numbers, compute_itemsize=size, index_itemsize=size)
+                call = problem(
+                    numbers=numbers, compute_itemsize=size, index_itemsize=size, unit_row=True,
+                    linear=True,
+                )  # fmt: skip
                 for configure in (config.configure, config.configure_grid_gradient):
-                    points = configure(call, device).points
-                    assert 16 <= points <= 512
-                    assert points * (numbers[0] + numbers[1]) * size <= 48 * 1024
+                    chosen = configure(call, device)
+                    more = (numbers[0] - 1) // 2 if chosen.paired else 0
+                    assert 16 <= chosen.points <= 512
+                    assert chosen.points * (sum(numbers) + more) * size <= 48 * 1024
 
 
 def test_every_element_of_the_gradient_has_one_owner(cpu):

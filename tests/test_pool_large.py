@@ -372,3 +372,22 @@ def test_unpooling_of_any_layouts(cpu):
             assert_same_numbers(part, right, "dx of a part")
 
     cpu.precompiled(body)
+
+
+def test_unpooling_into_a_part_of_an_image(cpu):
+    """No element is at a multiple of its number; lanes are neighbours, or channels."""
+
+    def body():
+        generator = np.random.default_rng(9)
+        shape = (2, 37, 9, 10)
+        x = image(generator, (*shape[:2], 3, 20))
+        indices = generator.integers(-2, 92, x.shape)
+        wanted = expected("max_unpool", x, indices, shape)
+        for order in (lambda a: a, channels_last):
+            memory = order(np.full((*shape[:3], shape[3] + 1), 7, np.float32))
+            nnk.max_unpool(order(x), order(indices), shape, out=memory[..., 1:])
+            if not cpu.recording:
+                assert_same_numbers(memory[..., 1:], wanted, "y")
+                assert np.all(memory[..., 0] == 7)
+
+    cpu.precompiled(body)

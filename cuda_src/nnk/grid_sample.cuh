@@ -12,15 +12,18 @@ namespace nnk {
 // T, TG: types of x and y, and of the grid;  S: in which all is computed
 // Across: lanes are points, else channels, which are adjacent then
 // UnitY: points of y are adjacent (Across)
+// Paired: taps that are neighbours are loaded together (of a CPU, Across, linear, of float)
 template <class T, class TG, class S, int Rank, int Mode, int Outside, int N, bool Across,
-          int Points, class Index, bool UnitY>
+          int Points, class Index, bool UnitY, bool Paired = false>
 struct GridSample {
+  static_assert(!Paired || (Across && Mode == grid_linear), "the two taps of the last axis");
   static constexpr int taps = all_taps(Mode, Rank);
   using V = Vec<S, N>;
   static constexpr int register_budget = sizeof(S) > 4 || sizeof(Index) > 4 ? 128 : 96;
   struct OffsetTag {};
   struct WeightTag {};
   struct TargetTag {};
+  struct ThereTag {};
 
   struct Args {
     T* y;
@@ -58,6 +61,12 @@ struct GridSample {
     if (args.channels - tile.channel < tile.channels) tile.channels = args.channels - tile.channel;
     if (args.grid_points.points - tile.first < Points)
       tile.count = int(args.grid_points.points - tile.first);
+    if constexpr (Paired) {
+      const auto there = group.template shared<uint32, taps * Points, ThereTag>();
+      for (int p = 0; p < Points; ++p) find_pairs(args, tile, there, p);
+      sample_pairs(args, tile, there);
+      return;
+    }
     for (int p = group.rank(); p < Points; p += G::threads) find_taps(args, tile, p);
     group.barrier();
     if constexpr (Across) sample_points(group, args, tile);
@@ -79,10 +88,56 @@ struct GridSample {
     tile.target.store(p, args.grid_points.at(point, args.y_stride));
   }
 
+  // ---- pairs of taps, for one thread: offsets are those of pairs, weights those of elements
+  // --------
+  template <class Flags>
+  static NNK_FN void find_pairs(const Args& args, const Tile& tile, const Flags& there, int p) {
+    const Index point = tile.first + (p < tile.count ? p : tile.count - 1);
+    const auto found =
+        args.grid_points.template taps<Mode, Outside, S>(args.grid, tile.image, point);
+    NNK_UNROLL
+    for (int t = 0; t < taps; t += 2) {
+      const TapPair<Index> pair(found.offset(t, args.x_stride, args.x_plane_low),
+                                found.offset(t + 1, args.x_stride, args.x_plane_low),
+                                Index(sizeof(T)));
+      tile.offset.store(t / 2 * Points + p, pair.from);
+      NNK_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        tile.weight.store((t + e) * Points + p,
+                          pair.there[e] ? found.weight(t + pair.tap[e]) : S(0));
+        there.store((t + e) * Points + p, bits_if(pair.there[e]));
+      }
+    }
+    tile.target.store(p, args.grid_points.at(point, args.y_stride));
+  }
+  template <class Flags>
+  static NNK_FN void sample_pairs(const Args& args, const Tile& tile, const Flags& there) {
+    for (Index c = 0; c < tile.channels; ++c) {
+      const T* plane =
+          byte_offset(args.x, tile.image * args.x_batch + (tile.channel + c) * args.x_channel +
+                                  args.x_plane_low);
+      for (int p = 0; p < tile.count; p += N) {
+        V sum = V::splat(S(0));
+        NNK_UNROLL
+        for (int t = 0; t < taps; t += 2) {
+          V x[2];
+          load_pairs(plane, tile.offset.data + t / 2 * Points + p, x[0], x[1]);
+          NNK_UNROLL
+          for (int e = 0; e < 2; ++e) {
+            const int at = (t + e) * Points + p;
+            const auto bits = there.template load_vec<N>(at);
+            sum = fma_always(tile.weight.template load_vec<N>(at),
+                             bits_as<S>(bits_as<uint32>(x[e]) & bits), sum);
+          }
+        }
+        store(args, tile, c, p, sum);
+      }
+    }
+  }
+
   template <class G>
   static NNK_FN void sample_points(G& group, const Args& args, const Tile& tile) {
     constexpr int vectors = Points / N;
-    const Reached<T, Index> y{args.y, args.y_low, args.y_extent};
     for (Index item = group.rank(); item < tile.channels * vectors; item += G::threads) {
       const Index c = item / vectors;
       const int p = int(item - c * vectors) * N;
@@ -95,17 +150,21 @@ struct GridSample {
         sum = fma_always(tile.weight.template load_vec<N>(t * Points + p),
                          convert<S>(elements(args, plane, offset)), sum);
       }
-      const Index to = tile.image * args.y_batch + (tile.channel + c) * args.y_channel;
-      const auto value = convert<T>(sum);
-      const int count = tile.count - p < N ? tile.count - p : N;
-      if constexpr (UnitY) {
-        y.template store<N, true>(to + tile.target.load(p), Index(sizeof(T)), count, value);
-      } else {
-        for (int i = 0; i < count; ++i) {
-          Vec<T, 1> one;
-          one.set(0, value[i]);
-          y.template store<1, true>(to + tile.target.load(p + i), Index(sizeof(T)), 1, one);
-        }
+      store(args, tile, c, p, sum);
+    }
+  }
+  static NNK_FN void store(const Args& args, const Tile& tile, Index c, int p, const V& sum) {
+    const Reached<T, Index> y{args.y, args.y_low, args.y_extent};
+    const Index to = tile.image * args.y_batch + (tile.channel + c) * args.y_channel;
+    const auto value = convert<T>(sum);
+    const int count = tile.count - p < N ? tile.count - p : N;
+    if constexpr (UnitY) {
+      y.template store<N, true>(to + tile.target.load(p), Index(sizeof(T)), count, value);
+    } else {
+      for (int i = 0; i < count; ++i) {
+        Vec<T, 1> one;
+        one.set(0, value[i]);
+        y.template store<1, true>(to + tile.target.load(p + i), Index(sizeof(T)), 1, one);
       }
     }
   }

@@ -15,8 +15,11 @@
 namespace nnk {
 
 // T, TG: types of x and dy, and of the grid;  S: in which all is computed
+// Planes: a thread goes through x plane by plane (of a CPU, where elements of a row are adjacent)
+// Paired: taps that are neighbours are loaded together, as in grid_sample.cuh (Planes)
+// UnitDy: points of dy are adjacent (Planes)
 template <class T, class TG, class S, int Rank, int Mode, int Outside, int N, int Points,
-          class Index>
+          class Index, bool Planes = false, bool Paired = false, bool UnitDy = false>
 struct GridSampleBackwardGrid {
   static constexpr int taps = all_taps(Mode, Rank);
   using V = Vec<S, N>;
@@ -24,6 +27,8 @@ struct GridSampleBackwardGrid {
   struct OffsetTag {};
   struct SlopeTag {};
   struct DyTag {};
+  struct ThereTag {};
+  struct TotalTag {};
 
   struct Args {
     TG* dgrid;
@@ -49,50 +54,150 @@ struct GridSampleBackwardGrid {
     for (int p = group.rank(); p < Points; p += G::threads) {
       const Index point = first + (p < count ? p : count - 1);
       const auto found = args.grid_points.template taps<Mode, Outside, S>(args.grid, image, point);
-      NNK_UNROLL
-      for (int t = 0; t < taps; ++t) {
-        const Index offset = found.offset(t, args.x_stride, args.x_plane_low);
-        offsets.store(t * Points + p, offset);
+      if constexpr (Paired) {
+        find_pairs(args, found, offsets, slopes, there_of(group), p);
+      } else {
         NNK_UNROLL
-        for (int a = 0; a < Rank; ++a)
-          slopes.store((a * taps + t) * Points + p, offset < 0 ? S(0) : found.slope(t, a));
+        for (int t = 0; t < taps; ++t) {
+          const Index offset = found.offset(t, args.x_stride, args.x_plane_low);
+          offsets.store(t * Points + p, offset);
+          NNK_UNROLL
+          for (int a = 0; a < Rank; ++a)
+            slopes.store((a * taps + t) * Points + p, offset < 0 ? S(0) : found.slope(t, a));
+        }
       }
       dy_offsets.store(p, args.grid_points.at(point, args.dy_stride) - args.dy_plane_low);
     }
     group.barrier();
-    for (int p = group.rank() * N; p < count; p += G::threads * N) {
-      V total[Rank];
+    if constexpr (Planes) {
+      sum_planes(group, args, offsets, slopes, dy_offsets, image, first, count);
+    } else {
+      for (int p = group.rank() * N; p < count; p += G::threads * N) {
+        V total[Rank];
+        NNK_UNROLL
+        for (int a = 0; a < Rank; ++a) total[a] = V::splat(S(0));
+        const auto at_dy = dy_offsets.template load_vec<N>(p);
+        for (Index c = 0; c < args.channels; ++c) {
+          const T* plane =
+              byte_offset(args.x, image * args.x_batch + c * args.x_channel + args.x_plane_low);
+          V sum[Rank];
+          NNK_UNROLL
+          for (int a = 0; a < Rank; ++a) sum[a] = V::splat(S(0));
+          for (int t = 0; t < taps; ++t) {
+            const V x =
+                convert<S>(load_or_zero(plane, offsets.template load_vec<N>(t * Points + p)));
+            NNK_UNROLL
+            for (int a = 0; a < Rank; ++a)
+              sum[a] =
+                  fma_always(slopes.template load_vec<N>((a * taps + t) * Points + p), x, sum[a]);
+          }
+          const T* of_dy =
+              byte_offset(args.dy, image * args.dy_batch + c * args.dy_channel + args.dy_plane_low);
+          const V dy = convert<S>(load_or_zero(of_dy, at_dy));
+          NNK_UNROLL
+          for (int a = 0; a < Rank; ++a) total[a] = fma_always(dy, sum[a], total[a]);
+        }
+        write(args, image, first, p, count, total);
+      }
+    }
+  }
+
+ private:
+  static NNK_FN void write(const Args& args, Index image, Index first, int p, int count,
+                           const V (&total)[Rank]) {
+    for (int i = 0; i < N && p + i < count; ++i) {
+      TG* to = byte_offset(args.dgrid, image * args.dgrid_batch +
+                                           args.grid_points.at(first + p + i, args.dgrid_stride));
       NNK_UNROLL
-      for (int a = 0; a < Rank; ++a) total[a] = V::splat(S(0));
-      const auto at_dy = dy_offsets.template load_vec<N>(p);
-      for (Index c = 0; c < args.channels; ++c) {
-        const T* plane =
-            byte_offset(args.x, image * args.x_batch + c * args.x_channel + args.x_plane_low);
+      for (int a = 0; a < Rank; ++a) {
+        Vec<TG, 1> one;
+        one.set(0, convert_scalar<TG>(total[a][i]));
+        nnk::store(byte_offset(to, Index(Rank - 1 - a) * args.dgrid_last), one);
+      }
+    }
+  }
+
+  // One thread goes from plane to plane, of which it reads what is adjacent then.
+  template <class G, class Offsets, class Slopes>
+  static NNK_FN void sum_planes(G& group, const Args& args, const Offsets& offsets,
+                                const Slopes& slopes, const Offsets& dy_offsets, Index image,
+                                Index first, int count) {
+    const auto totals = group.template shared<S, Rank * Points, TotalTag>();
+    for (int i = 0; i < Rank * Points; i += N) totals.store_vec(i, V::splat(S(0)));
+    for (Index c = 0; c < args.channels; ++c) {
+      const T* plane =
+          byte_offset(args.x, image * args.x_batch + c * args.x_channel + args.x_plane_low);
+      const T* of_dy =
+          byte_offset(args.dy, image * args.dy_batch + c * args.dy_channel + args.dy_plane_low);
+      for (int p = 0; p < count; p += N) {
         V sum[Rank];
         NNK_UNROLL
         for (int a = 0; a < Rank; ++a) sum[a] = V::splat(S(0));
-        for (int t = 0; t < taps; ++t) {
-          const V x = convert<S>(load_or_zero(plane, offsets.template load_vec<N>(t * Points + p)));
+        const auto add = [&](int t, const V& x) NNK_INLINE {
           NNK_UNROLL
           for (int a = 0; a < Rank; ++a)
             sum[a] =
                 fma_always(slopes.template load_vec<N>((a * taps + t) * Points + p), x, sum[a]);
+        };
+        if constexpr (Paired) {
+          const auto there = there_of(group);
+          NNK_UNROLL
+          for (int t = 0; t < taps; t += 2) {
+            V x[2];
+            load_pairs(plane, offsets.data + t / 2 * Points + p, x[0], x[1]);
+            NNK_UNROLL
+            for (int e = 0; e < 2; ++e) {
+              const auto bits = there.template load_vec<N>((t + e) * Points + p);
+              add(t + e, bits_as<S>(bits_as<uint32>(x[e]) & bits));
+            }
+          }
+        } else {
+          for (int t = 0; t < taps; ++t)
+            add(t, convert<S>(load_or_zero(plane, offsets.template load_vec<N>(t * Points + p))));
         }
-        const T* of_dy =
-            byte_offset(args.dy, image * args.dy_batch + c * args.dy_channel + args.dy_plane_low);
-        const V dy = convert<S>(load_or_zero(of_dy, at_dy));
+        const V dy = dy_at(of_dy, dy_offsets, p, count);
         NNK_UNROLL
-        for (int a = 0; a < Rank; ++a) total[a] = fma_always(dy, sum[a], total[a]);
+        for (int a = 0; a < Rank; ++a)
+          totals.store_vec(a * Points + p,
+                           fma_always(dy, sum[a], totals.template load_vec<N>(a * Points + p)));
       }
-      for (int i = 0; i < N && p + i < count; ++i) {
-        TG* to = byte_offset(args.dgrid, image * args.dgrid_batch +
-                                             args.grid_points.at(first + p + i, args.dgrid_stride));
+    }
+    for (int p = 0; p < count; p += N) {
+      V total[Rank];
+      NNK_UNROLL
+      for (int a = 0; a < Rank; ++a) total[a] = totals.template load_vec<N>(a * Points + p);
+      write(args, image, first, p, count, total);
+    }
+  }
+  template <class Offsets>
+  static NNK_FN V dy_at(const T* of_dy, const Offsets& dy_offsets, int p, int count) {
+    if constexpr (UnitDy) {
+      const T* from = byte_offset(of_dy, dy_offsets.load(p));
+      return convert<S>(p + N <= count ? nnk::load<N>(from)
+                                       : nnk::load_partial<N>(from, count - p, T()));
+    } else {
+      return convert<S>(load_or_zero(of_dy, dy_offsets.template load_vec<N>(p)));
+    }
+  }
+  template <class G> static NNK_FN auto there_of(G& group) {
+    return group.template shared<uint32, taps * Points, ThereTag>();
+  }
+  template <class Found, class Offsets, class Slopes, class Flags>
+  static NNK_FN void find_pairs(const Args& args, const Found& found, const Offsets& offsets,
+                                const Slopes& slopes, const Flags& there, int p) {
+    NNK_UNROLL
+    for (int t = 0; t < taps; t += 2) {
+      const TapPair<Index> pair(found.offset(t, args.x_stride, args.x_plane_low),
+                                found.offset(t + 1, args.x_stride, args.x_plane_low),
+                                Index(sizeof(T)));
+      offsets.store(t / 2 * Points + p, pair.from);
+      NNK_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        there.store((t + e) * Points + p, bits_if(pair.there[e]));
         NNK_UNROLL
-        for (int a = 0; a < Rank; ++a) {
-          Vec<TG, 1> one;
-          one.set(0, convert_scalar<TG>(total[a][i]));
-          nnk::store(byte_offset(to, Index(Rank - 1 - a) * args.dgrid_last), one);
-        }
+        for (int a = 0; a < Rank; ++a)
+          slopes.store((a * taps + t + e) * Points + p,
+                       pair.there[e] ? found.slope(t + pair.tap[e], a) : S(0));
       }
     }
   }

@@ -178,6 +178,27 @@ template <int Rank, int Mode, int Outside, class S> struct PlaceTaps {
   }
 };
 
+// Two taps that are neighbours along the last axis, as two elements that one access has. At an edge
+// one of them is no tap, and if it is the other one that is there, they change places.
+template <class Index> struct TapPair {
+  Index from;     // of the first of the elements, in bytes
+  int tap[2];     // which of the two taps each element is
+  bool there[2];  // whether it is one
+
+  // Places of the taps, -1 for none; no axis has fewer than two elements.
+  NNK_FN TapPair(Index first, Index second, Index step) {
+    const bool has_first = first >= 0, has_second = second >= 0;
+    const bool changed = has_first != has_second;
+    from = has_first ? first - (has_second ? Index(0) : step) : has_second ? second : Index(0);
+    tap[0] = changed ? 1 : 0;
+    tap[1] = changed ? 0 : 1;
+    there[0] = changed ? has_second : has_first;
+    there[1] = changed ? has_first : has_second;
+  }
+};
+// All bits of an element that is a tap. What is none counts as 0, whatever it is.
+constexpr NNK_FN uint32 bits_if(bool there) { return there ? ~uint32(0) : uint32(0); }
+
 // Points of the result, and the numbers of the grid for each. Strides in bytes.
 template <class TG, int Rank, class Index> struct GridPoints {
   Index points;  // of one image

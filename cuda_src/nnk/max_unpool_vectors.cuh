@@ -28,9 +28,22 @@ template <class T, class Index, int N, int Step, bool Across> struct UnpoolVecto
     planes.count = Across ? int(lesser_of(Index(N), args.lanes - lane)) : 1;
     return planes;
   }
-  // Bytes from the first element of a plane to an element by its number.
-  static NNK_FN Index place_of(const Args& args, Index number) {
-    return args.linear ? number * args.at[0].space[2] : args.template offset<0>(number);
+  // Numbers of elements from indices in a vector, below 0 where they are none of the plane.
+  static NNK_FN Vec<Index, N> numbers_at(const Args& args, Index from, int count) {
+    const Line<const int64, Index, Step> names{
+        byte_offset(static_cast<const int64*>(args.indices), from), Index(count),
+        Across ? args.at[2].lane : args.at[2].space[2]};
+    const Vec<int64, N> given = count == N ? names.template load<N>(0)
+                                           : names.template load_partial<N>(0, count, int64(-1));
+    const int64 size = args.template size<0>();
+    const auto none = Vec<int64, N>::splat(-1);
+    return convert<Index>(where(given < size, max(given, none), none));
+  }
+  // Where they are, if linear: bytes from the lowest one on, or -1.
+  static NNK_FN Vec<Index, N> places_of(const Args& args, const Vec<Index, N>& number, Index lane) {
+    const Vec<Index, N> place =
+        number * args.at[0].space[2] + (lanes_in_order<Index, N>() * lane - args.low);
+    return where(number < Index(0), Vec<Index, N>::splat(-1), place);
   }
   static NNK_FN Index row_of(const Args& args, int operand, Index row) {
     const Index depth = args.by_height[1].divide(row);
@@ -51,8 +64,7 @@ struct MaxUnpoolVectors : UnpoolVectors<T, Index, N, Step, Across> {
     for (int64 unit = first; unit < last; ++unit) {
       const Planes planes = Base::planes_of(args, Index(unit));
       clear(args, planes);
-      if (planes.count == N && Across) put<true>(args, planes);
-      else put<false>(args, planes);
+      put(args, planes);
     }
   }
 
@@ -85,28 +97,42 @@ struct MaxUnpoolVectors : UnpoolVectors<T, Index, N, Step, Across> {
     else nnk::store_partial(to, zero, count);
   }
 
-  template <bool Whole> static NNK_FN void put(const Args& args, const Planes& planes) {
+  static NNK_FN void put(const Args& args, const Planes& planes) {
+    const auto& at = args.at;
     const Index width = args.sides[1][2];
     T* plane = byte_offset(static_cast<T*>(args.plane), planes.bytes[0]);
     for (Index row = 0; row < args.sides[1][0] * args.sides[1][1]; ++row) {
-      const T* pooled = byte_offset(static_cast<const T*>(args.pooled),
-                                    planes.bytes[1] + Base::row_of(args, 1, row));
-      const Index indices = planes.bytes[2] + Base::row_of(args, 2, row);
-      for (Index w = 0; w < width; ++w) {
-        const auto one = [&](int l) NNK_INLINE {
-          const auto &from = args.at[1], &names = args.at[2];
-          const Index at = args.index_at(indices + w * names.space[2] + l * names.lane);
-          if (at < 0) return;
-          put_element(byte_offset(plane, Base::place_of(args, at) + l * args.at[0].lane),
-                      get_element(byte_offset(pooled, w * from.space[2] + l * from.lane)));
-        };
-        if constexpr (Whole) {
-          NNK_UNROLL
-          for (int l = 0; l < N; ++l) one(l);
-        } else {
-          for (int l = 0; l < planes.count; ++l) one(l);
-        }
+      const Index from = planes.bytes[1] + Base::row_of(args, 1, row);
+      const Index names = planes.bytes[2] + Base::row_of(args, 2, row);
+      for (Index w = 0; w < width; w += Across ? 1 : N) {
+        const int count = Across ? planes.count : int(lesser_of(Index(N), width - w));
+        put_vector(args, plane, from + w * at[1].space[2], names + w * at[2].space[2], count);
       }
+    }
+  }
+  // Places are those of a vector of indices at once; elements go there one by one.
+  static NNK_FN void put_vector(const Args& args, T* plane, Index from, Index names, int count) {
+    const auto& at = args.at;
+    const Index lane = Across ? at[0].lane : Index(0);
+    const Index step = Across ? at[1].lane : at[1].space[2];
+    const T* pooled = byte_offset(static_cast<const T*>(args.pooled), from);
+    const Vec<Index, N> number = Base::numbers_at(args, names, count);
+    Index place[N];
+    nnk::store(static_cast<Index*>(place), number);
+    if (args.linear) nnk::store(static_cast<Index*>(place), Base::places_of(args, number, lane));
+    T* low = args.linear ? byte_offset(plane, args.low) : plane;
+    const auto one = [&](int l) NNK_INLINE {
+      if (place[l] < 0) return;
+      const Index to = args.linear ? place[l] : args.template offset<0>(place[l]) + Index(l) * lane;
+      put_element(byte_offset(low, to),
+                  get_element(byte_offset(
+                      pooled, Index(l) * (Step == unit_step ? Index(sizeof(T)) : step))));
+    };
+    if (count == N) {
+      NNK_UNROLL
+      for (int l = 0; l < N; ++l) one(l);
+    } else {
+      for (int l = 0; l < count; ++l) one(l);
     }
   }
 };
@@ -138,24 +164,14 @@ struct MaxUnpoolBackwardVectors : UnpoolVectors<T, Index, N, Step, Across> {
  private:
   static NNK_FN void take(const Args& args, const Planes& planes, Index to, Index from, int count) {
     const auto& at = args.at;
-    const Line<const int64, Index, Step> names{
-        byte_offset(static_cast<const int64*>(args.indices), from), Index(count),
-        Across ? at[2].lane : at[2].space[2]};
     const Line<T, Index, Step> line{byte_offset(static_cast<T*>(args.pooled), to), Index(count),
                                     Across ? at[1].lane : at[1].space[2]};
     const T* plane = byte_offset(static_cast<const T*>(args.plane), planes.bytes[0]);
     const Index lane = Across ? at[0].lane : Index(0);
-    const Vec<int64, N> given = count == N ? names.template load<N>(0)
-                                           : names.template load_partial<N>(0, count, int64(-1));
-    const int64 size = args.template size<0>();
-    const auto none = Vec<int64, N>::splat(-1);
-    const Vec<Index, N> number = convert<Index>(where(given < size, max(given, none), none));
+    const Vec<Index, N> number = Base::numbers_at(args, from, count);
     Vec<T, N> value;
     if (args.linear) {
-      const Vec<Index, N> away = Vec<Index, N>::splat(-1);
-      const Vec<Index, N> place =
-          number * at[0].space[2] + (lanes_in_order<Index, N>() * lane - args.low);
-      value = load_or_zero(byte_offset(plane, args.low), where(number < Index(0), away, place));
+      value = load_or_zero(byte_offset(plane, args.low), Base::places_of(args, number, lane));
     } else {
       value = Vec<T, N>::splat(T());
       for (int i = 0; i < count; ++i) {

@@ -37,6 +37,8 @@ class GatherProblem:
         Whether the elements of such a row are adjacent.
     alignment : int
         A power of two that divides all addresses and all other steps, in bytes.
+    traffic : int
+        Bytes of x and of the result.
     """
 
     itemsize: int
@@ -47,6 +49,7 @@ class GatherProblem:
     unit_out: bool
     unit_in: bool
     alignment: int
+    traffic: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class GatherConfig:
         Elements of the result that a block makes, about.
     part, columns : int
         Limits of a part of a row, of `ResampleRows`.
+    streaming : bool
+        Whether whole vectors of the result go past the caches, if all are whole (`MoveRows`).
     """
 
     kernel: str
@@ -75,6 +80,7 @@ class GatherConfig:
     tile: int
     part: int = _PART
     columns: int = _SCRATCH_BYTES
+    streaming: bool = False
 
 
 def configure(problem: GatherProblem, device: Device) -> GatherConfig:
@@ -83,7 +89,10 @@ def configure(problem: GatherProblem, device: Device) -> GatherConfig:
         return _configure_gpu(problem, device)
     if problem.moves:
         vector = device.vector_bytes // problem.itemsize
-        return GatherConfig("MoveRows", problem.row > 1, vector, 1, 1, _CPU_TILE)
+        streaming = problem.traffic >= device.cache_bytes
+        return GatherConfig(
+            "MoveRows", problem.row > 1, vector, 1, 1, _CPU_TILE, streaming=streaming
+        )
     lanes = max(device.vector_bytes // problem.compute_itemsize, 1)
     if problem.row >= _LONG_ROW:
         # Up to four registers, where the row has them: terms are looked up once for all.

@@ -189,6 +189,7 @@ def _problem(call: _Call) -> GatherProblem:
         unit_out=row.out_stride == call.found.itemsize,
         unit_in=row.in_stride == call.found.itemsize,
         alignment=largest_power_of_two(call.alignment, *others),
+        traffic=(call.x.size + prod(call.out_shape)) * call.found.itemsize,
     )
 
 
@@ -431,11 +432,32 @@ def _finish_rows(
     _pack_outer(packer, plain, axes, firsts)
     _add_fill(packer, call)
     element = ELEMENTS[_MOVED[size]].storage
+    vector = max(chosen.vector, 1)
+    streaming = (
+        chosen.streaming
+        and out_step == size
+        and gathered is None
+        and _are_whole(plain, mapped, records, vector, size)
+    )
     kernel = (
-        f"MoveRows<{element}, {max(chosen.vector, 1)}, {len(plain)}, {len(mapped)}, "
-        f"{_cpp_index(index)}, {_bool(out_step == size)}>"
+        f"MoveRows<{element}, {vector}, {len(plain)}, {len(mapped)}, "
+        f"{_cpp_index(index)}, {_bool(out_step == size)}{', true' if streaming else ''}>"
     )
     _finish(call, plan, Instance("move_rows", kernel, 1), items, tile, [table.array()], packer)
+
+
+def _are_whole(
+    plain: Sequence[Plain],
+    mapped: Sequence[tuple[np.ndarray, np.ndarray]],
+    records: Sequence[tuple[int, int, int, int, int]],
+    vector: int,
+    size: int,
+) -> bool:
+    """Whether all segments are whole vectors, at multiples of them from the first element on."""
+    places = [*(p.out_stride for p in plain if p.size > 1), *(r[0] for r in records)]
+    places += [int(np.gcd.reduce(to)) for to, _ in mapped]
+    whole = all(place % (vector * size) == 0 for place in places)
+    return whole and all(r[2] % vector == 0 for r in records)
 
 
 def _resample_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:

@@ -145,7 +145,13 @@ def _check_cotangent(dy: Any, x: Any, grid: Any) -> None:
 
 
 def problem_of(
-    x: Any, grid: Any, found: Any, index: str, numbers: tuple[int, int], **more: Any
+    sampling: Sampling,
+    x: Any,
+    grid: Any,
+    found: Any,
+    index: str,
+    numbers: tuple[int, int],
+    **more: Any,
 ) -> config.GridProblem:
     """What the configurations see."""
     return config.GridProblem(
@@ -157,5 +163,7 @@ def problem_of(
         compute_itemsize=found.compute_itemsize,
         index_itemsize=4 if index == "i" else 8,
         numbers=numbers,
+        unit_row=x.shape[-1] > 1 and x.strides[-1] == found.itemsize,
+        linear=sampling.mode == "linear",
         **more,
     )

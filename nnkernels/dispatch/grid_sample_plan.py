@@ -91,6 +91,11 @@ def _bool(value: bool) -> str:
     return "true" if value else "false"
 
 
+def _flags(*values: bool) -> str:
+    """The last template arguments, where they are not those that are left out."""
+    return "".join(f", {_bool(v)}" for v in values) if any(values) else ""
+
+
 # ---- values -------------------------------------------------------------------------------------
 
 
@@ -115,7 +120,7 @@ def values_plan(
     taps = sampling.taps(rank)
     adjacent = shape[1] > 1 and x.strides[1] == strides[1] == size
     problem = problem_of(
-        x, grid, found, index, (taps + 1, taps), channels_adjacent=adjacent,
+        sampling, x, grid, found, index, (taps + 1, taps), channels_adjacent=adjacent,
         alignment=largest_power_of_two(alignment, *others),
     )  # fmt: skip
     chosen = config.configure(problem, machine.device)
@@ -134,7 +139,8 @@ def values_plan(
     unit = _is_row(shape[2:], strides[2:], size)
     kernel = (
         f"GridSample<{_types(x, grid, sampling)}, {chosen.vector}, {_bool(chosen.across)}, "
-        f"{chosen.points}, {_cpp_index(index)}, {_bool(unit and chosen.across)}>"
+        f"{chosen.points}, {_cpp_index(index)}, {_bool(unit and chosen.across)}"
+        f"{_flags(chosen.paired)}>"
     )
     traffic = prod(shape) * size * (1 + taps)
     plan.start = machine.prepare(
@@ -167,7 +173,7 @@ def grid_gradient_plan(sampling: Sampling, dy: Any, x: Any, grid: Any, machine: 
         (grid.shape, strides),
     )  # fmt: skip
     taps = sampling.taps(rank)
-    problem = problem_of(x, grid, _element(x), index, (taps + 1, rank * taps))
+    problem = problem_of(sampling, x, grid, _element(x), index, (taps + 1, rank * taps))
     chosen = config.configure_grid_gradient(problem, machine.device)
     tiles = -(-problem.points // chosen.points)
     packer = Packer(4, index)
@@ -178,9 +184,10 @@ def grid_gradient_plan(sampling: Sampling, dy: Any, x: Any, grid: Any, machine: 
     packer.add_index(*x.strides, _reach(x.shape[2:], x.strides[2:])[0])
     _pack_points(packer, x, grid, sampling)
     plan.tail = packer.finish()
+    unit = not machine.device.is_gpu and _is_row(dy.shape[2:], dy.strides[2:], dy.dtype.itemsize)
     kernel = (
         f"GridSampleBackwardGrid<{_types(x, grid, sampling)}, {chosen.vector}, {chosen.points}, "
-        f"{_cpp_index(index)}>"
+        f"{_cpp_index(index)}{_flags(chosen.planes, chosen.paired, unit)}>"
     )
     traffic = dy.size * (1 + taps) * _element(x).itemsize
     instance = Instance("grid_sample_backward", kernel, chosen.threads)
@@ -214,8 +221,10 @@ def image_gradient_plan(sampling: Sampling, dy: Any, x: Any, grid: Any, machine:
         (grid.shape, grid.strides),
     )  # fmt: skip
     taps = sampling.taps(rank)
-    problem = problem_of(x, grid, found, index, (taps + 1, taps))
+    problem = problem_of(sampling, x, grid, found, index, (taps + 1, taps))
     chosen = config.configure_image_gradient(problem, machine.device)
+    if chosen.scatters:
+        return _scattered(plan, sampling, dy, x, grid, index, chosen, strides, machine)
     groups = -(-problem.channels // chosen.channels)
     length = -(-elements // (chosen.ranges * chosen.range_groups))
     packer = Packer(4, index)
@@ -237,4 +246,47 @@ def image_gradient_plan(sampling: Sampling, dy: Any, x: Any, grid: Any, machine:
     instance = Instance("grid_sample_backward", kernel, chosen.threads)
     blocks = x.shape[0] * groups * chosen.range_groups
     plan.start = machine.prepare(instance, blocks, 0, traffic)
+    return plan
+
+
+def _lie(shape: Shape, strides: Strides, itemsize: int) -> str:
+    """How a plane lies, as `cuda_src/nnk/grid_sample_scatter.cuh` names it."""
+    if _is_row(shape[2:], strides[2:], itemsize):
+        return "elements_adjacent"
+    return "channels_adjacent" if strides[1] == itemsize else "planes_apart"
+
+
+def _scattered(
+    plan: GridPlan,
+    sampling: Sampling,
+    dy: Any,
+    x: Any,
+    grid: Any,
+    index: str,
+    chosen: config.GridConfig,
+    strides: Strides,
+    machine: Any,
+) -> GridPlan:
+    """The plan of a launch that adds channels side by side."""
+    size, sizes = x.dtype.itemsize, x.shape[2:]
+    groups = -(-x.shape[1] // chosen.vector)
+    packer = Packer(4, index)
+    packer.add_index(groups, x.shape[1], prod(sizes))
+    packer.add_divisor(groups)
+    packer.add_index(*strides)
+    packer.add_index(*dy.strides)
+    packer.add_divisors(sizes)
+    packer.add_index(*contiguous_strides(sizes, 1))
+    _pack_points(packer, x, grid, sampling)
+    plan.tail = packer.finish()
+    plan.workspace = None
+    kernel = (
+        f"GridSampleScatter<{_types(x, grid, sampling)}, {chosen.vector}, {chosen.points}, "
+        f"{_cpp_index(index)}, {_lie(x.shape, strides, size)}, {_lie(dy.shape, dy.strides, size)}>"
+    )
+    traffic = (dy.size * (1 + sampling.taps(x.ndim - 2)) + x.size) * size
+    plan.start = machine.prepare(
+        Instance("grid_sample_scatter", kernel, chosen.threads), x.shape[0] * groups,
+        chosen.scratch_bytes, traffic,
+    )  # fmt: skip
     return plan
