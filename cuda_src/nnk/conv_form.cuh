@@ -61,6 +61,11 @@ struct ConvForm {
     Shared<Index> tap_offsets;     // bytes from the place of tap 0 to that of every tap
     Shared<uint32> combined;       // for every tap, what the groups of a panel see
     Shared<Index> weight_offsets;  // bytes to the weight of every tap
+    // Of a group of pixels, for every tap and run: bytes to lane 0, and what is loaded from there.
+    Shared<Index> run_offsets;
+    Shared<uint32> run_masks;
+    // More runs are loaded one by one.
+    static constexpr int most_runs = 4;
 
     // `at`: bytes of scratch memory that are taken. most: pixels that are looked up at once
     template <class Group, class A>
@@ -77,6 +82,12 @@ struct ConvForm {
                                                        taps * groups_of_panel);
       at += taps * int(sizeof(Index) + 4 * groups_of_panel);
       weight_offsets = group.template dynamic_shared<Index>(at, taps);
+      at += taps * int(sizeof(Index));
+      if constexpr (Pixels == pixels_are_columns) {
+        run_offsets = group.template dynamic_shared<Index>(at, taps * most_runs);
+        at += taps * most_runs * int(sizeof(Index));
+        run_masks = group.template dynamic_shared<uint32>(at, taps * most_runs);
+      }
       if constexpr (Pixels == pixels_are_columns || ChannelsFast) {
         auto tap = Taps::of(g, 0);
         for (int t = 0; t < taps; ++t) {
@@ -183,8 +194,78 @@ struct ConvForm {
     template <class T, class P>
     NNK_FN void pack_pixels(const T* from, const Shared<P>& packed, int to, int first, int columns,
                             Index first_k, int depth) const {
-      const int taps = g.spatial_taps(), group = first / G;
-      const int there = (columns - first + G - 1) / G;  // groups
+      const int group = first / G, there = (columns - first + G - 1) / G;  // groups
+      const int64 step = image.step;
+      if (step == int64(sizeof(T)) &&
+          pack_merged<1>(from, packed, to, group, there, first_k, depth))
+        return;
+      if (step == 2 * int64(sizeof(T)) &&
+          pack_merged<2>(from, packed, to, group, there, first_k, depth))
+        return;
+      pack_loaded(from, packed, to, group, there, first_k, depth);
+    }
+    // Some groups of a panel, whose pixels are Step elements apart. False if they have many runs,
+    // or the machine does not load them so.
+    template <int Step, class T, class P>
+    NNK_FN bool pack_merged(const T* from, const Shared<P>& packed, int to, int group, int there,
+                            Index first_k, int depth) const {
+      if constexpr (MergedLanes<Step, T, G>::is_possible) {
+        if (there > groups_of_panel) there = groups_of_panel;
+        for (int i = group; i < group + there; ++i)
+          if (image.runs_of(i) > most_runs) return false;
+        for (int i = 0; i < groups_of_panel; ++i) {
+          const int at = to + i * G;
+          // Past the last column there is nothing to see.
+          const int runs = i < there ? image.runs_of(group + i) : 0;
+          if (runs > 0) find_runs<Step, T>(group + i, runs);
+          if (runs == 1) pack_runs<Step, 1>(from, packed, at, first_k, depth);
+          else if (runs == 2) pack_runs<Step, 2>(from, packed, at, first_k, depth);
+          else if (runs == 3) pack_runs<Step, 3>(from, packed, at, first_k, depth);
+          else if (runs == 4) pack_runs<Step, 4>(from, packed, at, first_k, depth);
+          else pack_runs<Step, 0>(from, packed, at, first_k, depth);
+        }
+        return true;
+      } else {
+        return false;
+      }
+    }
+    template <int Step, class T> NNK_FN void find_runs(int group, int runs) const {
+      const int first = image.first.load(group);
+      int to = 0;
+      Tap<Index, false> tap = Tap<Index, false>::of(g, 0);
+      for (int t = 0; t < g.spatial_taps(); ++t) {
+        const uint32 seen = masks.of(tap, group);
+        for (int r = first; r < first + runs; ++r, ++to) {
+          run_offsets.store(to, image.offset.load(r) + tap_offsets.load(t));
+          run_masks.store(to, MergedLanes<Step, T, G>::mask_of(image.lanes.load(r) & seen));
+        }
+        tap.next_tap(g);
+      }
+    }
+    template <int Step, int Runs, class T, class P>
+    NNK_FN void pack_runs(const T* from, const Shared<P>& packed, int to, Index first_k,
+                          int depth) const {
+      const int taps = g.spatial_taps();
+      const Index first = first_k / taps;
+      const T* channel = byte_offset(from, first * g.channel_stride);
+      int tap = int(first_k - first * taps);
+      for (int k = 0; k < depth;) {
+        const int end = taps - tap < depth - k ? k + taps - tap : depth;
+        for (int at = tap * Runs; k < end; ++k) {
+          MergedLanes<Step, T, G> x;
+          NNK_UNROLL
+          for (int r = 0; r < Runs; ++r, ++at)
+            x.load(byte_offset(channel, run_offsets.load(at)), run_masks.load(at));
+          put_columns(packed, to + k * N, 0, converted<ConjugateImage>(x.lanes()));
+        }
+        tap = 0;
+        channel = byte_offset(channel, g.channel_stride);
+      }
+    }
+    template <class T, class P>
+    NNK_FN void pack_loaded(const T* from, const Shared<P>& packed, int to, int group, int there,
+                            Index first_k, int depth) const {
+      const int taps = g.spatial_taps();
       Index offset[groups_of_panel];
       bool are_runs = true;
       NNK_UNROLL

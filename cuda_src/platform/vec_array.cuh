@@ -394,6 +394,11 @@ NNK_FN void store_lanes(T* p, int64 step, const Vec<T, N>& v, uint32 bits) {
     if (bits >> i & 1u) *reinterpret_cast<T*>(reinterpret_cast<char*>(p) + i * step) = v.lane[i];
 }
 
+// Lanes that are put together from registers, on a machine that has these.
+template <int Step, class T, int N> struct MergedLanes {
+  static constexpr bool is_possible = false;
+};
+
 // Past-the-cache store, where the platform has one; a plain store here.
 template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) { store(p, v); }
 
