@@ -214,15 +214,14 @@ struct ConvForm {
         for (int i = group; i < group + there; ++i)
           if (image.runs_of(i) > most_runs) return false;
         for (int i = 0; i < groups_of_panel; ++i) {
-          const int at = to + i * G;
           // Past the last column there is nothing to see.
           const int runs = i < there ? image.runs_of(group + i) : 0;
           if (runs > 0) find_runs<Step, T>(group + i, runs);
-          if (runs == 1) pack_runs<Step, 1>(from, packed, at, first_k, depth);
-          else if (runs == 2) pack_runs<Step, 2>(from, packed, at, first_k, depth);
-          else if (runs == 3) pack_runs<Step, 3>(from, packed, at, first_k, depth);
-          else if (runs == 4) pack_runs<Step, 4>(from, packed, at, first_k, depth);
-          else pack_runs<Step, 0>(from, packed, at, first_k, depth);
+          if (runs == 1) pack_runs<Step, 1>(from, packed, to, i, first_k, depth);
+          else if (runs == 2) pack_runs<Step, 2>(from, packed, to, i, first_k, depth);
+          else if (runs == 3) pack_runs<Step, 3>(from, packed, to, i, first_k, depth);
+          else if (runs == 4) pack_runs<Step, 4>(from, packed, to, i, first_k, depth);
+          else pack_runs<Step, 0>(from, packed, to, i, first_k, depth);
         }
         return true;
       } else {
@@ -243,7 +242,7 @@ struct ConvForm {
       }
     }
     template <int Step, int Runs, class T, class P>
-    NNK_FN void pack_runs(const T* from, const Shared<P>& packed, int to, Index first_k,
+    NNK_FN void pack_runs(const T* from, const Shared<P>& packed, int to, int group, Index first_k,
                           int depth) const {
       const int taps = g.spatial_taps();
       const Index first = first_k / taps;
@@ -256,7 +255,7 @@ struct ConvForm {
           NNK_UNROLL
           for (int r = 0; r < Runs; ++r, ++at)
             x.load(byte_offset(channel, run_offsets.load(at)), run_masks.load(at));
-          put_columns(packed, to + k * N, 0, converted<ConjugateImage>(x.lanes()));
+          put_columns(packed, to + k * N, group * G, converted<ConjugateImage>(x.lanes()));
         }
         tap = 0;
         channel = byte_offset(channel, g.channel_stride);
@@ -419,31 +418,68 @@ struct ConvForm {
                                int rows, Index first_k, int depth) const {
       const int taps = g.spatial_taps();
       bool adjacent = true;
-      for (int t = 0; t < taps; ++t)
-        adjacent = adjacent && weight_offsets.load(t) == Index(t * int(sizeof(T)));
+      Index low = weight_offsets.load(0), high = low;
+      for (int t = 0; t < taps; ++t) {
+        const Index at = weight_offsets.load(t);
+        adjacent = adjacent && at == Index(t * int(sizeof(T)));
+        low = at < low ? at : low;
+        high = at > high ? at : high;
+      }
+      // Those of a row and channel are loaded as one register, and put in order.
+      const bool together = permutes<Word, G> && taps > 1 && taps <= G && !adjacent &&
+                            high - low < Index(G * int(sizeof(T)));
+      const int span = together ? int((high - low) / Index(sizeof(T))) + 1 : 0;
+      auto order = Vec<int32, G>::splat(0);
+      if (together)
+        for (int t = 0; t < taps; ++t)
+          order.set(t, int32((weight_offsets.load(t) - low) / Index(sizeof(T))));
       const Index channel = first_k / taps;
       int first = int(first_k - channel * taps);
       from = byte_offset(from, channel * g.weight_channel);
       for (int k = 0; k < depth;) {
         const int count = taps - first < depth - k ? taps - first : depth - k;
-        for (int i = 0; i < rows; ++i) {
-          const T* const base = byte_offset(from, Index(i) * step);
-          if (adjacent) {
-            for (int t = 0; t < count; t += piece)
-              put_terms(packed, i * row + k + t,
-                        converted<ConjugateA>(nnk::load_partial<piece>(
-                            base + first + t, count - t < piece ? count - t : piece, T())));
-          } else {
-            for (int t = 0; t < count; ++t)
-              put_terms(packed, i * row + k + t,
-                        converted<ConjugateA>(
-                            nnk::load<1>(byte_offset(base, weight_offsets.load(first + t)))));
-          }
+        if (k + channels_ahead * taps < depth)
+          fetch_weights(byte_offset(from, channels_ahead * g.weight_channel), step, rows);
+        if (together && first == 0) {
+          const T* base = byte_offset(from, low);
+          for (int i = 0; i < rows; ++i, base = byte_offset(base, step))
+            put_terms(
+                packed, i * row + k,
+                permuted(converted<ConjugateA>(nnk::load_partial<G>(base, span, T())), order));
+        } else {
+          for (int i = 0; i < rows; ++i)
+            put_weights(byte_offset(from, Index(i) * step), packed, i * row + k, first, count,
+                        adjacent);
         }
         k += count;
         first = 0;
         from = byte_offset(from, g.weight_channel);
       }
+    }
+    // Some taps of a row and channel.
+    template <class T, class P>
+    NNK_FN void put_weights(const T* base, const Shared<P>& packed, int to, int first, int count,
+                            bool adjacent) const {
+      if (adjacent) {
+        for (int t = 0; t < count; t += piece)
+          put_terms(packed, to + t,
+                    converted<ConjugateA>(nnk::load_partial<piece>(
+                        base + first + t, count - t < piece ? count - t : piece, T())));
+      } else {
+        for (int t = 0; t < count; ++t)
+          put_terms(packed, to + t,
+                    converted<ConjugateA>(
+                        nnk::load<1>(byte_offset(base, weight_offsets.load(first + t)))));
+      }
+    }
+    // Brings the weights of a channel into the caches, where rows are near each other: a run that
+    // is far from the next channel's, and too short for a processor to look ahead by itself.
+    static constexpr int channels_ahead = 6;
+    template <class T> static NNK_FN void fetch_weights(const T* from, Index step, int rows) {
+      if (step < 0) from = byte_offset(from, Index(rows - 1) * step), step = -step;
+      if (step > 4 * cache_line) return;
+      for (Index byte = 0; byte < Index(rows) * step; byte += cache_line)
+        prefetch<1>(byte_offset(from, byte));
     }
     // Elements at once, no more than a packed row has to spare. What is written past the last one
     // is written again, or not looked at.

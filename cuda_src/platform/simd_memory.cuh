@@ -206,7 +206,7 @@ NNK_FN void store_register_strided_partial(char* p, int64 step, Register<T, L> x
 // Whether L elements, Step of their sizes apart, are loaded as Step masked registers. (A gather of
 // 16 floats takes a Zen 4 core as long as ten of these.)
 template <int Step, class T, int L>
-constexpr bool loads_between = L > 1 && L * sizeof(T) >= 16 && L * Step <= 64 && sizeof(T) > 1;
+constexpr bool loads_between = L > 1 && L * sizeof(T) >= 16 && L* Step <= 64 && sizeof(T) > 1;
 
 // Bit i at Step i.
 template <int Step> NNK_FN uint64 spread_bits(uint32 bits) {
@@ -223,9 +223,10 @@ NNK_FN Register<T, L> every_nth(const Register<T, L> (&part)[Step], Register<T, 
   if constexpr (First == Step) {
     return found;
   } else {
-    found = shuffle<T, L>(
-        found, part[First],
-        Ints<(Step * I / L == First ? L + Step * I - First * L : First == 1 ? Step * I % L : I)...>());
+    found = shuffle<T, L>(found, part[First],
+                          Ints<(Step * I / L == First ? L + Step * I - First * L
+                                : First == 1          ? Step * I % L
+                                                      : I)...>());
     return every_nth<Step, First + 1, T, L>(part, found, range<L>());
   }
 }

@@ -364,6 +364,8 @@ NNK_FN Vec<T, N> load_or_zero(const T* p, const Vec<Index, N>& offset) {
   }
   return v;
 }
+// Whether an instruction does this: not here.
+template <class T, int N> constexpr bool permutes = false;
 // Lane i is table[index[i]], or 0 where the index is negative.
 template <class T, int N>
 NNK_FN Vec<T, N> permuted(const Vec<T, N>& table, const Vec<int32, N>& index) {
