@@ -241,14 +241,29 @@ struct ConvForm {
         tap.next_tap(g);
       }
     }
+    // Channels that far apart share few lines of a cache, and a processor does not look ahead from
+    // one to the next: later ones are fetched.
+    static constexpr int far_apart = 4096, fetched_ahead = 6;
     template <int Step, int Runs, class T, class P>
     NNK_FN void pack_runs(const T* from, const Shared<P>& packed, int to, int group, Index first_k,
                           int depth) const {
       const int taps = g.spatial_taps();
       const Index first = first_k / taps;
       const T* channel = byte_offset(from, first * g.channel_stride);
+      const bool fetches = g.channel_stride >= far_apart;
       int tap = int(first_k - first * taps);
       for (int k = 0; k < depth;) {
+        if (fetches && k + fetched_ahead * taps < depth) {
+          const T* const later = byte_offset(channel, fetched_ahead * g.channel_stride);
+          for (int at = 0; at < taps * Runs; at += int(g.kernel[2]) * Runs) {
+            NNK_UNROLL
+            for (int r = 0; r < Runs; ++r) {
+              NNK_UNROLL
+              for (int line = 0; line <= Step; ++line)
+                prefetch<1>(byte_offset(later, run_offsets.load(at + r) + line * cache_line));
+            }
+          }
+        }
         const int end = taps - tap < depth - k ? k + taps - tap : depth;
         for (int at = tap * Runs; k < end; ++k) {
           MergedLanes<Step, T, G> x;
