@@ -47,6 +47,16 @@ def test_columns_of_pixels(dtype, stride, cpu):
     cpu.precompiled(body)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_channels_far_apart(stride, cpu):
+    """More than a page: those of later ones are fetched, and none that a slice lacks."""
+    geometry = Geometry((1, 100, 1500), (9, 100, 7), {"stride": stride, "padding": 3})
+    x, weight = (numbers(s, "float32", i) for i, s in enumerate((geometry.x, geometry.weight)))
+    y = nnk.conv(cpu.array(x), cpu.array(weight), **geometry.options)
+    arrays = [x, weight, None]
+    assert_right(FORWARD, arrays, geometry.options, cpu.numpy(y), geometry.terms)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "complex64"])
 def test_weights_in_any_order(dtype, cpu):
     """The gradient by the image: rows and terms of weights change places, taps are turned round."""
