@@ -468,7 +468,7 @@ def of_bits(bits, width):
 
 @relaxed
 @given(access=chosen_lanes())
-def test_lanes(library, access):
+def test_chosen_lanes(library, access):
     symbol, size, width, bits, step, offset = access
     memory, fill, out = random_bytes(10240), random_bytes(size), np.zeros((width, size), np.uint8)
     start = ctypes.c_void_p(memory.ctypes.data + 5120 + offset)
