@@ -152,3 +152,12 @@ def test_images_are_joined_where_weights_would_be_packed_for_each():
         {"strides_of_weights": (2048, 4)},
     ):
         assert not config.joins_images(**own | change)
+
+
+def test_columns_of_pixels_have_places_and_masks_of_runs():
+    """Of each tap four: an index and 32 bits."""
+    for reach, index in ((1 << 20, 4), (1 << 40, 8)):
+        columns = chosen(reach=reach)
+        alone = replace(columns, pixels=ROWS)
+        more = columns.shared_bytes(576, (1, 3, 3), 4) - alone.shared_bytes(576, (1, 3, 3), 4)
+        assert more == 9 * 4 * (index + 4)

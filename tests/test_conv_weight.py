@@ -104,6 +104,17 @@ def test_any_memory_order_and_blocks_give_the_same_bits(monkeypatch):
     cpu_machine().plans.clear()
 
 
+@pytest.mark.parametrize(("channels", "packed"), [(128, True), (130, False)])
+def test_adjacent_channels_of_far_pixels(channels, packed, kernels):
+    """Every second pixel of 128 channels is 1024 bytes on, and every one is fetched before."""
+    geometry = Geometry((1, channels, 25, 24), (20, channels, 3, 3), {"padding": 1, "stride": 2})
+    dy, x = (channels_last(a) for a in image_and_pixels(geometry))
+    dw = nnk.conv_backward_weight(dy, x, geometry.weight, **geometry.options)
+    options = {**geometry.options, "weight_shape": geometry.weight}
+    assert_right(BY_WEIGHT, [dy, x], options, dw, 13 * 12)
+    assert ("ConvWeight" in kernels) == packed
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_three_axes_with_padding(last):
     """Along each of them, some taps see nothing of some pixels."""
@@ -148,7 +159,8 @@ PROBLEM = WeightProblem(
 
 def test_few_pixels_single_taps_and_complex_numbers_are_gathered():
     assert config.pays(PROBLEM, AVX512)
-    for change in ({"is_complex": True}, {"pixels": 49}, {"taps": 1}, {"step": 1024}):
+    assert config.pays(replace(PROBLEM, step=1024), AVX512)
+    for change in ({"is_complex": True}, {"pixels": 49}, {"taps": 1}, {"step": 1028}):
         assert not config.pays(replace(PROBLEM, **change), AVX512)
 
 

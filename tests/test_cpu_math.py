@@ -446,6 +446,84 @@ def test_strided(library, access):
     np.testing.assert_array_equal(memory, expected)
 
 
+LANES = ["int8_16", "float16_16", "int16_32", "float32_4", "float32_16", "float64_8", "float64_16"]
+
+
+@st.composite
+def chosen_lanes(draw):
+    """A type and width, bits of lanes, a byte distance and a misalignment."""
+    symbol = draw(st.sampled_from(LANES))
+    name, width = symbol.rsplit("_", 1)
+    size, width = SIZES[name], int(width)
+    every = (1 << width) - 1
+    bits = draw(st.integers(0, every) | st.just(every))
+    steps = st.sampled_from([1, 2, 2, 3, 4, 5, -1, -2]).map(lambda n: n * size)
+    step = draw(steps | st.integers(size, 70) | st.integers(-70, -size))
+    return symbol, size, width, bits, step, draw(st.integers(0, 15))
+
+
+def of_bits(bits, width):
+    return [i for i in range(width) if bits >> i & 1]
+
+
+@relaxed
+@given(access=chosen_lanes())
+def test_chosen_lanes(library, access):
+    symbol, size, width, bits, step, offset = access
+    memory, fill, out = random_bytes(10240), random_bytes(size), np.zeros((width, size), np.uint8)
+    start = ctypes.c_void_p(memory.ctypes.data + 5120 + offset)
+    lanes = of_bits(bits, width)
+    where = (5120 + offset + element_offsets(size, width, step))[lanes]
+    function = getattr(library, f"load_lanes_{symbol}")
+    function.restype = None
+    distance = ctypes.c_longlong(step)
+    function(start, distance, ctypes.c_uint32(bits), address(fill), address(out))
+    loaded = np.tile(fill, (width, 1))
+    loaded[lanes] = memory[where]
+    np.testing.assert_array_equal(out, loaded)
+
+    expected = memory.copy()
+    values = random_bytes(width * size + 1)[1:].reshape(width, size).copy()
+    expected[where] = values[lanes]
+    function = getattr(library, f"store_lanes_{symbol}")
+    function.restype = None
+    function(start, distance, ctypes.c_uint32(bits), address(values))
+    np.testing.assert_array_equal(memory, expected)
+
+
+@relaxed
+@given(access=chosen_lanes(), other=st.integers(0), step=st.sampled_from([1, 2]))
+def test_merged_lanes(library, access, other, step):
+    """Every `step`-th element of two places, each of which has some lanes."""
+    symbol, size, width, bits, _, offset = access
+    other &= ~bits & ((1 << width) - 1)
+    memory, out = random_bytes(10240), np.zeros((width, size), np.uint8)
+    firsts = 1024 + offset, 6144 + 3 * offset
+    function = getattr(library, f"merge_lanes_{symbol}")
+    function.restype = ctypes.c_bool
+    p, q = (ctypes.c_void_p(memory.ctypes.data + first) for first in firsts)
+    masks = (ctypes.c_uint32(b) for b in (bits, other))
+    if not function(p, q, step, *masks, address(out)):
+        return
+    expected = np.zeros((width, size), np.uint8)
+    for first, chosen in zip(firsts, (bits, other), strict=True):
+        lanes = of_bits(chosen, width)
+        expected[lanes] = memory[(first + element_offsets(size, width, step * size))[lanes]]
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_lanes_are_merged_by_masks(library, library_path):
+    """Where a machine has masks, of every size that a convolution has 8 or 16 pixels of."""
+    features = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "bmi2")
+    expected = library_path.stem == "native" and all(map(cpu_has, features))
+    memory, out = random_bytes(512), np.zeros(128, np.uint8)
+    for symbol in ("float16_16", "float32_16", "float64_8"):
+        function = getattr(library, f"merge_lanes_{symbol}")
+        function.restype = ctypes.c_bool
+        for step in (1, 2):
+            assert function(address(memory), address(memory), step, 3, 12, address(out)) == expected
+
+
 def test_long_steps(library):
     """A distance whose triple does not fit into 32 bits, over memory that is never touched."""
     step = 3 << 28
@@ -512,6 +590,22 @@ for symbol in sys.argv[2:]:
                 load_strided(*arguments, fill, buffer)
                 store_strided(*arguments, buffer)
                 done += 1
+for symbol in ("float16_16", "float32_16", "float64_8"):
+    name, width = symbol.rsplit("_", 1)
+    size, width = sizes[name], int(width)
+    load, store, merge = (
+        getattr(library, f"{kind}_lanes_{symbol}") for kind in ("load", "store", "merge"))
+    ranges = [(i, j) for i in range(width) for j in range(i + 1, width + 1)]
+    for (begin, end), step in [(r, n) for r in ranges for n in (1, 2, 3, 4)]:
+        # Some lanes up to a border, beyond which others would be.
+        bits, distance = ctypes.c_uint32((1 << end) - (1 << begin)), ctypes.c_longlong(step * size)
+        for start in (low - begin * step * size, high - ((end - 1) * step + 1) * size):
+            p = ctypes.c_void_p(start)
+            load(p, distance, bits, fill, buffer)
+            store(p, distance, bits, buffer)
+            if step < 3:
+                merge(p, p, step, bits, 0, buffer)
+            done += 1
 print(done)
 """
 

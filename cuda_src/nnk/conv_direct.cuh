@@ -195,10 +195,13 @@ struct ConvDirect {
 
     const Index group = first_group + lane;
     const TX* const image = byte_offset(args.image, item.image * g.image[0] + group * g.image[1]);
+    if constexpr (AlongGroups && lanes_are_simd)
+      fetch_later(
+          byte_offset(image, (g.position(1, u1) + (g.kernel[1] - 1) * g.tap[1]) * g.image[4] +
+                                 g.position(2, u2) * g.image[5]),
+          result_of(item, group, u0, u1, u2));
     add_windows(sums, image, g.position(0, u0), g.position(1, u1), g.position(2, u2), lane, count);
-    TY* const to =
-        byte_offset(args.result, item.image * g.other[0] + group * g.other[1] + row * g.other[2] +
-                                     u0 * g.other[3] + u1 * g.other[4] + u2 * g.other[5]);
+    TY* const to = result_of(item, group, u0, u1, u2);
     NNK_UNROLL
     for (int i = 0; i < R; ++i)
       if (i < pixels) {
@@ -206,6 +209,23 @@ struct ConvDirect {
         position[3 + axis] += i;
         store(byte_offset(to, i * g.other[3 + axis]), sums[i], position, count);
       }
+  }
+  NNK_FN TY* result_of(const Item& item, Index group, Index u0, Index u1, Index u2) const {
+    return byte_offset(args.result, item.image * g.other[0] + group * g.other[1] +
+                                        row * g.other[2] + u0 * g.other[3] + u1 * g.other[4] +
+                                        u2 * g.other[5]);
+  }
+  // Brings what the pixels of some groups on see along the last taps, and their results, into the
+  // caches: pixels are too far apart for a processor to look ahead.
+  static constexpr int vectors_ahead = 4;
+  NNK_FN void fetch_later(const TX* from, const TY* to) const {
+    NNK_UNROLL
+    for (int i = 0; i < R; ++i) {
+      prefetch<1>(
+          byte_offset(from, vectors_ahead * N * int(sizeof(TX)) + i * g.step[2] * g.image[5]));
+      if constexpr (!Streaming)
+        prefetch<1>(byte_offset(to, vectors_ahead * N * int(sizeof(TY)) + i * g.other[5]));
+    }
   }
   static NNK_FN int clipped(Index n) { return n < N ? int(n) : N; }
 

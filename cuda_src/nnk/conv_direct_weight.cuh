@@ -145,6 +145,7 @@ struct ConvDirectWeight {
   }
   // Neighbouring taps see neighbours: each element of the image is read once, and is the one that
   // tap t of the pixel t before the last one sees.
+  static constexpr int rows_ahead = 3;
   template <bool Masked>
   NNK_FN void slide(V (&sums)[side][side], const TX* x, const TY* y, const Run& run,
                     const LaneRange (&seen)[side]) const {
@@ -167,6 +168,12 @@ struct ConvDirectWeight {
             if (whole || (q >= t && q - t < run.pixels))
               sums[t][o] = fma_in_register(dy[t], v, sums[t][o]);
         }
+      }
+      if constexpr (AlongGroups && lanes_are_simd) {
+        // Of a later row: pixels are too far apart for a processor to look ahead.
+        prefetch<1>(byte_offset(
+            x, rows_ahead * g.step[other] * g.image[3 + other] + (side - 1) * other_step()));
+        prefetch<1>(byte_offset(y, rows_ahead * g.other[3 + other]));
       }
       x = byte_offset(x, g.image[3 + along]);
       y = byte_offset(y, g.other[3 + along]);

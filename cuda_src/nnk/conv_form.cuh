@@ -61,6 +61,11 @@ struct ConvForm {
     Shared<Index> tap_offsets;     // bytes from the place of tap 0 to that of every tap
     Shared<uint32> combined;       // for every tap, what the groups of a panel see
     Shared<Index> weight_offsets;  // bytes to the weight of every tap
+    // Of a group of pixels, for every tap and run: bytes to lane 0, and what is loaded from there.
+    Shared<Index> run_offsets;
+    Shared<uint32> run_masks;
+    // More runs are loaded one by one.
+    static constexpr int most_runs = 4;
 
     // `at`: bytes of scratch memory that are taken. most: pixels that are looked up at once
     template <class Group, class A>
@@ -77,6 +82,12 @@ struct ConvForm {
                                                        taps * groups_of_panel);
       at += taps * int(sizeof(Index) + 4 * groups_of_panel);
       weight_offsets = group.template dynamic_shared<Index>(at, taps);
+      at += taps * int(sizeof(Index));
+      if constexpr (Pixels == pixels_are_columns) {
+        run_offsets = group.template dynamic_shared<Index>(at, taps * most_runs);
+        at += taps * most_runs * int(sizeof(Index));
+        run_masks = group.template dynamic_shared<uint32>(at, taps * most_runs);
+      }
       if constexpr (Pixels == pixels_are_columns || ChannelsFast) {
         auto tap = Taps::of(g, 0);
         for (int t = 0; t < taps; ++t) {
@@ -183,8 +194,92 @@ struct ConvForm {
     template <class T, class P>
     NNK_FN void pack_pixels(const T* from, const Shared<P>& packed, int to, int first, int columns,
                             Index first_k, int depth) const {
-      const int taps = g.spatial_taps(), group = first / G;
-      const int there = (columns - first + G - 1) / G;  // groups
+      const int group = first / G, there = (columns - first + G - 1) / G;  // groups
+      const int64 step = image.step;
+      if (step == int64(sizeof(T)) &&
+          pack_merged<1>(from, packed, to, group, there, first_k, depth))
+        return;
+      if (step == 2 * int64(sizeof(T)) &&
+          pack_merged<2>(from, packed, to, group, there, first_k, depth))
+        return;
+      pack_loaded(from, packed, to, group, there, first_k, depth);
+    }
+    // Some groups of a panel, whose pixels are Step elements apart. False if they have many runs,
+    // or the machine does not load them so.
+    template <int Step, class T, class P>
+    NNK_FN bool pack_merged(const T* from, const Shared<P>& packed, int to, int group, int there,
+                            Index first_k, int depth) const {
+      if constexpr (MergedLanes<Step, T, G>::is_possible) {
+        if (there > groups_of_panel) there = groups_of_panel;
+        for (int i = group; i < group + there; ++i)
+          if (image.runs_of(i) > most_runs) return false;
+        for (int i = 0; i < groups_of_panel; ++i) {
+          // Past the last column there is nothing to see.
+          const int runs = i < there ? image.runs_of(group + i) : 0;
+          if (runs > 0) find_runs<Step, T>(group + i, runs);
+          if (runs == 1) pack_runs<Step, 1>(from, packed, to, i, first_k, depth);
+          else if (runs == 2) pack_runs<Step, 2>(from, packed, to, i, first_k, depth);
+          else if (runs == 3) pack_runs<Step, 3>(from, packed, to, i, first_k, depth);
+          else if (runs == 4) pack_runs<Step, 4>(from, packed, to, i, first_k, depth);
+          else pack_runs<Step, 0>(from, packed, to, i, first_k, depth);
+        }
+        return true;
+      } else {
+        return false;
+      }
+    }
+    template <int Step, class T> NNK_FN void find_runs(int group, int runs) const {
+      const int first = image.first.load(group);
+      int to = 0;
+      Tap<Index, false> tap = Tap<Index, false>::of(g, 0);
+      for (int t = 0; t < g.spatial_taps(); ++t) {
+        const uint32 seen = masks.of(tap, group);
+        for (int r = first; r < first + runs; ++r, ++to) {
+          run_offsets.store(to, image.offset.load(r) + tap_offsets.load(t));
+          run_masks.store(to, MergedLanes<Step, T, G>::mask_of(image.lanes.load(r) & seen));
+        }
+        tap.next_tap(g);
+      }
+    }
+    // Channels that far apart share few lines of a cache, and a processor does not look ahead from
+    // one to the next: later ones are fetched.
+    static constexpr int far_apart = 4096, fetched_ahead = 6;
+    template <int Step, int Runs, class T, class P>
+    NNK_FN void pack_runs(const T* from, const Shared<P>& packed, int to, int group, Index first_k,
+                          int depth) const {
+      const int taps = g.spatial_taps();
+      const Index first = first_k / taps;
+      const T* channel = byte_offset(from, first * g.channel_stride);
+      const bool fetches = g.channel_stride >= far_apart;
+      int tap = int(first_k - first * taps);
+      for (int k = 0; k < depth;) {
+        if (fetches && k + fetched_ahead * taps < depth) {
+          const T* const later = byte_offset(channel, fetched_ahead * g.channel_stride);
+          for (int at = 0; at < taps * Runs; at += int(g.kernel[2]) * Runs) {
+            NNK_UNROLL
+            for (int r = 0; r < Runs; ++r) {
+              NNK_UNROLL
+              for (int line = 0; line <= Step; ++line)
+                prefetch<1>(byte_offset(later, run_offsets.load(at + r) + line * cache_line));
+            }
+          }
+        }
+        const int end = taps - tap < depth - k ? k + taps - tap : depth;
+        for (int at = tap * Runs; k < end; ++k) {
+          MergedLanes<Step, T, G> x;
+          NNK_UNROLL
+          for (int r = 0; r < Runs; ++r, ++at)
+            x.load(byte_offset(channel, run_offsets.load(at)), run_masks.load(at));
+          put_columns(packed, to + k * N, group * G, converted<ConjugateImage>(x.lanes()));
+        }
+        tap = 0;
+        channel = byte_offset(channel, g.channel_stride);
+      }
+    }
+    template <class T, class P>
+    NNK_FN void pack_loaded(const T* from, const Shared<P>& packed, int to, int group, int there,
+                            Index first_k, int depth) const {
+      const int taps = g.spatial_taps();
       Index offset[groups_of_panel];
       bool are_runs = true;
       NNK_UNROLL
@@ -338,31 +433,68 @@ struct ConvForm {
                                int rows, Index first_k, int depth) const {
       const int taps = g.spatial_taps();
       bool adjacent = true;
-      for (int t = 0; t < taps; ++t)
-        adjacent = adjacent && weight_offsets.load(t) == Index(t * int(sizeof(T)));
+      Index low = weight_offsets.load(0), high = low;
+      for (int t = 0; t < taps; ++t) {
+        const Index at = weight_offsets.load(t);
+        adjacent = adjacent && at == Index(t * int(sizeof(T)));
+        low = at < low ? at : low;
+        high = at > high ? at : high;
+      }
+      // Those of a row and channel are loaded as one register, and put in order.
+      const bool together = permutes<Word, G> && taps > 1 && taps <= G && !adjacent &&
+                            high - low < Index(G * int(sizeof(T)));
+      const int span = together ? int((high - low) / Index(sizeof(T))) + 1 : 0;
+      auto order = Vec<int32, G>::splat(0);
+      if (together)
+        for (int t = 0; t < taps; ++t)
+          order.set(t, int32((weight_offsets.load(t) - low) / Index(sizeof(T))));
       const Index channel = first_k / taps;
       int first = int(first_k - channel * taps);
       from = byte_offset(from, channel * g.weight_channel);
       for (int k = 0; k < depth;) {
         const int count = taps - first < depth - k ? taps - first : depth - k;
-        for (int i = 0; i < rows; ++i) {
-          const T* const base = byte_offset(from, Index(i) * step);
-          if (adjacent) {
-            for (int t = 0; t < count; t += piece)
-              put_terms(packed, i * row + k + t,
-                        converted<ConjugateA>(nnk::load_partial<piece>(
-                            base + first + t, count - t < piece ? count - t : piece, T())));
-          } else {
-            for (int t = 0; t < count; ++t)
-              put_terms(packed, i * row + k + t,
-                        converted<ConjugateA>(
-                            nnk::load<1>(byte_offset(base, weight_offsets.load(first + t)))));
-          }
+        if (k + channels_ahead * taps < depth)
+          fetch_weights(byte_offset(from, channels_ahead * g.weight_channel), step, rows);
+        if (together && first == 0) {
+          const T* base = byte_offset(from, low);
+          for (int i = 0; i < rows; ++i, base = byte_offset(base, step))
+            put_terms(
+                packed, i * row + k,
+                permuted(converted<ConjugateA>(nnk::load_partial<G>(base, span, T())), order));
+        } else {
+          for (int i = 0; i < rows; ++i)
+            put_weights(byte_offset(from, Index(i) * step), packed, i * row + k, first, count,
+                        adjacent);
         }
         k += count;
         first = 0;
         from = byte_offset(from, g.weight_channel);
       }
+    }
+    // Some taps of a row and channel.
+    template <class T, class P>
+    NNK_FN void put_weights(const T* base, const Shared<P>& packed, int to, int first, int count,
+                            bool adjacent) const {
+      if (adjacent) {
+        for (int t = 0; t < count; t += piece)
+          put_terms(packed, to + t,
+                    converted<ConjugateA>(nnk::load_partial<piece>(
+                        base + first + t, count - t < piece ? count - t : piece, T())));
+      } else {
+        for (int t = 0; t < count; ++t)
+          put_terms(packed, to + t,
+                    converted<ConjugateA>(
+                        nnk::load<1>(byte_offset(base, weight_offsets.load(first + t)))));
+      }
+    }
+    // Brings the weights of a channel into the caches, where rows are near each other: a run that
+    // is far from the next channel's, and too short for a processor to look ahead by itself.
+    static constexpr int channels_ahead = 6;
+    template <class T> static NNK_FN void fetch_weights(const T* from, Index step, int rows) {
+      if (step < 0) from = byte_offset(from, Index(rows - 1) * step), step = -step;
+      if (step > 4 * cache_line) return;
+      for (Index byte = 0; byte < Index(rows) * step; byte += cache_line)
+        prefetch<1>(byte_offset(from, byte));
     }
     // Elements at once, no more than a packed row has to spare. What is written past the last one
     // is written again, or not looked at.

@@ -255,6 +255,7 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
         prefetch(byte_offset(to, j * block.args.of_result[1] + byte));
   }
 
+  static constexpr int pixels_ahead = 12;
   // first: nothing was summed before
   template <int Count>
   static NNK_APART void add_products(const Block& block, const TB* image, int channels, bool first,
@@ -276,6 +277,8 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
       NNK_NO_UNROLL
       for (int64 at = run.offset; b != end; b += N, at += step) {
         const V y = nnk::load<N>(b);
+        // Of adjacent channels, each pixel's are in a line of their own.
+        prefetch<1>(byte_offset(row[0], at + pixels_ahead * step));
         NNK_UNROLL
         for (int r = 0; r < Count; ++r)
           sum[r] = multiply_add(convert<S>(nnk::load<1>(byte_offset(row[r], at)))[0], y, sum[r]);

@@ -210,7 +210,8 @@ template <class Index, int G> struct PixelRuns {
     });
     first.store((count + G - 1) / G, run + 1);
   }
-  NNK_FN bool is_one(int group) const { return first.load(group + 1) == first.load(group) + 1; }
+  NNK_FN int runs_of(int group) const { return first.load(group + 1) - first.load(group); }
+  NNK_FN bool is_one(int group) const { return runs_of(group) == 1; }
 
   // A group's elements whose bits are set, from `base` on; zeros for the others.
   template <class T> NNK_FN Vec<T, G> load(const T* base, int group, uint32 wanted) const {

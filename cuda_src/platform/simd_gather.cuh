@@ -132,6 +132,10 @@ NNK_FN void load_pairs(const float* p, const Index* offset, Vec<float, N>& first
   }
 }
 
+// Whether an instruction does this.
+template <class T, int N>
+constexpr bool permutes =
+    NNK_AVX512 && is_native<T> && (sizeof(T) == 4 || sizeof(T) == 8) && N * sizeof(T) == 64;
 // Lane i is table[index[i]], or 0 where the index is negative.
 template <class T, int N>
 NNK_FN Vec<T, N> permuted(const Vec<T, N>& table, const Vec<int32, N>& index) {

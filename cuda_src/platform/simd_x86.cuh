@@ -52,6 +52,17 @@ NNK_FN void masked_store(void* p, LaneBits<sizeof(R) / ElementBytes> bits, R x) 
   else asm("vmovupd %2, %0%{%1%}" : "+m"(m) : "Yk"(bits), "v"(x));
 }
 
+// Lanes of x whose bit is set, else those of `otherwise`.
+template <int ElementBytes, class R>
+NNK_FN R masked_move(R x, LaneBits<sizeof(R) / ElementBytes> bits, R otherwise) {
+  if constexpr (ElementBytes == 2)
+    asm("vmovdqu16 %2, %0%{%1%}" : "+v"(otherwise) : "Yk"(bits), "v"(x));
+  else if constexpr (ElementBytes == 4)
+    asm("vmovaps %2, %0%{%1%}" : "+v"(otherwise) : "Yk"(bits), "v"(x));
+  else asm("vmovapd %2, %0%{%1%}" : "+v"(otherwise) : "Yk"(bits), "v"(x));
+  return otherwise;
+}
+
 // Lane i from the address p + offset[i] bytes, where its bit is set. The instruction clears
 // the mask register as it goes.
 template <class R, class Offsets>

@@ -364,6 +364,8 @@ NNK_FN Vec<T, N> load_or_zero(const T* p, const Vec<Index, N>& offset) {
   }
   return v;
 }
+// Whether an instruction does this: not here.
+template <class T, int N> constexpr bool permutes = false;
 // Lane i is table[index[i]], or 0 where the index is negative.
 template <class T, int N>
 NNK_FN Vec<T, N> permuted(const Vec<T, N>& table, const Vec<int32, N>& index) {
@@ -393,6 +395,11 @@ NNK_FN void store_lanes(T* p, int64 step, const Vec<T, N>& v, uint32 bits) {
   for (int i = 0; i < N; ++i)
     if (bits >> i & 1u) *reinterpret_cast<T*>(reinterpret_cast<char*>(p) + i * step) = v.lane[i];
 }
+
+// Lanes that are put together from registers, on a machine that has these.
+template <int Step, class T, int N> struct MergedLanes {
+  static constexpr bool is_possible = false;
+};
 
 // Past-the-cache store, where the platform has one; a plain store here.
 template <class T, int N> NNK_FN void store_streaming(T* p, const Vec<T, N>& v) { store(p, v); }

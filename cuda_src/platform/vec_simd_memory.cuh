@@ -158,4 +158,27 @@ NNK_FN void store_lanes(T* p, int64 step, const Vec<T, N>& v, uint32 bits) {
                                       bits_of_part<V>(bits, k));
 }
 
+// Lanes that come from several places, Step elements apart in each of them: what every place has is
+// loaded over what others have, by masks, and every Step-th of it is taken once. Other lanes are 0.
+template <int Step, class T, int N> struct MergedLanes {
+#if NNK_AVX512 && defined(__BMI2__)
+  using V = Vec<T, N>;
+  static constexpr bool is_possible =
+      V::registers == 1 && N * Step <= 32 && loads_between<Step, T, V::lanes>;
+  typename V::Reg part[Step] = {};
+
+  // What `load` wants for the lanes of some bits.
+  static NNK_FN uint32 mask_of(uint32 bits) { return uint32(spread_bits<Step>(bits)); }
+  // p: where lane 0 would be
+  NNK_FN void load(const T* p, uint32 mask) {
+    NNK_UNROLL
+    for (int i = 0; i < Step; ++i)
+      part[i] = x86::masked_load<sizeof(T)>(lane_address(p, i * N), mask >> i * N, part[i]);
+  }
+  NNK_FN V lanes() const { return {{every_nth<Step, 1, T, N>(part, part[0], range<N>())}}; }
+#else
+  static constexpr bool is_possible = false;
+#endif
+};
+
 }  // namespace nnk

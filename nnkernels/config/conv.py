@@ -172,11 +172,16 @@ class ConvPackedConfig:
         # Pixels of no tap have what is known of one.
         kernel = max(kernel[0], 1), max(kernel[1], 1), max(kernel[2], 1)
         masks = sum(kernel) * -(-most // self.lanes) * 4
-        taps = prod(kernel) * (2 * index + self.panel_columns // self.lanes * 4)
+        of_tap = 2 * index + self.panel_columns // self.lanes * 4
+        if self.pixels == COLUMNS:
+            of_tap += _MOST_RUNS * (index + 4)
+        taps = prod(kernel) * of_tap
         rows = _ROW_PAD * packed.rows_at_once if isinstance(packed, TilesConfig) else 0
         return packed.shared_elements(k) * compute_itemsize + rows + runs + masks + taps
 
 
+# Runs of pixels of a group whose lanes are put together: `most_runs` of cuda_src/nnk/conv_form.cuh.
+_MOST_RUNS = 4
 # Bytes between rows of A on tile registers: `pad` of cuda_src/nnk/matmul_tiles.cuh.
 _ROW_PAD = 64
 # Numbers whose bits registers have lanes for: not those of complex128.

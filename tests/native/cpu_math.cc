@@ -204,6 +204,40 @@ using complex128 = Complex<double>;
 }  // namespace nnk
 MEMORY(complex64, 4)
 
+// From two places. False if this machine does not load them so.
+template <int Step, int N, class T>
+bool merge_lanes(const T* p, const T* q, nnk::uint32 of_p, nnk::uint32 of_q, T* out) {
+  using Merged = nnk::MergedLanes<Step, T, N>;
+  if constexpr (Merged::is_possible) {
+    Merged x;
+    x.load(p, Merged::mask_of(of_p));
+    x.load(q, Merged::mask_of(of_q));
+    nnk::store(out, x.lanes());
+  }
+  return Merged::is_possible;
+}
+// Lanes whose bits are set.
+#define CHOSEN(T, N)                                                                              \
+  EXPORT void load_lanes_##T##_##N(const nnk::T* p, int64 step, nnk::uint32 bits,                 \
+                                   const nnk::T* fill, nnk::T* out) {                             \
+    nnk::store(out, nnk::load_lanes<N>(p, step, bits, Vec<nnk::T, N>::splat(*fill)));             \
+  }                                                                                               \
+  EXPORT void store_lanes_##T##_##N(nnk::T* p, int64 step, nnk::uint32 bits, const nnk::T* x) {   \
+    nnk::store_lanes(p, step, nnk::load<N>(x), bits);                                             \
+  }                                                                                               \
+  EXPORT bool merge_lanes_##T##_##N(const nnk::T* p, const nnk::T* q, int step, nnk::uint32 of_p, \
+                                    nnk::uint32 of_q, nnk::T* out) {                              \
+    return step == 1 ? merge_lanes<1, N>(p, q, of_p, of_q, out)                                   \
+                     : merge_lanes<2, N>(p, q, of_p, of_q, out);                                  \
+  }
+CHOSEN(int8, 16)
+CHOSEN(float16, 16)
+CHOSEN(int16, 32)
+CHOSEN(float32, 4)
+CHOSEN(float32, 16)
+CHOSEN(float64, 8)
+CHOSEN(float64, 16)
+
 // ---- complex numbers ---------------------------------------------------------------------
 
 template <int N, class T> void complex_operations(const T* a, const T* b, T* out, int64 n) {
