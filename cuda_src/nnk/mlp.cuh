@@ -160,7 +160,7 @@ constexpr int scalars_of = Functor::parameters > 0 ? Functor::parameters : 1;
 
 // Writes what is kept of each layer.
 template <class T, class Index, class Args, class Hidden, class Output, int KeepHidden,
-          int KeepOutput>
+          int KeepOutput, bool Streaming>
 struct MlpKeeper {
   const Args& args;
   Index first;  // row of the tile
@@ -173,7 +173,7 @@ struct MlpKeeper {
   template <bool Last, class G, class Math>
   NNK_FN void after(G& group, const typename Math::Memory& memory, int layer, int outputs) const {
     if constexpr (keeps<Last> != keep_nothing) {
-      using Rows = MlpRows<T, Index, unit_step, Math::vector>;
+      using Rows = MlpRows<T, Index, unit_step, Math::vector, Streaming>;
       T* const kept = args.kept[layer];
       const Index stride = args.shapes[layer].kept_stride;
       Rows::template each<Math>(group, count, outputs, false, [&](int row, int column) {
@@ -220,7 +220,7 @@ struct MlpForward {
   };
   using X = MlpRows<T, Index, StepX, VectorX>;
   using Y = MlpRows<T, Index, StepY, VectorY, Streaming>;
-  using Keeper = MlpKeeper<T, Index, Args, Hidden, Output, KeepHidden, KeepOutput>;
+  using Keeper = MlpKeeper<T, Index, Args, Hidden, Output, KeepHidden, KeepOutput, Streaming>;
   static constexpr bool alike = lanes_are_simd && is_same<T, Sum> && BatchRank == 1;
   static constexpr bool reads = alike && StepX == unit_step;
   static constexpr bool writes =
