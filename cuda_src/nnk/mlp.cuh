@@ -235,14 +235,19 @@ struct MlpForward {
     const int inputs = args.shapes[0].inputs, outputs = args.shapes[args.layers - 1].outputs;
     each_tile<Math, Index>(group, args.places.rows, [&](Index first, int count, int coming) {
       const auto x = args.places.template of<0>(args.x, first);
-      const auto y = args.places.template of<1>(args.y, first);
-      ends = {rows_in_place<Math, reads, const Sum>(x, count), {nullptr, 0}, args.layers - 1};
-      if (outputs == Math::width) ends.result = rows_in_place<Math, writes, Sum>(y, count);
-      if (ends.source.first == nullptr) X::template read<Math>(group, memory, x, inputs, count);
+      if constexpr (lanes_are_simd) {
+        const auto y = args.places.template of<1>(args.y, first);
+        ends = {rows_in_place<Math, reads, const Sum>(x, count), {nullptr, 0}, args.layers - 1};
+        if (outputs == Math::width) ends.result = rows_in_place<Math, writes, Sum>(y, count);
+      }
+      if (!lanes_are_simd || ends.source.first == nullptr)
+        X::template read<Math>(group, memory, x, inputs, count);
       look_ahead<Math>(memory, x, coming, inputs, args.layers);
       mlp_block<Math, Hidden, Output>(group, memory, args, args.hidden, args.output, count,
                                       Keeper{args, first, count});
-      if (ends.result.first == nullptr) Y::template write<Math>(group, memory, y, outputs, count);
+      if (!lanes_are_simd || ends.result.first == nullptr)
+        Y::template write<Math>(group, memory, args.places.template of<1>(args.y, first), outputs,
+                                count);
     });
   }
 };
