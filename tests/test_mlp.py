@@ -334,6 +334,77 @@ def test_rows_have_the_same_bits_in_any_batch_and_layout(cpu):
     assert_same_bits(turned, y, "another layout")
 
 
+def rows_as(kind, rows):
+    """The same rows, at other distances from each other."""
+    count, columns = rows.shape
+    if kind == "turned":
+        return rows[::-1].copy()[::-1]
+    padded = np.full((count, 4096 // rows.itemsize if kind == "page" else columns + 3), np.nan)
+    padded = padded.astype(rows.dtype)
+    padded[:, :columns] = rows
+    return padded[:, :columns]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("width", [16, 64, 128])
+def test_rows_in_place_have_the_bits_of_copied_ones(cpu, dtype, width):
+    """Whole micro-tiles are read and written where they lie, others by way of the tile."""
+    count = 168  # of tiles of 48 and 56 rows, some are whole
+    generator = np.random.default_rng(width)
+    x, *rest = real_network(generator, (count,), (width, width, 24, width), dtype)
+    x[3, 2], x[50, 1] = np.nan, np.inf
+    weights, biases = rest[:3], rest[3:]
+    with cpu.context():
+        for activation in ("relu", "gelu"):
+            options = {"activation": activation, "output_activation": activation}
+            copied = nnk.mlp(np.asfortranarray(x), weights, biases, **options)
+            for kind in ("dense", "padded", "page", "turned"):
+                given = x if kind == "dense" else rows_as(kind, x)
+                to = rows_as(kind, np.zeros_like(x)) if kind != "dense" else np.zeros_like(x)
+                nnk.mlp(given, weights, biases, out=to, **options)
+                assert_same_bits(to, copied, f"{kind}, {activation}")
+                assert kind in ("dense", "turned") or np.isnan(to.base[:, width:]).all()
+            some = nnk.mlp(x[: count - 1], weights, biases, **options)
+            assert_same_bits(some, copied[: count - 1], "a micro-tile that is not whole")
+
+
+def test_relu_of_sums_of_nothing_is_no_negative_zero(cpu):
+    x = np.array([[-0.0, np.nan, -np.nan, -np.inf, np.inf, -1e-45]], np.float32)
+    with cpu.context():
+        y = nnk.relu(x)
+        layer = nnk.mlp(np.zeros((1, 1), np.float32), [np.zeros((6, 1), np.float32)], [x[0]],
+                        output_activation="relu")  # fmt: skip
+    expected = np.array([[0.0, np.nan, np.nan, 0.0, np.inf, 0.0]])
+    for actual in (y, layer):
+        np.testing.assert_array_equal(actual, expected)
+        assert not np.signbit(actual[~np.isnan(actual)]).any()
+
+
+def test_what_is_written_of_layers_goes_past_small_caches(cpu, monkeypatch):
+    found, original = [], config._for_cpu
+
+    def chosen(problem, device):
+        found.append((problem.kept, original(problem, replace(device, cache_bytes=limit[0]))))
+        return found[-1][1]
+
+    monkeypatch.setattr(config, "_for_cpu", chosen)
+    generator = np.random.default_rng(4)
+    x, *rest = real_network(generator, (100,), (16, 17, 64, 5), "float32")
+    weights, biases, dy = rest[:3], rest[3:], np.ones((100, 5), np.float32)
+    limit, gradients = [1 << 30], []
+    with cpu.context():
+        for limit[0] in (1 << 30, 100 * (5 * 4 + 80 + 256), 100 * (5 * 4 + 80 + 256) + 1):
+            cpu.machine.plans.clear()
+            gradients.append(nnk.mlp_backward(dy, x, weights, biases, activation="silu"))
+        cpu.machine.plans.clear()
+    # z of two layers; dz of three and h of two of them. Rows of 17 numbers are 80 bytes apart.
+    assert {kept for kept, _ in found} == {100 * (80 + 256), 100 * (2 * (80 + 256) + 32)}
+    assert [c.streaming for _, c in found] == [False, False, True, True, False, True]
+    for other in gradients[1:]:
+        for a, b in zip(registry.flat(other), registry.flat(gradients[0]), strict=True):
+            assert_same_bits(a, b, "past the caches")
+
+
 @pytest.mark.parametrize("arch", [gpu_compilers.parameter(arch) for arch in ("sm_80", "gfx90a")])
 @gpu_compilers.needs_nvdisasm
 def test_machine_code(arch):

@@ -131,6 +131,10 @@ struct Relu {  // y = max(x, 0)
       NNK_UNROLL
       for (int i = 0; i < V::size; ++i) y.set(i, without_negative(x[i]));
       return y;
+    } else if constexpr (lanes_are_simd) {
+      // 0 > x ? 0 : x, which leaves NaN, and a sum that makes 0 of -0: a comparison takes the place
+      // of a product on some CPUs, while these two cost nothing beside products.
+      return greater(V::splat(S(0)), x) + S(0);
     } else {
       return max(x, V::splat(S(0)));
     }

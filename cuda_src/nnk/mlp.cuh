@@ -126,6 +126,18 @@ NNK_FN void look_ahead(const Memory& memory, const Rows& rows, int coming, int c
   }
 }
 
+// Where the rows of a tile are multiplied or written as they lie, so that they need no copy: whole
+// micro-tiles of them, not all in one place of the nearest cache. Else null
+template <class Math, bool Alike, class T, class Rows>
+NNK_FN MlpLines<T> rows_in_place(const Rows& rows, int count) {
+  if constexpr (Alike) {
+    constexpr int page = 4096;
+    if (count % Math::micro_rows == 0 && rows.between() % page != 0)
+      return {rows.at(0), rows.between()};
+  }
+  return {nullptr, 0};
+}
+
 // What the host packs of a layer, beside its pointers.
 template <class Index> struct MlpShape {
   int32 inputs, outputs;
@@ -148,7 +160,7 @@ constexpr int scalars_of = Functor::parameters > 0 ? Functor::parameters : 1;
 
 // Writes what is kept of each layer.
 template <class T, class Index, class Args, class Hidden, class Output, int KeepHidden,
-          int KeepOutput>
+          int KeepOutput, bool Streaming>
 struct MlpKeeper {
   const Args& args;
   Index first;  // row of the tile
@@ -161,7 +173,7 @@ struct MlpKeeper {
   template <bool Last, class G, class Math>
   NNK_FN void after(G& group, const typename Math::Memory& memory, int layer, int outputs) const {
     if constexpr (keeps<Last> != keep_nothing) {
-      using Rows = MlpRows<T, Index, unit_step, Math::vector>;
+      using Rows = MlpRows<T, Index, unit_step, Math::vector, Streaming>;
       T* const kept = args.kept[layer];
       const Index stride = args.shapes[layer].kept_stride;
       Rows::template each<Math>(group, count, outputs, false, [&](int row, int column) {
@@ -208,22 +220,34 @@ struct MlpForward {
   };
   using X = MlpRows<T, Index, StepX, VectorX>;
   using Y = MlpRows<T, Index, StepY, VectorY, Streaming>;
-  using Keeper = MlpKeeper<T, Index, Args, Hidden, Output, KeepHidden, KeepOutput>;
+  using Keeper = MlpKeeper<T, Index, Args, Hidden, Output, KeepHidden, KeepOutput, Streaming>;
+  static constexpr bool alike = lanes_are_simd && is_same<T, Sum> && BatchRank == 1;
+  static constexpr bool reads = alike && StepX == unit_step;
+  static constexpr bool writes =
+      alike && StepY == unit_step && !Streaming && KeepOutput == keep_nothing;
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     auto memory = Math::memory(group, 0, args.layers);
     Math::load(group, memory, args);
     MlpAhead ahead;
-    if constexpr (lanes_are_simd) memory.ahead = &ahead;
+    MlpEnds<Sum> ends;
+    if constexpr (lanes_are_simd) memory.ahead = &ahead, memory.ends = &ends;
     const int inputs = args.shapes[0].inputs, outputs = args.shapes[args.layers - 1].outputs;
     each_tile<Math, Index>(group, args.places.rows, [&](Index first, int count, int coming) {
       const auto x = args.places.template of<0>(args.x, first);
-      X::template read<Math>(group, memory, x, inputs, count);
+      if constexpr (lanes_are_simd) {
+        const auto y = args.places.template of<1>(args.y, first);
+        ends = {rows_in_place<Math, reads, const Sum>(x, count), {nullptr, 0}, args.layers - 1};
+        if (outputs == Math::width) ends.result = rows_in_place<Math, writes, Sum>(y, count);
+      }
+      if (!lanes_are_simd || ends.source.first == nullptr)
+        X::template read<Math>(group, memory, x, inputs, count);
       look_ahead<Math>(memory, x, coming, inputs, args.layers);
       mlp_block<Math, Hidden, Output>(group, memory, args, args.hidden, args.output, count,
                                       Keeper{args, first, count});
-      Y::template write<Math>(group, memory, args.places.template of<1>(args.y, first), outputs,
-                              count);
+      if (!lanes_are_simd || ends.result.first == nullptr)
+        Y::template write<Math>(group, memory, args.places.template of<1>(args.y, first), outputs,
+                                count);
     });
   }
 };

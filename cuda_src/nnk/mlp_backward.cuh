@@ -21,7 +21,7 @@ struct IdentityBackward {
 
 // Between the layers: see nnk/mlp_block.cuh.
 template <class T, class Index, class Args, class Hidden, class HiddenBackward,
-          class OutputBackward, int KeepHidden, int KeepOutput>
+          class OutputBackward, int KeepHidden, int KeepOutput, bool Streaming>
 struct MlpDerivatives {
   const Args& args;
   Index first;  // row of the tile
@@ -51,7 +51,7 @@ struct MlpDerivatives {
                        const typename Math::Sum* parameters) const {
     constexpr int N = Math::vector;
     using Sum = typename Math::Sum;
-    using Rows = MlpRows<T, Index, unit_step, N>;
+    using Rows = MlpRows<T, Index, unit_step, N, Streaming>;
     const int outputs = args.shapes[layer].outputs;
     const Index stride = args.shapes[layer].kept_stride, size = Index(sizeof(T));
     Rows::template each<Math>(group, count, Math::padded(outputs), false, [&](int row, int column) {
@@ -74,10 +74,10 @@ struct MlpDerivatives {
   }
 };
 
-// Capacity, StepX...: see nnk/mlp.cuh; X is dy here, and Y is dx
+// Capacity, StepX...: see nnk/mlp.cuh; X is dy here, and Y is dx. Streaming: of all that is written
 template <class T, class Index, int BatchRank, int Capacity, class Math, class Hidden,
           class HiddenBackward, class OutputBackward, int StepX, int VectorX, int StepY,
-          int VectorY, int KeepHidden, int KeepOutput>
+          int VectorY, int KeepHidden, int KeepOutput, bool Streaming = false>
 struct MlpBackward {
   using Sum = typename Math::Sum;
   struct Args {
@@ -102,9 +102,9 @@ struct MlpBackward {
     }
   };
   using X = MlpRows<T, Index, StepX, VectorX>;
-  using Y = MlpRows<T, Index, StepY, VectorY>;
+  using Y = MlpRows<T, Index, StepY, VectorY, Streaming>;
   using Derivatives = MlpDerivatives<T, Index, Args, Hidden, HiddenBackward, OutputBackward,
-                                     KeepHidden, KeepOutput>;
+                                     KeepHidden, KeepOutput, Streaming>;
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const auto memory = Math::memory(group, 0, args.layers);

@@ -51,6 +51,22 @@ struct MlpAhead {
   }
 };
 
+// Rows of a matrix, whose elements are adjacent, at a distance in bytes.
+template <class T> struct MlpLines {
+  T* first;
+  int64 between;
+  NNK_FN T* at(int row) const { return byte_offset(first, row * between); }
+  NNK_FN MlpLines from(int row) const { return {at(row), between}; }
+};
+
+// Where rows of a tile come from and go to, if that is not the tile itself (null): the first layer
+// may read them where they are, and the last one, whose columns fill its panels, write the results.
+template <class Sum> struct MlpEnds {
+  MlpLines<const Sum> source;
+  MlpLines<Sum> result;
+  int last;  // layer
+};
+
 // T: of weights and biases
 template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct MlpSimd {
   using Sum = Accumulator<T>;
@@ -64,7 +80,8 @@ template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct Mlp
   struct Memory {
     Shared<Element> rows, weights;
     Shared<Sum> bias, sums;
-    MlpAhead* ahead;  // or null
+    MlpAhead* ahead;           // or null
+    const MlpEnds<Sum>* ends;  // or null
   };
 
   static constexpr NNK_FN int slot(int row, int column) { return row * pitch + column; }
@@ -85,6 +102,7 @@ template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct Mlp
             group.template dynamic_shared<Element>(weights, held * layer_elements),
             group.template dynamic_shared<Sum>(bias, held * pitch),
             group.template dynamic_shared<Sum>(bias + held * pitch * size, waiting_rows * pitch),
+            nullptr,
             nullptr};
   }
 
@@ -98,71 +116,95 @@ template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct Mlp
   static NNK_FN void apply(G&, const Memory& memory, const Layer& layer, int number,
                            const Sum* parameters, int count) {
     const int held = Kept ? number : 0;
+    constexpr int64 distance = pitch * int64(sizeof(Sum));
     if constexpr (!Kept) pack(memory, layer, 0);
     const Sum* const weights = memory.weights.data + held * layer_elements;
     const Sum* const bias = memory.bias.data + held * pitch;
+    MlpLines<const Element> input = {memory.rows.data, distance};
+    MlpLines<Sum> result = {memory.rows.data, distance};
+    if (memory.ends != nullptr) {
+      const MlpEnds<Sum>& ends = *memory.ends;
+      if (number == 0 && ends.source.first != nullptr) input = ends.source;
+      if (number == ends.last && ends.result.first != nullptr) result = ends.result;
+    }
     for (int j = 0; j < layer.outputs; j += N) {
       const bool narrow = N >= 4 && layer.outputs - j <= N / 4;
       for (int i = 0; i < count; i += MicroM) {
-        Element* const from = memory.rows.data + slot(i, 0);
+        const MlpLines<const Element> from = input.from(i);
         const Sum* const panel = weights + j * Width;
         if (memory.ahead != nullptr) memory.ahead->fetch();
         if constexpr (one_panel && is_instruction<Activation>) {
-          if (narrow) multiply<N / 4, Activation>(from, panel, layer.inputs, bias, from);
-          else multiply<N, Activation>(from, panel, layer.inputs, bias, from);
+          const MlpLines<Sum> to = result.from(i);
+          if (narrow) multiply<N / 4, Activation>(from, panel, layer.inputs, bias, to);
+          else multiply<N, Activation>(from, panel, layer.inputs, bias, to);
         } else {
-          Sum* const to = memory.sums.data + (one_panel ? 0 : slot(i, j));
+          const MlpLines<Sum> to = {memory.sums.data + (one_panel ? 0 : slot(i, j)), distance};
           if (narrow) multiply<N / 4, void>(from, panel, layer.inputs, bias, to);
           else multiply<N, void>(from, panel, layer.inputs, bias, to);
           if constexpr (one_panel)
-            finish<Activation>(memory, i, MicroM, layer.outputs, bias, parameters);
+            finish<Activation>(memory, result.from(i), MicroM, layer.outputs, bias, parameters);
         }
       }
     }
     if constexpr (!one_panel)
-      finish<Activation>(memory, 0, (count + MicroM - 1) / MicroM * MicroM, layer.outputs, bias,
-                         parameters);
+      finish<Activation>(memory, result, (count + MicroM - 1) / MicroM * MicroM, layer.outputs,
+                         bias, parameters);
   }
 
  private:
   // The sums of a micro-tile, or if Functor is one, what it makes of them. A function of its own:
-  // it has the registers to itself.
+  // it has the registers to itself. Each third row has an address of its own, from which an
+  // instruction reaches two more. The compiler does not know what they have to do with each other:
+  // GCC else sees that a row ends where the next one begins, and carries terms on the stack from
+  // one turn of the loop to others.
   template <int Columns, class Functor>
-  static NNK_APART void multiply(const Element* from, const Sum* panel, int terms, const Sum* bias,
-                                 Sum* to) {
+  static NNK_APART void multiply(MlpLines<const Element> from, const Sum* panel, int terms,
+                                 const Sum* bias, MlpLines<Sum> to) {
     constexpr int width = Columns > 0 ? Columns : 1;
     Vec<Sum, width> sum[MicroM];
     NNK_UNROLL
     for (int r = 0; r < MicroM; ++r) sum[r] = Vec<Sum, width>::splat(Sum());
+    const Element* third[(MicroM + 2) / 3];
+    NNK_UNROLL
+    for (int r = 0; r < MicroM; r += 3) third[r / 3] = opaque(from.at(r));
+    const int64 between = int64(opaque(from.at(1)) - from.first) * int64(sizeof(Element));
     constexpr int piece = 8;
     int k = 0;
     for (; k + piece <= terms; k += piece, panel += piece * N) {
       NNK_UNROLL
-      for (int t = 0; t < piece; ++t) add_products(from + k + t, panel + t * N, sum);
+      for (int t = 0; t < piece; ++t) add_products(third, between, t, panel + t * N, sum);
+      NNK_UNROLL
+      for (int r = 0; r < MicroM; r += 3) third[r / 3] += piece;
     }
     NNK_NO_UNROLL
-    for (; k < terms; ++k, panel += N) add_products(from + k, panel, sum);
+    for (; k < terms; ++k, panel += N) {
+      add_products(third, between, 0, panel, sum);
+      NNK_UNROLL
+      for (int r = 0; r < MicroM; r += 3) ++third[r / 3];
+    }
     if constexpr (is_same<Functor, void>) {
       NNK_UNROLL
-      for (int r = 0; r < MicroM; ++r) nnk::store(to + r * pitch, sum[r]);
+      for (int r = 0; r < MicroM; ++r) nnk::store(to.at(r), sum[r]);
     } else {
       const auto b = nnk::load<width>(bias);
       const Sum* const none = nullptr;
       NNK_UNROLL
-      for (int r = 0; r < MicroM; ++r) nnk::store(to + r * pitch, Functor::apply(none, sum[r] + b));
+      for (int r = 0; r < MicroM; ++r) nnk::store(to.at(r), Functor::apply(none, sum[r] + b));
     }
   }
   template <int Columns>
-  static NNK_FN void add_products(const Element* from, const Sum* panel,
-                                  Vec<Sum, Columns> (&sum)[MicroM]) {
+  static NNK_FN void add_products(const Element* const (&third)[(MicroM + 2) / 3], int64 between,
+                                  int t, const Sum* panel, Vec<Sum, Columns> (&sum)[MicroM]) {
     const Vec<Sum, Columns> w = nnk::load<Columns>(panel);
     NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r)
-      sum[r] = fma(Vec<Sum, Columns>::splat(nnk::load<1>(from + r * pitch)[0]), w, sum[r]);
+    for (int r = 0; r < MicroM; ++r) {
+      const Element* const h = byte_offset(third[r / 3], r % 3 * between) + t;
+      sum[r] = fma(Vec<Sum, Columns>::splat(nnk::load<1>(h)[0]), w, sum[r]);
+    }
   }
 
   template <class Activation>
-  static NNK_FN void finish(const Memory& memory, int first, int count, int outputs,
+  static NNK_FN void finish(const Memory& memory, MlpLines<Sum> to, int count, int outputs,
                             const Sum* bias, const Sum* parameters) {
     NNK_NO_UNROLL
     for (int j = 0; j < outputs; j += N) {
@@ -170,7 +212,7 @@ template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct Mlp
       NNK_NO_UNROLL
       for (int r = 0; r < count; ++r) {
         const auto sum = memory.sums.template load_vec<N>(slot(r, j));
-        memory.rows.store_vec(slot(first + r, j), Activation::apply(parameters, sum + b));
+        nnk::store(to.at(r) + j, Activation::apply(parameters, sum + b));
       }
     }
   }

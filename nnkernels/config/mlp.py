@@ -54,6 +54,8 @@ class MlpProblem:
         Of their addresses.
     reach : int
         Bytes that offsets have to reach.
+    kept : int
+        Bytes of rows that are written of layers, beside the second array.
     """
 
     rows: int
@@ -64,6 +66,7 @@ class MlpProblem:
     strides: tuple[Strides, Strides]
     alignments: tuple[int, int]
     reach: int
+    kept: int = 0
 
     @property
     def layers(self) -> int:
@@ -99,7 +102,7 @@ class MlpConfig:
     shared_bytes : int
         Of shared or scratch memory.
     streaming : bool
-        Whether results are written past the caches.
+        Whether results and what is kept of layers are written past the caches.
     """
 
     rows: int
@@ -166,7 +169,7 @@ def _for_cpu(problem: MlpProblem, device: Device) -> MlpConfig:
     held = problem.layers if kept else 1
     waiting = micro_m if width == vector else rows
     elements = (rows + waiting) * width + held * (width * width + width)
-    written = problem.rows * problem.widths[-1] * problem.itemsize
+    written = problem.rows * problem.widths[-1] * problem.itemsize + problem.kept
     return MlpConfig(
         rows=rows,
         width=width,

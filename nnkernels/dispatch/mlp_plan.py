@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ def backward_plan(network: Network, machine: Any) -> Plan:
 
 
 def _plan(network: Network, machine: Any, kernel: str, arrays: int) -> Plan:
-    problem = network.problem
+    problem = replace(network.problem, kept=_kept(network, kernel))
     chosen = config.configure(problem, machine.device)
     assert chosen is not None
     plan = Plan(chosen.capacity, arrays)
@@ -134,6 +134,17 @@ def _plan(network: Network, machine: Any, kernel: str, arrays: int) -> Plan:
     plan.start = machine.prepare(instance, chosen.blocks, chosen.shared_bytes, work)
     plan.tail = packer.finish()
     return plan
+
+
+def _kept(network: Network, kernel: str) -> int:
+    """Bytes of the rows that a kernel writes of layers."""
+    hidden, output = network.keep
+    size, (*inside, last) = network.element.itemsize, network.widths[1:]
+    if kernel == "MlpForward":
+        widths = [*inside] * (hidden != NOTHING) + [last] * (output != NOTHING)
+    else:  # of dz, and of results that were not kept
+        widths = [*inside] * (1 + (hidden == OPERAND)) + [last]
+    return prod(network.batch) * sum(config.kept_pitch(n, size) for n in widths)
 
 
 def _pack_rows(packer: Packer, network: Network) -> int:
@@ -186,8 +197,9 @@ def _instance(network: Network, chosen: MlpConfig, kernel: str, rank: int) -> In
     text = (
         f"{kernel}<{network.element.storage}, {'int32' if chosen.index == 'i' else 'int64'}, "
         f"{rank}, {chosen.capacity}, {math}, {', '.join(functors)}, {steps}, "
-        f"{network.keep[0]}, {network.keep[1]}>"
+        f"{network.keep[0]}, {network.keep[1]}"
     )
+    text += ", true>" if kernel == "MlpBackward" and chosen.streaming else ">"
     headers = dict.fromkeys((*hidden.headers, *output.headers, *more))
     return Instance(header, text, chosen.threads, tuple(headers))
 
