@@ -22,7 +22,7 @@ KIND = "nnkernels bench"
 CHECK_KIND = "nnkernels GPU check"
 OURS = "nnkernels"
 
-# What sums of squares and the like of the page do not turn to infinity at once.
+# Larger ones are no measurements, and sums of a few of them would be infinite.
 LARGEST_NUMBER = 1e300
 
 

@@ -88,8 +88,9 @@ struct GridSample {
     tile.target.store(p, args.grid_points.at(point, args.y_stride));
   }
 
-  // ---- pairs of taps, for one thread: offsets are those of pairs, weights those of elements
-  // --------
+  // ---- pairs of taps, for one thread ------------------------------------------------------
+
+  // Offsets are those of pairs, weights those of elements.
   template <class Flags>
   static NNK_FN void find_pairs(const Args& args, const Tile& tile, const Flags& there, int p) {
     const Index point = tile.first + (p < tile.count ? p : tile.count - 1);

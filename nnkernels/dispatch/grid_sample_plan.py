@@ -232,12 +232,7 @@ def image_gradient_plan(sampling: Sampling, dy: Any, x: Any, grid: Any, machine:
     packer.add_index(chosen.range_groups, chosen.ranges, length, elements)
     packer.add_divisors((groups, chosen.range_groups, chosen.channels))
     packer.add_index(*sums)
-    packer.add_index(*strides)
-    packer.add_index(*dy.strides)
-    packer.add_divisors(sizes)
-    packer.add_index(*contiguous_strides(sizes, 1))
-    _pack_points(packer, x, grid, sampling)
-    plan.tail = packer.finish()
+    plan.tail = _packed_gradient(packer, strides, dy, x, grid, sampling)
     kernel = (
         f"GridSampleBackwardX<{_types(x, grid, sampling)}, {chosen.points}, {_cpp_index(index)}, "
         f"{_bool(apart)}>"
@@ -247,6 +242,18 @@ def image_gradient_plan(sampling: Sampling, dy: Any, x: Any, grid: Any, machine:
     blocks = x.shape[0] * groups * chosen.range_groups
     plan.start = machine.prepare(instance, blocks, 0, traffic)
     return plan
+
+
+def _packed_gradient(
+    packer: Packer, strides: Strides, dy: Any, x: Any, grid: Any, sampling: Sampling
+) -> bytes:
+    """The arguments of both kernels for the gradient of the image, with those that they share."""
+    packer.add_index(*strides)
+    packer.add_index(*dy.strides)
+    packer.add_divisors(x.shape[2:])
+    packer.add_index(*contiguous_strides(x.shape[2:], 1))
+    _pack_points(packer, x, grid, sampling)
+    return packer.finish()
 
 
 def _lie(shape: Shape, strides: Strides, itemsize: int) -> str:
@@ -268,17 +275,12 @@ def _scattered(
     machine: Any,
 ) -> GridPlan:
     """The plan of a launch that adds channels side by side."""
-    size, sizes = x.dtype.itemsize, x.shape[2:]
+    size = x.dtype.itemsize
     groups = -(-x.shape[1] // chosen.vector)
     packer = Packer(4, index)
-    packer.add_index(groups, x.shape[1], prod(sizes))
+    packer.add_index(groups, x.shape[1], prod(x.shape[2:]))
     packer.add_divisor(groups)
-    packer.add_index(*strides)
-    packer.add_index(*dy.strides)
-    packer.add_divisors(sizes)
-    packer.add_index(*contiguous_strides(sizes, 1))
-    _pack_points(packer, x, grid, sampling)
-    plan.tail = packer.finish()
+    plan.tail = _packed_gradient(packer, strides, dy, x, grid, sampling)
     plan.workspace = None
     kernel = (
         f"GridSampleScatter<{_types(x, grid, sampling)}, {chosen.vector}, {chosen.points}, "
