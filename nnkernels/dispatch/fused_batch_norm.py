@@ -18,9 +18,9 @@ from nnkernels.dispatch.channel_plan import (
     compute_element,
 )
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype
-from nnkernels.dispatch.elementwise import alignment_of, described, remember
+from nnkernels.dispatch.elementwise import alignment_of, are_numpy, described, remember
 from nnkernels.dispatch.row_functions import Bound, Functions, element_of
-from nnkernels.interop.libraries import adopt_all, library_of
+from nnkernels.interop.libraries import NUMPY, adopt_all, library_of
 
 # What may end the arguments of a launch: nothing, both functions, the prologue, or the numbers of
 # both.
@@ -61,12 +61,14 @@ def _call(
     activation: Activated,
     functions: Functions,
 ) -> Any:
-    given = [(a, n) for a, n in zip(arrays, NAMES, strict=True) if a is not None or n == "x"]
-    for array, name in given:
-        library_of(array, name)  # not even a Python number
-    adopted, library, like = adopt_all([a for a, _ in given], [n for _, n in given])
-    found = iter(adopted)
-    arrays = [None if a is None else next(found) for a in arrays]
+    library, like = NUMPY, arrays[0]
+    if not are_numpy(arrays):
+        given = [(a, n) for a, n in zip(arrays, NAMES, strict=True) if a is not None or n == "x"]
+        for array, name in given:
+            library_of(array, name)  # not even a Python number
+        adopted, library, like = adopt_all([a for a, _ in given], [n for _, n in given])
+        found = iter(adopted)
+        arrays = [None if a is None else next(found) for a in arrays]
     bound = Bound(functions, arrays[0], "x", library, like)
     machine, address = machines.for_array(arrays[0])
     known, addresses = described((*arrays, *bound.views), address)

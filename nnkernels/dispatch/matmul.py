@@ -192,16 +192,20 @@ def _multiply_and_apply(
     outs = None if out is None else applied.adopted_outs(function, out, library, like)
     given = arrays if addend is not None else (a, b)
     key: Any = (
-        function,
-        found.epilogue.alpha,
-        found.epilogue.beta,
-        tuple([(x.shape, x.strides, x.dtype) for x in (*given, *more)]),
-        len(given),
+        found.epilogue,
         dtype,
         conjugate,
         vectors,
         precision,
+        a.shape,
+        a.strides,
+        a.dtype,
+        b.shape,
+        b.strides,
+        b.dtype,
     )
+    for x in more if addend is None else (addend, *more):
+        key = (*key, x.shape, x.strides, x.dtype)
     in_place = False
     if outs is not None:
         in_place = any(is_same(outs[0], x) for x in (*given[2:], *more))
@@ -237,9 +241,9 @@ def _multiply_and_apply(
         applied.check_outs_memory(function, outs, ((a, b), names[:2]), own, address)
     if plan.start is not None:
         first, second = (b, a) if plan.mirrored else (a, b)
-        added = [address(addend)] if plan.adds else []
-        added += [address(x) for x in more]
-        added += [address(x) for x in results[1:]]
+        added = [address(x) for x in (*more, *results[1:])]
+        if plan.adds:
+            added.insert(0, address(addend))
         added.append(found.numbers)
         if plan.splits is None:
             packed = plan.pack(*added, address(first), address(second), address(results[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,14 @@ class Epilogue:
     activation: Functor | None = None
     parameters: tuple[complex, ...] = ()
     function: Inside | None = None
+
+    def __hash__(self) -> int:
+        # Of a key at every call, where that of five fields would take a microsecond.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.alpha, self.beta, self.activation, self.parameters, self.function))
 
     @property
     def before(self) -> Epilogue:

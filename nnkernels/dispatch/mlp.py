@@ -16,7 +16,7 @@ from nnkernels.dispatch.elementwise import Functor, alignment_of, described, rem
 from nnkernels.dispatch.mlp_plan import NOTHING, OPERAND, RESULT, Network
 from nnkernels.dispatch.results import Allocation, adopt_out, check_memory, check_out, reach
 from nnkernels.errors import DTypeError, ShapeError
-from nnkernels.interop.libraries import Library, adopt_all, library_of
+from nnkernels.interop.libraries import NUMPY, Library, adopt_all, library_of
 
 
 @dataclass(frozen=True)
@@ -117,18 +117,23 @@ def checked(x: Any, weights: Any, biases: Any) -> Call:
         If arrays are none, or not all of one real floating dtype.
     """
     weights, given = of_layers(weights, biases)
-    names = ["x", *(f"weights[{i}]" for i in range(len(weights)))]
-    names += [f"biases[{i}]" for i, b in enumerate(given) if b is not None]
     arrays = [x, *weights, *(b for b in given if b is not None)]
-    for array, name in zip(arrays, names, strict=True):
-        _require_array(array, name)
-    views, library, like = adopt_all(arrays, names)
-    for array, name in zip(views, names, strict=True):
-        require(array.dtype, "f", name)
-        if array.dtype != views[0].dtype:
+    views, library, like = arrays, NUMPY, x
+    names: list[str] = []
+    if not all(type(a) is np.ndarray for a in arrays):
+        names = _names(given)
+        for array, name in zip(arrays, names, strict=True):
+            library_of(array, name)  # not even a Python number
+        views, library, like = adopt_all(arrays, names)
+    dtype = views[0].dtype
+    require(dtype, "f", "x")
+    for i, view in enumerate(views):
+        if view.dtype != dtype:
+            name = _names(given)[i]
+            require(view.dtype, "f", name)
             raise DTypeError(
-                f"{name} has dtype {array.dtype} and x {views[0].dtype}; all arrays of a network "
-                "must have one dtype"
+                f"{name} has dtype {view.dtype} and x {dtype}; all arrays of a network must have "
+                "one dtype"
             )
     rows, matrices = views[0], views[1 : len(weights) + 1]
     left = iter(views[len(weights) + 1 :])
@@ -138,8 +143,15 @@ def checked(x: Any, weights: Any, biases: Any) -> Call:
     call = Call(
         rows[None, :] if is_vector else rows, matrices, vectors, widths, is_vector, library, like
     )
-    machines.require_aligned(call.machine, views, names)
+    if call.machine.device.is_gpu:
+        machines.require_aligned(call.machine, views, names or _names(given))
     return call
+
+
+def _names(biases: Sequence[Any]) -> list[str]:
+    """What the arrays of a call are called: x, all weights, and those biases that there are."""
+    names = ["x", *(f"weights[{i}]" for i in range(len(biases)))]
+    return names + [f"biases[{i}]" for i, b in enumerate(biases) if b is not None]
 
 
 def _sequence(value: Any, name: str) -> list[Any]:
@@ -149,11 +161,6 @@ def _sequence(value: Any, name: str) -> list[Any]:
             f"{type(value).__name__}"
         )
     return list(value)
-
-
-def _require_array(array: Any, name: str) -> None:
-    """Not even a Python number will do."""
-    library_of(array, name)
 
 
 def _widths(x: Any, weights: Sequence[Any], biases: Sequence[Any]) -> tuple[int, ...]:
@@ -246,7 +253,7 @@ def _run_forward(
 ) -> tuple[Any, list[Any]]:
     shape = (*call.batch, call.widths[-1])
     if y is None:
-        y = Allocation(shape, call.x.dtype, tuple(range(len(shape)))).make(call.machine)
+        y = call.machine.empty(shape, call.x.dtype)
     kept = [
         _rows_of(call, width) if wanted != NOTHING else None
         for width, wanted in zip(call.widths[1:], _of_layers(call, keep), strict=True)
@@ -361,7 +368,7 @@ def check_cotangent(call: Call, dy: Any) -> None:
     DTypeError, ShapeError
         If it is not of the dtype and the shape of the result.
     """
-    _require_array(dy, "dy")
+    library_of(dy, "dy")  # not even a Python number
     (view,), _, like = adopt_all([dy], ["dy"])
     shape = (*call.batch, call.widths[-1])
     shape = shape[1:] if call.is_vector else shape

@@ -211,7 +211,8 @@ def _packer(count: int) -> Callable[..., bytes]:
     return pointer_struct(count).pack
 
 
-def _elements(names: Sequence[str]) -> tuple[Element, ...]:
+@lru_cache(maxsize=1024)
+def _elements(names: tuple[str, ...]) -> tuple[Element, ...]:
     return tuple(map(element_named, names))
 
 

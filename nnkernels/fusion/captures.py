@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import builtins
 import types
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +12,63 @@ import numpy as np
 _CONSTANT_MODULES = ("math", "numpy", "cupy", "nnkernels", "array_api_compat", "scipy", "torch")
 _NUMBERS = (int, float, bool, np.generic, str, type(None))
 
-Reader = Callable[[], Any]
+
+class Snapshot(NamedTuple):
+    """What a function found at one time.
+
+    Attributes
+    ----------
+    functions, cells, names : tuple
+        Each with what it held: code and defaults of functions, contents of cells, and values of
+        global names.
+    keyword_defaults : bool
+        Whether any function has some; they change without a trace.
+    """
+
+    functions: tuple[tuple[types.FunctionType, Any, Any], ...]
+    cells: tuple[tuple[types.CellType, Any], ...]
+    names: tuple[tuple[dict[str, Any], str, Any], ...]
+    keyword_defaults: bool
+
+    def holds(self) -> bool:
+        """Whether all are the same objects still: this is asked at every call.
+
+        Raises
+        ------
+        ValueError
+            If a cell has become empty.
+        """
+        for function, code, defaults in self.functions:
+            if function.__code__ is not code or function.__defaults__ is not defaults:
+                return False
+        for cell, value in self.cells:
+            if cell.cell_contents is not value:
+                return False
+        for namespace, name, value in self.names:
+            if namespace.get(name, _MISSING) is not value:
+                return False
+        return not self.keyword_defaults
+
+    @property
+    def values(self) -> list[Any]:
+        """All that was found."""
+        found: list[Any] = []
+        for function, code, defaults in self.functions:
+            found += [code, *(defaults or ()), *(function.__kwdefaults__ or {}).values()]
+        found += [value for _, value in self.cells]
+        return found + [value for _, _, value in self.names]
+
+    def key(self) -> Any:
+        """All that was found as a key: one of equal numbers is as good as another.
+
+        Raises
+        ------
+        TypeError
+            If something is none.
+        """
+        key = tuple(map(_key, self.values))
+        hash(key)
+        return key
 
 
 class Captures:
@@ -28,45 +83,51 @@ class Captures:
 
     def __init__(self, function: Any) -> None:
         self.known = True
-        self._readers: list[Reader] = []
-        self._seen: set[int] = set()
+        self._functions: list[types.FunctionType] = []
+        self._cells: list[types.CellType] = []
+        self._names: list[tuple[dict[str, Any], str]] = []
         self._visit_function(function)
 
-    def values(self) -> Any:
-        """What is captured now, as a key: () for a function that captures nothing."""
-        return tuple([_key(read()) for read in self._readers])
+    def snapshot(self) -> Snapshot:
+        """What is captured now.
+
+        Raises
+        ------
+        ValueError
+            If a cell is empty.
+        """
+        return Snapshot(
+            tuple((f, f.__code__, f.__defaults__) for f in self._functions),
+            tuple((cell, cell.cell_contents) for cell in self._cells),
+            tuple((space, name, space.get(name, _MISSING)) for space, name in self._names),
+            any(f.__kwdefaults__ for f in self._functions),
+        )
 
     def identities(self) -> frozenset[int]:
         """The identities of captured numbers."""
-        found = (read() for read in self._readers)
+        found = self.snapshot().values
         return frozenset(id(value) for value in found if isinstance(value, _NUMBERS))
 
     def _visit_function(self, function: Any) -> None:
         if not isinstance(function, types.FunctionType):
             self.known = False
             return
-        if id(function) in self._seen:
+        if any(function is known for known in self._functions):
             return
-        self._seen.add(id(function))
-        self._readers += [lambda: function.__code__]
+        self._functions.append(function)
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._visit_value(default)
-        self._readers.append(lambda: function.__defaults__)
-        if function.__kwdefaults__:
-            self._readers.append(lambda: tuple((function.__kwdefaults__ or {}).items()))
         for cell in function.__closure__ or ():
-            self._watch(lambda cell=cell: cell.cell_contents)  # type: ignore[misc]
+            self._cells.append(cell)
+            try:
+                self._visit_value(cell.cell_contents)
+            except ValueError:  # an empty cell
+                self.known = False
         namespace = function.__globals__
         for name in _globals_of(function.__code__):
             if name in namespace or not hasattr(builtins, name):
-                self._watch(lambda name=name: namespace.get(name, _MISSING))  # type: ignore[misc]
-
-    def _watch(self, read: Reader) -> None:
-        self._readers.append(read)
-        try:
-            self._visit_value(read())
-        except ValueError:  # an empty cell
-            self.known = False
+                self._names.append((namespace, name))
+                self._visit_value(namespace.get(name, _MISSING))
 
     def _visit_value(self, value: Any) -> None:
         if isinstance(value, (*_NUMBERS, types.BuiltinFunctionType, np.ufunc)):

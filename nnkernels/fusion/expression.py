@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 BOOL = "bool"
@@ -148,7 +149,7 @@ class Program:
     scalars: tuple[str, ...]
     outputs: tuple[int, ...]
 
-    @property
+    @cached_property
     def results(self) -> tuple[str, ...]:
         """dtypes of the results."""
         return tuple(self.nodes[position].dtype for position in self.outputs)

@@ -13,7 +13,7 @@ from nnkernels.dispatch import elementwise, machines
 from nnkernels.dispatch.dtypes import ELEMENTS, name_of
 from nnkernels.dispatch.results import adopt_out
 from nnkernels.errors import DTypeError
-from nnkernels.fusion.captures import Captures
+from nnkernels.fusion.captures import Captures, Snapshot
 from nnkernels.fusion.emit import emit
 from nnkernels.fusion.expression import BOOL, Program, Source
 from nnkernels.fusion.functor import FusedFunctor, functor_of, number_packer
@@ -71,7 +71,9 @@ class Fused:
         functools.update_wrapper(self, function)
         self.fused_function = function
         self._captures: Captures | None = None
-        self._traces: dict[Any, Traced] = {}
+        # By what is captured, and then by kinds of arguments.
+        self._traces: dict[Any, dict[Any, Traced]] = {}
+        self._now: tuple[Snapshot, dict[Any, Traced]] | None = None
         self._known_names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -223,17 +225,30 @@ class Fused:
         return kinds, positions
 
     def _traced(self, kinds: Sequence[Any]) -> Traced:
-        captures = self._captures
-        key: Any = None
+        now = self._now
         try:
-            if captures is not None and captures.known:
-                key = (*kinds, captures.values())
-                found = self._traces.get(key)
+            if now is not None:
+                snapshot, traces = now
+                if not snapshot.holds():
+                    traces = self._traces_now()
+                found = traces.get((*kinds,))
                 if found is not None:
                     return found
         except (TypeError, ValueError):  # something new that is no key, or an empty cell
             pass
         return self._trace_again(kinds)
+
+    def _traces_now(self) -> dict[Any, Traced]:
+        """The traces for what is captured now, which are looked up from here on."""
+        captures = self._captures
+        assert captures is not None
+        snapshot = captures.snapshot()
+        key = snapshot.key()
+        if len(self._traces) >= _MOST_TRACES:
+            self._traces.clear()
+        traces = self._traces.setdefault(key, {})
+        self._now = snapshot, traces  # at once: threads share it
+        return traces
 
     def _trace_again(self, kinds: Sequence[Any]) -> Traced:
         captures = self._captures
@@ -254,11 +269,13 @@ class Fused:
             shared_functor(program, tuple(names[i] for i in arrays)),
             number_packer(program, sources, names),
         )
-        if captures.known:
-            if len(self._traces) >= _MOST_TRACES:
-                self._traces.clear()
-            self._traces[(*kinds, captures.values())] = traced
         self._captures = captures
+        self._now = None
+        if captures.known:
+            traces = self._traces_now()
+            if len(traces) >= _MOST_TRACES:
+                traces.clear()
+            traces[(*kinds,)] = traced
         return traced
 
     def _names(self, count: int) -> tuple[str, ...]:

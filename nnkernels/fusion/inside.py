@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,12 @@ class Inside:
         """The operations."""
         return self.functor.program
 
-    @property
+    @cached_property
     def results(self) -> tuple[str, ...]:
         """dtypes of all results, by name; ``bool`` lies in memory as bytes."""
         return self.program.results
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the operands that are arrays."""
         return self.functor.names[self.firsts :]
@@ -113,6 +113,12 @@ def _itemsize(dtype: str) -> int:
 _inside = lru_cache(maxsize=1024)(Inside)
 
 
+@lru_cache(maxsize=1024)
+def _inside_of(traced: Traced, firsts: int) -> Inside:
+    arrays = tuple([i - firsts for i in traced.arrays[firsts:]])
+    return _inside(traced.functor, firsts, traced.several, arrays)
+
+
 def describe(
     fused: Fused, firsts: Sequence[np.dtype[Any]], operands: Sequence[Any]
 ) -> tuple[Inside, bytes]:
@@ -134,10 +140,7 @@ def describe(
         For dtypes that fused functions do not have.
     """
     traced = trace_inside(fused, firsts, operands)
-    count = len(firsts)
-    arrays = tuple([i - count for i in traced.arrays[count:]])
-    found = _inside(traced.functor, count, traced.several, arrays)
-    return found, traced.numbers((*firsts, *operands))
+    return _inside_of(traced, len(firsts)), traced.numbers((*firsts, *operands))
 
 
 def trace_inside(fused: Fused, firsts: Sequence[np.dtype[Any]], operands: Sequence[Any]) -> Traced:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any
 
 from nnkernels._typing import Array
@@ -159,6 +159,8 @@ def fused(
         operands = checked_operands(operands)
     if type(value) is Fused:
         return Application(value, operands, alpha, beta)
+    if type(value) is str and alpha == beta == 1 and not operands:
+        return _named(value, argument)
     if argument == "epilogue" and is_function(value, operands):
         return Application(fused_of(value), operands, alpha, beta)
     if operands:
@@ -207,6 +209,12 @@ def _known(function: Any, argument: str) -> Any:
         "nnkernels of one array, or functools.partial of one with its options; got "
         f"{function!r:.80}"
     )
+
+
+@lru_cache(maxsize=256)
+def _named(name: str, argument: str) -> Epilogue:
+    activation = _plain(activation_named(name, argument))
+    return Epilogue(activation=activation.functor, parameters=activation.parameters)
 
 
 @cache

@@ -40,18 +40,19 @@ def functions_of(
     """
     before = _checked("prologue_operands", prologue_operands)
     after = _checked("operands", operands)
-    for function, given, name, of in (
-        (prologue, before, "prologue_operands", "prologue"),
-        (epilogue, after, "operands", "epilogue"),
-    ):
-        if function is None and given:
-            raise TypeError(f"{name} are those of {of}=, which is not given")
-    if prologue is None and epilogue is None:
-        return None
+    if prologue is None and before:
+        raise TypeError("prologue_operands are those of prologue=, which is not given")
+    if epilogue is None:
+        if after:
+            raise TypeError("operands are those of epilogue=, which is not given")
+        if prologue is None:
+            return None
     return Functions(_fused("prologue", prologue), before, _fused("epilogue", epilogue), after)
 
 
 def _checked(name: str, operands: Any) -> tuple[Any, ...]:
+    if type(operands) is tuple:
+        return operands
     if isinstance(operands, (tuple, list)):
         return tuple(operands)
     raise TypeError(
