@@ -324,6 +324,48 @@ def test_captured_numbers_are_looked_up_at_every_call(monkeypatch):
         monkeypatch.setitem(globals(), "scale_of_module", 2.0)
 
 
+def test_changes_of_a_function_itself_are_seen():
+    def scaled(x, factor=2.0, *, offset=1.0):
+        return x * factor + offset
+
+    fused = nnk.fuse(scaled)
+    x = np.ones(3, np.float32)
+    assert fused(x).tolist() == [3.0] * 3
+    scaled.__defaults__ = (5.0,)
+    assert fused(x).tolist() == [6.0] * 3
+    scaled.__kwdefaults__["offset"] = 7.0  # in the same dictionary
+    assert fused(x).tolist() == [12.0] * 3
+    scaled.__code__ = (lambda x, factor, *, offset: x - factor).__code__
+    assert fused(x).tolist() == [-4.0] * 3
+
+
+def test_a_number_that_is_captured_again_needs_no_new_trace(monkeypatch):
+    factor = 2.5
+    fused = nnk.fuse(lambda x: x * factor)
+    x = np.ones(3, np.float32)
+    expected = {}
+    for factor in (2.5, -1.5):  # noqa: B007 - the function reads it
+        expected[factor] = fused(x).tolist()
+    monkeypatch.setattr(type(fused), "_trace_again", None)
+    for text in ("2.5", "-1.5", "2.5"):
+        factor = float(text)  # an equal number, and another object
+        assert fused(x).tolist() == expected[factor] == [factor] * 3
+
+
+def test_no_more_traces_are_kept_than_a_number_of_them(monkeypatch):
+    monkeypatch.setattr("nnkernels.fusion.fuse._MOST_TRACES", 3)
+    number = 0.0
+    captures = nnk.fuse(lambda x: x * number)
+    takes = nnk.fuse(lambda x, option: x * len(option))
+    x = np.ones(2, np.float32)
+    for i in range(8):
+        number = float(i)
+        assert captures(x).tolist() == [number] * 2
+        assert takes(x, "a" * (i + 1)).tolist() == [i + 1.0] * 2
+        assert len(captures._traces) <= 3
+        assert sum(map(len, takes._traces.values())) <= 3
+
+
 def test_a_function_is_traced_once(monkeypatch):
     pure = nnk.fuse(lambda x: x * 3.0)
     x = np.ones(3, np.float32)
