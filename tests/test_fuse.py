@@ -349,7 +349,7 @@ def test_a_number_that_is_captured_again_needs_no_new_trace(monkeypatch):
     fused = nnk.fuse(lambda x: x * factor)
     x = np.ones(3, np.float32)
     expected = {}
-    for factor in (2.5, -1.5):  # noqa: B007 - the function reads it
+    for factor in (2.5, -1.5):
         expected[factor] = fused(x).tolist()
     monkeypatch.setattr(type(fused), "_trace_again", None)
     for text in ("2.5", "-1.5", "2.5"):
