@@ -17,6 +17,7 @@ import nnkernels as nnk
 from nnkernels.config import conv_direct as config
 from nnkernels.config.conv_direct import DirectProblem
 from nnkernels.config.device import PROFILES, Device
+from nnkernels.dispatch import machines
 from nnkernels.errors import ShapeError
 
 # The kernels differ by their types, and by what the lanes are.
@@ -137,6 +138,36 @@ def test_long_sums_are_split(cpu, kernels, last):
     same_on_any_threads(gradient)
 
 
+@pytest.mark.parametrize(
+    ("channels", "image", "slabs"), [(40, (2, 9, 7), 3), (500, (1, 5, 4), 16), (680, (9, 40, 35), 2)]
+)
+def test_vectors_of_a_slab_take_turns(channels, image, slabs, cpu, monkeypatch):
+    """The last one has a few lanes, and the last slab fewer vectors, or all."""
+    images, *spatial = image
+    x, dy = (
+        np.moveaxis(make_numbers(np.random.default_rng(i), (*image, channels), "float32"), -1, 1)
+        for i in range(2)
+    )
+    options = {"padding": 1, "groups": channels}
+    found, configure = [], config.configure_weight
+
+    def watched(problem, device):
+        chosen = configure(problem, replace(device, vector_bytes=64))
+        found.append((chosen.slab, chosen.slabs(problem)))
+        return chosen
+
+    monkeypatch.setattr(config, "configure_weight", watched)
+    monkeypatch.setattr(machines.for_numpy(), "plans", {})
+    with cpu.context():
+        dw = nnk.conv_backward_weight(dy, x, (channels, 1, 3, 3), **options)
+    assert_right(
+        BY_WEIGHT, [dy, x], options | {"weight_shape": dw.shape}, dw, images * int(np.prod(spatial))
+    )
+    ((slab, count),) = found
+    assert count == slabs
+    assert slab == -(-(-(-channels // 16)) // slabs)
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_results_do_not_depend_on_threads(cpu, last):
     x = make_numbers(np.random.default_rng(1), (3, 40, 33, 29), "float32")
@@ -243,6 +274,19 @@ def test_slabs_and_blocks():
     assert chosen.items_of_block == chosen.threads
     chosen = config.configure(replace(PLANES, images=4096), gpu)
     assert chosen.items_of_block == 2 * chosen.threads
+
+
+def test_slabs_of_gradients_by_weights():
+    """Of a CPU: as many vectors as leave blocks enough, with or without splits."""
+    wide = replace(CHANNELS_LAST, groups=384)
+    few, many = (config.configure_weight(replace(wide, images=n), CPU) for n in (1, 8))
+    assert (few.slab, few.splits) == (2, 1)
+    assert (many.slab, many.splits) == (12, 8)
+    wider = replace(wide, groups=4096, images=512)
+    chosen = config.configure_weight(wider, CPU)
+    assert chosen.shared_bytes(wider) <= 16 * 1024
+    assert chosen.slabs(wider) > 1
+    assert config.configure_weight(PLANES, CPU).shared_bytes(PLANES) == 0
 
 
 def test_large_results_go_past_the_caches():

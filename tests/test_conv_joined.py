@@ -48,7 +48,8 @@ def joined(monkeypatch, cpu):
     monkeypatch.setattr(machines.for_numpy(), "plans", {})
     monkeypatch.setattr(config, "joins_phases", lambda rows, phases, *_: phases > 1)
     monkeypatch.setattr(
-        "nnkernels.dispatch.conv_plan.join_phases", lambda *a: found.append(join(*a)) or found[-1]
+        "nnkernels.dispatch.conv_by_data.join_phases",
+        lambda *a: found.append(join(*a)) or found[-1],
     )
     return found
 

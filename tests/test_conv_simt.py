@@ -22,7 +22,8 @@ pytestmark = pytest.mark.usefixtures("ordinary_products")
 @pytest.fixture(autouse=True)
 def no_direct_kernels(monkeypatch, simulator):
     """Few channels go the way of many."""
-    monkeypatch.setattr("nnkernels.dispatch.conv_plan.is_direct", lambda *sizes: False)
+    for module in ("conv_product", "conv_by_data", "conv_by_weight"):
+        monkeypatch.setattr(f"nnkernels.dispatch.{module}.is_direct", lambda *sizes: False)
     simulator.machine.plans.clear()
     yield
     simulator.machine.plans.clear()

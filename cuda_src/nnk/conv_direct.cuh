@@ -196,7 +196,7 @@ struct ConvDirect {
     const Index group = first_group + lane;
     const TX* const image = byte_offset(args.image, item.image * g.image[0] + group * g.image[1]);
     if constexpr (AlongGroups && lanes_are_simd)
-      fetch_later(
+      fetch_next_row(
           byte_offset(image, (g.position(1, u1) + (g.kernel[1] - 1) * g.tap[1]) * g.image[4] +
                                  g.position(2, u2) * g.image[5]),
           result_of(item, group, u0, u1, u2));
@@ -215,16 +215,15 @@ struct ConvDirect {
                                         row * g.other[2] + u0 * g.other[3] + u1 * g.other[4] +
                                         u2 * g.other[5]);
   }
-  // Brings what the pixels of some groups on see along the last taps, and their results, into the
-  // caches: pixels are too far apart for a processor to look ahead.
-  static constexpr int vectors_ahead = 4;
-  NNK_FN void fetch_later(const TX* from, const TY* to) const {
+  // Brings what pixels of the next row see along the last taps, and their results, into a level-2
+  // cache: pixels are too far apart for a processor to look ahead.
+  NNK_FN void fetch_next_row(const TX* from, const TY* to) const {
+    from = byte_offset(from, g.step[1] * g.image[4]);
+    to = byte_offset(to, g.other[4]);
     NNK_UNROLL
     for (int i = 0; i < R; ++i) {
-      prefetch<1>(
-          byte_offset(from, vectors_ahead * N * int(sizeof(TX)) + i * g.step[2] * g.image[5]));
-      if constexpr (!Streaming)
-        prefetch<1>(byte_offset(to, vectors_ahead * N * int(sizeof(TY)) + i * g.other[5]));
+      prefetch(byte_offset(from, i * g.step[2] * g.image[5]));
+      if constexpr (!Streaming) prefetch(byte_offset(to, i * g.other[5]));
     }
   }
   static NNK_FN int clipped(Index n) { return n < N ? int(n) : N; }

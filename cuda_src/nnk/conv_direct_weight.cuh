@@ -3,7 +3,8 @@
 //
 // A block sums a tile of 3 x 3 taps over a range of pixels, with a register (a vector) for each
 // tap: a gradient is read once for all of them. What the lanes of a vector are is said in
-// conv_direct_geometry.cuh. If ranges are several, a second launch adds their sums in order
+// conv_direct_geometry.cuh. Where they are groups, a block has a slab of vectors, whose memory is
+// adjacent: threads of a GPU one each, and that of a CPU one after the other. If ranges are several, a second launch adds their sums in order
 // (matmul_splits.cuh).
 #pragma once
 #include "nnk/conv_direct_geometry.cuh"
@@ -21,6 +22,7 @@ struct ConvDirectWeight {
   using Geometry = DirectGeometry<Index>;
   static constexpr int register_budget = 128;
   static constexpr int side = 3;
+  static constexpr bool takes_turns = AlongGroups && lanes_are_simd;  // vectors of a slab do
   static constexpr int along = AlongGroups ? 2 : 1, other = 3 - along;  // axes of runs, and across
 
   struct Args {
@@ -40,15 +42,15 @@ struct ConvDirectWeight {
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const ConvDirectWeight block(group, args);
-    V sums[side][side];
-    NNK_UNROLL
-    for (int a = 0; a < side; ++a) {
-      NNK_UNROLL
-      for (int b = 0; b < side; ++b) sums[a][b] = V::splat(S());
+    ConvDirectWeight block(group, args);
+    if constexpr (takes_turns) {
+      block.add_up_slab(group);
+    } else {
+      V sums[side][side];
+      each_sum([&](int a, int b) NNK_INLINE { sums[a][b] = V::splat(S()); });
+      block.add_up(sums);
+      block.finish(group, sums);
     }
-    block.add_up(sums);
-    block.finish(group, sums);
   }
 
  private:
@@ -57,6 +59,7 @@ struct ConvDirectWeight {
   Index split, tap[3], channel, row, first_group;
   int taps[2];        // of the tile
   int teams, team;    // of threads that share pixels
+  Index slab;         // of groups, or the group
   int vector, count;  // which one of the slab, and its lanes
   const TX* image;    // of image 0, and the group
   const TY* gradients;
@@ -75,14 +78,26 @@ struct ConvDirectWeight {
       const Index left = g.kernel[1 + i] - tap[1 + i];
       taps[i] = int(left < args.tile[i] ? left : args.tile[i]);
     }
-    teams = Threads / args.vectors;
-    team = group.rank() / args.vectors;
-    vector = group.rank() - team * args.vectors;
-    first_group = AlongGroups ? (block * args.vectors + vector) * N : block;
+    teams = takes_turns ? 1 : Threads / args.vectors;
+    team = takes_turns ? 0 : group.rank() / args.vectors;
+    slab = block;
+    take(group.rank() - team * args.vectors);
+  }
+  // Sees to one vector of the slab.
+  NNK_FN void take(int of_slab) {
+    vector = of_slab;
+    first_group = AlongGroups ? (slab * args.vectors + vector) * N : slab;
     const Index left = g.groups - first_group;
     count = !AlongGroups || left >= N ? N : left > 0 ? int(left) : 0;
     image = byte_offset(args.image, first_group * g.image[1] + channel * g.image[2]);
     gradients = byte_offset(args.gradients, first_group * g.other[1] + row * g.other[2]);
+  }
+  template <class F> static NNK_FN void each_sum(F each) {
+    NNK_UNROLL
+    for (int a = 0; a < side; ++a) {
+      NNK_UNROLL
+      for (int b = 0; b < side; ++b) each(a, b);
+    }
   }
   // Of i, which becomes the quotient.
   static NNK_FN Index remainder(Index& i, const Divisor<Index>& by) {
@@ -93,6 +108,43 @@ struct ConvDirectWeight {
 
   NNK_FN void add_up(V (&sums)[side][side]) const {
     if (team >= teams || count == 0) return;
+    each_item([&](const Item& item) NNK_INLINE { add_item(sums, item); });
+  }
+  // What vectors of a slab see of a run of pixels is adjacent in memory, and so they take turns at
+  // each run; their sums wait in scratch memory, as [vector][tap].
+  template <class G> NNK_FN void add_up_slab(G& group) {
+    const auto waiting = group.template dynamic_shared<S>(0, args.vectors * side * side * N);
+    V sums[side][side];
+    each_sum([&](int a, int b) NNK_INLINE { sums[a][b] = V::splat(S()); });
+    const auto at = [&](int a, int b) NNK_INLINE { return ((vector * side + a) * side + b) * N; };
+    const auto keep = [&](int a, int b) NNK_INLINE { waiting.store_vec(at(a, b), sums[a][b]); };
+    const auto resume = [&](int a, int b) NNK_INLINE {
+      sums[a][b] = waiting.template load_vec<N>(at(a, b));
+    };
+    for (int v = 0; v < args.vectors; ++v) {
+      take(v);
+      each_sum(keep);
+    }
+    each_item([&](const Item& item) NNK_INLINE {
+      for (int v = 0; v < args.vectors; ++v) {
+        take(v);
+        if (count == 0) break;
+        each_sum(resume);
+        add_item(sums, item);
+        each_sum(keep);
+      }
+    });
+    for (int v = 0; v < args.vectors; ++v) {
+      take(v);
+      each_sum(resume);
+      finish(group, sums);
+    }
+  }
+  // A run of pixels of an image, of which the first one's tap 0 sees p0 along the first axis.
+  struct Item {
+    Index n, u0, u1, u2, p0;
+  };
+  template <class F> NNK_FN void each_item(F each) const {
     const Index first = split * args.items_of_split, left = args.items - first;
     const Index end = first + (left < args.items_of_split ? left : args.items_of_split);
     for (Index item = first + team; item < end; item += teams) {
@@ -101,11 +153,11 @@ struct ConvDirectWeight {
       const Index u1 = remainder(i, args.parts[1]) * (AlongGroups ? 1 : args.run);
       const Index u0 = remainder(i, args.parts[0]);
       const Index p0 = g.position(0, u0) + tap[0] * g.tap[0];
-      if (g.is_inside(0, p0)) add_item(sums, i, u0, u1, u2, p0);
+      if (g.is_inside(0, p0)) each(Item{i, u0, u1, u2, p0});
     }
   }
-  NNK_FN void add_item(V (&sums)[side][side], Index n, Index u0, Index u1, Index u2,
-                       Index p0) const {
+  NNK_FN void add_item(V (&sums)[side][side], const Item& item) const {
+    const auto [n, u0, u1, u2, p0] = item;
     const Index p1 = g.position(1, u1) + tap[1] * g.tap[1];
     const Index p2 = g.position(2, u2) + tap[2] * g.tap[2];
     const int lanes = AlongGroups ? count : g.pixels[2] - u2 < N ? int(g.pixels[2] - u2) : N;
@@ -145,7 +197,6 @@ struct ConvDirectWeight {
   }
   // Neighbouring taps see neighbours: each element of the image is read once, and is the one that
   // tap t of the pixel t before the last one sees.
-  static constexpr int rows_ahead = 3;
   template <bool Masked>
   NNK_FN void slide(V (&sums)[side][side], const TX* x, const TY* y, const Run& run,
                     const LaneRange (&seen)[side]) const {
@@ -170,10 +221,10 @@ struct ConvDirectWeight {
         }
       }
       if constexpr (AlongGroups && lanes_are_simd) {
-        // Of a later row: pixels are too far apart for a processor to look ahead.
-        prefetch<1>(byte_offset(
-            x, rows_ahead * g.step[other] * g.image[3 + other] + (side - 1) * other_step()));
-        prefetch<1>(byte_offset(y, rows_ahead * g.other[3 + other]));
+        // Of the next row: pixels are too far apart for a processor to look ahead.
+        prefetch(byte_offset(
+            x, g.step[other] * g.image[3 + other] + (side - 1) * other_step()));
+        prefetch(byte_offset(y, g.other[3 + other]));
       }
       x = byte_offset(x, g.image[3 + along]);
       y = byte_offset(y, g.other[3 + along]);

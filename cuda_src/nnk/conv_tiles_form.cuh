@@ -15,18 +15,14 @@ struct ConvTilesForm
   // What a block keeps. S: type of the sums; N: columns of a panel of B
   template <class S, class Index, int N> struct Of : Elements::template Of<bfloat16, Index, N> {
     using Gather = typename Elements::template Of<bfloat16, Index, N>;
-    using Gather::combined;
     using Gather::g;
     using Gather::Gather;
-    using Gather::groups_of_panel;
-    using Gather::image;
-    using Gather::masks;
     using Gather::other;
-    using Gather::tap_offsets;
+    using Gather::seen;
     using typename Gather::Place;
     using typename Gather::Taps;
     using typename Gather::Word;
-    static constexpr int G = Gather::G;
+    static constexpr int G = Gather::G, groups_of_panel = decltype(seen)::groups_of_panel;
     // A square of words that is transposed in registers: of this many columns, of twice as many
     // pixels.
     static constexpr int square = transposed_lanes<uint32, N>();
@@ -41,7 +37,7 @@ struct ConvTilesForm
     NNK_FN void pack_b(const View<const bfloat16, 2, Index>& b, const Shared<uint32>& packed,
                        int panel, Index first_n, int columns, Index first_k, int depth, int words,
                        S* sums) const {
-      const Word* const from = Gather::words_at(b.data);
+      const Word* const from = Gather::Words::words_at(b.data);
       if constexpr (Elements::gathers_b) {
         for (int j = 0; j < columns; j += N)
           pack_weights(byte_offset(from, (first_n + j) * b.stride[0]), b.stride[0], packed,
@@ -99,13 +95,13 @@ struct ConvTilesForm
       bool are_runs = true;
       NNK_UNROLL
       for (int i = 0; i < groups_of_panel; ++i) {
-        const int seen = group + (i < there ? i : 0);
-        are_runs = are_runs && image.is_one(seen);
-        offset[i] = image.offset.load(image.first.load(seen));
+        const int any = group + (i < there ? i : 0);
+        are_runs = are_runs && seen.image.is_one(any);
+        offset[i] = seen.image.offset.load(seen.image.first.load(any));
       }
-      Gather::combine_masks(group, there);
+      seen.combine_masks(group, there);
       const auto zeros = Vec<Word, G>::splat(0);
-      const int64 step = image.step;
+      const int64 step = seen.image.step;
       if (are_runs && step == int64(sizeof(Word)))
         each_word(from, packed, to, first_k, depth,
                   [&](const Word* base, int i, uint32 wanted) NNK_INLINE {
@@ -120,7 +116,8 @@ struct ConvTilesForm
       else
         each_word(from, packed, to, first_k, depth,
                   [&](const Word* base, int i, uint32 wanted) NNK_INLINE {
-                    return image.template load<Word>(base, group + (i < there ? i : 0), wanted);
+                    return seen.image.template load<Word>(base, group + (i < there ? i : 0),
+                                                          wanted);
                   });
     }
     // load_group(address, group, wanted lanes): of one term.
@@ -131,10 +128,10 @@ struct ConvTilesForm
       int tap = int(first_k % taps);
       const Word* channel = byte_offset(from, (first_k / taps) * g.channel_stride);
       const auto load_term = [&](Vec<Word, G>(&x)[groups_of_panel]) NNK_INLINE {
-        const Word* const base = byte_offset(channel, tap_offsets.load(tap));
+        const Word* const base = byte_offset(channel, seen.tap_offsets.load(tap));
         NNK_UNROLL
         for (int i = 0; i < groups_of_panel; ++i)
-          x[i] = load_group(base, i, combined.load(tap * groups_of_panel + i));
+          x[i] = load_group(base, i, seen.combined.load(tap * groups_of_panel + i));
         if (++tap == taps) {
           tap = 0;
           channel = byte_offset(channel, g.channel_stride);
@@ -163,11 +160,11 @@ struct ConvTilesForm
         for (int t = 0; t < 2; ++t) {
           Word* const line = lines + t * most_columns;
           if (k + t < depth) {
-            Gather::template copy_taps<0>(from, pixel, first, columns,
-                                          [&](int j, const auto& x, int count) NNK_INLINE {
-                                            if (count == Gather::piece) nnk::store(line + j, x);
-                                            else nnk::store_partial(line + j, x, count);
-                                          });
+            Gather::copies().template copy<0>(from, pixel, first, columns,
+                                              [&](int j, const auto& x, int count) NNK_INLINE {
+                                                if (count == Gather::piece) nnk::store(line + j, x);
+                                                else nnk::store_partial(line + j, x, count);
+                                              });
             pixel.advance(g);
           } else {
             for (int j = 0; j < columns; j += N) nnk::store(line + j, Vec<Word, N>::splat(0));
@@ -190,8 +187,8 @@ struct ConvTilesForm
         Vec<uint32, square> x[square];
         NNK_UNROLL
         for (int i = 0; i < square; ++i)
-          x[i] =
-              words_of(image.template load<Word>(base[i], k / G, masks.of(taps[i], k / G) & there));
+          x[i] = words_of(seen.image.template load<Word>(base[i], k / G,
+                                                         seen.masks.of(taps[i], k / G) & there));
         transpose(x);
         NNK_UNROLL
         for (int i = 0; i < square; ++i) packed.store_vec(to + (k / 2 + i) * N, x[i]);

@@ -180,7 +180,8 @@ class ConvPackedConfig:
         return packed.shared_elements(k) * compute_itemsize + rows + runs + masks + taps
 
 
-# Runs of pixels of a group whose lanes are put together: `most_runs` of cuda_src/nnk/conv_form.cuh.
+# Runs of pixels of a group whose lanes are put together: `most_runs` of
+# cuda_src/nnk/conv_pixel_panels.cuh.
 _MOST_RUNS = 4
 # Bytes between rows of A on tile registers: `pad` of cuda_src/nnk/matmul_tiles.cuh.
 _ROW_PAD = 64

@@ -245,10 +245,13 @@ def _aligned_vector(problem: DirectProblem) -> int:
 
 # Taps of a tile along either of the last two axes.
 _SIDE = 3
-# Of a CPU: with fewer blocks, pixels are split, into ranges of at least so many vectors; and at
-# most so many, because a long sum rounds badly. No number of threads is looked at.
+# Of a CPU: with fewer blocks, pixels are split, into ranges of at least so many vectors (where
+# these are groups, each is of all vectors of a slab); and at most so many, because a long sum
+# rounds badly. No number of threads is looked at.
 _LEAST_BLOCKS = 16
-_VECTORS_OF_SPLIT = 256, 16384
+_LEAST_VECTORS, _MOST_VECTORS = {False: 256, True: 128}, 16384
+# Sums of a slab of a CPU: they stay in a level-1 cache.
+_SUM_BYTES = 16 * 1024
 # Pixels of an item: on a GPU, on a CPU.
 _LONGEST_RUN = {True: 8, False: 64}
 # Of a GPU. A processor has registers for so many blocks: 128 of a thread whose lanes are groups (9
@@ -320,9 +323,11 @@ class DirectWeightConfig:
         return self.slabs(problem) * problem.rows * problem.channels * tiles * self.splits
 
     def shared_bytes(self, problem: DirectProblem) -> int:
-        """In which threads of a GPU exchange sums of groups."""
-        many = self.lanes.along_groups and self.threads > 1
-        return self.threads * self.lanes.vector * problem.compute_itemsize if many else 0
+        """Of sums of groups: those that threads of a GPU exchange, or of the slab of a CPU."""
+        if not self.lanes.along_groups:
+            return 0
+        sums = self.threads if self.threads > 1 else self.slab * _SIDE * _SIDE
+        return sums * self.lanes.vector * problem.compute_itemsize
 
 
 def configure_weight(problem: DirectProblem, device: Device) -> DirectWeightConfig:
@@ -340,7 +345,10 @@ def configure_weight(problem: DirectProblem, device: Device) -> DirectWeightConf
         lanes, threads, slab, (first, second), sliding, run, 1, 1, index_kind(problem.reach)
     )
     items = max(problem.images * prod(chosen.parts(problem)), 1)
-    blocks, vectors = chosen.blocks(problem), items * run
+    vectors = items * run
+    if lanes.along_groups and not device.is_gpu:
+        chosen = replace(chosen, slab=_slab(problem, chosen, vectors))
+    blocks = chosen.blocks(problem)
     if device.is_gpu:
         teams = threads // slab
         # As many blocks as processors have at the same time: one more would be a second turn.
@@ -348,8 +356,21 @@ def configure_weight(problem: DirectProblem, device: Device) -> DirectWeightConf
         at_once = max(each * device.processors // blocks, 1)
         splits = min(at_once, vectors // (16 * teams), _MOST_SPLITS)
     else:
-        least, most = _VECTORS_OF_SPLIT
-        splits = min(-(-_LEAST_BLOCKS // blocks), vectors // least)
-        splits = max(splits, -(-vectors // most))
+        splits = min(-(-_LEAST_BLOCKS // blocks), vectors // _LEAST_VECTORS[lanes.along_groups])
+        splits = max(splits, -(-vectors // _MOST_VECTORS))
     items_of_split = -(-items // max(splits, 1))
     return replace(chosen, splits=-(-items // items_of_split), items_of_split=items_of_split)
+
+
+def _slab(problem: DirectProblem, chosen: DirectWeightConfig, vectors: int) -> int:
+    """Vectors of groups that a block of a CPU has, of so many pixels: many, adjacent in memory.
+
+    So many that blocks are enough as long as their pixels may be split: splits cost another launch.
+    """
+    across = -(-problem.groups // chosen.lanes.vector)
+    sums = _SIDE * _SIDE * chosen.lanes.vector * problem.compute_itemsize
+    blocks = replace(chosen, slab=across).blocks(problem)
+    splits = max(vectors // _LEAST_VECTORS[True], 1)
+    most = max(_SUM_BYTES // sums, 1)
+    slabs = max(-(-_LEAST_BLOCKS // (blocks * splits)), -(-across // most))
+    return max(-(-across // slabs), 1)

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch import applied, machines, rows
-from nnkernels.dispatch import conv_plan as plans
 from nnkernels.dispatch.applied import Application, Applied
 from nnkernels.dispatch.axes import Shape
-from nnkernels.dispatch.conv_plan import ConvPlan, Operands
+from nnkernels.dispatch.conv_by_data import plan_by_data
+from nnkernels.dispatch.conv_by_weight import plan_by_weight
+from nnkernels.dispatch.conv_operands import Operands, whole_dtype
+from nnkernels.dispatch.conv_plan import ConvPlan
+from nnkernels.dispatch.conv_product import plan_forward
 from nnkernels.dispatch.dtypes import name_of
 from nnkernels.dispatch.elementwise import alignment_of, remember
 from nnkernels.dispatch.matmul_call import PLAIN, Epilogue
@@ -55,7 +58,7 @@ def conv(
         operands = Operands(
             (x, weight, bias), ("x", "weight", "bias"), found=found, precision=precision
         )
-        return plans.forward(operands, axes, groups, flip, finish, machine, algorithm=algorithm)
+        return plan_forward(operands, axes, groups, flip, finish, machine, algorithm=algorithm)
 
     key = ("conv", _as_key(options), algorithm)
     return _call_with(epilogue, make, (x, weight, bias), ("x", "weight", "bias"), key)
@@ -86,9 +89,7 @@ def conv_transpose(
         operands = Operands(
             (x, weight, bias), ("x", "weight", "bias"), found=found, precision=precision
         )
-        return plans.backward_data(
-            operands, shape, axes, groups, flip, finish, False, machine, algorithm
-        )
+        return plan_by_data(operands, shape, axes, groups, flip, finish, False, machine, algorithm)
 
     key = ("conv_transpose", _as_key((*options, output_padding)), algorithm)
     return _call_with(epilogue, make, (x, weight, bias), ("x", "weight", "bias"), key)
@@ -115,9 +116,7 @@ def backward_data(
         axes = geometry.axes(shape[2:], "x")
         _check_cotangent(dy, (shape[0], weight.shape[0], *(axis.out for axis in axes)))
         operands = Operands((dy, weight), ("dy", "weight"), out_dtype, precision=precision)
-        return plans.backward_data(
-            operands, shape, axes, groups, flip, PLAIN, True, machine, algorithm
-        )
+        return plan_by_data(operands, shape, axes, groups, flip, PLAIN, True, machine, algorithm)
 
     key = ("conv_backward_data", shape, _as_key(options), out_dtype, algorithm)
     return _call(make, (dy, weight), ("dy", "weight"), key)
@@ -140,7 +139,7 @@ def backward_weight(
         axes = geometry.axes(x.shape[2:])
         _check_cotangent(dy, (x.shape[0], shape[0], *(axis.out for axis in axes)))
         operands = Operands((dy, x), ("dy", "x"), out_dtype, precision=precision)
-        return plans.backward_weight(operands, shape, axes, groups, flip, machine)
+        return plan_by_weight(operands, shape, axes, groups, flip, machine)
 
     key = ("conv_backward_weight", shape, _as_key(options), out_dtype)
     return _call(make, (dy, x), ("dy", "x"), key)
@@ -197,14 +196,14 @@ def transposed_gradients(
             (*arrays, None), ("dy", "weight", "bias"), _name(x), precision=precision
         )
         axes = axes_of(arrays[0], x_shape, weight_shape)
-        return plans.forward(
+        return plan_forward(
             operands, axes, groups, flip, PLAIN, machine, conjugate=True, algorithm=algorithm
         )
 
     def by_weight(arrays: Sequence[Any], machine: Any) -> ConvPlan:
         operands = Operands(arrays, ("x", "dy"), _name(weight), precision=precision)
         axes = axes_of(arrays[1], x_shape, weight_shape)
-        return plans.backward_weight(
+        return plan_by_weight(
             operands, weight_shape, axes, groups, flip, machine, conjugate=(True, False)
         )
 
@@ -287,7 +286,7 @@ def _call(
     found, own = None, len(views)
     if application is not None:
         padded = [*views, *[None] * (3 - own)]
-        dtype = applied.dtype_of_sums(padded, names, plans.whole_dtype(*views[:2]), application)
+        dtype = applied.dtype_of_sums(padded, names, whole_dtype(*views[:2]), application)
         any_of_ours = given[0][0] if library is None else like
         found = applied.apply_to(application, dtype, library or NUMPY, any_of_ours)
         options = (*options, found.epilogue.function)

@@ -28,7 +28,8 @@ from nnkernels.dispatch.matmul_call import PLAIN, Types
 from nnkernels.dispatch.windows import Axis
 
 if TYPE_CHECKING:
-    from nnkernels.dispatch.conv_plan import ConvPlan, Operands, Slot
+    from nnkernels.dispatch.conv_operands import Operands
+    from nnkernels.dispatch.conv_plan import ConvPlan, Slot
 
 
 def join_apart(
