@@ -53,13 +53,21 @@ class Case:
         return tuple(n // 2 for n in self.kernel)
 
     def weight(self, op: str, channels: int) -> Shape:
-        if op == "conv_transpose":
+        if op.startswith("conv_transpose"):
             return (channels, self.outputs // self.groups, *self.kernel)
         return (self.outputs, channels // self.groups, *self.kernel)
 
     def result(self, shape: Shape) -> Shape:
         windows = Windows.checked(len(self.kernel), self.kernel, self.stride, self.padding, 1)
         return (shape[0], self.outputs, *out_shape(windows.axes(shape[2:])))
+
+    def transposed(self, shape: Shape) -> Shape:
+        sides = zip(shape[2:], self.kernel, self.padding, strict=True)
+        return (
+            shape[0],
+            self.outputs,
+            *((n - 1) * self.stride - 2 * pad + k for n, k, pad in sides),
+        )
 
 
 def options(op: str, shape: Shape, case: str) -> dict[str, Any]:
@@ -85,7 +93,12 @@ def operand_shapes(op: str, shape: Shape, case: str) -> tuple[Shape, ...]:
         return wanted.result(shape), weight
     if op == "conv_backward_weight":
         return wanted.result(shape), shape
-    return shape, weight, (wanted.outputs,)
+    forward = shape, weight, (wanted.outputs,)
+    if op == "conv_backward":
+        return wanted.result(shape), *forward
+    if op == "conv_transpose_backward":
+        return wanted.transposed(shape), *forward
+    return forward
 
 
 def obstacle(op: str, shape: Shape, case: str) -> str:
@@ -104,8 +117,10 @@ def obstacle(op: str, shape: Shape, case: str) -> str:
 def terms(op: str, shape: Shape, case: str) -> int:
     """The most products that an element of the result sums up."""
     wanted = Case.of(case, len(shape) - 2)
-    if op == "conv_backward_weight":
+    if op in ("conv_backward_weight", "conv_backward"):
         return prod(wanted.result(shape)) // wanted.outputs
+    if op == "conv_transpose_backward":
+        return prod(wanted.transposed(shape)) // wanted.outputs
     channels = shape[1] if op in ("conv", "conv_transpose") else wanted.outputs
     return channels // wanted.groups * prod(wanted.kernel)
 
@@ -116,13 +131,15 @@ def sample(
     """The part of a result that is compared with the reference, which takes some seconds for all.
 
     That is the first and the last image, and of a convolution without groups both ends of its
-    outputs, or channels, and some between.
+    outputs, or channels, and some between; of all gradients together, everything.
 
     Returns
     -------
     tuple
         Index of the part, operands and options of the call that computes it.
     """
+    if op.endswith("_backward"):
+        return ..., operands, options
     left, right, *bias = operands
     few: Any = slice(None)
     options = dict(options)

@@ -34,10 +34,19 @@ def table(
     def transposed(*arrays: Any) -> Any:
         return transpose(*arrays, stride, padding, 0, groups)
 
-    def gradients(dy: Any, x: Any, weight: Any, mask: list[bool]) -> Any:
+    def gradients(
+        dy: Any, x: Any, weight: Any, mask: list[bool], bias: Any = None, transposed: bool = False
+    ) -> Any:
+        sizes = None if bias is None else list(bias.shape)
         return torch.ops.aten.convolution_backward(
-            dy, x, weight, None, stride, padding, [1] * rank, False, zeros, groups, mask
+            dy, x, weight, sizes, stride, padding, [1] * rank, transposed, zeros, groups, mask
         )
+
+    def of_all(dy: Any, x: Any, weight: Any, bias: Any) -> Any:
+        return gradients(dy, x, weight, [True] * 3, bias)
+
+    def of_all_transposed(dy: Any, x: Any, weight: Any, bias: Any) -> Any:
+        return gradients(dy, x, weight, [True] * 3, bias, True)
 
     like = _shaped(torch, rank)
 
@@ -54,6 +63,7 @@ def table(
         calls["conv_transpose"] = transposed
     if not dtype.startswith(("int", "uint", "complex")):  # it has no others
         calls |= {"conv_backward_data": of_data, "conv_backward_weight": of_weight}
+        calls |= {"conv_backward": of_all, "conv_transpose_backward": of_all_transposed}
     return {name: (call, None) for name, call in calls.items()}
 
 

@@ -743,6 +743,8 @@ CONVOLUTIONS = [
     ("conv_backward_data", (2, 12, 9), "24 4 g6"),
     ("conv_backward_weight", (5, 4, 6, 7), "36 3x2/2"),
     ("conv_backward_weight", (2, 12, 9), "24 4 g6"),
+    ("conv_backward", (5, 4, 6, 7), "6 3x2/2 g2"),
+    ("conv_transpose_backward", (3, 4, 5), "6 3/2 g2"),
     ("conv", (1, 2, 3, 4, 5), "17 3"),
 ]
 
@@ -755,13 +757,28 @@ def test_a_sample_of_a_convolution_is_part_of_it(module, op, shape, case):
     operands = problems.random_operands(problem, reference_result)
     positional, options = problem.record.arguments(operands, problem.options)
     whole = problem.record.reference(*positional, **options)
-    index, (part,) = measure._expected(problem, operands)
-    assert measure._error((index, (part,)), [whole], problem) <= 1
-    assert part.size <= whole.size
-    for corner in (0, -1):
-        spoiled = whole.copy()
-        spoiled.flat[corner] += 1
-        assert measure._error((index, (part,)), [spoiled], problem) > 1
+    results = list(whole) if isinstance(whole, tuple) else [whole]
+    index, parts = measure._expected(problem, operands)
+    assert measure._error((index, parts), results, problem) <= 1
+    for i, part in enumerate(parts):
+        assert part.size <= results[i].size
+        for corner in (0, -1):
+            spoiled = [result.copy() for result in results]
+            spoiled[i].flat[corner] += 1
+            assert measure._error((index, parts), spoiled, problem) > 1
+
+
+@pytest.mark.parametrize(("op", "shape", "case"), CONVOLUTIONS)
+def test_a_peer_of_a_convolution_computes_the_same(module, op, shape, case):
+    pytest.importorskip("torch")
+    problems, measure, peers = module("problems"), module("measure"), module("peers")
+    problem = problems.Problem(op, shape, "float64", case=case)
+    operands = problems.random_operands(problem, reference_result)
+    torch = peers.open_peer("torch", on_gpu=False, threads=1)
+    results = torch.functions(problem).call(*map(torch.adopt, operands))
+    results = results if isinstance(results, tuple) else (results,)
+    found = [torch.export(result) for result in results]
+    assert measure._error(measure._expected(problem, operands), found, problem) <= 1
 
 
 def test_where_nothing_is_tolerated_a_wrong_element_is_beyond_any_number(module):
@@ -780,6 +797,8 @@ def test_terms_are_those_of_a_sum(module):
     assert terms("conv_transpose", (2, 12, 8, 9), "24 3x5 g2") == 6 * 15
     assert terms("conv_backward_data", (2, 12, 8, 9), "24 3x5 g2") == 12 * 15
     assert terms("conv_backward_weight", (2, 12, 8, 9), "24 3x5/2 g2") == 2 * 4 * 5
+    assert terms("conv_backward", (2, 12, 8, 9), "24 3x5/2 g2") == 2 * 4 * 5
+    assert terms("conv_transpose_backward", (2, 12, 8, 9), "24 3x5/2 g2") == 2 * 15 * 17
 
 
 def test_means_are_of_groups_and_geometric(module):
