@@ -139,7 +139,8 @@ def test_long_sums_are_split(cpu, kernels, last):
 
 
 @pytest.mark.parametrize(
-    ("channels", "image", "slabs"), [(40, (2, 9, 7), 3), (500, (1, 5, 4), 16), (680, (9, 40, 35), 2)]
+    ("channels", "image", "slabs"),
+    [(40, (2, 9, 7), 3), (500, (1, 5, 4), 16), (680, (9, 40, 35), 2)],
 )
 def test_vectors_of_a_slab_take_turns(channels, image, slabs, cpu, monkeypatch):
     """The last one has a few lanes, and the last slab fewer vectors, or all."""
@@ -165,7 +166,8 @@ def test_vectors_of_a_slab_take_turns(channels, image, slabs, cpu, monkeypatch):
     )
     ((slab, count),) = found
     assert count == slabs
-    assert slab == -(-(-(-channels // 16)) // slabs)
+    vectors = -(-channels // 16)
+    assert slab == -(-vectors // slabs)
 
 
 @pytest.mark.parametrize("last", [False, True])

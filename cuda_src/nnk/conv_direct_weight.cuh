@@ -4,8 +4,8 @@
 // A block sums a tile of 3 x 3 taps over a range of pixels, with a register (a vector) for each
 // tap: a gradient is read once for all of them. What the lanes of a vector are is said in
 // conv_direct_geometry.cuh. Where they are groups, a block has a slab of vectors, whose memory is
-// adjacent: threads of a GPU one each, and that of a CPU one after the other. If ranges are several, a second launch adds their sums in order
-// (matmul_splits.cuh).
+// adjacent: threads of a GPU one each, and that of a CPU one after the other. If ranges are
+// several, a second launch adds their sums in order (matmul_splits.cuh).
 #pragma once
 #include "nnk/conv_direct_geometry.cuh"
 #include "nnk/reduce.cuh"
@@ -22,7 +22,7 @@ struct ConvDirectWeight {
   using Geometry = DirectGeometry<Index>;
   static constexpr int register_budget = 128;
   static constexpr int side = 3;
-  static constexpr bool takes_turns = AlongGroups && lanes_are_simd;  // vectors of a slab do
+  static constexpr bool takes_turns = AlongGroups && lanes_are_simd;    // vectors of a slab do
   static constexpr int along = AlongGroups ? 2 : 1, other = 3 - along;  // axes of runs, and across
 
   struct Args {
@@ -118,9 +118,8 @@ struct ConvDirectWeight {
     each_sum([&](int a, int b) NNK_INLINE { sums[a][b] = V::splat(S()); });
     const auto at = [&](int a, int b) NNK_INLINE { return ((vector * side + a) * side + b) * N; };
     const auto keep = [&](int a, int b) NNK_INLINE { waiting.store_vec(at(a, b), sums[a][b]); };
-    const auto resume = [&](int a, int b) NNK_INLINE {
-      sums[a][b] = waiting.template load_vec<N>(at(a, b));
-    };
+    const auto resume = [&](int a, int b)
+                            NNK_INLINE { sums[a][b] = waiting.template load_vec<N>(at(a, b)); };
     for (int v = 0; v < args.vectors; ++v) {
       take(v);
       each_sum(keep);
@@ -141,9 +140,7 @@ struct ConvDirectWeight {
     }
   }
   // A run of pixels of an image, of which the first one's tap 0 sees p0 along the first axis.
-  struct Item {
-    Index n, u0, u1, u2, p0;
-  };
+  struct Item { Index n, u0, u1, u2, p0; };
   template <class F> NNK_FN void each_item(F each) const {
     const Index first = split * args.items_of_split, left = args.items - first;
     const Index end = first + (left < args.items_of_split ? left : args.items_of_split);
@@ -222,8 +219,7 @@ struct ConvDirectWeight {
       }
       if constexpr (AlongGroups && lanes_are_simd) {
         // Of the next row: pixels are too far apart for a processor to look ahead.
-        prefetch(byte_offset(
-            x, g.step[other] * g.image[3 + other] + (side - 1) * other_step()));
+        prefetch(byte_offset(x, g.step[other] * g.image[3 + other] + (side - 1) * other_step()));
         prefetch(byte_offset(y, g.other[3 + other]));
       }
       x = byte_offset(x, g.image[3 + along]);

@@ -163,8 +163,9 @@ NNK_FN void store_lanes(T* p, int64 step, const Vec<T, N>& v, uint32 bits) {
 template <int Step, class T, int N> struct MergedLanes {
 #if NNK_AVX512 && defined(__BMI2__)
   using V = Vec<T, N>;
-  static constexpr bool is_possible =
-      V::registers == 1 && N * Step <= 32 && loads_between<Step, T, V::lanes>;
+  static constexpr bool is_possible = V::registers == 1 && N * Step <= 32 &&
+                                      (Step == 1 ? V::lanes > 1 && sizeof(typename V::Reg) >= 16
+                                                 : loads_between<Step, T, V::lanes>);
   typename V::Reg part[Step] = {};
 
   // What `load` wants for the lanes of some bits.
@@ -175,7 +176,10 @@ template <int Step, class T, int N> struct MergedLanes {
     for (int i = 0; i < Step; ++i)
       part[i] = x86::masked_load<sizeof(T)>(lane_address(p, i * N), mask >> i * N, part[i]);
   }
-  NNK_FN V lanes() const { return {{every_nth<Step, 1, T, N>(part, part[0], range<N>())}}; }
+  NNK_FN V lanes() const {
+    if constexpr (Step == 1) return {{part[0]}};
+    else return {{every_nth<Step, 1, T, N>(part, part[0], range<N>())}};
+  }
 #else
   static constexpr bool is_possible = false;
 #endif

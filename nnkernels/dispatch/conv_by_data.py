@@ -13,9 +13,15 @@ from nnkernels.dispatch.axes import Shape
 from nnkernels.dispatch.conv_apart import join_apart
 from nnkernels.dispatch.conv_channels import add_transposed_phases
 from nnkernels.dispatch.conv_geometry import Phase, Weights, phases, weights_of
-from nnkernels.dispatch.conv_joined import JoinedPhases, join_phases, prepare_joined_weights
+from nnkernels.dispatch.conv_joined import (
+    JoinedPhases,
+    dense_weights,
+    join_phases,
+    prepare_joined_weights,
+)
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_launches import add_launches
+from nnkernels.dispatch.conv_lines import prepare_lines
 from nnkernels.dispatch.conv_operands import Operands, begin, channels_are_fast
 from nnkernels.dispatch.conv_plan import ConvPlan
 from nnkernels.dispatch.conv_product import add_product
@@ -117,8 +123,18 @@ def _add_joined(
     """Add the launches of the product of all phases."""
     product, own = joined.product, joined.weights
     number = plan.workspace(own.groups * own.rows * own.terms, numpy_dtype(types.a.name))
-    tail, start = prepare_joined_weights(joined, weights, types.a, channels_fast, machine)
+    added = plan.added(operands.bias_stride is not None, ())
+    result = (plan.result_number, 0)
+    in_order = dense_weights(product, types.a.itemsize, taps_first=False)
+    bias = operands.bias_stride
+    lines = prepare_lines(product, in_order, types, epilogue, bias, channels_fast, machine)
+    taps_first = channels_fast and lines is None
+    tail, start = prepare_joined_weights(joined, weights, types.a, taps_first, machine)
     plan.add(start, ((number, 0), (1, weights.offset)), tail)
+    if lines is not None:
+        tail, start, at = lines
+        plan.add(start, (*added, (number, at), (0, 0), result), tail)
+        return
     prepared = Windows(
         product,
         ROWS if channels_fast else COLUMNS,
@@ -127,8 +143,7 @@ def _add_joined(
         types,
         conjugate,
         epilogue,
-        operands.bias_stride,
+        bias,
         precision=operands.precision,
     )
-    added = plan.added(operands.bias_stride is not None, ())
-    add_launches(plan, prepared, (number, 0), (0, 0), added, (plan.result_number, 0), machine)
+    add_launches(plan, prepared, (number, 0), (0, 0), added, result, machine)

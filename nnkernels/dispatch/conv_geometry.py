@@ -290,6 +290,23 @@ def three_axes(axes: Sequence[WindowAxis]) -> tuple[WindowAxis, WindowAxis, Wind
     return a, b, c
 
 
+def in_order_of_taps(product: WindowProduct, weights: Weights) -> tuple[WindowProduct, Weights]:
+    """The same windows, with later taps at later elements; `weights.offset` is of the first tap."""
+    axes: list[WindowAxis] = []
+    steps, offset = list(weights.tap_strides), weights.offset
+    for i, axis in enumerate(product.axes):
+        last = max(axis.taps - 1, 0)
+        if axis.tap < 0:
+            offset += last * steps[i]
+            steps[i] = -steps[i]
+            axis = replace(axis, tap=-axis.tap, start=axis.start + last * axis.tap)
+        axes.append(axis)
+    return (
+        replace(product, axes=(axes[0], axes[1], axes[2])),
+        replace(weights, offset=offset, tap_strides=(steps[0], steps[1], steps[2])),
+    )
+
+
 @dataclass(frozen=True)
 class Phase:
     """Those elements of an image whose windows have the same taps: every stride-th of each axis.

@@ -114,7 +114,7 @@ def join_phases(
     )
     return JoinedPhases(
         product,
-        _dense(product, element.itemsize, channels_fast),
+        dense_weights(product, element.itemsize, channels_fast),
         (0,) * missing + tuple(start for _, start in found),
         every,
         _rest(axes),
@@ -169,7 +169,7 @@ def _axis(axis: Axis) -> tuple[WindowAxis, int]:
     return found, axis.low - first * axis.stride
 
 
-def _dense(product: WindowProduct, itemsize: int, taps_first: bool) -> Weights:
+def dense_weights(product: WindowProduct, itemsize: int, taps_first: bool) -> Weights:
     """Weights in order of the terms of the product."""
     a, b, c = product.taps
     channel, tap = (1, product.channels) if taps_first else (a * b * c, 1)

@@ -183,8 +183,11 @@ class Windows:
 
     def pack(self, packer: Packer) -> None:
         """``WindowGeometry`` and ``JoinedRows`` of ``cuda_src/nnk/conv_windows.cuh``."""
+        self.pack_product(packer, self.seen)
+
+    def pack_product(self, packer: Packer, p: WindowProduct) -> None:
+        """The same of a product that is that of these windows, or part of it."""
         packer.align(16)
-        p = self.seen
         self.pack_geometry(packer, p)
         packer.add_index(p.rows_of_phase, *p.phases, *p.phase_steps, p.pixels.channel)
 

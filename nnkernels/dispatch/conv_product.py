@@ -16,6 +16,7 @@ from nnkernels.dispatch.conv_direct import in_memory_order, prepare_direct
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_launches import add_launches
+from nnkernels.dispatch.conv_lines import prepare_lines
 from nnkernels.dispatch.conv_operands import Operands, begin, channels_are_fast
 from nnkernels.dispatch.conv_plan import ConvPlan, Slot
 from nnkernels.dispatch.conv_winograd import add_winograd
@@ -88,7 +89,16 @@ def add_product(
         machine,
     ):
         return
-    if is_direct(product.channels, product.rows, product.terms):
+    few = is_direct(product.channels, product.rows, product.terms)
+    lines = None
+    if not few:
+        bias = operands.bias_stride
+        lines = prepare_lines(product, weights, types, epilogue, bias, channels_fast, machine)
+    if lines is not None:
+        tail, start, at = lines
+        plan.add(start, (*added, (1, at), image, result), tail)
+        return
+    if few:
         product, weights = in_memory_order(product, weights)
         tail, start = prepare_direct(
             product,

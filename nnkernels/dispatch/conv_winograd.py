@@ -11,7 +11,12 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_winograd as config
 from nnkernels.config.conv_winograd import CHANNELS, POINTS, WinogradConfig, WinogradProblem
 from nnkernels.config.matmul_problem import round_up
-from nnkernels.dispatch.conv_geometry import Strides3, Weights, WindowAxis, WindowProduct
+from nnkernels.dispatch.conv_geometry import (
+    Strides3,
+    Weights,
+    WindowProduct,
+    in_order_of_taps,
+)
 from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
 from nnkernels.dispatch.matmul_instances import epilogue_type
 from nnkernels.dispatch.matmul_packing import pack_epilogue, words_before
@@ -60,7 +65,7 @@ def add_winograd(
     """
     if algorithm == "direct" or product.taps[0] == 0:  # a phase that is nothing but zeros
         return False
-    product, weights = _in_order(product, weights)
+    product, weights = in_order_of_taps(product, weights)
     problem = _problem(product, types, channels_fast)
     against = config.reason_against(problem, machine.device)
     if algorithm == "winograd" and against is not None:
@@ -83,23 +88,6 @@ def add_winograd(
         at_points = number, -first * problem.terms * itemsize
         plan.add(start, (*added, at_points, *slots[1:]), tail)
     return True
-
-
-def _in_order(product: WindowProduct, weights: Weights) -> tuple[WindowProduct, Weights]:
-    """The same windows, with later taps at later elements; `weights.offset` is of the first tap."""
-    axes: list[WindowAxis] = []
-    steps, offset = list(weights.tap_strides), weights.offset
-    for i, axis in enumerate(product.axes):
-        last = max(axis.taps - 1, 0)
-        if axis.tap < 0:
-            offset += last * steps[i]
-            steps[i] = -steps[i]
-            axis = replace(axis, tap=-axis.tap, start=axis.start + last * axis.tap)
-        axes.append(axis)
-    return (
-        replace(product, axes=(axes[0], axes[1], axes[2])),
-        replace(weights, offset=offset, tap_strides=(steps[0], steps[1], steps[2])),
-    )
 
 
 def _problem(product: WindowProduct, types: Types, channels_fast: bool) -> WinogradProblem:

@@ -1,0 +1,155 @@
+"""Convolutions from lines that all taps along a row share: see ``cuda_src/nnk/conv_lines.cuh``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from nnkernels.compile.instance import Instance
+from nnkernels.config import conv_lines as config
+from nnkernels.config.conv import COLUMNS
+from nnkernels.config.conv_lines import LinesConfig, LinesProblem
+from nnkernels.config.matmul_tiles import without_tiles
+from nnkernels.dispatch.conv_geometry import Weights, WindowAxis, WindowProduct, in_order_of_taps
+from nnkernels.dispatch.conv_launch import Windows
+from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
+from nnkernels.dispatch.matmul_instances import epilogue_type
+from nnkernels.dispatch.matmul_packing import pack_epilogue, words_before
+from nnkernels.dispatch.matmul_product import Product
+from nnkernels.dispatch.packing import Packer
+
+
+def prepare_lines(
+    product: WindowProduct,
+    weights: Weights,
+    types: Types,
+    epilogue: Epilogue,
+    bias_stride: int | None,
+    channels_fast: bool,
+    machine: Any,
+) -> tuple[bytes, Any, int] | None:
+    """The launch of a convolution, if it is one that is made from lines.
+
+    Parameters
+    ----------
+    weights : Weights
+        If phases are joined, those of the joined product.
+    types : Types
+        A are weights, B is the image.
+
+    Returns
+    -------
+    tail : bytes
+        Arguments after the pointers: those of bias, weights, image and result.
+    start : callable
+        Starts the launch.
+    offset : int
+        Bytes to be added to the pointer of the weights.
+    """
+    if epilogue.function is not None or machine.device.is_gpu or product.terms == 0:
+        return None
+    product, weights = in_order_of_taps(product, weights)
+    problem, device = _problem(product, weights, types, channels_fast), machine.device
+    if problem.is_bfloat16 and not machine.allows_tiles():
+        device = without_tiles(device)
+    if not (config.is_possible(problem, device) and config.pays(problem, device)):
+        return None
+    chosen = config.configure(problem, device)
+    tail, start = _prepare(product, weights, problem, chosen, types, epilogue, bias_stride, machine)
+    return tail, start, weights.offset
+
+
+def _problem(
+    product: WindowProduct, weights: Weights, types: Types, channels_fast: bool
+) -> LinesProblem:
+    *others, last = product.axes
+    adjacent = weights.step(False) == types.a.itemsize
+    return LinesProblem(
+        groups=product.groups,
+        channels=product.channels,
+        rows=product.rows,
+        taps=product.taps,
+        step=last.step,
+        spacing=last.tap,
+        row=last.pixels,
+        pitch=_pitch(last),
+        rows_of_pixels=product.images * prod(axis.pixels for axis in others),
+        itemsize=types.accumulator[2],
+        is_complex=types.c.kind == "c",
+        is_bfloat16=types.dot == "bfloat16",
+        reads_weights=adjacent and types.is_summed_as_it_is(types.a),
+        channels_fast=channels_fast,
+    )
+
+
+def _pitch(axis: WindowAxis) -> int:
+    """Windows from the first one of a row to that of the next.
+
+    Between rows are those whose taps are needed by the last ones of a row. The zeros that follow an
+    image's row are as good as those before the next one.
+    """
+    reach = axis.pixels + (axis.taps - 1) * axis.tap
+    shared = max(axis.size - axis.start, reach + min(axis.start, 0), axis.pixels)
+    return min(reach, shared)
+
+
+def _prepare(
+    product: WindowProduct,
+    weights: Weights,
+    problem: LinesProblem,
+    chosen: LinesConfig,
+    types: Types,
+    epilogue: Epilogue,
+    bias_stride: int | None,
+    machine: Any,
+) -> tuple[bytes, Any]:
+    """The arguments after the pointers, and what starts the launch."""
+    d = None if bias_stride is None else (bias_stride, 0)
+    none = (0, 0)
+    call = Call(
+        Product((), problem.rows, 1, problem.channels, none, none, none, d),
+        types,
+        (False, False),
+        epilogue,
+        (1, 1, 1),
+        in_place=False,
+    )
+    panels, image, pixels = chosen.panels(problem), product.image, product.pixels
+    packer = Packer(words_before(3 + (d is not None), epilogue), "q")
+    packer.add("q", problem.rows_of_pixels * problem.pitch, problem.row, problem.rows, panels)
+    packer.add("q", chosen.blocks(problem), chosen.panels_of_block(problem))
+    packer.add("q", weights.group_stride, weights.row_stride, weights.channel_stride)
+    packer.add("q", *weights.tap_strides)
+    packer.add("q", image.group, pixels.group, pixels.channel)
+    packer.add("i", problem.taps[2], problem.spacing)
+    of_lines = _of_lines(product, problem)
+    windows = Windows(
+        of_lines, COLUMNS, False, (0, 0, 0), types, (False, False), epilogue, bias_stride
+    )
+    windows.pack_product(packer, of_lines)
+    pack_epilogue(packer, call)
+    finish, more_headers, definitions = epilogue_type(call)
+    flags = (problem.reads_weights, problem.channels_fast)
+    options = ", ".join("true" if flag else "false" for flag in flags)
+    name, _, _ = types.accumulator
+    instance = Instance(
+        "conv_lines",
+        f"ConvLines<{types.a.storage}, {types.b.storage}, {types.storage_c}, {name}, "
+        f"{chosen.micro_m}, {chosen.vector}, {options}, {finish}>",
+        1,
+        more_headers,
+        definitions,
+    )
+    work = problem.groups * problem.rows * product.terms * panels * chosen.vector
+    start = machine.prepare(
+        instance, problem.groups * chosen.blocks(problem), chosen.shared_bytes(problem), work
+    )
+    return packer.finish(), start
+
+
+def _of_lines(product: WindowProduct, problem: LinesProblem) -> WindowProduct:
+    """The product with one tap along a row, and the windows between rows."""
+    *others, last = product.axes
+    last = replace(last, pixels=problem.pitch, taps=1, tap=1)
+    return replace(product, axes=(others[0], others[1], last))

@@ -1,0 +1,193 @@
+"""Convolutions from lines that all taps along a row share, on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from comparing import assert_same_bits
+from convolving import BY_DATA, FORWARD, TRANSPOSE, Geometry, assert_right, geometries, operands
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples, make_numbers
+from threads import same_on_any_threads
+
+import nnkernels as nnk
+from nnkernels.config import conv as conv_config
+from nnkernels.config import conv_lines as config
+from nnkernels.config.conv_lines import LinesProblem
+from nnkernels.config.device import PROFILES, Device
+from nnkernels.dispatch import machines
+
+CPU = Device("cpu", "host", 1, 2, 512 * 1024, 64, 8 << 20)
+# 64 outputs of 7 taps, of 64 channels of 16384 elements.
+WAVES = LinesProblem(
+    groups=1,
+    channels=64,
+    rows=64,
+    taps=(1, 1, 7),
+    step=1,
+    spacing=1,
+    row=16384,
+    pitch=16387,
+    rows_of_pixels=1,
+    itemsize=4,
+    is_complex=False,
+    is_bfloat16=False,
+    reads_weights=True,
+    channels_fast=False,
+)
+
+
+def _last(x):
+    """Channels last in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+@pytest.fixture
+def wanted(monkeypatch, cpu):
+    """Whatever can be made from lines is."""
+    monkeypatch.setattr(machines.for_numpy(), "plans", {})
+    monkeypatch.setattr(config, "pays", lambda problem, device: True)
+
+
+@st.composite
+def cases(draw, backend):
+    geometry = draw(geometries(ranks=(1, 2, 2, 3), all_outputs=(2, 7, 13, 20)))
+    # Steps of 1 along a row are what lines are for.
+    options = geometry.options
+    rank = len(geometry.x) - 2
+    stride = options["stride"] if isinstance(options["stride"], tuple) else (options["stride"],)
+    stride = stride * rank if len(stride) == 1 else stride
+    geometry.options = options | {"stride": (*stride[:-1], draw(st.sampled_from([1, 1, 1, 2])))}
+    dtype = draw(st.sampled_from(["float32", "float32", "float64", "float16", "int8", "int32"]))
+    last = draw(st.booleans())
+    x, weight, dy = (
+        draw(operands(shape, dtype, backend, last))
+        for shape in (geometry.x, geometry.weight, geometry.y)
+    )
+    bias = draw(operands((geometry.weight[0],), dtype, backend, last))
+    return geometry, x, weight, dy, bias if draw(st.booleans()) else None
+
+
+def test_any_geometry(cpu, kernels, wanted):
+    @examples(1.0)
+    @given(cases(cpu), st.booleans())
+    def right(case, activated):
+        geometry, x, weight, dy, bias = case
+        options = geometry.options
+        more = {"epilogue": "relu"} if activated and x.dtype.kind == "f" else {}
+        x, weight, dy = (cpu.array(a) for a in (x, weight, dy))
+        bias = None if bias is None else cpu.array(bias)
+        y = nnk.conv(x, weight, bias, algorithm="direct", **options, **more)
+        dx = nnk.conv_backward_data(dy, weight, geometry.x, **options)
+        if cpu.recording:
+            return
+        arrays = [cpu.numpy(a) for a in (x, weight, dy)]
+        given_bias = None if bias is None else cpu.numpy(bias)
+        assert_right(
+            FORWARD, [*arrays[:2], given_bias], options | more, cpu.numpy(y), geometry.terms
+        )
+        outputs = geometry.weight[0] // options["groups"] * geometry.terms // geometry.weight[1]
+        own = options | {"x_shape": geometry.x}
+        assert_right(BY_DATA, [arrays[2], arrays[1]], own, cpu.numpy(dx), outputs)
+
+    cpu.precompiled(right)
+    assert "ConvLines" in kernels
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+@pytest.mark.parametrize("channels", [16, 21])
+def test_joined_phases(layout, channels, kernels, wanted, monkeypatch):
+    """Rows of several phases, with a bias for those of each; whole squares of channels, and not."""
+    monkeypatch.setattr(conv_config, "joins_phases", lambda rows, phases, *_: phases > 1)
+    dy, weight, bias = (
+        make_numbers(np.random.default_rng(i), shape, "float32")
+        for i, shape in enumerate([(2, channels, 9, 40), (channels, 3, 5, 4), (3,)])
+    )
+    options = {"stride": 2, "padding": ((2, 1), (0, 1))}
+    y = nnk.conv_transpose(layout(dy), weight, bias, **options)
+    assert {"ConvLines", "ConvJoinedWeights"} <= set(kernels)
+    assert_right(TRANSPOSE, [dy, weight, bias], options, y, channels * 20)
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+def test_blocks_of_panels(layout, kernels, wanted):
+    """Two groups, whose weights each thread packs; lines of many short rows, and channels apart."""
+    for shape, kernel, padding in (((3, 40, 30, 9), (3, 4), 2), ((1, 40, 6000), (5,), 0)):
+        geometry = Geometry(shape, (26, 20, *kernel), {"padding": padding, "groups": 2})
+        x, weight = (
+            make_numbers(np.random.default_rng(i), s, "float32")
+            for i, s in enumerate((geometry.x, geometry.weight))
+        )
+        # Flipped, they are not in the order of the terms.
+        options = geometry.options | {"flip": True}
+
+        def result(x=x, weight=weight, options=options):
+            return nnk.conv(layout(x), weight, **options)
+
+        y = result()
+        assert "ConvLines" in kernels
+        assert_right(FORWARD, [x, weight, None], options, y, geometry.terms)
+        same_on_any_threads(result)
+
+
+def test_results_are_those_of_other_products(kernels, cpu, monkeypatch):
+    """Chains in the order of the terms: also where an image decides that lines pay."""
+    x, weight = (
+        make_numbers(np.random.default_rng(i), shape, "float32")
+        for i, shape in enumerate([(1, 24, 3000), (70, 24, 5)])
+    )
+    found = []
+    for pays in (False, True):
+        monkeypatch.setattr(machines.for_numpy(), "plans", {})
+        monkeypatch.setattr(config, "pays", lambda problem, device, pays=pays: pays)
+        found.append(nnk.conv(x, weight, padding=3))
+    assert {"ConvLines", "MatmulPacked"} <= set(kernels)
+    assert_same_bits(*found, "lines")
+
+
+# ---- what is chosen ----------------------------------------------------------------------------
+
+
+def test_what_is_possible():
+    assert config.is_possible(WAVES, CPU)
+    assert not config.is_possible(WAVES, PROFILES["sm_90"])
+    assert not config.is_possible(replace(WAVES, is_complex=True), CPU)
+    assert not config.is_possible(replace(WAVES, step=2), CPU)
+    assert not config.is_possible(replace(WAVES, taps=(1, 7, 1)), CPU)
+    assert config.is_possible(replace(WAVES, spacing=2), CPU)
+    assert not config.is_possible(replace(WAVES, spacing=3), CPU)
+    assert not config.is_possible(replace(WAVES, rows=4096), CPU)
+    assert not config.is_possible(replace(WAVES, rows=4, channels=4096), CPU)
+    tiles = replace(CPU, features=frozenset({"amx_bf16"}))
+    assert not config.is_possible(replace(WAVES, is_bfloat16=True), tiles)
+    assert config.is_possible(WAVES, tiles)
+    assert config.is_possible(replace(WAVES, is_bfloat16=True), CPU)
+
+
+def test_what_pays():
+    """Many outputs of adjacent channels, and weights that are packed for few pixels, do not."""
+    assert config.pays(WAVES, CPU)
+    few = replace(WAVES, row=40, pitch=43, reads_weights=False)
+    assert not config.pays(few, CPU)
+    assert not config.pays(replace(WAVES, row=7, pitch=13, rows_of_pixels=2000), CPU)
+    assert not config.pays(replace(WAVES, channels_fast=True), CPU)
+    assert config.pays(replace(WAVES, channels_fast=True, rows=12), CPU)
+
+
+def test_tiles():
+    """No rows are left over, of those that registers have room for; blocks have several panels."""
+    chosen = config.configure(WAVES, CPU)
+    assert (chosen.micro_m, chosen.vector) == (8, 48)
+    assert config.configure(replace(WAVES, rows=12), CPU).micro_m in (6, 12)
+    narrow = replace(CPU, vector_bytes=32)
+    assert config.configure(WAVES, narrow).micro_m == 6
+    assert chosen.panels(WAVES) == 342
+    assert chosen.panels_of_block(WAVES) == 8
+    assert chosen.blocks(WAVES) == 43
+    small = replace(WAVES, row=50, pitch=53)
+    assert config.configure(small, CPU).panels_of_block(small) == 1
+    packed = replace(WAVES, reads_weights=False)
+    assert chosen.shared_bytes(packed) > chosen.shared_bytes(WAVES)
