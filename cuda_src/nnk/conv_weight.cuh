@@ -12,10 +12,8 @@
 // Neither blocks nor slabs change a result: each is a chain of fused multiply-adds in the order of
 // the pixels.
 #pragma once
+#include "nnk/conv_weight_parts.cuh"
 #include "nnk/conv_windows.cuh"
-#include "nnk/matmul_operands.cuh"
-#include "nnk/types.cuh"
-#include "nnk/view.cuh"
 
 namespace nnk {
 
@@ -24,7 +22,6 @@ namespace nnk {
 template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvWeight {
   using V = Vec<S, N>;
   using Geometry = WindowGeometry<int64>;
-  static constexpr int G = V::lanes;
   // Half a micro-tile, for the last channels.
   static constexpr int half_m = MicroM > 1 ? MicroM / 2 : 1;
 
@@ -54,12 +51,11 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
 
   struct Block {
     const Args& args;
-    const TA* pixels;  // of the first output
-    const TB* image;   // of the group
-    TC* result;
-    int64 outputs;               // that there are from there on
+    const TB* image;  // of the group
+    WeightPixels<TA, S, N> pixels;
+    WeightResults<TC, S, N> results;
     int64 first_unit, end_unit;  // tile times taps plus tap
-    Shared<S> packed, sums;      // [pixel][output], [unit][channel][output]
+    Shared<S> sums;              // [unit][channel][output]
     Shared<Run> runs;
 
     NNK_FN const Geometry& geometry() const { return args.windows; }
@@ -76,15 +72,17 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     const int64 of_group = panel / args.panels, output = (panel - of_group * args.panels) * N;
     const int64 units = args.tiles * args.windows.spatial_taps();
     const int packed = args.depth * N, sums = args.units * (MicroM * N);
+    const int64 left = args.outputs - output;
+    TC* const result =
+        byte_offset(args.result, of_group * args.of_result[0] + output * args.of_result[1]);
     const Block block{
         args,
-        byte_offset(args.pixels, of_group * args.of_pixels[0] + output * args.of_pixels[1]),
         byte_offset(args.image, of_group * args.image_group),
-        byte_offset(args.result, of_group * args.of_result[0] + output * args.of_result[1]),
-        args.outputs - output,
+        {byte_offset(args.pixels, of_group * args.of_pixels[0] + output * args.of_pixels[1]),
+         args.of_pixels[1], left, group.template dynamic_shared<S>(0, packed)},
+        {result, args.of_result[1], args.of_result[2], left},
         units * part / args.parts,
         units * (part + 1) / args.parts,
-        group.template dynamic_shared<S>(0, packed),
         group.template dynamic_shared<S>(packed * int(sizeof(S)), sums),
         group.template dynamic_shared<Run>((packed + sums) * int(sizeof(S)), args.depth)};
     if (args.pixel_count == 0)
@@ -95,7 +93,7 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     group.kept() = needed;
     for (int64 u = 0; u < args.pixel_count; u += args.depth) {
       const int depth = args.pixel_count - u < args.depth ? int(args.pixel_count - u) : args.depth;
-      if (packs) pack(block, u, depth);
+      if (packs) block.pixels.pack(args.windows, u, depth);
       const int taps = args.windows.spatial_taps();
       auto tap = Tap<int64, false>::of(args.windows, 0);
       for (int t = 0; t < taps; ++t) {
@@ -107,79 +105,6 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
   }
 
  private:
-  // ---- pixels -----------------------------------------------------------------------------
-
-  static NNK_FN void pack(const Block& block, int64 u, int depth) {
-    const Geometry& g = block.geometry();
-    auto pixel = Pixel<int64>::of(g, u);
-    const int64 step = g.other[3];
-    int first = 0, count = 0;
-    int64 from = 0;
-    for (int i = 0; i < depth;) {
-      const int n = in_row(g, pixel, depth - i);
-      const int64 here = pixel.in_other(g);
-      if (here != from + count * step) {
-        pack_run(block, from, first, count);
-        from = here;
-        first = i;
-        count = 0;
-      }
-      count += n;
-      pixel.advance(g, n);
-      i += n;
-    }
-    pack_run(block, from, first, count);
-  }
-  // Pixels that are left of a row, up to `most`.
-  static NNK_FN int in_row(const Geometry& g, const Pixel<int64>& pixel, int most) {
-    const int64 left = g.pixels[3] - pixel.at[3];
-    return left < most ? int(left) : most;
-  }
-
-  static NNK_FN void pack_run(const Block& block, int64 offset, int first, int count) {
-    const TA* const from = byte_offset(block.pixels, offset);
-    const int64 step = block.geometry().other[3], next_output = block.args.of_pixels[1];
-    if (next_output == int64(sizeof(TA)) && step != int64(sizeof(TA))) {
-      const int outputs = block.outputs < N ? int(block.outputs) : N;
-      for (int i = 0; i < count; ++i) {
-        const TA* const pixel = byte_offset(from, i * step);
-        const auto x =
-            outputs == N ? nnk::load<N>(pixel) : nnk::load_partial<N>(pixel, outputs, TA());
-        block.packed.store_vec((first + i) * N, convert<S>(x));
-      }
-      return;
-    }
-    for (int j = 0; j < N; j += G)
-      for (int i = 0; i < count; i += G)
-        pack_square(block, byte_offset(from, i * step + j * next_output), j, first + i, count - i);
-  }
-  // G outputs of G pixels, of which `left` are there.
-  static NNK_FN void pack_square(const Block& block, const TA* from, int j, int first, int left) {
-    const int64 step = block.geometry().other[3], next_output = block.args.of_pixels[1];
-    const int count = left < G ? left : G;
-    const uint32 wanted = ~0u >> (32 - count);
-    const auto zeros = Vec<TA, G>::splat(TA());
-    Vec<S, G> x[G];
-    if (step == int64(sizeof(TA)) && count == G && block.outputs - j >= G) {
-      NNK_UNROLL
-      for (int i = 0; i < G; ++i)
-        x[i] = convert<S>(nnk::load<G>(byte_offset(from, i * next_output)));
-    } else {
-      NNK_NO_UNROLL
-      for (int i = 0; i < G; ++i)
-        x[i] = convert<S>(load_lanes<G>(byte_offset(from, i * next_output), step,
-                                        j + i < block.outputs ? wanted : 0u, zeros));
-    }
-    transpose(x);
-    if (count == G) {
-      NNK_UNROLL
-      for (int i = 0; i < G; ++i) block.packed.store_vec((first + i) * N + j, x[i]);
-    } else {
-      NNK_NO_UNROLL
-      for (int i = 0; i < count; ++i) block.packed.store_vec((first + i) * N + j, x[i]);
-    }
-  }
-
   // ---- sums -------------------------------------------------------------------------------
 
   // The pixels of a slab that a tap sees; how many runs there are.
@@ -195,7 +120,7 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     int runs = 0;
     Run last{0, 0, 0};
     for (int i = 0; i < depth;) {
-      const int n = in_row(g, pixel, depth - i);
+      const int n = WeightPixels<TA, S, N>::in_row(g, pixel, depth - i);
       const int64 at = pixel.at[3];
       const int64 from = at < low ? low : at, to = at + n < end ? at + n : end;
       if (from < to && is_inside(g, pixel, tap, 0) && is_inside(g, pixel, tap, 1)) {
@@ -247,10 +172,10 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     const bool taps_first = block.args.taps_first;
     const int64 channels = g.channels - first < MicroM ? g.channels - first : MicroM;
     const int64 at = taps_first ? tap * g.channels + first : first * taps;
-    const TC* const to = byte_offset(block.result, at * block.args.of_result[2]);
+    const TC* const to = byte_offset(block.results.first_weight, at * block.args.of_result[2]);
     const int64 bytes = channels * (taps_first ? 1 : taps) * block.args.of_result[2];
     const int each = taps_first ? 1 : int(taps);
-    for (int j = taps_first ? 0 : tap; j < N && j < block.outputs; j += each)
+    for (int j = taps_first ? 0 : tap; j < N && j < block.results.outputs; j += each)
       for (int64 byte = 0; byte < bytes; byte += cache_line)
         prefetch(byte_offset(to, j * block.args.of_result[1] + byte));
   }
@@ -272,7 +197,7 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     }
     for (int i = 0; i < runs; ++i) {
       const Run run = block.runs.load(i);
-      const S* b = block.packed.data + run.first * N;
+      const S* b = block.pixels.packed.data + run.first * N;
       const S* const end = b + run.count * N;
       NNK_NO_UNROLL
       for (int64 at = run.offset; b != end; b += N, at += step) {
@@ -281,15 +206,11 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
         prefetch<1>(byte_offset(row[0], at + pixels_ahead * step));
         NNK_UNROLL
         for (int r = 0; r < Count; ++r)
-          sum[r] = multiply_add(convert<S>(nnk::load<1>(byte_offset(row[r], at)))[0], y, sum[r]);
+          sum[r] = add_product(convert<S>(nnk::load<1>(byte_offset(row[r], at)))[0], y, sum[r]);
       }
     }
     NNK_UNROLL
     for (int r = 0; r < Count; ++r) nnk::store(sums + r * N, sum[r]);
-  }
-  static NNK_FN V multiply_add(S a, const V& b, const V& sum) {
-    if constexpr (is_floating<S>) return fma_always(V::splat(a), b, sum);
-    else return fma(V::splat(a), b, sum);
   }
 
   // ---- results ----------------------------------------------------------------------------
@@ -306,55 +227,16 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
       const S* const sums = block.sums_of(unit);
       if (block.args.taps_first) {
         for (int t = 0; t < some; ++t)
-          write_line(block, (tap + t) * g.channels + channel, channels, sums + t * (MicroM * N), N,
-                     channels, 0);
+          block.results.write((tap + t) * g.channels + channel, channels, sums + t * (MicroM * N),
+                              N, channels, 0);
       } else if (some == taps) {
-        write_line(block, channel * taps, channels * taps, sums, MicroM * N, taps, N);
+        block.results.write(channel * taps, channels * taps, sums, MicroM * N, taps, N);
       } else {
         for (int c = 0; c < channels; ++c)
-          write_line(block, (channel + c) * taps + tap, some, sums + c * N, MicroM * N, some, 0);
+          block.results.write((channel + c) * taps + tap, some, sums + c * N, MicroM * N, some, 0);
       }
       unit += some;
     }
-  }
-  // Some weights that follow each other, from the one numbered `first` on, of all outputs. Their
-  // sums are `step` numbers apart, and after each `inner` ones begin anew, `outer` numbers on.
-  static NNK_FN void write_line(const Block& block, int64 first, int count, const S* sums, int step,
-                                int inner, int outer) {
-    TC* const line = byte_offset(block.result, first * block.args.of_result[2]);
-    const int64 next_output = block.args.of_result[1];
-    int at = 0, number = 0;
-    for (int i = 0; i < count; i += G) {
-      const int some = count - i < G ? count - i : G;
-      const S* from[G];
-      NNK_NO_UNROLL
-      for (int k = 0; k < G; ++k) {
-        from[k] = sums + at;
-        // Past the last one, any other will do: what it gives is not written.
-        if (i + k + 1 >= count) continue;
-        at += step;
-        if (++number == inner) number = 0, at = 0, sums += outer;
-      }
-      TC* const to = byte_offset(line, i * block.args.of_result[2]);
-      for (int j = 0; j < N && j < block.outputs; j += G)
-        write_square(block, byte_offset(to, j * next_output), from, j, some);
-    }
-  }
-  static NNK_FN void write_square(const Block& block, TC* to, const S* const (&from)[G], int j,
-                                  int count) {
-    const int64 next_output = block.args.of_result[1], step = block.args.of_result[2];
-    Vec<S, G> x[G];
-    NNK_UNROLL
-    for (int k = 0; k < G; ++k) x[k] = nnk::load<G>(from[k] + j);
-    transpose(x);
-    if (count == G && block.outputs - j >= G && step == int64(sizeof(TC))) {
-      NNK_UNROLL
-      for (int k = 0; k < G; ++k) nnk::store(byte_offset(to, k * next_output), convert<TC>(x[k]));
-      return;
-    }
-    NNK_NO_UNROLL
-    for (int k = 0; k < G && j + k < block.outputs; ++k)
-      store_elements(byte_offset(to, k * next_output), step, count, convert<TC>(x[k]));
   }
 };
 

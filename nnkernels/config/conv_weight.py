@@ -114,7 +114,7 @@ def configure(problem: WeightProblem, device: Device) -> WeightConfig:
     itemsize = problem.compute_itemsize
     lanes = device.vector_bytes // itemsize
     registers, micro_m = min(
-        _micro_tiles(device), key=lambda tile: _cycles(problem, lanes * tile[0], *tile)
+        micro_tiles(device), key=lambda tile: _cycles(problem, lanes * tile[0], *tile)
     )
     vector = registers * lanes
     panels, tiles = -(-problem.outputs // vector), -(-problem.channels // micro_m)
@@ -135,7 +135,7 @@ def configure(problem: WeightProblem, device: Device) -> WeightConfig:
     )
 
 
-def _micro_tiles(device: Device) -> list[tuple[int, int]]:
+def micro_tiles(device: Device) -> list[tuple[int, int]]:
     """Registers of outputs, and channels, whose sums stay in registers: some, the best ones first.
 
     Each is an instance of its own, so that they are few.
@@ -166,10 +166,11 @@ def _cycles(problem: WeightProblem, vector: int, registers: int, micro_m: int) -
 def _parts(panels: int, units: int, most_units: int, device: Device) -> int:
     """Into how many blocks a panel is divided: as many as have work for all threads."""
     parts = -(-units // most_units)
-    while parts * _LEAST_UNITS < units and not _is_shared_evenly(panels * parts, device):
+    while parts * _LEAST_UNITS < units and not is_shared_evenly(panels * parts, device):
         parts += 1
     return parts
 
 
-def _is_shared_evenly(blocks: int, device: Device) -> bool:
+def is_shared_evenly(blocks: int, device: Device) -> bool:
+    """Whether all threads have as many blocks, or nearly."""
     return blocks % device.processors == 0 or blocks >= 4 * device.processors
