@@ -131,10 +131,20 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     const Geometry& g = args.windows;
     const auto pixel = Pixel<int64>::of(g, block.first_pixel(piece));
     const int64 start = pixel.position(g, 2) - before(g);
-    int to = of_slab * block.lines_of_piece() * args.width;
+    const int of_piece = block.lines_of_piece() * args.width;
+    int to = of_slab * of_piece;
+    // The row of pixels before has seen most of it already, by taps so many places on.
+    const bool follows = of_slab >= args.pieces_of_row && pixel.at[2] > 0;
+    const int64 shift = g.step[1] % g.tap[1] == 0 ? g.step[1] / g.tap[1] : g.kernel[1];
+    const int seen = int(shift) * args.width - int(args.pieces_of_row) * of_piece;
     for (int64 channel = 0; channel < g.channels; ++channel)
       for (int64 z = 0; z < g.kernel[0]; ++z)
         for (int64 y = 0; y < g.kernel[1]; ++y, to += args.width) {
+          if (follows && 0 <= y + shift && y + shift < g.kernel[1]) {
+            for (int i = 0; i < args.width; i += G)
+              block.lines.store_vec(to + i, block.lines.template load_vec<G>(to + seen + i));
+            continue;
+          }
           const int64 at[2] = {pixel.position(g, 0) + z * g.tap[0],
                                pixel.position(g, 1) + y * g.tap[1]};
           const bool inside = 0 <= at[0] && at[0] < g.size[0] && 0 <= at[1] && at[1] < g.size[1];

@@ -18,6 +18,8 @@ NNK_FN Vec<S, N> add_product(S a, const Vec<S, N>& b, const Vec<S, N>& sum) {
 template <class TA, class S, int N> struct WeightPixels {
   using Geometry = WindowGeometry<int64>;
   static constexpr int G = Vec<S, N>::lanes;
+  // Outputs are as many streams, too many for a processor to look ahead in.
+  static constexpr int bytes_ahead = 4 * cache_line;
   const TA* gradients;  // of the first output
   int64 next_output;    // bytes from output to output
   int64 outputs;        // that there are
@@ -74,8 +76,11 @@ template <class TA, class S, int N> struct WeightPixels {
     Vec<S, G> x[G];
     if (step == int64(sizeof(TA)) && count == G && outputs - j >= G) {
       NNK_UNROLL
-      for (int i = 0; i < G; ++i)
-        x[i] = convert<S>(nnk::load<G>(byte_offset(from, i * next_output)));
+      for (int i = 0; i < G; ++i) {
+        const TA* const row = byte_offset(from, i * next_output);
+        prefetch(byte_offset(row, int64(bytes_ahead)));
+        x[i] = convert<S>(nnk::load<G>(row));
+      }
     } else {
       NNK_NO_UNROLL
       for (int i = 0; i < G; ++i)
