@@ -121,10 +121,11 @@ _MANY_BLOCKS, _MOST_PANELS = 32, 8
 _MOST_WEIGHTS, _MOST_LINES = 1 << 20, 1 << 19
 # Beside micro-tiles of whole registers: registers of a row, and rows, of 32 registers of 64 bytes.
 _SQUARE = {64: (3, 8)}
-# What packing costs, in multiply-adds of registers: a register of pixels for ConvForm, and one of a
-# line, of which channels are to be adjacent or not; a weight; a row of pixels, where these are rows
-# of the product; and a multiply-add where few rows fill one register.
-_PIXELS, _LINE, _WEIGHT = 5.0, {False: 5.0, True: 10.0}, 4.0
+# What packing costs, in multiply-adds of registers: a register of pixels, and more for the share of
+# registers that are of several rows; one of a line of channels that are adjacent; a weight; a row
+# of pixels, where these are rows of the product; and a multiply-add where few rows fill one
+# register.
+_PIXELS, _RUNS, _SQUARE_LINE, _WEIGHT = 5.0, 25.0, 10.0, 4.0
 _ROW, _NARROW = 0.5, 1.35
 # A register of results that is written lane by lane, since channels are adjacent; and the share of
 # the time of other products that makes lines worth it.
@@ -155,7 +156,7 @@ def pays(problem: LinesProblem, device: Device) -> bool:
         made = -(-problem.rows // lanes)
         before = pixels * lanes * (made * (_NARROW if made == 1 else 1) + _ROW)
     else:
-        before = pixels * (problem.rows + _PIXELS)
+        before = pixels * (problem.rows + _PIXELS + _RUNS * min(lanes / problem.row, 1.0))
     return _cost(problem, chosen) < _WORTH[problem.channels_fast] * before
 
 
@@ -178,7 +179,10 @@ def _cost(problem: LinesProblem, chosen: LinesConfig) -> float:
     rows = whole * chosen.micro_m + (0 if left == 0 else half if left <= half else chosen.micro_m)
     # Of a row of weights each, and of a register of the panel, an element is loaded for it.
     made = rows * registers + _LOADS * (rows + registers * -(-problem.rows // chosen.micro_m))
-    packed = _LINE[problem.channels_fast] * (registers + 1) / problem.taps[2]
+    line = _SQUARE_LINE
+    if not problem.channels_fast:
+        line = _PIXELS + _RUNS * min(chosen.lanes / problem.row, 1.0)
+    packed = line * (registers + 1) / problem.taps[2]
     weights = 0.0 if problem.reads_weights else _WEIGHT * problem.rows
     written = 0.0
     if problem.channels_fast:
