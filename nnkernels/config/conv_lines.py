@@ -10,6 +10,7 @@ from math import prod
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import MICRO_TILE, NARROW_ROWS, ROW_PAD
+from nnkernels.config.matmul_problem import round_up
 from nnkernels.config.matmul_tiles import FEATURES
 
 
@@ -105,7 +106,8 @@ class LinesConfig:
         width = self.vector + self.lanes
         words = problem.lines * width + self.micro_m * self.vector
         if not problem.reads_weights:
-            words += problem.rows * (problem.lines * problem.taps[2] + ROW_PAD)
+            terms = problem.lines * problem.taps[2]
+            words += problem.rows * (round_up(terms, ROW_PAD) + ROW_PAD)
         of_row, groups = prod(problem.taps[:2]), width // self.lanes
         runs = (self.vector + width) * _RUN_BYTES + 16
         masks = (sum(problem.taps[:2]) + 1) * groups * 4
