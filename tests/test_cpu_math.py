@@ -513,15 +513,19 @@ def test_merged_lanes(library, access, other, step):
 
 
 def test_lanes_are_merged_by_masks(library, library_path):
-    """Where a machine has masks, of every size that a convolution has 8 or 16 pixels of."""
+    """Where a machine has masks, of every size that a convolution has 8 or 16 pixels of.
+
+    But bytes that are not neighbours: their permutation is an instruction that few machines have.
+    """
     features = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "bmi2")
     expected = library_path.stem == "native" and all(map(cpu_has, features))
     memory, out = random_bytes(512), np.zeros(128, np.uint8)
-    for symbol in ("float16_16", "float32_16", "float64_8"):
+    for symbol in ("int8_16", "float16_16", "float32_16", "float64_8"):
         function = getattr(library, f"merge_lanes_{symbol}")
         function.restype = ctypes.c_bool
         for step in (1, 2):
-            assert function(address(memory), address(memory), step, 3, 12, address(out)) == expected
+            merged = function(address(memory), address(memory), step, 3, 12, address(out))
+            assert merged == (expected and not (symbol == "int8_16" and step == 2))
 
 
 def test_long_steps(library):

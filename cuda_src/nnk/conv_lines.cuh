@@ -29,7 +29,8 @@ struct ConvLines {
   // Of a line. Windows reach no further than a register beyond their first element.
   static constexpr int width = N + G;
   static constexpr int half_m = MicroM > 1 ? MicroM / 2 : 1;
-  // Packed rows of weights would otherwise share few sets of a level-1 cache.
+  // Packed rows of weights are whole cache lines, and would otherwise share few sets of a level-1
+  // cache.
   static constexpr int row_pad = 16;
   using Panels = PixelPanels<S, int64, width, false>;
   using Runs = PixelRuns<int64, G>;
@@ -58,7 +59,7 @@ struct ConvLines {
     const int64 first = (group.block() - of_group * args.blocks) * args.panels_of_block;
     const int64 end = first + args.panels_of_block;
     const int lines = int(args.windows.channels) * args.windows.spatial_taps();
-    const int row_words = lines * args.taps + row_pad;
+    const int row_words = (lines * args.taps + row_pad - 1) / row_pad * row_pad + row_pad;
     const int words_a = ReadA ? 0 : int(args.rows) * row_words, words_b = lines * width;
     const int words = words_a + words_b + MicroM * N, bytes = int(sizeof(S));
     const int64 none = 0;

@@ -167,7 +167,8 @@ template <class S, class Index, int N, bool Conjugate> struct PixelPanels {
         if (fetches && k + fetched_ahead * taps < depth) {
           const T* const later = byte_offset(base, fetched_ahead * g.channel_stride);
           NNK_UNROLL
-          for (int i = 0; i < groups_of_panel; ++i) prefetch<1>(byte_offset(later, offset[i]));
+          for (int i = 0; i < groups_of_panel; ++i)
+            prefetch<1>(byte_offset(later + (G - 1), offset[i]));
         }
         const int wanted = tap * groups_of_panel;
         NNK_UNROLL

@@ -10,6 +10,7 @@ from math import prod
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import MICRO_TILE, NARROW_ROWS, ROW_PAD
+from nnkernels.config.matmul_problem import round_up
 from nnkernels.config.matmul_tiles import FEATURES
 
 
@@ -105,7 +106,8 @@ class LinesConfig:
         width = self.vector + self.lanes
         words = problem.lines * width + self.micro_m * self.vector
         if not problem.reads_weights:
-            words += problem.rows * (problem.lines * problem.taps[2] + ROW_PAD)
+            terms = problem.lines * problem.taps[2]
+            words += problem.rows * (round_up(terms, ROW_PAD) + ROW_PAD)
         of_row, groups = prod(problem.taps[:2]), width // self.lanes
         runs = (self.vector + width) * _RUN_BYTES + 16
         masks = (sum(problem.taps[:2]) + 1) * groups * 4
@@ -121,10 +123,11 @@ _MANY_BLOCKS, _MOST_PANELS = 32, 8
 _MOST_WEIGHTS, _MOST_LINES = 1 << 20, 1 << 19
 # Beside micro-tiles of whole registers: registers of a row, and rows, of 32 registers of 64 bytes.
 _SQUARE = {64: (3, 8)}
-# What packing costs, in multiply-adds of registers: a register of pixels for ConvForm, and one of a
-# line, of which channels are to be adjacent or not; a weight; a row of pixels, where these are rows
-# of the product; and a multiply-add where few rows fill one register.
-_PIXELS, _LINE, _WEIGHT = 5.0, {False: 5.0, True: 10.0}, 4.0
+# What packing costs, in multiply-adds of registers: a register of pixels, and more for the share of
+# registers that are of several rows; one of a line of channels that are adjacent; a weight; a row
+# of pixels, where these are rows of the product; and a multiply-add where few rows fill one
+# register.
+_PIXELS, _RUNS, _SQUARE_LINE, _WEIGHT = 5.0, 25.0, 10.0, 4.0
 _ROW, _NARROW = 0.5, 1.35
 # A register of results that is written lane by lane, since channels are adjacent; and the share of
 # the time of other products that makes lines worth it.
@@ -155,7 +158,7 @@ def pays(problem: LinesProblem, device: Device) -> bool:
         made = -(-problem.rows // lanes)
         before = pixels * lanes * (made * (_NARROW if made == 1 else 1) + _ROW)
     else:
-        before = pixels * (problem.rows + _PIXELS)
+        before = pixels * (problem.rows + _PIXELS + _RUNS * min(lanes / problem.row, 1.0))
     return _cost(problem, chosen) < _WORTH[problem.channels_fast] * before
 
 
@@ -178,7 +181,10 @@ def _cost(problem: LinesProblem, chosen: LinesConfig) -> float:
     rows = whole * chosen.micro_m + (0 if left == 0 else half if left <= half else chosen.micro_m)
     # Of a row of weights each, and of a register of the panel, an element is loaded for it.
     made = rows * registers + _LOADS * (rows + registers * -(-problem.rows // chosen.micro_m))
-    packed = _LINE[problem.channels_fast] * (registers + 1) / problem.taps[2]
+    line = _SQUARE_LINE
+    if not problem.channels_fast:
+        line = _PIXELS + _RUNS * min(chosen.lanes / problem.row, 1.0)
+    packed = line * (registers + 1) / problem.taps[2]
     weights = 0.0 if problem.reads_weights else _WEIGHT * problem.rows
     written = 0.0
     if problem.channels_fast:

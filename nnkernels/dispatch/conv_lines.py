@@ -13,10 +13,9 @@ from nnkernels.config.conv_lines import LinesConfig, LinesProblem
 from nnkernels.config.matmul_tiles import without_tiles
 from nnkernels.dispatch.conv_geometry import Weights, WindowAxis, WindowProduct, in_order_of_taps
 from nnkernels.dispatch.conv_launch import Windows
-from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
+from nnkernels.dispatch.matmul_call import Epilogue, Types, epilogue_call
 from nnkernels.dispatch.matmul_instances import epilogue_type
 from nnkernels.dispatch.matmul_packing import pack_epilogue, words_before
-from nnkernels.dispatch.matmul_product import Product
 from nnkernels.dispatch.packing import Packer
 
 
@@ -106,15 +105,7 @@ def _prepare(
 ) -> tuple[bytes, Any]:
     """The arguments after the pointers, and what starts the launch."""
     d = None if bias_stride is None else (bias_stride, 0)
-    none = (0, 0)
-    call = Call(
-        Product((), problem.rows, 1, problem.channels, none, none, none, d),
-        types,
-        (False, False),
-        epilogue,
-        (1, 1, 1),
-        in_place=False,
-    )
+    call = epilogue_call(problem.rows, problem.channels, types, epilogue, d)
     panels, image, pixels = chosen.panels(problem), product.image, product.pixels
     packer = Packer(words_before(3 + (d is not None), epilogue), "q")
     packer.add("q", problem.rows_of_pixels * problem.pitch, problem.row, problem.rows, panels)

@@ -17,10 +17,9 @@ from nnkernels.dispatch.conv_geometry import (
     WindowProduct,
     in_order_of_taps,
 )
-from nnkernels.dispatch.matmul_call import Call, Epilogue, Types
+from nnkernels.dispatch.matmul_call import Epilogue, Types, epilogue_call
 from nnkernels.dispatch.matmul_instances import epilogue_type
 from nnkernels.dispatch.matmul_packing import pack_epilogue, words_before
-from nnkernels.dispatch.matmul_product import Product
 from nnkernels.dispatch.packing import Packer
 
 if TYPE_CHECKING:
@@ -147,16 +146,7 @@ def _prepare(
     if chosen.lanes_are == CHANNELS:
         d = None if bias_stride is None else (0, bias_stride)
         layout = f"LanesAreChannels<{name}, {chosen.lanes}, {chosen.vector}, {chosen.micro_m}>"
-    none = (0, 0)
-    before = epilogue.before
-    call = Call(
-        Product((), product.rows, 1, product.channels, none, none, none, d),
-        types,
-        (False, False),
-        before,
-        (1, 1, 1),
-        in_place=False,
-    )
+    call = epilogue_call(product.rows, product.channels, types, epilogue.before, d)
     (depth, *axes), image, pixels = product.axes, product.image, product.pixels
     rows, columns = problem.tiles_of_image
     blocks = chosen.blocks(replace(problem, outputs=outputs[1] - outputs[0]))

@@ -300,3 +300,18 @@ class Call:
             more_alignments=(),
             pixels=None,
         )
+
+
+def epilogue_call(
+    rows: int, terms: int, types: Types, epilogue: Epilogue, strides_d: Strides | None
+) -> Call:
+    """A product of which only the epilogue is packed: by kernels with operands of their own."""
+    none = (0, 0)
+    return Call(
+        Product((), rows, 1, terms, none, none, none, strides_d),
+        types,
+        (False, False),
+        epilogue,
+        (1, 1, 1),
+        in_place=False,
+    )
