@@ -9,7 +9,7 @@
 
 namespace nnk {
 
-// T         of dx and dy; U of the labels: the flat index in its plane of each maximum, or below 0
+// T         of dx and dy; U of the labels: the number of the tap that was each maximum
 // S         the computing type
 // Adjacent  whether Lanes planes lie element beside element in dx: then N is Lanes; else N
 //           elements of a row are written at once
@@ -20,6 +20,9 @@ template <class T, class U, class S, int Lanes, int N, class Index, bool Adjacen
 struct PoolScatter {
   static_assert(!Adjacent || Lanes == N, "a vector is one element of all planes");
   using V = Vec<S, N>;
+  // Of taps that a byte numbers, how far each is from the first one is looked up.
+  static constexpr bool by_table = sizeof(U) == 1;
+  static constexpr int table = by_table ? 256 : 1;
 
   struct Args {
     void* dx;
@@ -32,6 +35,8 @@ struct PoolScatter {
     Index capacity;   // elements of a band, rounded up to Vecs
     Divisor<Index> by_groups, by_planes;
     Divisor<Index> by_depths, by_rows;  // bands of a plane along either axis
+    Divisor<Index> by_tap_rows, by_taps;  // number of a tap: (a tap rows + b) taps + c
+    Index taps;
     PoolAxis<Index, Adaptive> axis[3];
     PoolStrides<Index> at[3];
   };
@@ -42,6 +47,7 @@ struct PoolScatter {
     Index from[2], to[2], low, size;
     Index bytes[3];  // to the first of the planes, in each operand
     int count;       // of planes
+    Index offsets[table];
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
@@ -49,6 +55,9 @@ struct PoolScatter {
     const int64 last = lesser_of(first + args.tile, args.units);
     Band band{};
     band.sums = group.template dynamic_shared<S>(0, int(args.capacity) * Lanes).data;
+    if constexpr (by_table) {
+      for (Index t = 0; t < table; ++t) band.offsets[t] = t < args.taps ? offset_of(args, t) : -1;
+    }
     for (Index unit = Index(first); unit < Index(last); ++unit) {
       begin_band(args, band, unit);
       for (Index e = 0; e < args.capacity * Lanes; e += N)
@@ -80,9 +89,18 @@ struct PoolScatter {
     band.count = int(lesser_of(Index(Lanes), args.lanes - lane));
   }
 
+  // Elements from the first tap of a window to another one.
+  static NNK_FN Index offset_of(const Args& args, Index tap) {
+    const auto& axis = args.axis;
+    const Index row = args.by_taps.divide(tap), slice = args.by_tap_rows.divide(row);
+    const Index d = slice * axis[0].step(), h = (row - slice * args.by_tap_rows.divisor) * axis[1].step();
+    const Index w = (tap - row * args.by_taps.divisor) * axis[2].step();
+    return (d * axis[1].size + h) * axis[2].size + w;
+  }
+
   // All windows that may see an element of the band.
   template <bool Whole> static NNK_FN void add_windows(const Args& args, const Band& band) {
-    const auto &deep = args.axis[0], &high = args.axis[1];
+    const auto &deep = args.axis[0], &high = args.axis[1], &wide = args.axis[2];
     const Index depth = deep.cover(band.to[0] - 1).last, row = high.cover(band.to[1] - 1).last;
     for (Index o = deep.cover(band.from[0]).first; o < depth; ++o) {
       for (Index u = high.cover(band.from[1]).first; u < row; ++u) {
@@ -90,22 +108,28 @@ struct PoolScatter {
             byte_offset(static_cast<const T*>(args.dy), band.bytes[1] + args.at[1].at(o, u, 0));
         const U* labels =
             byte_offset(static_cast<const U*>(args.labels), band.bytes[2] + args.at[2].at(o, u, 0));
-        for (Index v = 0; v < args.axis[2].out; ++v) {
+        // Where the first tap of the first window would be in the band.
+        const Index begin =
+            (deep.window(o).start * high.size + high.window(u).start) * wide.size - band.low;
+        for (Index v = 0; v < wide.out; ++v) {
+          const Index place = begin + wide.window(v).start;
           if constexpr (Whole) {
             NNK_UNROLL
-            for (int l = 0; l < Lanes; ++l) add(args, band, dy, labels, v, l);
+            for (int l = 0; l < Lanes; ++l) add(args, band, dy, labels, place, v, l);
           } else {
-            for (int l = 0; l < band.count; ++l) add(args, band, dy, labels, v, l);
+            for (int l = 0; l < band.count; ++l) add(args, band, dy, labels, place, v, l);
           }
         }
       }
     }
   }
-  static NNK_FN void add(const Args& args, const Band& band, const T* dy, const U* labels, Index v,
-                         int l) {
+  static NNK_FN void add(const Args& args, const Band& band, const T* dy, const U* labels,
+                         Index place, Index v, int l) {
     const auto &from = args.at[1], &names = args.at[2];
-    const U label = nnk::load<1>(byte_offset(labels, v * names.space[2] + l * names.lane))[0];
-    const Index e = Index(label) - band.low;
+    const Index tap =
+        Index(nnk::load<1>(byte_offset(labels, v * names.space[2] + l * names.lane))[0]);
+    if (tap < 0 || tap >= args.taps) return;
+    const Index e = place + (by_table ? band.offsets[tap] : offset_of(args, tap));
     if (e < 0 || e >= band.size) return;
     const Vec<T, 1> term = nnk::load<1>(byte_offset(dy, v * from.space[2] + l * from.lane));
     band.sums[Adjacent ? e * Lanes + l : l * args.capacity + e] += convert<S>(term)[0];

@@ -67,19 +67,21 @@ def _pack_search(launch: Launch, chosen: SearchConfig) -> bytes:
     return packer.finish()
 
 
-def scatter_of(launch: Launch, machine: Any, alignment: int) -> ScatterConfig | None:
-    """How a gradient of a maximum is scattered, or None."""
-    sizes = [a.size * a.out for a in launch.axes]
-    if 0 in (*launch.planes, *sizes):
-        return None
-    problem, _ = problem_of(launch, alignment)
-    return config.configure_scatter(problem, machine.device)
+def add_gradient(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> None:
+    """Add the launch of a gradient of a maximum to a plan: scattered, if that is faster."""
+    chosen = None
+    if 0 not in (*launch.planes, *(a.size * a.out for a in launch.axes)):
+        problem, _ = problem_of(launch, alignment)
+        chosen = config.configure_scatter(problem, machine.device)
+    if chosen is None:
+        add_launch(plan, launch, machine, alignment)
+    else:
+        _add_scatter(plan, launch, chosen, machine, alignment)
 
 
-def add_scatter(
+def _add_scatter(
     plan: PoolPlan, launch: Launch, chosen: ScatterConfig, machine: Any, alignment: int
 ) -> None:
-    """Add the launch of a gradient of a maximum to a plan; its labels are flat indices."""
     _, compute = problem_of(launch, alignment)
     operands = launch.operands[:3]
     dx, _, labels = operands
@@ -96,8 +98,10 @@ def add_scatter(
     packer = Packer(3, chosen.index)
     packer.add("q", chosen.units, tile)
     packer.add_index(chosen.lane_count, *chosen.extent, chosen.capacity)
-    for divisor in (groups, chosen.planes[1], *chosen.bands):
+    kernels = [axis.kernel for axis in launch.axes]
+    for divisor in (groups, chosen.planes[1], *chosen.bands, *kernels[1:]):
         packer.add_divisor(divisor)
+    packer.add_index(prod(kernels))
     for axis in launch.axes:
         pack_axis(packer, axis, launch.adaptive)
     for operand in operands:
