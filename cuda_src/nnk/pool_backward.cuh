@@ -60,6 +60,8 @@ struct PoolGather {
     Place place;
     begin_row(args, row, place);
     if constexpr (!by_labels) return walk_runs(args, place);
+    if constexpr (by_labels && !Adaptive)
+      if (args.axis[2].dilation == 1 && walk_windows(args, place)) return;
     for (place.p[2] = 0; place.p[2] < args.axis[2].size; ++place.p[2]) {
       place.cover[2] = args.axis[2].cover(place.p[2]);
       const Index whole = args.lanes / N;
@@ -67,6 +69,70 @@ struct PoolGather {
       if (whole < args.lane_vectors)
         make<false>(args, place, whole * N, int(args.lanes - whole * N));
     }
+  }
+
+  // The windows of one row that may see the elements of a row, and the number of their first tap.
+  struct Windows {
+    const T* dy;
+    const U* labels;
+    I number;
+  };
+  static constexpr int most_rows = 8;  // of windows
+
+  // Maxima without dilation along a row: the windows of an element are those of the one before it,
+  // but for some at either end, and nothing is divided. False where they are in too many rows.
+  static NNK_FN bool walk_windows(const Args& args, const Place& place) {
+    Windows rows[most_rows];
+    int count = 0;
+    Index o[3] = {0, 0, 0};
+    for (o[0] = place.cover[0].first; o[0] < place.cover[0].last; ++o[0]) {
+      const Index a = args.axis[0].tap(place.p[0], o[0]);
+      for (o[1] = place.cover[1].first; o[1] < place.cover[1].last; ++o[1]) {
+        const Index b = args.axis[1].tap(place.p[1], o[1]);
+        if (a < 0 || b < 0) continue;
+        if (count == most_rows) return false;
+        rows[count++] = {
+            byte_offset(static_cast<const T*>(args.dy), offset<1>(args, place, o)),
+            byte_offset(static_cast<const U*>(args.second), offset<2>(args, place, o)),
+            I((a * args.taps[0] + b) * args.taps[1])};
+      }
+    }
+    const auto& axis = args.axis[2];
+    const Index whole = args.lanes / N;
+    Index first = 0, last = 0;
+    for (Index w = 0; w < axis.size; ++w) {
+      const Index at = w + axis.low;
+      while (last < axis.out && last * axis.stride <= at) ++last;
+      while (first < last && at - first * axis.stride >= axis.kernel) ++first;
+      const Index to = place.plane[0] + args.at[0].at(place.p[0], place.p[1], w);
+      for (Index v = 0; v < whole; ++v)
+        write_at<true>(args, to, v * N, N, look_up<true>(args, rows, count, at, first, last, v * N, N));
+      if (whole == args.lane_vectors) continue;
+      const int left = int(args.lanes - whole * N);
+      write_at<false>(args, to, whole * N, left,
+                      look_up<false>(args, rows, count, at, first, last, whole * N, left));
+    }
+    return true;
+  }
+  // The windows [first, last) of some rows, for the element `at` of the padded row.
+  template <bool Whole>
+  static NNK_FN V look_up(const Args& args, const Windows* rows, int count, Index at, Index first,
+                          Index last, Index lane, int lanes) {
+    const auto &from = args.at[1], &names = args.at[2];
+    V total = V::splat(S(0));
+    for (int r = 0; r < count; ++r) {
+      for (Index o = first; o < last; ++o) {
+        const Line<const T, Index, Step> dys{byte_offset(rows[r].dy, o * from.space[2]), args.lanes,
+                                             from.lane};
+        const Line<const U, Index, Step> labels{byte_offset(rows[r].labels, o * names.space[2]),
+                                                args.lanes, names.lane};
+        const V dy = convert<S>(some<Whole>(dys, lane, lanes));
+        const auto best = convert<I>(some<Whole>(labels, lane, lanes));
+        const auto is_here = best == rows[r].number + I(at - o * args.axis[2].stride);
+        total = total + where(bit_cast<Mask<S, N>>(is_here), dy, V::splat(S(0)));
+      }
+    }
+    return total;
   }
 
   // Neighbours that the same windows see have one sum. (Without dilation all windows between the
@@ -135,9 +201,12 @@ struct PoolGather {
       if constexpr (reads_y) x = load<3, T, Whole>(args, args.x, place, at, lane, count);
       total = Mode::gradient(args.parameters, total, x);
     }
-    const Line<T, Index, Step> line{
-        byte_offset(static_cast<T*>(args.dx), offset<0>(args, place, at)), args.lanes,
-        args.at[0].lane};
+    write_at<Whole>(args, offset<0>(args, place, at), lane, count, total);
+  }
+  template <bool Whole>
+  static NNK_FN void write_at(const Args& args, Index to, Index lane, int count, const V& total) {
+    const Line<T, Index, Step> line{byte_offset(static_cast<T*>(args.dx), to), args.lanes,
+                                    args.at[0].lane};
     const auto v = convert<T>(total);
     if constexpr (!Whole) line.store_partial(lane, v, count);
     else if constexpr (Streaming) line.store_streaming(lane, v);
@@ -220,8 +289,11 @@ struct PoolGather {
     const Line<const From, Index, Step> line{
         byte_offset(static_cast<const From*>(data), offset<Operand>(args, place, at)), args.lanes,
         args.at[Operand].lane};
+    return some<Whole>(line, lane, count);
+  }
+  template <bool Whole, class L> static NNK_FN auto some(const L& line, Index lane, int count) {
     if constexpr (Whole) return line.template load<N>(lane);
-    else return line.template load_partial<N>(lane, count, From());
+    else return line.template load_partial<N>(lane, count, typename L::value_type());
   }
   template <int Operand, class From, bool Whole>
   static NNK_FN V load(const Args& args, const void* data, const Place& place, const Index (&at)[3],

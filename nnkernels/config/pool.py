@@ -19,7 +19,7 @@ _CPU_RESULTS = 16384
 # Elements that a block adds up, about, where windows are large.
 _CPU_TAPS = 65536
 # Registers that make a vector where neighbours are independent: loops over taps are short.
-_CPU_REGISTERS = 4
+_CPU_REGISTERS = (4, 2, 1)
 # Elements of a row of an image in scratch memory: with its companions it stays in a level-1 cache.
 _PIECE = 2048
 # What the windows of one vector may span, and how far apart they may be, to be made from there.
@@ -157,8 +157,8 @@ def configure(problem: PoolProblem, device: Device) -> PoolConfig:
         return _with_few_windows(problem, width)
     if not lanes and fits_rows(problem) and not _searches_planes(problem, width):
         return _with_rows(problem, width, device)
-    if lanes and lane_count(problem, lanes) > width and not problem.has_powers:
-        width *= _CPU_REGISTERS
+    if lanes and not problem.has_powers:
+        width *= _registers_of_a_vector(-(-lane_count(problem, lanes) // width))
     if (
         lanes
         and has_high_windows(problem)
@@ -207,6 +207,11 @@ def planes_beside(problem: PoolProblem, lanes: str) -> tuple[int, int]:
 def lane_stride(strides: Strides, lanes: str) -> int:
     """Of an operand, in bytes."""
     return {"channels": strides[1], "batch": strides[0], "planes": strides[1], "": 0}[lanes]
+
+
+def _registers_of_a_vector(count: int) -> int:
+    """How many make a vector where there are `count` of lanes: a vector costs as much as one."""
+    return min(_CPU_REGISTERS, key=lambda registers: -(-count // registers) * (registers + 1))
 
 
 def _gpu_vector(problem: PoolProblem, lanes: str, device: Device) -> int:

@@ -92,20 +92,22 @@ def _add_scatter(
     text = f"{dx.element.storage}, {labels.element.storage}, {compute.storage}, {chosen.group}, "
     text += f"{chosen.vector}, {index}, " + ", ".join(str(flag).lower() for flag in flags)
     instance = Instance("pool_scatter", f"PoolScatter<{text}>", 1)
-    elements = prod(a.size for a in launch.axes) // prod(chosen.bands) * chosen.group
-    tile = max(_BLOCK // max(elements, 1), 1)
-    groups = -(-chosen.lane_count // chosen.group)
+    sums = chosen.capacity * chosen.group
+    tile = max(_BLOCK // sums, 1)
+    kernels = [axis.kernel for axis in launch.axes]
     packer = Packer(3, chosen.index)
     packer.add("q", chosen.units, tile)
-    packer.add_index(chosen.lane_count, *chosen.extent, chosen.capacity)
-    kernels = [axis.kernel for axis in launch.axes]
-    for divisor in (groups, chosen.planes[1], *chosen.bands, *kernels[1:]):
+    run = chosen.run * launch.axes[2].out * chosen.beside
+    packer.add_index(chosen.lane_count, *chosen.extent, chosen.capacity, chosen.run, run)
+    for divisor in (chosen.groups, chosen.planes[1], *chosen.bands, *kernels[1:]):
         packer.add_divisor(divisor)
     packer.add_index(prod(kernels))
     for axis in launch.axes:
         pack_axis(packer, axis, launch.adaptive)
     for operand in operands:
         pack_strides(packer, operand, chosen.lanes, 0)
-    scratch = chosen.capacity * chosen.group * compute.itemsize
-    run = machine.prepare(instance, -(-chosen.units // tile), scratch, traffic_of(launch))
-    plan.launches.append((run, pointer_struct(3).pack, launch.pointers[:3], packer.finish()))
+    scratch = (sums + run + 2 * chosen.vector) * compute.itemsize
+    launched = machine.prepare(
+        instance, -(-chosen.units // tile), scratch, traffic_of(launch)
+    )
+    plan.launches.append((launched, pointer_struct(3).pack, launch.pointers[:3], packer.finish()))
