@@ -16,6 +16,8 @@ from nnkernels.dispatch.windows import Axis
 _GPU_THREADS = 256
 # Results of a block on a CPU, about.
 _CPU_RESULTS = 16384
+# For each thread, so many blocks or more need not be as many for all of them.
+_MANY_BLOCKS = 8
 # Elements that a block adds up, about, where windows are large.
 _CPU_TAPS = 65536
 # Registers that make a vector where neighbours are independent: loops over taps are short.
@@ -255,7 +257,7 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
         index=problem.index,
         streaming=step == UNIT_STEP and streams(problem, device),
         units=rows * width * vectors if device.is_gpu else rows,
-        tile=_GPU_THREADS if device.is_gpu else _rows_of_a_block(width * count),
+        tile=_GPU_THREADS if device.is_gpu else units_of_a_block(rows, width * count, device),
         group=group,
     )
 
@@ -313,8 +315,12 @@ def streams(problem: PoolProblem, device: Device) -> bool:
     return not device.is_gpu and written >= device.cache_bytes
 
 
-def _rows_of_a_block(results: int) -> int:
-    return max(_CPU_RESULTS // max(results, 1), 1)
+def units_of_a_block(units: int, results: int, device: Device) -> int:
+    """How many units, of so many results each, a thread of a CPU takes at once."""
+    blocks = -(-units // max(_CPU_RESULTS // max(results, 1), 1))
+    if blocks < _MANY_BLOCKS * device.processors:  # as many for each thread
+        blocks = round_up(blocks, 2 * device.processors)
+    return -(-units // max(blocks, 1))
 
 
 # ---- vectors of rows of windows -----------------------------------------------------------------
@@ -412,7 +418,7 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         index=problem.index,
         streaming=step == UNIT_STEP and streams(problem, device),
         units=units,
-        tile=_rows_of_a_block(piece),
+        tile=units_of_a_block(units, piece, device),
         piece=piece,
         spreads=spreads(problem),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import pool_crowded as config
+from nnkernels.config.pool import units_of_a_block
 from nnkernels.config.pool_crowded import ScatterConfig, SearchConfig
 from nnkernels.dispatch.dtypes import Element
 from nnkernels.dispatch.packing import Packer, pointer_struct
@@ -20,9 +21,6 @@ from nnkernels.dispatch.pool_plan import (
     problem_of,
     traffic_of,
 )
-
-# Elements and windows of a block, about.
-_BLOCK = 16384
 
 
 def add_search(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> None:
@@ -93,7 +91,7 @@ def _add_scatter(
     text += f"{chosen.vector}, {index}, " + ", ".join(str(flag).lower() for flag in flags)
     instance = Instance("pool_scatter", f"PoolScatter<{text}>", 1)
     sums = chosen.capacity * chosen.group
-    tile = max(_BLOCK // sums, 1)
+    tile = units_of_a_block(chosen.units, sums, machine.device)
     kernels = [axis.kernel for axis in launch.axes]
     packer = Packer(3, chosen.index)
     packer.add("q", chosen.units, tile)
