@@ -120,9 +120,7 @@ def test_scattering_of_any_layout(cpu, plans, monkeypatch):
                 assert_close(right, wanted, 9)
             # dx is as x is.
             for of_x, of_dy in product((lambda a: a, channels_last, with_gaps), repeat=2):
-                dx = nnk.max_pool_backward(
-                    of_dy(dy), of_x(x), kernel, stride=2, taps=of_dy(taps)
-                )
+                dx = nnk.max_pool_backward(of_dy(dy), of_x(x), kernel, stride=2, taps=of_dy(taps))
                 if not cpu.recording:
                     assert_same_bits(np.ascontiguousarray(dx), right, f"{shape} {kernel}")
 

@@ -91,10 +91,9 @@ struct PoolGather {
         const Index b = args.axis[1].tap(place.p[1], o[1]);
         if (a < 0 || b < 0) continue;
         if (count == most_rows) return false;
-        rows[count++] = {
-            byte_offset(static_cast<const T*>(args.dy), offset<1>(args, place, o)),
-            byte_offset(static_cast<const U*>(args.second), offset<2>(args, place, o)),
-            I((a * args.taps[0] + b) * args.taps[1])};
+        rows[count++] = {byte_offset(static_cast<const T*>(args.dy), offset<1>(args, place, o)),
+                         byte_offset(static_cast<const U*>(args.second), offset<2>(args, place, o)),
+                         I((a * args.taps[0] + b) * args.taps[1])};
       }
     }
     const auto& axis = args.axis[2];
@@ -106,7 +105,8 @@ struct PoolGather {
       while (first < last && at - first * axis.stride >= axis.kernel) ++first;
       const Index to = place.plane[0] + args.at[0].at(place.p[0], place.p[1], w);
       for (Index v = 0; v < whole; ++v)
-        write_at<true>(args, to, v * N, N, look_up<true>(args, rows, count, at, first, last, v * N, N));
+        write_at<true>(args, to, v * N, N,
+                       look_up<true>(args, rows, count, at, first, last, v * N, N));
       if (whole == args.lane_vectors) continue;
       const int left = int(args.lanes - whole * N);
       write_at<false>(args, to, whole * N, left,

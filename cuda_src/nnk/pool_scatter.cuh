@@ -47,7 +47,7 @@ struct PoolScatter {
   struct Plan {
     S* sums;
     I* starts;
-    I nowhere;   // the sum of what no element of a band has
+    I nowhere;  // the sum of what no element of a band has
     I step[3];
     I share[2];  // 2^16 by the rows of taps, and by the taps of a row
   };
@@ -138,8 +138,7 @@ struct PoolScatter {
         const I begin = I(place * beside(args) - band.low);
         const Index count = lesser_of(args.run[0], row - u) * wide.out * beside(args);
         Index i = 0;
-        for (; i + N <= count; i += N)
-          add<Whole, true>(args, plan, band, dy, labels, begin, i, N);
+        for (; i + N <= count; i += N) add<Whole, true>(args, plan, band, dy, labels, begin, i, N);
         if (i < count) add<Whole, false>(args, plan, band, dy, labels, begin, i, int(count - i));
       }
     }
@@ -162,9 +161,9 @@ struct PoolScatter {
       const auto inside = (e > I(-1)) & (e < I(band.size));
       const auto there = inside & (tap > I(-1)) & (tap < I(args.taps));
       nnk::store(&places[l][0], where(there, e + I(l * args.capacity), VI::splat(plan.nowhere)));
-      nnk::store(
-          &terms[l][0],
-          convert<S>(some<All>(byte_offset(dy, i * step[0] + l * args.at[1].lane), step[0], count)));
+      nnk::store(&terms[l][0],
+                 convert<S>(some<All>(byte_offset(dy, i * step[0] + l * args.at[1].lane), step[0],
+                                      count)));
     }
     const auto add_one = [&](int k) NNK_INLINE {
       NNK_UNROLL

@@ -105,7 +105,5 @@ def _add_scatter(
     for operand in operands:
         pack_strides(packer, operand, chosen.lanes, 0)
     scratch = (sums + run + 2 * chosen.vector) * compute.itemsize
-    launched = machine.prepare(
-        instance, -(-chosen.units // tile), scratch, traffic_of(launch)
-    )
+    launched = machine.prepare(instance, -(-chosen.units // tile), scratch, traffic_of(launch))
     plan.launches.append((launched, pointer_struct(3).pack, launch.pointers[:3], packer.finish()))
