@@ -270,7 +270,7 @@ def gathers(problem: PoolProblem, adjacent: str, vector: int) -> bool:
     looks = windows * prod(axis.kernel for axis in problem.axes)
     if adjacent:
         cost, length = _IN_PIXELS, pool.lane_count(problem, adjacent)
-        registers = -(-length // vector)
+        registers = float(-(-length // vector))
     elif pool.fits_rows(problem):
         cost, length = _IN_ROWS, width.size
         registers = length / vector

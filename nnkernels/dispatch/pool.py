@@ -220,10 +220,10 @@ def _backward_of_max(
     result, strides = _gradient(x.shape, x.dtype, memory_order(x.shape, x.strides), given)
     three = three_axes(axes)
     element = label_element(three)
-    workspace, label_strides = None, ()
+    workspace = None
     if taps:
         _check_taps(taps[0], dy, element)
-        label_strides = taps[0].strides
+        label_strides: Strides = taps[0].strides
     else:
         workspace, label_strides = ordered(dy.shape, numpy_dtype(element.name), x)
     plan = PoolPlan((result,), workspace)
