@@ -59,9 +59,9 @@ struct PoolGather {
   static NNK_FN void walk_row(const Args& args, Index row) {
     Place place;
     begin_row(args, row, place);
-    if constexpr (!by_labels) return walk_runs(args, place);
-    if constexpr (by_labels && !Adaptive)
+    if constexpr (!Adaptive)
       if (args.axis[2].dilation == 1 && walk_windows(args, place)) return;
+    if constexpr (!by_labels) return walk_runs(args, place);
     for (place.p[2] = 0; place.p[2] < args.axis[2].size; ++place.p[2]) {
       place.cover[2] = args.axis[2].cover(place.p[2]);
       const Index whole = args.lanes / N;
@@ -71,68 +71,112 @@ struct PoolGather {
     }
   }
 
-  // The windows of one row that may see the elements of a row, and the number of their first tap.
+  // The windows of one row that may see the elements of a row: the number of their first tap, or
+  // how many taps of a column each has.
   struct Windows {
     const T* dy;
-    const U* labels;
+    const Second* second;
     I number;
+    Index count;
   };
   static constexpr int most_rows = 8;  // of windows
+  struct SeenRows {
+    Windows row[most_rows];
+    int count;
+  };
 
-  // Maxima without dilation along a row: the windows of an element are those of the one before it,
-  // but for some at either end, and nothing is divided. False where they are in too many rows.
+  // Without dilation along a row the windows of an element are those of the one before it, but for
+  // some at either end, and nothing is divided. False where they are in too many rows.
   static NNK_FN bool walk_windows(const Args& args, const Place& place) {
-    Windows rows[most_rows];
-    int count = 0;
+    SeenRows rows;
+    if (!find_rows(args, place, rows)) return false;
+    const auto& axis = args.axis[2];
+    const Index whole = args.lanes / N;
+    Index first = 0, last = 0, end = 0;
+    for (Index w = 0; w < axis.size; w = end) {
+      const Index at = w + axis.low;
+      while (last < axis.out && last * axis.stride <= at) ++last;
+      while (first < last && at - first * axis.stride >= axis.kernel) ++first;
+      end = w + 1;
+      if constexpr (!by_labels) {  // the same windows see the elements up to `end`
+        end = axis.size;
+        if (last < axis.out) end = lesser_of(end, last * axis.stride - axis.low);
+        if (first < last) end = lesser_of(end, first * axis.stride + axis.kernel - axis.low);
+      }
+      for (Index v = 0; v < whole; ++v)
+        make_seen<true>(args, place, rows, first, last, w, end, v * N, N);
+      if (whole < args.lane_vectors)
+        make_seen<false>(args, place, rows, first, last, w, end, whole * N,
+                         int(args.lanes - whole * N));
+    }
+    return true;
+  }
+  static NNK_FN bool find_rows(const Args& args, const Place& place, SeenRows& rows) {
+    rows.count = 0;
     Index o[3] = {0, 0, 0};
     for (o[0] = place.cover[0].first; o[0] < place.cover[0].last; ++o[0]) {
       const Index a = args.axis[0].tap(place.p[0], o[0]);
       for (o[1] = place.cover[1].first; o[1] < place.cover[1].last; ++o[1]) {
         const Index b = args.axis[1].tap(place.p[1], o[1]);
         if (a < 0 || b < 0) continue;
-        if (count == most_rows) return false;
-        rows[count++] = {byte_offset(static_cast<const T*>(args.dy), offset<1>(args, place, o)),
-                         byte_offset(static_cast<const U*>(args.second), offset<2>(args, place, o)),
-                         I((a * args.taps[0] + b) * args.taps[1])};
+        if (rows.count == most_rows) return false;
+        Windows& row = rows.row[rows.count++];
+        row.dy = byte_offset(static_cast<const T*>(args.dy), offset<1>(args, place, o));
+        if constexpr (by_labels || reads_y)
+          row.second =
+              byte_offset(static_cast<const Second*>(args.second), offset<2>(args, place, o));
+        row.number = I((a * args.taps[0] + b) * args.taps[1]);
+        if constexpr (Mode::counts) {
+          const Window wd = args.axis[0].window(o[0]), wh = args.axis[1].window(o[1]);
+          row.count = args.include_pad ? wd.padded * wh.padded : wd.inside() * wh.inside();
+        }
       }
-    }
-    const auto& axis = args.axis[2];
-    const Index whole = args.lanes / N;
-    Index first = 0, last = 0;
-    for (Index w = 0; w < axis.size; ++w) {
-      const Index at = w + axis.low;
-      while (last < axis.out && last * axis.stride <= at) ++last;
-      while (first < last && at - first * axis.stride >= axis.kernel) ++first;
-      const Index to = place.plane[0] + args.at[0].at(place.p[0], place.p[1], w);
-      for (Index v = 0; v < whole; ++v)
-        write_at<true>(args, to, v * N, N,
-                       look_up<true>(args, rows, count, at, first, last, v * N, N));
-      if (whole == args.lane_vectors) continue;
-      const int left = int(args.lanes - whole * N);
-      write_at<false>(args, to, whole * N, left,
-                      look_up<false>(args, rows, count, at, first, last, whole * N, left));
     }
     return true;
   }
-  // The windows [first, last) of some rows, for the element `at` of the padded row.
+  // The elements [begin, end) of a row, which the windows [first, last) of some rows see.
   template <bool Whole>
-  static NNK_FN V look_up(const Args& args, const Windows* rows, int count, Index at, Index first,
-                          Index last, Index lane, int lanes) {
-    const auto &from = args.at[1], &names = args.at[2];
+  static NNK_FN void make_seen(const Args& args, const Place& place, const SeenRows& rows,
+                               Index first, Index last, Index begin, Index end, Index lane,
+                               int count) {
     V total = V::splat(S(0));
-    for (int r = 0; r < count; ++r) {
+    if constexpr (by_labels) {
+      for (int r = 0; r < rows.count; ++r) {
+        for (Index o = first; o < last; ++o) {
+          const V dy = seen<1, Whole>(args, rows.row[r].dy, o, lane, count);
+          const auto best = seen<2, Whole, I>(args, rows.row[r].second, o, lane, count);
+          const Index tap = begin + args.axis[2].low - o * args.axis[2].stride;
+          const auto is_here = bit_cast<Mask<S, N>>(best == rows.row[r].number + I(tap));
+          total = total + where(is_here, dy, V::splat(S(0)));
+        }
+      }
+    } else {  // columns first, as in `sums`
       for (Index o = first; o < last; ++o) {
-        const Line<const T, Index, Step> dys{byte_offset(rows[r].dy, o * from.space[2]), args.lanes,
-                                             from.lane};
-        const Line<const U, Index, Step> labels{byte_offset(rows[r].labels, o * names.space[2]),
-                                                args.lanes, names.lane};
-        const V dy = convert<S>(some<Whole>(dys, lane, lanes));
-        const auto best = convert<I>(some<Whole>(labels, lane, lanes));
-        const auto is_here = best == rows[r].number + I(at - o * args.axis[2].stride);
-        total = total + where(bit_cast<Mask<S, N>>(is_here), dy, V::splat(S(0)));
+        Index taps = 1;
+        if constexpr (Mode::counts) {
+          const Window w = args.axis[2].window(o);
+          taps = args.include_pad ? w.padded : w.inside();
+        }
+        V column = V::splat(S(0));
+        for (int r = 0; r < rows.count; ++r) {
+          const V dy = seen<1, Whole>(args, rows.row[r].dy, o, lane, count);
+          V y = dy, n = V::splat(S(1));
+          if constexpr (reads_y) y = seen<2, Whole>(args, rows.row[r].second, o, lane, count);
+          if constexpr (Mode::counts) n = V::splat(S(rows.row[r].count * taps));
+          column = column + Mode::term(args.parameters, dy, y, n);
+        }
+        total = total + column;
       }
     }
-    return total;
+    Index at[3] = {place.p[0], place.p[1], begin};
+    for (; at[2] < end; ++at[2]) write<Whole>(args, place, at, lane, count, total);
+  }
+  // What a row of windows has for window o, in some lanes.
+  template <int Operand, bool Whole, class To = S, class From>
+  static NNK_FN Vec<To, N> seen(const Args& args, const From* row, Index o, Index lane, int count) {
+    const Line<const From, Index, Step> line{byte_offset(row, o * args.at[Operand].space[2]),
+                                             args.lanes, args.at[Operand].lane};
+    return convert<To>(some<Whole>(line, lane, count));
   }
 
   // Neighbours that the same windows see have one sum. (Without dilation all windows between the
@@ -201,12 +245,9 @@ struct PoolGather {
       if constexpr (reads_y) x = load<3, T, Whole>(args, args.x, place, at, lane, count);
       total = Mode::gradient(args.parameters, total, x);
     }
-    write_at<Whole>(args, offset<0>(args, place, at), lane, count, total);
-  }
-  template <bool Whole>
-  static NNK_FN void write_at(const Args& args, Index to, Index lane, int count, const V& total) {
-    const Line<T, Index, Step> line{byte_offset(static_cast<T*>(args.dx), to), args.lanes,
-                                    args.at[0].lane};
+    const Line<T, Index, Step> line{
+        byte_offset(static_cast<T*>(args.dx), offset<0>(args, place, at)), args.lanes,
+        args.at[0].lane};
     const auto v = convert<T>(total);
     if constexpr (!Whole) line.store_partial(lane, v, count);
     else if constexpr (Streaming) line.store_streaming(lane, v);
