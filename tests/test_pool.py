@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tracemalloc
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -17,7 +18,7 @@ from strategies import examples, layouts, make_numbers, numbers
 from threads import same_on_any_threads
 
 import nnkernels as nnk
-from nnkernels.dispatch import pool
+from nnkernels.dispatch import pool, unpool
 from nnkernels.registry import INTEGERS
 
 # ---- random windows --------------------------------------------------------------------------
@@ -290,6 +291,26 @@ def test_unpooling(backend):
                 assert_same_numbers(backend.numpy(dx), right, "dx")
 
     backend.precompiled(body)
+
+
+@pytest.mark.parametrize(("images", "group"), [(1, 32), (2, 48), (9, 80)])
+def test_unpooling_all_channels_of_an_image(images, group, cpu, monkeypatch):
+    """Where there are as many images as leave two for each thread, else vectors of channels."""
+    groups = []
+
+    def planes_of_a_unit(count, lanes, vector, device, original=unpool._planes_of_a_unit):
+        groups.append(original(count, lanes, 16, replace(device, processors=2)))
+        return -(-groups[-1] // vector) * vector
+
+    monkeypatch.setattr(unpool, "_planes_of_a_unit", planes_of_a_unit)
+    cpu.machine.plans.clear()
+    generator = np.random.default_rng(45)
+    x = channels_last(image(generator, (images, 70, 3, 4)))
+    indices = channels_last(generator.integers(-2, 82, x.shape))
+    y = nnk.max_unpool(x, indices, (8, 10))
+    assert_same_numbers(y, expected("max_unpool", x, indices, (8, 10)), f"{images} images")
+    assert groups == [group]
+    cpu.machine.plans.clear()
 
 
 def test_unpooling_undoes_pooling(cpu):
