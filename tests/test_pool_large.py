@@ -186,31 +186,32 @@ def test_searching_rows_first_finds_the_same(ring, cpu, plans, monkeypatch):
 
 # ---- which way -------------------------------------------------------------------------------
 
-# Of images of 8 x 32 planes: sides, window, stride; channels-last; searched first, scattered.
+# Of 8 images: channels and sides, window, stride; channels-last; searched first, scattered.
 WAYS = {
-    "few look-ups": ((56, 560), 3, 2, False, (False, False)),
-    "few look-ups, short rows": ((56, 56), 3, 2, False, (False, True)),
-    "few look-ups, channels": ((56, 56), 3, 2, True, (False, False)),
-    "as many windows as elements": ((56, 560), 3, 1, False, (True, False)),
-    "large": ((28, 28), 13, 1, False, (True, True)),
-    "large, channels": ((28, 28), 13, 1, True, (True, True)),
-    "far apart": ((56, 56), 7, 2, False, (True, True)),
-    "few windows": ((20, 3), 3, 2, False, (False, True)),
-    "rows too long for bands": ((8, 20000), 7, 2, True, (True, False)),
+    "few look-ups": ((32, 56, 560), 3, 2, False, (False, False)),
+    "few look-ups, short rows": ((32, 56, 56), 3, 2, False, (False, True)),
+    "few look-ups, channels": ((32, 56, 56), 3, 2, True, (False, False)),
+    "as many windows as elements": ((32, 56, 560), 3, 1, False, (True, False)),
+    "large": ((32, 28, 28), 13, 1, False, (True, True)),
+    "large, channels": ((32, 28, 28), 13, 1, True, (True, True)),
+    "far apart": ((32, 56, 56), 7, 2, False, (True, True)),
+    "few windows": ((32, 20, 3), 3, 2, False, (False, True)),
+    "rows too long for bands": ((32, 8, 20000), 7, 2, True, (True, False)),
+    "few channels": ((3, 56, 56), 3, 2, True, (False, True)),
 }
 
 
 @pytest.mark.parametrize("name", WAYS)
 def test_which_way(name, cpu):
-    sides, kernel, stride, last, wanted = WAYS[name]
-    axes = three_axes(Windows.checked(2, kernel, stride, kernel // 2, 1).axes(sides))
+    (channels, *sides), kernel, stride, last, wanted = WAYS[name]
+    axes = three_axes(Windows.checked(2, kernel, stride, kernel // 2, 1).axes(tuple(sides)))
     layout = channels_last if last else np.ascontiguousarray
-    strides = five_strides(layout(np.empty((8, 32, *sides), np.float32)).strides)
+    strides = five_strides(layout(np.empty((8, channels, *sides), np.float32)).strides)
     problem = config.PoolProblem(
         axes=axes,
         adaptive=False,
         backward=True,
-        planes=(8, 32),
+        planes=(8, channels),
         strides=(strides,) * 3,
         images=(True, False, False),
         itemsizes=(4, 4, 4),
