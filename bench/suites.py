@@ -104,22 +104,35 @@ def norm() -> list[Problem]:
 
 
 _POOL = (32, 64, 112, 112)
+_SMALL_POOL = ((64, 20, 8, 8), (64, 16, 28, 28), (8, 64, 56, 56))
 
 
 def pool() -> list[Problem]:
-    """Maxima of 3x3 with stride 2 and averages of 2x2, with gradients, in both layouts."""
+    """Maxima of 3x3 with stride 2 and averages of 2x2, with gradients, in both layouts; also of
+    small images.
+    """
     return [
-        Problem(op, _POOL, layout=layout, target=_times_torch(1.5))
+        Problem(op, shape, layout=layout, target=_times_torch(limit))
+        for shapes, limit in (((_POOL,), 1.5), (_SMALL_POOL, 1.0))
+        for shape in shapes
         for layout in ("contiguous", "channels_last")
         for op in ("max_pool", "max_pool_backward", "avg_pool", "avg_pool_backward")
     ]
 
 
 _IMAGES, _LARGER = (8, 64, 56, 56), (8, 64, 112, 112)
+_SMALL_IMAGES = ((64, 16, 8, 8), (64, 16, 28, 28), (8, 3, 56, 56))
+_OF_SMALL_IMAGES = (
+    *(("pad", "reflect"), ("pixel_unshuffle", ""), ("unfold", "")),
+    *((op, "linear x2") for op in ("interpolate", "interpolate_backward")),
+    *((op, "") for op in ("grid_sample", "grid_sample_backward")),
+)
 
 
 def windows() -> list[Problem]:
-    """Padding, windows and resampling of images in both layouts, with gradients."""
+    """Padding, windows and resampling of images in both layouts, with gradients; some of small
+    images.
+    """
     found = []
     for layout in ("contiguous", "channels_last"):
         asked = [("pad", _LARGER, "reflect", 1.0), ("pad", _LARGER, "constant", 1.0)]
@@ -136,6 +149,11 @@ def windows() -> list[Problem]:
             for op, shape, case, limit in asked
             # Columns have no channels apart from taps.
             if op != "fold" or layout == "contiguous"
+        ]
+        found += [
+            Problem(op, shape, layout=layout, case=case, target=_times_torch(1.0))
+            for shape in _SMALL_IMAGES
+            for op, case in _OF_SMALL_IMAGES
         ]
     return found
 
@@ -187,6 +205,7 @@ def resnet50() -> list[Problem]:
 
 _DEPTHWISE = (((32, 112, 112), "32 3x3 g32"), ((384, 14, 14), "384 3x3 g384"))
 _OTHER_RANKS = (((1, 64, 16384), "64 7"), ((1, 32, 32, 32, 32), "32 3x3x3"))
+_SMALL = (((64, 1, 28, 28), "6 5x5"), ((64, 16, 8, 8), "32 3x3"), ((64, 16, 28, 28), "16 3x3"))
 _BOTH_LAYOUTS = (
     ((8, 3, 224, 224), "64 7x7/2"),
     ((8, 64, 56, 56), "64 3x3"),
@@ -196,11 +215,11 @@ _BOTH_LAYOUTS = (
 
 
 def conv() -> list[Problem]:
-    """Depthwise, 1-D, 3-D, float64, integer and channels-last convolutions."""
+    """Depthwise, 1-D, 3-D, float64, integer and channels-last convolutions, and of small images."""
     found = []
     depthwise = [((8, *image), case) for image, case in _DEPTHWISE]
     alone = [((1, *image), case) for image, case in _DEPTHWISE]
-    for shape, case in (*alone, *depthwise, *_OTHER_RANKS):
+    for shape, case in (*alone, *depthwise, *_OTHER_RANKS, *_SMALL):
         for op in _CONVOLUTIONS:
             limit = _times_torch(1.0) if op == "conv" else None
             found.append(Problem(op, shape, target=limit, case=case))

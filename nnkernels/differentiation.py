@@ -16,7 +16,7 @@ from nnkernels.interop.libraries import library_of
 from nnkernels.ops._activation import is_function, resolve
 from nnkernels.ops._options import wanted
 from nnkernels.registry.record import Op
-from nnkernels.registry.rule import Call, Given, Rule
+from nnkernels.registry.rule import Call, Given, Rule, saving
 
 Pullback = Callable[..., tuple[Array | None, ...]]
 
@@ -163,8 +163,11 @@ def wanted_of(op: Op, names: Sequence[str], wrt: Any) -> tuple[bool, ...]:
 def _differentiated(
     op: Op, rule: Rule, given: Given, chosen: tuple[bool, ...]
 ) -> tuple[Any, Pullback]:
+    given, hides = saving(rule, given)
     result, (activation, residual) = apply_activated(op, given)
     call = call_of(rule, given, result, chosen)
+    if hides:
+        result = result[0]
 
     def pullback(*cotangents: Any) -> tuple[Any, ...]:
         if activation is not None:
@@ -191,14 +194,13 @@ def apply_activated(op: Op, given: Given) -> tuple[Any, tuple[Any, Any]]:
 
 def call_of(rule: Rule, given: Given, result: Any, chosen: tuple[bool, ...]) -> Call:
     """What the rule keeps of a call."""
-    keeps, number = rule.keeps, rule.keeps_result
+    keeps = rule.keeps
     kept = [a if n in keeps else None for a, n in zip(given.arrays, given.names, strict=True)]
-    results = result if isinstance(result, tuple) else (result,)
     return Call(
         tuple(kept),
         given.names,
         tuple([None if a is None else tuple(getattr(a, "shape", ())) for a in given.arrays]),
-        None if number is None else results[number],
+        rule.kept_result(result, given.options),
         given.options,
         chosen,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tracemalloc
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -16,6 +18,7 @@ from strategies import examples, layouts, make_numbers, numbers
 from threads import same_on_any_threads
 
 import nnkernels as nnk
+from nnkernels.dispatch import pool, unpool
 from nnkernels.registry import INTEGERS
 
 # ---- random windows --------------------------------------------------------------------------
@@ -82,8 +85,18 @@ def test_any_windows_of_any_layout(backend):
             backward = getattr(nnk, f"{name}_backward")
             first = {"max": (arrays[0],), "avg": (x.shape,), "lp": (arrays[0], y)}[mode]
             dx = backward(arrays[1], *first, kernel, **options)
+            if mode == "max":
+                same, taps = nnk.max_pool(arrays[0], kernel, return_indices="taps", **options)
+                if seed % 2 and not backend.recording:  # in another order of the axes
+                    taps = backend.array(np.ascontiguousarray(backend.numpy(taps)))
+                by_taps = nnk.max_pool_backward(*arrays[::-1], kernel, taps=taps, **options)
         if backend.recording:
             return
+        if mode == "max":
+            right = expected(name, x.copy(), kernel, **options, return_indices="taps")[1]
+            assert_same_numbers(backend.numpy(taps), right, f"taps {kernel} {options}")
+            assert_same_bits(backend.numpy(same), backend.numpy(y), "maxima")
+            assert_same_bits(backend.numpy(by_taps), backend.numpy(dx), "gradient by taps")
         assert placed.is_unchanged
         assert cotangent.is_unchanged
         assert is_dense(y)
@@ -153,6 +166,8 @@ def test_any_division(backend):
         with backend.context(4):
             y, indices = nnk.adaptive_max_pool(given_x, out, return_indices=True)
             dx = nnk.adaptive_max_pool_backward(given_dy, given_x)
+            _, taps = nnk.adaptive_max_pool(given_x, out, return_indices="taps")
+            by_taps = nnk.adaptive_max_pool_backward(given_dy, given_x, taps=taps)
             mean = nnk.adaptive_avg_pool(given_x, out)
             dmean = nnk.adaptive_avg_pool_backward(given_dy, shape)
         if backend.recording:
@@ -161,6 +176,9 @@ def test_any_division(backend):
         wanted, labels = expected("adaptive_max_pool", x, out, return_indices=True)
         assert_same_numbers(backend.numpy(y), wanted, f"maxima of {shape} in {out}")
         assert_same_numbers(backend.numpy(indices), labels, f"indices of {shape} in {out}")
+        labels = expected("adaptive_max_pool", x, out, return_indices="taps")[1]
+        assert_same_numbers(backend.numpy(taps), labels, f"taps of {shape} in {out}")
+        assert_same_bits(backend.numpy(by_taps), backend.numpy(dx), f"by taps, {shape} in {out}")
         found = zip(
             (dx, mean, dmean),
             (
@@ -275,6 +293,26 @@ def test_unpooling(backend):
     backend.precompiled(body)
 
 
+@pytest.mark.parametrize(("images", "group"), [(1, 32), (2, 48), (9, 80)])
+def test_unpooling_all_channels_of_an_image(images, group, cpu, monkeypatch):
+    """Where there are as many images as leave two for each thread, else vectors of channels."""
+    groups = []
+
+    def planes_of_a_unit(count, lanes, vector, device, original=unpool._planes_of_a_unit):
+        groups.append(original(count, lanes, 16, replace(device, processors=2)))
+        return -(-groups[-1] // vector) * vector
+
+    monkeypatch.setattr(unpool, "_planes_of_a_unit", planes_of_a_unit)
+    cpu.machine.plans.clear()
+    generator = np.random.default_rng(45)
+    x = channels_last(image(generator, (images, 70, 3, 4)))
+    indices = channels_last(generator.integers(-2, 82, x.shape))
+    y = nnk.max_unpool(x, indices, (8, 10))
+    assert_same_numbers(y, expected("max_unpool", x, indices, (8, 10)), f"{images} images")
+    assert groups == [group]
+    cpu.machine.plans.clear()
+
+
 def test_unpooling_undoes_pooling(cpu):
     x = np.abs(image(np.random.default_rng(12), (2, 3, 8, 8))) + 1
     y, indices = nnk.max_pool(x, 2, return_indices=True)
@@ -351,6 +389,65 @@ def test_pullbacks_of_windows_by_keyword(cpu):
     assert_same_numbers(y, expected("max_pool", x, 2), "y")
     dy = image(np.random.default_rng(42), y.shape)
     assert_close(pullback(dy)[0], expected("max_pool_backward", dy, x, 2), 4)
+
+
+def test_maxima_are_searched_once(cpu, monkeypatch):
+    """What differentiates a call keeps the taps, which the call does not return."""
+    given, original = [], pool.backward_of_max
+
+    def backward_of_max(pooling, dy, x, taps, out=None):
+        given.append(taps is not None)
+        return original(pooling, dy, x, taps, out)
+
+    monkeypatch.setattr(pool, "backward_of_max", backward_of_max)
+    x = image(np.random.default_rng(43), (1, 3, 6, 20), ties=True)
+    dy = image(np.random.default_rng(44), (1, 3, 3, 10))
+    right = expected("max_pool_backward", dy, x, 2)
+    for found in gradients_of_everything(x, dy):
+        assert_close(np.asarray(found), right, 4)
+    assert given == [True] * len(given)
+    assert given
+    # Asked for, indices are a result, and nothing else is kept.
+    given.clear()
+    (_, indices), pullback = nnk.vjp(nnk.max_pool, x, 2, return_indices=True)
+    assert indices.dtype == np.int64
+    assert_close(pullback(dy, None)[0], right, 4)
+    assert given == [False]
+    (_, taps), pullback = nnk.vjp(nnk.max_pool, x, 2, return_indices="taps")
+    assert taps.dtype == np.uint8
+    assert_close(pullback(dy, None)[0], right, 4)
+    assert given == [False, True]
+
+
+def gradients_of_everything(x, dy):
+    """The gradient of a maximum by each tool for differentiation that is there."""
+    for options in ({}, {"return_indices": False}):
+        y, pullback = nnk.vjp(nnk.max_pool, x, 2, **options)
+        assert_same_bits(y, nnk.max_pool(x, 2), "y")
+        yield pullback(dy)[0]
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        from nnkernels.interop import torch as nnt
+
+        leaf, cotangent = torch.from_numpy(x).requires_grad_(), torch.from_numpy(dy)
+
+        def product(x):
+            return (nnt.max_pool(x, 2) * cotangent).sum()
+
+        yield torch.autograd.grad(product(leaf), leaf)[0]
+        yield torch.func.grad(product)(leaf.detach())
+        compiled = torch.compile(product, backend="aot_eager", fullgraph=True)
+        yield torch.autograd.grad(compiled(leaf), leaf)[0]
+    if importlib.util.find_spec("autograd") is not None:
+        yield nnk.value_and_grad(lambda x: (nnk.max_pool(x, 2) * dy).sum())(x)[1]
+    if importlib.util.find_spec("jax") is not None:
+        import jax
+
+        from nnkernels.interop import jax as nnj
+
+        for transform in (lambda f: f, jax.jit):
+            yield transform(jax.grad(lambda x: (nnj.max_pool(x, 2) * dy).sum()))(x)
 
 
 def test_pullbacks_take_indices_without_a_gradient(cpu):

@@ -67,13 +67,13 @@ def test_scattering_gives_the_bits_of_gathering(cpu, plans, monkeypatch):
         return chosen
 
     monkeypatch.setattr(pool_crowded, "configure_scatter", scattered)
-    monkeypatch.setattr(pool_crowded, "_ADDITIONS", 0)
     monkeypatch.setattr(pool_crowded, "_VISITS", 9)
     monkeypatch.setattr(pool_crowded, "_SAVING", 10**9)  # fewer kernels
 
     def gradients(dy, x, options):
-        for ups, room in ((10**9, known.shared_limit), (0, known.shared_limit), (0, 12288)):
-            monkeypatch.setattr(pool_crowded, "_LOOK_UPS", ups)
+        rooms = known.shared_limit, known.shared_limit, 12288
+        for gathers, room in zip((True, False, False), rooms, strict=True):
+            monkeypatch.setattr(pool_crowded, "gathers", lambda *problem, found=gathers: found)
             monkeypatch.setattr(cpu.machine, "device", replace(known, shared_limit=room))
             plans.clear()
             yield nnk.max_pool_backward(dy, x, **options)
@@ -94,6 +94,47 @@ def test_scattering_gives_the_bits_of_gathering(cpu, plans, monkeypatch):
 
     cpu.precompiled(body)
     assert bands == {None, False, True}
+
+
+def test_scattering_of_any_layout(cpu, plans, monkeypatch):
+    """A few channels beside each other, rows that do not follow each other, more than 255 taps."""
+    monkeypatch.setattr(pool_crowded, "gathers", lambda *problem: False)
+    ways = set()
+
+    def scattered(*arguments, original=pool_crowded.configure_scatter):
+        chosen = original(*arguments)
+        ways.add(None if chosen is None else (chosen.adjacent, chosen.run > 1, chosen.group > 1))
+        return chosen
+
+    monkeypatch.setattr(pool_crowded, "configure_scatter", scattered)
+
+    def body():
+        generator = np.random.default_rng(5)
+        for shape, kernel in (((3, 3, 9, 12), 3), ((2, 20, 9, 12), 2), ((1, 2, 20, 20), (17, 16))):
+            x = image(generator, shape, ties=True)
+            y, taps = nnk.max_pool(x, kernel, stride=2, return_indices="taps")
+            dy = image(generator, y.shape)
+            right = nnk.max_pool_backward(dy, x, kernel, stride=2, taps=taps)
+            if not cpu.recording:
+                wanted = expected("max_pool_backward", dy, x, kernel, stride=2)
+                assert_close(right, wanted, 9)
+            # dx is as x is.
+            for of_x, of_dy in product((lambda a: a, channels_last, with_gaps), repeat=2):
+                dx = nnk.max_pool_backward(of_dy(dy), of_x(x), kernel, stride=2, taps=of_dy(taps))
+                if not cpu.recording:
+                    assert_same_bits(np.ascontiguousarray(dx), right, f"{shape} {kernel}")
+
+    cpu.precompiled(body)
+    some = {way for way in ways if way is not None}
+    assert None in ways
+    assert [{way[i] for way in some} for i in range(3)] == [{False, True}] * 3
+
+
+def with_gaps(x):
+    """The same array with a gap behind each element, and one more behind each row."""
+    apart = np.zeros((*x.shape[:-1], 2 * x.shape[-1] + 1), x.dtype)
+    apart[..., :-1:2] = x
+    return apart[..., :-1:2]
 
 
 def test_scattering_unequal_divisions(cpu, plans):
@@ -145,31 +186,32 @@ def test_searching_rows_first_finds_the_same(ring, cpu, plans, monkeypatch):
 
 # ---- which way -------------------------------------------------------------------------------
 
-# Of images of 8 x 32 planes: sides, window, stride; channels-last; searched first, scattered.
+# Of 8 images: channels and sides, window, stride; channels-last; searched first, scattered.
 WAYS = {
-    "few look-ups": ((56, 560), 3, 2, False, (False, False)),
-    "few look-ups, short rows": ((56, 56), 3, 2, False, (False, True)),
-    "few look-ups, channels": ((56, 56), 3, 2, True, (False, False)),
-    "as many windows as elements": ((56, 560), 3, 1, False, (True, False)),
-    "large": ((28, 28), 13, 1, False, (True, True)),
-    "large, channels": ((28, 28), 13, 1, True, (True, True)),
-    "far apart": ((56, 56), 7, 2, False, (True, True)),
-    "few windows": ((20, 3), 3, 2, False, (False, True)),
-    "rows too long for bands": ((8, 20000), 7, 2, True, (True, False)),
+    "few look-ups": ((32, 56, 560), 3, 2, False, (False, False)),
+    "few look-ups, short rows": ((32, 56, 56), 3, 2, False, (False, True)),
+    "few look-ups, channels": ((32, 56, 56), 3, 2, True, (False, False)),
+    "as many windows as elements": ((32, 56, 560), 3, 1, False, (True, False)),
+    "large": ((32, 28, 28), 13, 1, False, (True, True)),
+    "large, channels": ((32, 28, 28), 13, 1, True, (True, True)),
+    "far apart": ((32, 56, 56), 7, 2, False, (True, True)),
+    "few windows": ((32, 20, 3), 3, 2, False, (False, True)),
+    "rows too long for bands": ((32, 8, 20000), 7, 2, True, (True, False)),
+    "few channels": ((3, 56, 56), 3, 2, True, (False, True)),
 }
 
 
 @pytest.mark.parametrize("name", WAYS)
 def test_which_way(name, cpu):
-    sides, kernel, stride, last, wanted = WAYS[name]
-    axes = three_axes(Windows.checked(2, kernel, stride, kernel // 2, 1).axes(sides))
+    (channels, *sides), kernel, stride, last, wanted = WAYS[name]
+    axes = three_axes(Windows.checked(2, kernel, stride, kernel // 2, 1).axes(tuple(sides)))
     layout = channels_last if last else np.ascontiguousarray
-    strides = five_strides(layout(np.empty((8, 32, *sides), np.float32)).strides)
+    strides = five_strides(layout(np.empty((8, channels, *sides), np.float32)).strides)
     problem = config.PoolProblem(
         axes=axes,
         adaptive=False,
         backward=True,
-        planes=(8, 32),
+        planes=(8, channels),
         strides=(strides,) * 3,
         images=(True, False, False),
         itemsizes=(4, 4, 4),

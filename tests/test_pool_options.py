@@ -179,6 +179,17 @@ BAD = {
     "a negative padding": (lambda: nnk.max_pool(X, 2, padding=-1), ValueError, "padding"),
     "a flag": (lambda: nnk.max_pool(X, 2, ceil_mode=1), TypeError, "ceil_mode"),
     "another flag": (lambda: nnk.avg_pool(X, 2, count_include_pad=1), TypeError, "count_include"),
+    "no indices": (lambda: nnk.max_pool(X, 2, return_indices=1), TypeError, "return_indices must"),
+    "other places": (
+        lambda: nnk.max_pool(X, 2, return_indices="places"), ValueError, "return_indices must be",
+    ),
+    "indices for taps": (
+        lambda: nnk.max_pool_backward(Y, X, 2, taps=PLACES), DTypeError, "it must be uint8",
+    ),
+    "taps of another shape": (
+        lambda: nnk.max_pool_backward(Y, X, 2, taps=PLACES[..., :2].astype("u1")),
+        ShapeError, "taps has shape",
+    ),
     "no windows": (lambda: nnk.adaptive_avg_pool(X, 0), ValueError, "output_size must lie in"),
     "integers": (lambda: nnk.avg_pool(PLACES, 2), DTypeError, "x has dtype int64"),
     "complex": (lambda: nnk.max_pool(X.astype("c8"), 2), DTypeError, "complex64"),

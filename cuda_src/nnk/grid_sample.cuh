@@ -5,7 +5,7 @@
 // where these are adjacent in memory.
 #pragma once
 #include "nnk/axis_tables.cuh"
-#include "nnk/grid_taps.cuh"
+#include "nnk/grid_taps_vectors.cuh"
 
 namespace nnk {
 
@@ -63,17 +63,31 @@ struct GridSample {
       tile.count = int(args.grid_points.points - tile.first);
     if constexpr (Paired) {
       const auto there = group.template shared<uint32, taps * Points, ThereTag>();
-      for (int p = 0; p < Points; ++p) find_pairs(args, tile, there, p);
+      if constexpr (by_vectors<G>) {
+        for (int p = 0; p < tile.count; p += N) find_pair_vectors(args, tile, there, p);
+      } else {
+        const int points = (tile.count + N - 1) / N * N;
+        for (int p = 0; p < points; ++p) find_pairs(args, tile, there, p);
+      }
       sample_pairs(args, tile, there);
       return;
     }
-    for (int p = group.rank(); p < Points; p += G::threads) find_taps(args, tile, p);
+    if constexpr (by_vectors<G>) {
+      for (int p = 0; p < tile.count; p += N) find_tap_vectors(args, tile, p);
+    } else {
+      for (int p = group.rank(); p < Points; p += G::threads) find_taps(args, tile, p);
+    }
     group.barrier();
     if constexpr (Across) sample_points(group, args, tile);
     else sample_channels(group, args, tile);
   }
 
  private:
+  // Whether taps are found for vectors of points.
+  template <class G>
+  static constexpr bool by_vectors = G::threads == 1 && N > 1 && Points % N == 0 &&
+                                     sizeof(Index) == sizeof(S) && has_tap_vectors(Mode, Outside);
+
   static NNK_FN void find_taps(const Args& args, const Tile& tile, int p) {
     // Lanes past the last point repeat it, and are not written.
     const Index point = tile.first + (p < tile.count ? p : tile.count - 1);
@@ -86,6 +100,72 @@ struct GridSample {
       tile.weight.store(t * Points + p, offset < 0 ? S(0) : found.weight(t));
     }
     tile.target.store(p, args.grid_points.at(point, args.y_stride));
+  }
+
+  // ---- N points at once, for one thread ---------------------------------------------------
+
+  using Places = LinearPlaces<Rank, Outside, S, N>;
+  using VI = Vec<Index, N>;
+
+  // Of the points of a tile from p on; lanes past the last point repeat it.
+  static NNK_FN auto places_of(const Args& args, const Tile& tile, int p) {
+    const auto& points = args.grid_points;
+    const Index point = tile.first + p;
+    const bool whole = p + N <= tile.count && follow(points.by_shape, points.stride);
+    const TG* image = byte_offset(args.grid, tile.image * points.batch);
+    const auto number = [&](int a) NNK_INLINE {
+      const Index from = Index(Rank - 1 - a) * points.last, step = points.stride[Rank - 1];
+      if (whole)
+        return convert<S>(
+            nnk::load_strided<N>(byte_offset(image, from + point * step), step, N, TG()));
+      TG lane[N];
+      for (int i = 0; i < N; ++i) {
+        const Index last = tile.first + (p + i < tile.count ? p + i : tile.count - 1);
+        lane[i] = nnk::load<1>(byte_offset(image, from + points.at(last, points.stride)))[0];
+      }
+      return convert<S>(nnk::load<N>(&lane[0]));
+    };
+    set_targets(args, tile, p);
+    return Places(number, points.size, points.align != 0);
+  }
+  static NNK_FN void set_targets(const Args& args, const Tile& tile, int p) {
+    const auto& points = args.grid_points;
+    for (int i = 0; i < (UnitY ? 1 : N) && p + i < tile.count; ++i)
+      tile.target.store(p + i, points.at(tile.first + p + i, args.y_stride));
+  }
+
+  static NNK_FN void find_tap_vectors(const Args& args, const Tile& tile, int p) {
+    const auto places = places_of(args, tile, p);
+    NNK_UNROLL
+    for (int t = 0; t < taps; ++t) {
+      const auto tap = places.template tap<Rank>(t, args.x_stride, args.x_plane_low);
+      nnk::store(tile.offset.data + t * Points + p,
+                 where(tap.there, tap.bytes, VI::splat(Index(-1))));
+      nnk::store(tile.weight.data + t * Points + p,
+                 where(bit_cast<Mask<S, N>>(tap.there), tap.weight, V::splat(S(0))));
+    }
+  }
+  template <class Flags>
+  static NNK_FN void find_pair_vectors(const Args& args, const Tile& tile, const Flags& there,
+                                       int p) {
+    const auto places = places_of(args, tile, p);
+    const auto pair = places.pair();
+    NNK_UNROLL
+    for (int t = 0; t < taps; t += 2) {
+      const auto row = places.template tap<Rank - 1>(t / 2, args.x_stride, args.x_plane_low);
+      const VI from = row.bytes + pair.first * Index(sizeof(T));
+      nnk::store(tile.offset.data + t / 2 * Points + p,
+                 where(row.there, from, VI::splat(Index(0))));
+      NNK_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        const auto is_tap = row.there & pair.there[e];
+        nnk::store(
+            tile.weight.data + (t + e) * Points + p,
+            where(bit_cast<Mask<S, N>>(is_tap), row.weight * pair.weight[e], V::splat(S(0))));
+        nnk::store(there.data + (t + e) * Points + p,
+                   bits_as<uint32>(where(is_tap, VI::splat(Index(-1)), VI::splat(Index(0)))));
+      }
+    }
   }
 
   // ---- pairs of taps, for one thread ------------------------------------------------------

@@ -19,10 +19,10 @@ template <class Index> struct UnpoolArgs {
   const void* indices;  // int64
   int64 units, tile;
   Divisor<Index> by_planes, by_rows;  // second axis of planes; rows of a pooled plane
-  // For vectors (max_unpool_vectors.cuh): of planes, whether places are multiples of numbers, and
-  // the least place of a vector.
+  // For vectors (max_unpool_vectors.cuh): of planes, and how many of them are a unit, whether
+  // places are multiples of numbers, and the least place of a vector.
   Divisor<Index> by_groups;
-  Index lanes, linear, low;
+  Index lanes, group, linear, low;
   Index sides[2][3];  // of the plane and of what is pooled
   Divisor<Index> by_height[2], by_width[2];
   PoolStrides<Index> at[3];

@@ -6,7 +6,7 @@
 
 namespace nnk {
 
-// Across  whether a vector, and a unit, is of N planes; else a unit is of one plane
+// Across  whether a vector is of N planes, and a unit of some vectors; else a unit is of one plane
 // Step    unit_step or any_step: of what is pooled and of its indices along a vector
 template <class T, class Index, int N, int Step, bool Across> struct UnpoolVectors {
   using Args = UnpoolArgs<Index>;
@@ -20,12 +20,12 @@ template <class T, class Index, int N, int Step, bool Across> struct UnpoolVecto
   static NNK_FN Planes planes_of(const Args& args, Index number) {
     const Index outer = Across ? args.by_groups.divide(number) : number;
     const Index a = args.by_planes.divide(outer), b = outer - a * args.by_planes.divisor;
-    const Index lane = Across ? (number - outer * args.by_groups.divisor) * N : 0;
+    const Index lane = Across ? (number - outer * args.by_groups.divisor) * args.group : 0;
     Planes planes;
     NNK_UNROLL
     for (int i = 0; i < 3; ++i)
       planes.bytes[i] = args.at[i].of_plane(a, b) + lane * args.at[i].lane;
-    planes.count = Across ? int(lesser_of(Index(N), args.lanes - lane)) : 1;
+    planes.count = Across ? int(lesser_of(args.group, args.lanes - lane)) : 1;
     return planes;
   }
   // Numbers of elements from indices in a vector, below 0 where they are none of the plane.
@@ -51,7 +51,8 @@ template <class T, class Index, int N, int Step, bool Across> struct UnpoolVecto
   }
 };
 
-// y: a unit is a plane, or N of them, and its elements are written in order of their indices.
+// y: a unit is a plane, or some vectors of them, and its elements are written in order of their
+// indices. Of all planes that lie element beside element, memory is then written in order.
 template <class T, class Index, int N, int Step, bool Across>
 struct MaxUnpoolVectors : UnpoolVectors<T, Index, N, Step, Across> {
   using Base = UnpoolVectors<T, Index, N, Step, Across>;
@@ -80,8 +81,11 @@ struct MaxUnpoolVectors : UnpoolVectors<T, Index, N, Step, Across> {
       for (Index h = 0; h < height; ++h) {
         T* row = byte_offset(static_cast<T*>(args.plane), planes.bytes[0] + at.at(d, h, 0));
         if constexpr (Across) {
-          for (Index w = 0; w < width; ++w)
-            zeros(byte_offset(row, w * at.space[2]), at.lane, planes.count);
+          for (Index w = 0; w < width; ++w) {
+            T* pixel = byte_offset(row, w * at.space[2]);
+            for (int l = 0; l < planes.count; l += N)
+              zeros(byte_offset(pixel, l * at.lane), at.lane, lesser_of(N, planes.count - l));
+          }
         } else {
           for (Index w = 0; w < width; w += N)
             zeros(byte_offset(row, w * at.space[2]), at.space[2],
@@ -105,8 +109,14 @@ struct MaxUnpoolVectors : UnpoolVectors<T, Index, N, Step, Across> {
       const Index from = planes.bytes[1] + Base::row_of(args, 1, row);
       const Index names = planes.bytes[2] + Base::row_of(args, 2, row);
       for (Index w = 0; w < width; w += Across ? 1 : N) {
-        const int count = Across ? planes.count : int(lesser_of(Index(N), width - w));
-        put_vector(args, plane, from + w * at[1].space[2], names + w * at[2].space[2], count);
+        const Index x = from + w * at[1].space[2], name = names + w * at[2].space[2];
+        if constexpr (Across) {
+          for (int l = 0; l < planes.count; l += N)
+            put_vector(args, byte_offset(plane, l * at[0].lane), x + l * at[1].lane,
+                       name + l * at[2].lane, lesser_of(N, planes.count - l));
+        } else {
+          put_vector(args, plane, x, name, int(lesser_of(Index(N), width - w)));
+        }
       }
     }
   }

@@ -59,6 +59,8 @@ struct PoolGather {
   static NNK_FN void walk_row(const Args& args, Index row) {
     Place place;
     begin_row(args, row, place);
+    if constexpr (!Adaptive)
+      if (args.axis[2].dilation == 1 && walk_windows(args, place)) return;
     if constexpr (!by_labels) return walk_runs(args, place);
     for (place.p[2] = 0; place.p[2] < args.axis[2].size; ++place.p[2]) {
       place.cover[2] = args.axis[2].cover(place.p[2]);
@@ -67,6 +69,114 @@ struct PoolGather {
       if (whole < args.lane_vectors)
         make<false>(args, place, whole * N, int(args.lanes - whole * N));
     }
+  }
+
+  // The windows of one row that may see the elements of a row: the number of their first tap, or
+  // how many taps of a column each has.
+  struct Windows {
+    const T* dy;
+    const Second* second;
+    I number;
+    Index count;
+  };
+  static constexpr int most_rows = 8;  // of windows
+  struct SeenRows {
+    Windows row[most_rows];
+    int count;
+  };
+
+  // Without dilation along a row the windows of an element are those of the one before it, but for
+  // some at either end, and nothing is divided. False where they are in too many rows.
+  static NNK_FN bool walk_windows(const Args& args, const Place& place) {
+    SeenRows rows;
+    if (!find_rows(args, place, rows)) return false;
+    const auto& axis = args.axis[2];
+    const Index whole = args.lanes / N;
+    Index first = 0, last = 0, end = 0;
+    for (Index w = 0; w < axis.size; w = end) {
+      const Index at = w + axis.low;
+      while (last < axis.out && last * axis.stride <= at) ++last;
+      while (first < last && at - first * axis.stride >= axis.kernel) ++first;
+      end = w + 1;
+      if constexpr (!by_labels) {  // the same windows see the elements up to `end`
+        end = axis.size;
+        if (last < axis.out) end = lesser_of(end, last * axis.stride - axis.low);
+        if (first < last) end = lesser_of(end, first * axis.stride + axis.kernel - axis.low);
+      }
+      for (Index v = 0; v < whole; ++v)
+        make_seen<true>(args, place, rows, first, last, w, end, v * N, N);
+      if (whole < args.lane_vectors)
+        make_seen<false>(args, place, rows, first, last, w, end, whole * N,
+                         int(args.lanes - whole * N));
+    }
+    return true;
+  }
+  static NNK_FN bool find_rows(const Args& args, const Place& place, SeenRows& rows) {
+    rows.count = 0;
+    Index o[3] = {0, 0, 0};
+    for (o[0] = place.cover[0].first; o[0] < place.cover[0].last; ++o[0]) {
+      const Index a = args.axis[0].tap(place.p[0], o[0]);
+      for (o[1] = place.cover[1].first; o[1] < place.cover[1].last; ++o[1]) {
+        const Index b = args.axis[1].tap(place.p[1], o[1]);
+        if (a < 0 || b < 0) continue;
+        if (rows.count == most_rows) return false;
+        Windows& row = rows.row[rows.count++];
+        row.dy = byte_offset(static_cast<const T*>(args.dy), offset<1>(args, place, o));
+        if constexpr (by_labels || reads_y)
+          row.second =
+              byte_offset(static_cast<const Second*>(args.second), offset<2>(args, place, o));
+        row.number = I((a * args.taps[0] + b) * args.taps[1]);
+        if constexpr (Mode::counts) {
+          const Window wd = args.axis[0].window(o[0]), wh = args.axis[1].window(o[1]);
+          row.count = args.include_pad ? wd.padded * wh.padded : wd.inside() * wh.inside();
+        }
+      }
+    }
+    return true;
+  }
+  // The elements [begin, end) of a row, which the windows [first, last) of some rows see.
+  template <bool Whole>
+  static NNK_FN void make_seen(const Args& args, const Place& place, const SeenRows& rows,
+                               Index first, Index last, Index begin, Index end, Index lane,
+                               int count) {
+    V total = V::splat(S(0));
+    if constexpr (by_labels) {
+      for (int r = 0; r < rows.count; ++r) {
+        for (Index o = first; o < last; ++o) {
+          const V dy = seen<1, Whole>(args, rows.row[r].dy, o, lane, count);
+          const auto best = seen<2, Whole, I>(args, rows.row[r].second, o, lane, count);
+          const Index tap = begin + args.axis[2].low - o * args.axis[2].stride;
+          const auto is_here = bit_cast<Mask<S, N>>(best == rows.row[r].number + I(tap));
+          total = total + where(is_here, dy, V::splat(S(0)));
+        }
+      }
+    } else {  // columns first, as in `sums`
+      for (Index o = first; o < last; ++o) {
+        Index taps = 1;
+        if constexpr (Mode::counts) {
+          const Window w = args.axis[2].window(o);
+          taps = args.include_pad ? w.padded : w.inside();
+        }
+        V column = V::splat(S(0));
+        for (int r = 0; r < rows.count; ++r) {
+          const V dy = seen<1, Whole>(args, rows.row[r].dy, o, lane, count);
+          V y = dy, n = V::splat(S(1));
+          if constexpr (reads_y) y = seen<2, Whole>(args, rows.row[r].second, o, lane, count);
+          if constexpr (Mode::counts) n = V::splat(S(rows.row[r].count * taps));
+          column = column + Mode::term(args.parameters, dy, y, n);
+        }
+        total = total + column;
+      }
+    }
+    Index at[3] = {place.p[0], place.p[1], begin};
+    for (; at[2] < end; ++at[2]) write<Whole>(args, place, at, lane, count, total);
+  }
+  // What a row of windows has for window o, in some lanes.
+  template <int Operand, bool Whole, class To = S, class From>
+  static NNK_FN Vec<To, N> seen(const Args& args, const From* row, Index o, Index lane, int count) {
+    const Line<const From, Index, Step> line{byte_offset(row, o * args.at[Operand].space[2]),
+                                             args.lanes, args.at[Operand].lane};
+    return convert<To>(some<Whole>(line, lane, count));
   }
 
   // Neighbours that the same windows see have one sum. (Without dilation all windows between the
@@ -220,8 +330,11 @@ struct PoolGather {
     const Line<const From, Index, Step> line{
         byte_offset(static_cast<const From*>(data), offset<Operand>(args, place, at)), args.lanes,
         args.at[Operand].lane};
+    return some<Whole>(line, lane, count);
+  }
+  template <bool Whole, class L> static NNK_FN auto some(const L& line, Index lane, int count) {
     if constexpr (Whole) return line.template load<N>(lane);
-    else return line.template load_partial<N>(lane, count, From());
+    else return line.template load_partial<N>(lane, count, typename L::value_type());
   }
   template <int Operand, class From, bool Whole>
   static NNK_FN V load(const Args& args, const void* data, const Place& place, const Index (&at)[3],

@@ -86,13 +86,9 @@ struct PoolRows {
       const Window wd = args.axis[0].window(d), wh = args.axis[1].window(h);
       const Index y = args.at[1].of_plane(a, b) + args.at[1].at(d, h, piece.first);
       if constexpr (Mode::indexed) {
-        search(args, piece, plane, args.at[0].of_plane(a, b), wd, wh);
         const Index labels = args.at[2].of_plane(a, b) + args.at[2].at(d, h, piece.first);
-        write_labels(args, piece, labels, args.names.of_window(wd.start, wh.start, piece.start));
-        if (args.y != nullptr) {
-          for (Index i = 0; i < piece.count; i += N)
-            store_result(args, piece, y, i, nnk::load<N>(piece.best + i));
-        }
+        search(args, piece, plane, args.at[0].of_plane(a, b), wd, wh,
+               {y, labels, args.names.of_window(wd.start, wh.start, piece.start)});
       } else {
         add_rows(args, piece, args.at[0].of_plane(a, b), wd, wh);
         const S rows = args.include_pad ? S(wd.padded * wh.padded) : S(wd.inside() * wh.inside());
@@ -226,47 +222,51 @@ struct PoolRows {
     else line.store(i, v);
   }
 
-  // ---- maxima with the labels of their taps: tap after tap, row after row
-  // ------------------------
+  // ---- maxima with the labels of their taps: row after row, of each tap after tap --------------
+
+  // Bytes to the results of a row of windows, and the label of the first tap of its first one.
+  struct Results { Index y, labels, name; };
+  // Rows of the image in scratch memory, and the labels of their first taps.
+  struct Found {
+    const S* rows[together];
+    I labels[together];
+    int count;
+    bool is_first;  // whether none was searched before
+    I first;        // label of the first tap inside, but for the column
+    bool any;       // whether there is one
+  };
 
   static NNK_FN void search(const Args& args, Piece& piece, Index plane, Index bytes,
-                            const Window& wd, const Window& wh) {
+                            const Window& wd, const Window& wh, const Results& to) {
     const auto& names = args.names;
-    const bool any = wd.inside() > 0 && wh.inside() > 0;
-    const I row = I(wd.first * names.tap[0] + wh.first * names.tap[1]);
-    const VI none = VI::splat(I(-1));
-    for (Index i = 0; i < piece.count; i += N) {
-      const VI column = nnk::load<N>(piece.column + i);
-      const VI first = where(column < I(0), none, column * I(names.tap[2]) + row);
-      nnk::store(piece.best + i, V::splat(pool_lowest<T, S>()));
-      nnk::store(piece.label + i, any ? first : none);
-    }
-    if (piece.high == piece.low) return;
     // Neighbouring rows of one depth stay, each in a place of its own.
     const bool stay =
         args.axis[0].kernel == 1 && args.axis[1].dilation == 1 && args.axis[1].kernel <= together;
-    I labels[together];
-    const S* rows[together];
-    int found = 0;
-    for (Index a = wd.first; a < wd.last; ++a) {
+    Found found{};
+    found.is_first = true;
+    found.any = wd.inside() > 0 && wh.inside() > 0;
+    found.first = I(wd.first * names.tap[0] + wh.first * names.tap[1]);
+    const bool sees = piece.high > piece.low;
+    for (Index a = wd.first; a < wd.last && sees; ++a) {
       for (Index b = wh.first; b < wh.last; ++b) {
+        if (found.count == together) {
+          search_found<false>(args, piece, found, to);
+          found.count = 0;
+          found.is_first = false;
+        }
         const Index d = wd.start + a * args.axis[0].dilation;
         const Index h = wh.start + b * args.axis[1].dilation;
-        const int k = stay ? int(h % kept) : found;
+        const int k = stay ? int(h % kept) : found.count;
         const Index number = (plane * args.axis[0].size + d) * args.axis[1].size + h;
         S* row = piece.row + k * args.length;
         if (!stay || piece.kept_row[k] != number)
           copy_row(piece, row, image_row(args, piece, bytes, d, h));
         piece.kept_row[k] = number;
-        rows[found] = row;
-        labels[found++] = I(a * names.tap[0] + b * names.tap[1]);
-        if (found == together) {
-          search_rows<together>(args, piece, rows, labels);
-          found = 0;
-        }
+        found.rows[found.count] = row;
+        found.labels[found.count++] = I(a * names.tap[0] + b * names.tap[1]);
       }
     }
-    for (int r = 0; r < found; ++r) search_rows<1>(args, piece, rows + r, labels + r);
+    search_found<true>(args, piece, found, to);
   }
 
   template <class Row> static NNK_FN void copy_row(const Piece& piece, S* row, const Row& from) {
@@ -285,56 +285,67 @@ struct PoolRows {
     }
   }
 
-  template <int Rows>
-  static NNK_FN void search_rows(const Args& args, const Piece& piece, const S* const* rows,
-                                 const I* labels) {
-    if constexpr (Rows == together) {
-      with_stride(args.axis[2].stride, [&](auto every) NNK_INLINE {
-        for (Index i = 0; i < piece.count; i += N)
-          search_window<every.value, Rows>(args, piece, rows, labels, i);
-      });
-    } else {
-      for (Index i = 0; i < piece.count; i += N)
-        search_window<0, Rows>(args, piece, rows, labels, i);
-    }
+  // Last: whether no row follows, and the results are written.
+  template <bool Last>
+  static NNK_FN void search_found(const Args& args, const Piece& piece, const Found& found,
+                                  const Results& to) {
+    with_stride(args.axis[2].stride, [&](auto every) NNK_INLINE {
+      constexpr int e = every.value;
+      if (!Last || found.count == 3) search_rows<e, 3, Last>(args, piece, found, to);
+      else if (found.count == 2) search_rows<e, 2, Last>(args, piece, found, to);
+      else if (found.count == 1) search_rows<e, 1, Last>(args, piece, found, to);
+      else search_rows<e, 0, Last>(args, piece, found, to);
+    });
   }
-  template <int Every, int Rows>
-  static NNK_FN void search_window(const Args& args, const Piece& piece, const S* const* rows,
-                                   const I* labels, Index i) {
+  template <int Every, int Rows, bool Last>
+  static NNK_FN void search_rows(const Args& args, const Piece& piece, const Found& found,
+                                 const Results& to) {
     const auto& axis = args.axis[2];
-    V best = nnk::load<N>(piece.best + i);
-    VI best_label = nnk::load<N>(piece.label + i);
-    NNK_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      const S* from = rows[r] + i * axis.stride;
-      for (Index c = 0; c < axis.kernel; ++c) {
-        const V x = load_every<N, Every>(from + c * axis.dilation, axis.stride);
-        const auto better = is_better(x, best);
-        best = where(better, x, best);
-        const I label = I(labels[r] + c * args.names.tap[2]);
-        best_label = where_labels(better, VI::splat(label), best_label);
-      }
-    }
-    nnk::store(piece.best + i, best);
-    nnk::store(piece.label + i, best_label);
-  }
-
-  // Labels so far count from the window; `name` is that of the first one.
-  static NNK_FN void write_labels(const Args& args, const Piece& piece, Index to, Index name) {
-    if (args.labels == nullptr) return;
-    const VI order = lanes_in_order<I, N>();
-    const Index step = args.axis[2].stride * args.names.start[2];
     const VI none = VI::splat(I(-1));
     for (Index i = 0; i < piece.count; i += N) {
-      VI label = nnk::load<N>(piece.label + i);
-      const VI window = order * I(step) + I(name + i * step);
-      label = where(label < I(0), none, label + window);
-      const Line<U, Index, Step> line{byte_offset(static_cast<U*>(args.labels), to), piece.count,
-                                      args.at[2].space[2]};
-      const auto v = convert<U>(label);
-      if (piece.count - i < N) line.store_partial(i, v, int(piece.count - i));
-      else line.store(i, v);
+      V best;
+      VI label;
+      if (found.is_first) {
+        const VI column = nnk::load<N>(piece.column + i);
+        best = V::splat(pool_lowest<T, S>());
+        label = found.any ? where(column < I(0), none, column * I(args.names.tap[2]) + found.first)
+                          : none;
+      } else {
+        best = nnk::load<N>(piece.best + i);
+        label = nnk::load<N>(piece.label + i);
+      }
+      NNK_UNROLL
+      for (int r = 0; r < Rows; ++r) {
+        const S* from = found.rows[r] + i * axis.stride;
+        for (Index c = 0; c < axis.kernel; ++c) {
+          const V x = load_every<N, Every>(from + c * axis.dilation, axis.stride);
+          const auto better = is_better(x, best);
+          best = where(better, x, best);
+          const I tap = I(found.labels[r] + c * args.names.tap[2]);
+          label = where_labels(better, VI::splat(tap), label);
+        }
+      }
+      if constexpr (Last) {
+        if (args.labels != nullptr) store_labels(args, piece, to, i, label);
+        if (args.y != nullptr) store_result(args, piece, to.y, i, best);
+      } else {
+        nnk::store(piece.best + i, best);
+        nnk::store(piece.label + i, label);
+      }
     }
+  }
+
+  // Labels so far count from the window.
+  static NNK_FN void store_labels(const Args& args, const Piece& piece, const Results& to, Index i,
+                                  VI label) {
+    const Index step = args.axis[2].stride * args.names.start[2];
+    const VI window = lanes_in_order<I, N>() * I(step) + I(to.name + i * step);
+    const VI none = VI::splat(I(-1));
+    const auto v = convert<U>(where(label < I(0), none, label + window));
+    const Line<U, Index, Step> line{byte_offset(static_cast<U*>(args.labels), to.labels),
+                                    piece.count, args.at[2].space[2]};
+    if (piece.count - i < N) line.store_partial(i, v, int(piece.count - i));
+    else line.store(i, v);
   }
 };
 

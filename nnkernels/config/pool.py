@@ -16,10 +16,12 @@ from nnkernels.dispatch.windows import Axis
 _GPU_THREADS = 256
 # Results of a block on a CPU, about.
 _CPU_RESULTS = 16384
+# For each thread, so many blocks or more need not be as many for all of them.
+_MANY_BLOCKS = 8
 # Elements that a block adds up, about, where windows are large.
 _CPU_TAPS = 65536
 # Registers that make a vector where neighbours are independent: loops over taps are short.
-_CPU_REGISTERS = 4
+_CPU_REGISTERS = (4, 2, 1)
 # Elements of a row of an image in scratch memory: with its companions it stays in a level-1 cache.
 _PIECE = 2048
 # What the windows of one vector may span, and how far apart they may be, to be made from there.
@@ -157,8 +159,8 @@ def configure(problem: PoolProblem, device: Device) -> PoolConfig:
         return _with_few_windows(problem, width)
     if not lanes and fits_rows(problem) and not _searches_planes(problem, width):
         return _with_rows(problem, width, device)
-    if lanes and lane_count(problem, lanes) > width and not problem.has_powers:
-        width *= _CPU_REGISTERS
+    if lanes and not problem.has_powers:
+        width *= _registers_of_a_vector(-(-lane_count(problem, lanes) // width))
     if (
         lanes
         and has_high_windows(problem)
@@ -209,6 +211,11 @@ def lane_stride(strides: Strides, lanes: str) -> int:
     return {"channels": strides[1], "batch": strides[0], "planes": strides[1], "": 0}[lanes]
 
 
+def _registers_of_a_vector(count: int) -> int:
+    """How many make a vector where there are `count` of lanes: a vector costs as much as one."""
+    return min(_CPU_REGISTERS, key=lambda registers: -(-count // registers) * (registers + 1))
+
+
 def _gpu_vector(problem: PoolProblem, lanes: str, device: Device) -> int:
     # 32 bytes of the computing type: more spills where taps cost an exponential.
     widest = (2 * device.vector_bytes) // problem.compute_itemsize
@@ -250,7 +257,7 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
         index=problem.index,
         streaming=step == UNIT_STEP and streams(problem, device),
         units=rows * width * vectors if device.is_gpu else rows,
-        tile=_GPU_THREADS if device.is_gpu else _rows_of_a_block(width * count),
+        tile=_GPU_THREADS if device.is_gpu else units_of_a_block(rows, width * count, device),
         group=group,
     )
 
@@ -308,8 +315,12 @@ def streams(problem: PoolProblem, device: Device) -> bool:
     return not device.is_gpu and written >= device.cache_bytes
 
 
-def _rows_of_a_block(results: int) -> int:
-    return max(_CPU_RESULTS // max(results, 1), 1)
+def units_of_a_block(units: int, results: int, device: Device) -> int:
+    """How many units, of so many results each, a thread of a CPU takes at once."""
+    blocks = -(-units // max(_CPU_RESULTS // max(results, 1), 1))
+    if blocks < _MANY_BLOCKS * device.processors:  # as many for each thread
+        blocks = round_up(blocks, 2 * device.processors)
+    return -(-units // max(blocks, 1))
 
 
 # ---- vectors of rows of windows -----------------------------------------------------------------
@@ -407,7 +418,7 @@ def _with_rows(problem: PoolProblem, vector: int, device: Device) -> PoolConfig:
         index=problem.index,
         streaming=step == UNIT_STEP and streams(problem, device),
         units=units,
-        tile=_rows_of_a_block(piece),
+        tile=units_of_a_block(units, piece, device),
         piece=piece,
         spreads=spreads(problem),
     )

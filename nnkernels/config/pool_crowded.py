@@ -11,13 +11,25 @@ from nnkernels.config.elementwise import UNIT_STEP
 from nnkernels.config.pool import PoolProblem
 from nnkernels.dispatch.windows import Axis
 
-# How many windows see an element from where adding each of them to its maximum is faster than
-# looking all of them up: so many, and so many more times the windows that there are to an element.
-_LOOK_UPS = 3
-_ADDITIONS = 14
-# What it takes to begin a row, in look-ups. 1280 planes of 28 x 28, 2x2 with stride 2, on two cores
-# of Zen 4: 553 us by look-ups and 152 by additions; 320 of 112 x 112 963 and 984.
-_LOOK_UPS_OF_A_ROW = 500
+# What gradients of maxima take, in cycles of Zen 4. Scattered, for an element, and for a window.
+_CLEARED, _ADDITION = 0.8, 4.6
+
+
+@dataclass(frozen=True)
+class _Gathering:
+    """Gathered: to begin a row, or a pixel; a register of results, and to look up a window."""
+
+    begin: float
+    store: float
+    look_up: float
+
+
+_IN_ROWS = _Gathering(90, 9, 6.8)
+_IN_PIXELS = _Gathering(20, 7, 6)
+# A register of a row whose remainders by the stride are put between each other one by one.
+_JOIN = 20
+# Windows whose places are kept in a table, about.
+_RUN = 1024
 # Planes whose sums are made at once where they are apart, and of how many.
 _PLANES = 4
 _MANY_PLANES = 16
@@ -148,19 +160,21 @@ class ScatterConfig:
     Attributes
     ----------
     lanes : {"channels", "batch", "planes"}
-        The axis of planes of which `group` are made at once.
+        The axis of planes that are made together.
     planes : tuple of int
         The axes of planes that are left.
     lane_count, group : int
-        Length of the axis of lanes, and how many of them are made at once.
+        Length of the axis of lanes, and how many of them are made at once where they are apart.
     vector : int
-        Elements that are written at once.
+        Windows whose places are found at once, and elements that are written.
     adjacent : bool
-        Whether the planes of a group lie element beside element.
+        Whether all planes of the lanes lie element beside element, and are one.
     extent : tuple of int
         Depths and rows of a band: all rows where there are several depths.
     capacity : int
         Sums of a plane in scratch memory.
+    run : int
+        Rows of windows that follow each other in memory.
     """
 
     lanes: str
@@ -174,11 +188,22 @@ class ScatterConfig:
     extent: tuple[int, int]
     bands: tuple[int, int]
     capacity: int
+    run: int
+
+    @property
+    def beside(self) -> int:
+        """Numbers that lie beside each other for one element."""
+        return self.lane_count if self.adjacent else 1
+
+    @property
+    def groups(self) -> int:
+        """Of planes that are made at once."""
+        return 1 if self.adjacent else -(-self.lane_count // self.group)
 
     @property
     def units(self) -> int:
         """Bands of all groups of planes."""
-        return prod(self.planes) * -(-self.lane_count // self.group) * prod(self.bands)
+        return prod(self.planes) * self.groups * prod(self.bands)
 
 
 def configure_scatter(problem: PoolProblem, device: Device) -> ScatterConfig | None:
@@ -194,20 +219,18 @@ def configure_scatter(problem: PoolProblem, device: Device) -> ScatterConfig | N
     adjacent = pool.adjacent_lanes(problem)
     lanes = adjacent or pool.any_lanes(problem)
     count = pool.lane_count(problem, lanes)
-    crowd = windows_of_an_element(problem.axes, problem.adaptive)
-    in_rows = not adjacent and pool.fits_rows(problem)
-    windows = prod(axis.out for axis in problem.axes) / prod(axis.size for axis in problem.axes)
-    looks = crowd + (_LOOK_UPS_OF_A_ROW / problem.axes[2].size if in_rows else 0)
-    if (adjacent or in_rows) and looks < _LOOK_UPS + _ADDITIONS * windows:
+    if adjacent and not _is_dense(problem, lanes, count):
         return None
     vector = device.vector_bytes // problem.compute_itemsize
-    group = vector if adjacent else _PLANES if count >= _MANY_PLANES else 1
-    room = device.shared_limit // _SHARE // (problem.compute_itemsize * group) - vector
-    extent = _extent(problem.axes, room)
+    if gathers(problem, adjacent, vector):
+        return None
+    group = 1 if adjacent or count < _MANY_PLANES else _PLANES
+    beside = count if adjacent else 1
+    room = (device.shared_limit // _SHARE // problem.compute_itemsize - 2 * vector) // group
+    extent = _extent(problem.axes, room // beside)
     if extent is None or _visits(problem.axes, extent) > _VISITS:
         return None
     depth, height, width = problem.axes
-    elements = extent[0] * extent[1] * width.size
     return ScatterConfig(
         lanes=lanes,
         planes=pool.planes_beside(problem, lanes),
@@ -219,18 +242,43 @@ def configure_scatter(problem: PoolProblem, device: Device) -> ScatterConfig | N
         streaming=pool.streams(problem, device),
         extent=extent,
         bands=(-(-depth.size // extent[0]), -(-height.size // extent[1])),
-        capacity=_whole(elements, vector),
+        capacity=_whole(prod(extent) * width.size * beside, vector),
+        run=_rows_of_a_run(problem, beside),
     )
 
 
-def windows_of_an_element(axes: tuple[Axis, Axis, Axis], adaptive: bool) -> int:
-    """How many windows see an element, about; along a row, how many would if it were endless."""
-    if adaptive:  # they divide the image
-        return 1
-    depth, height, width = axes
-    return prod(min(-(-axis.kernel // axis.stride), axis.out) for axis in (depth, height)) * -(
-        -width.kernel // width.stride
+def _is_dense(problem: PoolProblem, lanes: str, count: int) -> bool:
+    """Whether in all operands neighbours along a row follow each other, and planes each other."""
+    return all(
+        pool.lane_stride(s, lanes) == size and s[4] == count * size
+        for s, size in zip(problem.strides, problem.itemsizes, strict=True)
     )
+
+
+def _rows_of_a_run(problem: PoolProblem, beside: int) -> int:
+    """How many rows of windows are taken as one: some that follow each other in memory."""
+    _, height, width = problem.axes
+    follow = all(s[3] == width.out * s[4] for s in problem.strides[1:])
+    most = max(_RUN // (width.out * beside), 1)
+    return min(most, height.out) if follow and not problem.adaptive else 1
+
+
+def gathers(problem: PoolProblem, adjacent: str, vector: int) -> bool:
+    """Whether looking up the windows of an element is faster than adding each to its maximum."""
+    width = problem.axes[2]
+    windows = prod(axis.out for axis in problem.axes) / prod(axis.size for axis in problem.axes)
+    looks = windows * prod(axis.kernel for axis in problem.axes)
+    if adjacent:
+        cost, length = _IN_PIXELS, pool.lane_count(problem, adjacent)
+        registers = float(-(-length // vector))
+    elif pool.fits_rows(problem):
+        cost, length = _IN_ROWS, width.size
+        registers = length / vector
+    else:
+        return False
+    join = _JOIN if not adjacent and width.stride > 2 else 0
+    gathered = cost.begin + registers * (cost.store + looks * cost.look_up + join)
+    return gathered < length * (_CLEARED + windows * _ADDITION)
 
 
 def _extent(axes: tuple[Axis, Axis, Axis], room: int) -> tuple[int, int] | None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from nnkernels.dispatch import machines
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
-from nnkernels.dispatch.dtypes import ELEMENTS, numpy_dtype, require
+from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype, require
 from nnkernels.dispatch.elementwise import alignment_of, remember
 from nnkernels.dispatch.pool_bands import add_launch
-from nnkernels.dispatch.pool_crowded import add_scatter, add_search, scatter_of
+from nnkernels.dispatch.pool_crowded import add_gradient, add_search
 from nnkernels.dispatch.pool_plan import (
     Launch,
     Mode,
@@ -66,26 +66,30 @@ class Pooling:
 # ---- the functions ------------------------------------------------------------------------------
 
 
-def forward(pooling: Pooling, x: Any, indices: bool = False, out: Any = None) -> Any:
-    """Pool an image; with `indices`, also where the maxima are."""
-    key = (_forward, pooling, indices)
+def forward(pooling: Pooling, x: Any, labels: str = "", out: Any = None) -> Any:
+    """Pool an image; with `labels` "indices" or "taps", also where the maxima are."""
+    key = (_forward, pooling, labels)
     kinds = "fiu" if pooling.mode.name == "Max" else "f"
 
     def make(views: Sequence[Any], machine: Any, alignment: int, given: Any) -> PoolPlan:
-        return _forward(pooling, indices, kinds, views[0], machine, alignment, given)
+        return _forward(pooling, labels, kinds, views[0], machine, alignment, given)
 
     results = call(key, make, (x,), ("x",), out)
-    return results if indices else results[0]
+    return results if labels else results[0]
 
 
-def backward_of_max(pooling: Pooling, dy: Any, x: Any, out: Any = None) -> Any:
-    """The gradient of a maximum, whose places are looked up again."""
+def backward_of_max(pooling: Pooling, dy: Any, x: Any, taps: Any, out: Any = None) -> Any:
+    """The gradient of a maximum, whose places are looked up again if no taps are given."""
 
     def make(views: Sequence[Any], machine: Any, alignment: int, given: Any) -> PoolPlan:
-        dy, x = views
-        return _backward_of_max(pooling, dy, x, machine, alignment, given)
+        dy, x, *taps = views
+        return _backward_of_max(pooling, dy, x, taps, machine, alignment, given)
 
-    return call((_backward_of_max, pooling), make, (dy, x), ("dy", "x"), out)[0]
+    arrays, names = ((dy, x), ("dy", "x")) if taps is None else ((dy, x, taps), _WITH_TAPS)
+    return call((_backward_of_max, pooling), make, arrays, names, out)[0]
+
+
+_WITH_TAPS = ("dy", "x", "taps")
 
 
 def backward_of_sum(pooling: Pooling, dy: Any, shape: Shape, out: Any = None) -> Any:
@@ -158,7 +162,7 @@ def call(
 
 def _forward(
     pooling: Pooling,
-    indices: bool,
+    labels: str,
     kinds: str,
     x: Any,
     machine: Any,
@@ -172,41 +176,59 @@ def _forward(
     if given is not None:
         check_out(given, "out", shape, x.dtype)
         strides = given.strides
+    three = three_axes(axes)
     results = [result]
-    labels = None
-    if indices:
-        places, label_strides = ordered(shape, numpy_dtype("int64"), x)
-        results.append(places)
-        labels = Operand(ELEMENTS["int64"], five_strides(label_strides), False)
+    places = None
+    if labels:
+        element = ELEMENTS["int64"] if labels == "indices" else label_element(three)
+        allocation, label_strides = ordered(shape, numpy_dtype(element.name), x)
+        results.append(allocation)
+        places = Operand(element, five_strides(label_strides), False)
     plan = PoolPlan(tuple(results))
     if 0 not in shape:
         launch = Launch(
             mode=pooling.mode,
-            axes=three_axes(axes),
+            axes=three,
             adaptive=adaptive,
             backward=False,
             planes=x.shape[:2],
             operands=(
                 Operand(found, five_strides(x.strides), True),
                 Operand(found, five_strides(strides), False),
-                labels,
+                places,
             ),
-            pointers=(0, 1, 2 if indices else 3),
-            flat=True,
+            pointers=(0, 1, 2 if labels else 3),
+            flat=labels == "indices",
         )
-        add = add_search if indices else add_launch
+        add = add_search if labels else add_launch
         add(plan, launch, machine, alignment)
     return plan
 
 
 def _backward_of_max(
-    pooling: Pooling, dy: Any, x: Any, machine: Any, alignment: int, given: Any
+    pooling: Pooling,
+    dy: Any,
+    x: Any,
+    taps: Sequence[Any],
+    machine: Any,
+    alignment: int,
+    given: Any,
 ) -> PoolPlan:
     found = require(x.dtype, "f", "x")
     axes, adaptive = pooling.geometry(x.shape[2:])
     check_cotangent(dy, (*x.shape[:2], *out_shape(axes)), x.dtype)
     result, strides = _gradient(x.shape, x.dtype, memory_order(x.shape, x.strides), given)
     three = three_axes(axes)
+    element = label_element(three)
+    workspace = None
+    if taps:
+        _check_taps(taps[0], dy, element)
+        label_strides: Strides = taps[0].strides
+    else:
+        workspace, label_strides = ordered(dy.shape, numpy_dtype(element.name), x)
+    plan = PoolPlan((result,), workspace)
+    if 0 in x.shape:
+        return plan
     common: dict[str, Any] = {
         "mode": pooling.mode,
         "axes": three,
@@ -217,38 +239,18 @@ def _backward_of_max(
         Operand(found, five_strides(s), is_image)
         for s, is_image in ((x.strides, True), (strides, True), (dy.strides, False))
     )
-
-    def labels_of(name: str) -> tuple[Allocation, Operand]:
-        workspace, label_strides = ordered(dy.shape, numpy_dtype(name), x)
-        return workspace, Operand(ELEMENTS[name], five_strides(label_strides), False)
-
-    def gradient(labels: Operand) -> Launch:
-        # dx, dy and labels, and no x.
-        operands = (dx, windows, labels, None)
-        return Launch(**common, backward=True, operands=operands, pointers=(2, 0, 3, 4))
-
-    workspace, labels = labels_of("int32")
-    scatter = scatter_of(gradient(labels), machine, alignment)
-    if scatter is None:  # the smallest dtype for the number of a tap
-        workspace, labels = labels_of(label_element(three).name)
-    elif scatter.index == "q":
-        workspace, labels = labels_of("int64")
-    plan = PoolPlan((result,), workspace)
-    if 0 in x.shape:
-        return plan
-    if 0 not in dy.shape:
+    labels = Operand(element, five_strides(label_strides), False)
+    if not taps and 0 not in dy.shape:
         places = Launch(
-            **common,
-            backward=False,
-            operands=(image, None, labels),
-            pointers=(1, 4, 3),
-            flat=scatter is not None,
+            **common, backward=False, operands=(image, None, labels), pointers=(1, 4, 3)
         )
         add_search(plan, places, machine, alignment)
-    if scatter is None:
-        add_launch(plan, gradient(labels), machine, alignment)
-    else:
-        add_scatter(plan, gradient(labels), scatter, machine, alignment)
+    # dx, dy and labels, and no x.
+    pointers = (3, 0, 2, 5) if taps else (2, 0, 3, 4)
+    gradient = Launch(
+        **common, backward=True, operands=(dx, windows, labels, None), pointers=pointers
+    )
+    add_gradient(plan, gradient, machine, alignment)
     return plan
 
 
@@ -323,6 +325,17 @@ def check_cotangent(array: Any, shape: Shape, dtype: Any, name: str = "dy") -> N
         raise ShapeError(f"{name} has shape {array.shape}; the result has shape {shape}")
     if array.dtype != dtype:
         raise DTypeError(f"{name} has dtype {array.dtype} and x {dtype}; they must be equal")
+
+
+def _check_taps(taps: Any, dy: Any, element: Element) -> None:
+    """Check that they are what the pooling returned."""
+    if taps.shape != dy.shape:
+        raise ShapeError(f"taps has shape {taps.shape}; it must have the shape {dy.shape} of dy")
+    if taps.dtype.name != element.name:
+        raise DTypeError(
+            f"taps has dtype {taps.dtype}; it must be {element.name}, "
+            'as the pooling returns it with return_indices="taps"'
+        )
 
 
 def _gradient(

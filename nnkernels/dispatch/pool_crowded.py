@@ -7,6 +7,7 @@ from typing import Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import pool_crowded as config
+from nnkernels.config.pool import units_of_a_block
 from nnkernels.config.pool_crowded import ScatterConfig, SearchConfig
 from nnkernels.dispatch.dtypes import Element
 from nnkernels.dispatch.packing import Packer, pointer_struct
@@ -20,9 +21,6 @@ from nnkernels.dispatch.pool_plan import (
     problem_of,
     traffic_of,
 )
-
-# Elements and windows of a block, about.
-_BLOCK = 16384
 
 
 def add_search(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> None:
@@ -67,19 +65,21 @@ def _pack_search(launch: Launch, chosen: SearchConfig) -> bytes:
     return packer.finish()
 
 
-def scatter_of(launch: Launch, machine: Any, alignment: int) -> ScatterConfig | None:
-    """How a gradient of a maximum is scattered, or None."""
-    sizes = [a.size * a.out for a in launch.axes]
-    if 0 in (*launch.planes, *sizes):
-        return None
-    problem, _ = problem_of(launch, alignment)
-    return config.configure_scatter(problem, machine.device)
+def add_gradient(plan: PoolPlan, launch: Launch, machine: Any, alignment: int) -> None:
+    """Add the launch of a gradient of a maximum to a plan: scattered, if that is faster."""
+    chosen = None
+    if 0 not in (*launch.planes, *(a.size * a.out for a in launch.axes)):
+        problem, _ = problem_of(launch, alignment)
+        chosen = config.configure_scatter(problem, machine.device)
+    if chosen is None:
+        add_launch(plan, launch, machine, alignment)
+    else:
+        _add_scatter(plan, launch, chosen, machine, alignment)
 
 
-def add_scatter(
+def _add_scatter(
     plan: PoolPlan, launch: Launch, chosen: ScatterConfig, machine: Any, alignment: int
 ) -> None:
-    """Add the launch of a gradient of a maximum to a plan; its labels are flat indices."""
     _, compute = problem_of(launch, alignment)
     operands = launch.operands[:3]
     dx, _, labels = operands
@@ -90,18 +90,20 @@ def add_scatter(
     text = f"{dx.element.storage}, {labels.element.storage}, {compute.storage}, {chosen.group}, "
     text += f"{chosen.vector}, {index}, " + ", ".join(str(flag).lower() for flag in flags)
     instance = Instance("pool_scatter", f"PoolScatter<{text}>", 1)
-    elements = prod(a.size for a in launch.axes) // prod(chosen.bands) * chosen.group
-    tile = max(_BLOCK // max(elements, 1), 1)
-    groups = -(-chosen.lane_count // chosen.group)
+    sums = chosen.capacity * chosen.group
+    tile = units_of_a_block(chosen.units, sums, machine.device)
+    kernels = [axis.kernel for axis in launch.axes]
     packer = Packer(3, chosen.index)
     packer.add("q", chosen.units, tile)
-    packer.add_index(chosen.lane_count, *chosen.extent, chosen.capacity)
-    for divisor in (groups, chosen.planes[1], *chosen.bands):
+    run = chosen.run * launch.axes[2].out * chosen.beside
+    packer.add_index(chosen.lane_count, *chosen.extent, chosen.capacity, chosen.run, run)
+    for divisor in (chosen.groups, chosen.planes[1], *chosen.bands, *kernels[1:]):
         packer.add_divisor(divisor)
+    packer.add_index(prod(kernels))
     for axis in launch.axes:
         pack_axis(packer, axis, launch.adaptive)
     for operand in operands:
         pack_strides(packer, operand, chosen.lanes, 0)
-    scratch = chosen.capacity * chosen.group * compute.itemsize
-    run = machine.prepare(instance, -(-chosen.units // tile), scratch, traffic_of(launch))
-    plan.launches.append((run, pointer_struct(3).pack, launch.pointers[:3], packer.finish()))
+    scratch = (sums + run + 2 * chosen.vector) * compute.itemsize
+    launched = machine.prepare(instance, -(-chosen.units // tile), scratch, traffic_of(launch))
+    plan.launches.append((launched, pointer_struct(3).pack, launch.pointers[:3], packer.finish()))

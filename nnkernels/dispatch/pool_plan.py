@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 from nnkernels.compile.instance import Instance
@@ -128,9 +128,14 @@ def three_axes(axes: Sequence[Axis]) -> Axes:
 def adaptive_axes(sizes: Sequence[int], outs: Sequence[int]) -> tuple[Axis, ...]:
     """Axes whose windows divide the image; `kernel` is the most taps of a window."""
     return tuple(
-        Axis(size, min(size, (size + out - 1) // out + 1) or 1, 1, 1, 0, 0, out)
+        Axis(size, _most_taps(size, out), 1, 1, 0, 0, out)
         for size, out in zip(sizes, outs, strict=True)
     )
+
+
+def _most_taps(size: int, out: int) -> int:
+    """Of a window from floor(o size / out) on; o size mod out is a multiple of their divisor."""
+    return max(-(-(out - gcd(size, out) + size) // out), 1)
 
 
 def five_strides(strides: Strides) -> Strides:

@@ -9,6 +9,7 @@ from typing import Any
 from nnkernels.compile.instance import Instance
 from nnkernels.config.device import Device
 from nnkernels.config.elementwise import ANY_STEP, UNIT_STEP
+from nnkernels.config.pool import units_of_a_block
 from nnkernels.dispatch.axes import (
     INT32_MAX,
     Shape,
@@ -27,8 +28,6 @@ from nnkernels.errors import DTypeError, ShapeError
 # Threads that share a plane compare their indices, each with all later ones.
 _TURN = 128
 _GPU_THREADS = 256
-# Elements of a block on a CPU, about.
-_CPU_ELEMENTS = 16384
 _INDICES = {"i": "int32", "q": "int64"}
 
 
@@ -162,21 +161,29 @@ def _for_vectors(takes: bool, arrays: _Arrays, storage: str, device: Device) -> 
         pooled, indices = pooled.joined(), indices.joined()
     vector = device.vector_bytes // max(plane.itemsize, 4)
     lanes = pooled.shape[1] if across else 1
-    groups = -(-lanes // vector)
+    group = vector if takes else _planes_of_a_unit(pooled.shape[0], lanes, vector, device)
+    groups = -(-lanes // group)
     steps = [a.strides[1] if across else a.space[2] for a in (pooled, indices)]
     step = UNIT_STEP if steps == [pooled.itemsize, indices.itemsize] else ANY_STEP
     depth, height, width = pooled.sides
     units = pooled.shape[0] * (groups if across else pooled.shape[1])
-    elements = (width if takes else prod(plane.sides)) * min(lanes, vector)
+    elements = (width if takes else prod(plane.sides)) * min(lanes, group)
     if takes:
         units *= depth * height
-    tile = max(_CPU_ELEMENTS // max(elements, 1), 1)
+    tile = units_of_a_block(units, elements, device)
     arrays = (plane, pooled, indices)
     index = _index_of(arrays)
-    tail = _pack(arrays, index, units, tile, (lanes, vector) if across else ())
+    tail = _pack(arrays, index, units, tile, (lanes, vector, group) if across else ())
     struct = "MaxUnpoolBackwardVectors" if takes else "MaxUnpoolVectors"
     text = f"{struct}<{storage}, {_INDICES[index]}, {vector}, {step}, {str(across).lower()}>"
     return _Launch(Instance("max_unpool_vectors", text, 1), -(-units // tile), tail)
+
+
+def _planes_of_a_unit(images: int, lanes: int, vector: int, device: Device) -> int:
+    """As many as leave two units for each thread: all of them are written in order of memory."""
+    wanted = -(-2 * device.processors // max(images, 1))
+    vectors = -(-lanes // vector)
+    return -(-vectors // min(wanted, vectors)) * vector
 
 
 def _index_of(arrays: _Arrays) -> str:
@@ -186,17 +193,17 @@ def _index_of(arrays: _Arrays) -> str:
 
 
 def _pack(arrays: _Arrays, index: str, units: int, tile: int, across: tuple[int, ...]) -> bytes:
-    """The arguments behind the pointers; `across`: planes along vectors, and of one vector."""
+    """The arguments behind the pointers; `across`: planes along vectors, of one, and of a unit."""
     plane, pooled, _ = arrays
-    lanes, vector = across or (1, 1)
+    lanes, vector, group = across or (1, 1, 1)
     packer = Packer(3, index)
     packer.add("q", units, tile)
     packer.add_divisor(1 if across else max(plane.shape[1], 1))
     packer.add_divisor(max(pooled.sides[0] * pooled.sides[1], 1))
-    packer.add_divisor(-(-lanes // vector))
+    packer.add_divisor(-(-lanes // group))
     low = min((prod(plane.sides) - 1) * plane.space[2], 0)
     low += min((min(lanes, vector) - 1) * plane.strides[1], 0)
-    packer.add_index(lanes, int(plane.is_linear), low)
+    packer.add_index(lanes, group, int(plane.is_linear), low)
     for array in arrays[:2]:
         packer.add_index(*array.sides)
     for axis in (1, 2):

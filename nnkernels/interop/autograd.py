@@ -22,7 +22,7 @@ from autograd.numpy.numpy_vspaces import ArrayVSpace, ComplexArrayVSpace
 from nnkernels.dispatch import machines
 from nnkernels.interop import calls
 from nnkernels.registry.record import Op
-from nnkernels.registry.rule import Call, Given
+from nnkernels.registry.rule import Call, Given, Rule, saving
 
 _FUNCTIONS = sys.modules[__name__]
 
@@ -82,7 +82,7 @@ def _wrapper(op: Op) -> Callable[..., Any]:
             tuple(x if n in rule.keeps else None for x, n in zip(args, names, strict=True)),
             names,
             tuple(None if x is None else tuple(getattr(x, "shape", ())) for x in args),
-            None if rule.keeps_result is None else _part(ans, rule.keeps_result),
+            _kept_result(rule, ans, options),
             options,
             tuple(i in argnums and n not in op.constant for i, n in enumerate(names)),
         )
@@ -109,7 +109,12 @@ def _wrapper(op: Op) -> Callable[..., Any]:
         if activation is not None and not activation.takes_result:
             operand = call(*arguments, **given.without(op.fused).options)
             return getattr(_FUNCTIONS, activation.name)(operand, **activation.options)
+        hides = False
+        if op.gradient is not None and any(isinstance(x, Box) for x in given.arrays):
+            given, hides = saving(op.gradient.of(given.names), given)
         result = recorded(*given.arrays, names=given.names, options=given.options)
+        if hides:
+            return result[0]
         missing = calls.missing_results(op, given.names, given.arrays, given.options)
         if missing is None:
             return result
@@ -122,8 +127,9 @@ def _wrapper(op: Op) -> Callable[..., Any]:
     return call
 
 
-def _part(result: Any, number: int) -> Any:
-    return result[number] if _is_tuple(result) else result
+def _kept_result(rule: Rule, result: Any, options: dict[str, Any]) -> Any:
+    parts = tuple(result[i] for i in range(len(result))) if _is_tuple(result) else result
+    return rule.kept_result(parts, options)
 
 
 def _is_tuple(result: Any) -> bool:

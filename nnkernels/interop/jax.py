@@ -22,7 +22,7 @@ from nnkernels import registry
 from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.interop import calls
 from nnkernels.registry.record import Op
-from nnkernels.registry.rule import Call, Given
+from nnkernels.registry.rule import Call, Given, saving
 
 _FUNCTIONS = sys.modules[__name__]
 Names = tuple[str, ...]
@@ -106,13 +106,16 @@ def _function(name: str, names: Names, text: str) -> Callable[..., Any]:
         rule = calls.rule_for(op, names)
         arrays = tuple(p if p is None else p.value for p in primals)
         perturbed = tuple(p is not None and p.perturbed for p in primals)
-        result = function(*arrays)
-        results = result if isinstance(result, tuple) else (result,)
+        saved, hides = saving(rule, Given((), names, options))
+        called = _function(name, names, calls.encode(saved.options)) if hides else function
+        result = called(*arrays)
         kept = tuple(x if n in rule.keeps else None for x, n in zip(arrays, names, strict=True))
-        number = 0 if op.fused in options and op.fused else rule.keeps_result
+        last = rule.kept_result(result, saved.options)
+        if op.fused and op.fused in options:
+            last = result[0] if isinstance(result, tuple) else result
         described = tuple(None if x is None else (tuple(x.shape), str(x.dtype)) for x in arrays)
-        last = None if number is None else results[number]
-        return result, (kept, last, _Static((perturbed, described)))
+        own = result[0] if hides else result
+        return own, (kept, last, _Static((perturbed, described)))
 
     def backward(residuals: Any, cotangent: Any) -> Any:
         kept, result, static = residuals

@@ -25,7 +25,7 @@ from nnkernels.errors import BackendError
 from nnkernels.interop import calls
 from nnkernels.ops._activation import Activation, resolve
 from nnkernels.registry.record import Op
-from nnkernels.registry.rule import Call, Given, Rule
+from nnkernels.registry.rule import Call, Given, Rule, saving
 
 Tensor: Any = torch.Tensor
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -120,6 +120,7 @@ _from_numpy = torch.from_numpy
 def _wrapper(op: Op) -> Callable[..., Any]:
     count, simple = len(op.arrays), not (op.number or op.array_options)
     function, fused, functions = op.function, op.fused, op.functions
+    saves = op.gradient is not None and op.gradient.saves is not None
 
     def call(*arguments: Any, **options: Any) -> Any:
         if functions and options and calls.has_functions(op, options):
@@ -166,14 +167,19 @@ def _wrapper(op: Op) -> Callable[..., Any]:
         if recorded and activation is not None and not activation.takes_result:
             operand = general(*arguments, **given.without(fused).options)
             return getattr(_FUNCTIONS, activation.name)(operand, **activation.options)
-        if plain and not _dispatch_modes() and device.type != "meta":
-            if _transforms_active():
-                return _Transformed.apply(op, given.names, given.options, *given.arrays)
-            if recorded:
-                found = op, given.names, given.options, activation, None
-                return _Recorded.apply(found, *given.arrays)
-            return _run(op, given)
-        return _through_library(op, given)
+        hides = False
+        if saves and (recorded or _transforms_active()):
+            given, hides = saving(op.gradient, given)
+        if not plain or _dispatch_modes() or device.type == "meta":
+            result = _through_library(op, given)
+        elif _transforms_active():
+            result = _Transformed.apply(op, given.names, given.options, *given.arrays)
+        elif recorded:
+            found = op, given.names, given.options, activation, None
+            result = _Recorded.apply(found, *given.arrays)
+        else:
+            result = _run(op, given)
+        return result[0] if hides else result
 
     call.__name__ = call.__qualname__ = op.name
     call.__module__ = __name__
@@ -346,7 +352,7 @@ def _keep(
         if is_kept and x is not None:
             numbers = tuple(None if isinstance(a, Tensor) else a for a in arrays)
     if rule is not None and rule.keeps_result is not None:
-        kept.append(result[rule.keeps_result] if isinstance(result, tuple) else result)
+        kept.append(rule.kept_result(result, options))
     else:
         kept.append(None if activation is None else result)
     ctx.save_for_backward(*kept)

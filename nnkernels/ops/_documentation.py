@@ -286,10 +286,22 @@ _POOLED = """\
 y : array
     Of shape (N, C, *windows), and of the library, dtype and memory order of ``x``."""
 
+_INDICES = """\
+return_indices : bool or "taps", default False
+    Whether to return the places of the maxima too, or for the gradient alone their taps, of an
+    eighth of the size."""
+
 _POOLED_INDICES = """\
 indices : array
     With `return_indices`, int64 in the shape of y: where the maximum is, as a flat index into its
-    plane, or -1 for a window of padding alone."""
+    plane, or -1 for a window of padding alone. Of taps, its number among those of its window, in
+    row-major order: uint8 where a window has up to 255 taps, 255 for a window of padding alone,
+    else of wider signed integers, and -1."""
+
+_TAPS = """\
+taps : array, optional
+    What `{forward}` returned with ``return_indices="taps"``. Without it the maxima are looked up in
+    ``x`` again."""
 
 _POOL_RAISES = """\
 Raises
@@ -403,6 +415,8 @@ def _pieces(name: str) -> dict[str, str]:
         ),
         "{windows}": _WINDOWS,
         "{windows again}": _WINDOWS_AGAIN.format(forward=forward),
+        "{indices of a pooling}": _INDICES,
+        "{taps}": _TAPS.format(forward=forward),
         "{out of a pooling}": _POOL_OUT.format(what="y", result=_POOLED),
         "{out of a pooling with indices}": _POOL_OUT.format(
             what="y", result=f"{_POOLED}\n{_POOLED_INDICES}"

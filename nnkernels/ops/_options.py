@@ -76,6 +76,18 @@ def flag(name: str, value: object) -> bool:
     raise TypeError(f"{name} must be True or False, not {type(value).__name__} ({value!r:.60})")
 
 
+def indices(name: str, value: object) -> str:
+    """Which places of maxima are returned: "indices" for True, "taps", or "" for False."""
+    if isinstance(value, (bool, np.bool_)):
+        return "indices" if value else ""
+    known = 'True, False or "taps"'
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be {known}, not {type(value).__name__} ({value!r:.60})")
+    if value != "taps":
+        raise ValueError(f"{name} must be {known}; got {value!r:.60}")
+    return value
+
+
 def wanted(wrt: object, count: int) -> tuple[bool, ...]:
     """Which of some gradients are to be made: ``wrt`` has the positions of their operands."""
     if wrt is None:

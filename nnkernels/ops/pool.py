@@ -34,15 +34,14 @@ def max_pool(
     padding: Padding = 0,
     dilation: Sizes = 1,
     ceil_mode: bool = False,
-    return_indices: bool = False,
+    return_indices: bool | str = False,
     out: Array | None = None,
 ) -> Any:
     """Max pooling: ``y = max(x)`` over every window.
 
     {image, also integers}
     {windows}
-    return_indices : bool, default False
-        Whether to return the places of the maxima too.
+    {indices of a pooling}
     {out of a pooling with indices}
 
     {raises of pooling}
@@ -61,8 +60,8 @@ def max_pool(
     [[[1, 1, 1, 3]]]
     """
     found = _windows(x, kernel_size, stride, padding, dilation, ceil_mode)
-    indices = _options.flag("return_indices", return_indices)
-    return pool.forward(_pooling(MAX, found), x, indices, out)
+    labels = _options.indices("return_indices", return_indices)
+    return pool.forward(_pooling(MAX, found), x, labels, out)
 
 
 @public
@@ -76,6 +75,7 @@ def max_pool_backward(
     padding: Padding = 0,
     dilation: Sizes = 1,
     ceil_mode: bool = False,
+    taps: Array | None = None,
     out: Array | None = None,
 ) -> Array:
     """Gradient of `max_pool`: ``dx = sum(dy)`` over the windows whose maximum an element is.
@@ -89,23 +89,28 @@ def max_pool_backward(
     kernel_size : int or tuple of int
         As in `max_pool`.
     {windows again}
+    {taps}
     {gradient of an image}
 
     {raises of pooling}
 
     Notes
     -----
-    The maxima are looked up in ``x`` again: nothing is kept from the forward pass. Every element
-    gathers from its windows in a fixed order, so the result is the same in every run. What comes
-    from a window of padding alone goes nowhere.
+    The terms of an element are added in a fixed order, so the result is the same in every run, and
+    with `taps` the same as without. What comes from a window of padding alone goes nowhere.
 
     {examples}
     >>> x = np.array([[[1.0, 4.0, 2.0, 3.0]]])
     >>> nnk.max_pool_backward(np.array([[[1.0, 10.0]]]), x, 3, stride=1).tolist()
     [[[0.0, 11.0, 0.0, 0.0]]]
+    >>> y, taps = nnk.max_pool(x, 3, stride=1, return_indices="taps")
+    >>> taps.tolist()
+    [[[1, 0]]]
+    >>> nnk.max_pool_backward(np.array([[[1.0, 10.0]]]), x, 3, stride=1, taps=taps).tolist()
+    [[[0.0, 11.0, 0.0, 0.0]]]
     """
     found = _windows(x, kernel_size, stride, padding, dilation, ceil_mode)
-    return pool.backward_of_max(_pooling(MAX, found), dy, x, out)
+    return pool.backward_of_max(_pooling(MAX, found), dy, x, taps, out)
 
 
 @public
@@ -114,14 +119,13 @@ def adaptive_max_pool(
     /,
     output_size: Sizes,
     *,
-    return_indices: bool = False,
+    return_indices: bool | str = False,
     out: Array | None = None,
 ) -> Any:
     """Max pooling over windows that divide the image.
 
     {image to be divided, also integers}
-    return_indices : bool, default False
-        Whether to return the places of the maxima too.
+    {indices of a pooling}
     {out of a pooling with indices}
 
     {raises of pooling}
@@ -135,11 +139,14 @@ def adaptive_max_pool(
     [[[4.0, 3.0]]]
     """
     pooling = _adaptive(MAX, x, output_size)
-    return pool.forward(pooling, x, _options.flag("return_indices", return_indices), out)
+    labels = _options.indices("return_indices", return_indices)
+    return pool.forward(pooling, x, labels, out)
 
 
 @public
-def adaptive_max_pool_backward(dy: Array, x: Array, /, *, out: Array | None = None) -> Array:
+def adaptive_max_pool_backward(
+    dy: Array, x: Array, /, *, taps: Array | None = None, out: Array | None = None
+) -> Array:
     """Gradient of `adaptive_max_pool`: ``dx = sum(dy)`` over the windows whose maximum it is.
 
     Parameters
@@ -148,6 +155,7 @@ def adaptive_max_pool_backward(dy: Array, x: Array, /, *, out: Array | None = No
         The cotangent: the gradient of the loss with respect to the result of `adaptive_max_pool`.
     x : array
         The operand of `adaptive_max_pool`, of a floating-point dtype.
+    {taps}
     {gradient of an image}
 
     {raises of pooling}
@@ -157,7 +165,7 @@ def adaptive_max_pool_backward(dy: Array, x: Array, /, *, out: Array | None = No
     >>> nnk.adaptive_max_pool_backward(np.array([[[1.0, 10.0]]]), x).tolist()
     [[[0.0, 1.0, 0.0, 10.0, 0.0]]]
     """
-    return pool.backward_of_max(_adaptive(MAX, x, _spatial(dy, "dy")), dy, x, out)
+    return pool.backward_of_max(_adaptive(MAX, x, _spatial(dy, "dy")), dy, x, taps, out)
 
 
 @public
@@ -273,7 +281,7 @@ def avg_pool(
     [[[1.0, 1.0, 1.0]]]
     """
     found = _windows(x, kernel_size, stride, padding, dilation, ceil_mode)
-    return pool.forward(_pooling(_average(count_include_pad), found), x, False, out)
+    return pool.forward(_pooling(_average(count_include_pad), found), x, out=out)
 
 
 @public
@@ -330,7 +338,7 @@ def adaptive_avg_pool(x: Array, /, output_size: Sizes, *, out: Array | None = No
     >>> nnk.adaptive_avg_pool(np.array([[[1.0, 4.0, 2.0, 3.0]]]), 2).tolist()
     [[[2.5, 2.5]]]
     """
-    return pool.forward(_adaptive(_OF_IMAGE, x, output_size), x, False, out)
+    return pool.forward(_adaptive(_OF_IMAGE, x, output_size), x, out=out)
 
 
 @public
@@ -394,7 +402,7 @@ def lp_pool(
     [[[5.0, 2.0]]]
     """
     found = _windows(x, kernel_size, stride, padding, dilation, ceil_mode)
-    return pool.forward(_pooling(_norm(p), found), x, False, out)
+    return pool.forward(_pooling(_norm(p), found), x, out=out)
 
 
 @public

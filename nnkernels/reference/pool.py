@@ -27,12 +27,11 @@ def max_pool(
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
-    return_indices: bool = False,
+    return_indices: Any = False,
 ) -> Any:
     """The first greatest element of every window (the last NaN, if there is one)."""
-    taps = _fixed(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    y, indices = _maxima(x, taps)
-    return (y, indices) if return_indices else y
+    found = _fixed(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    return _with_places(x, found, return_indices)
 
 
 def max_pool_backward(
@@ -44,21 +43,21 @@ def max_pool_backward(
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
+    taps: Any = None,
 ) -> np.ndarray:
     """dy of every window goes to its maximum."""
-    taps = _fixed(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    return _to_maxima(dy, x, taps)
+    found = _fixed(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    return _to_maxima(dy, x, found, taps)
 
 
-def adaptive_max_pool(x: Any, output_size: Any, *, return_indices: bool = False) -> Any:
+def adaptive_max_pool(x: Any, output_size: Any, *, return_indices: Any = False) -> Any:
     """The first greatest element of every part of an image."""
-    y, indices = _maxima(x, _adaptive(x.shape, output_size))
-    return (y, indices) if return_indices else y
+    return _with_places(x, _adaptive(x.shape, output_size), return_indices)
 
 
-def adaptive_max_pool_backward(dy: Any, x: Any) -> np.ndarray:
+def adaptive_max_pool_backward(dy: Any, x: Any, *, taps: Any = None) -> np.ndarray:
     """dy of every part goes to its maximum."""
-    return _to_maxima(dy, x, _adaptive(x.shape, dy.shape[2:]))
+    return _to_maxima(dy, x, _adaptive(x.shape, dy.shape[2:]), taps)
 
 
 def avg_pool(
@@ -251,25 +250,51 @@ def _to_taps(share: np.ndarray, shape: tuple[int, ...], taps: Taps) -> np.ndarra
     return dx
 
 
+def _with_places(x: Any, taps: Taps, return_indices: Any) -> Any:
+    """The maxima, with their indices or taps if these are wanted."""
+    y, numbers = _maxima(x, taps)
+    if return_indices is False:
+        return y
+    if return_indices == "taps":
+        return y, numbers.astype(_tap_dtype(taps))
+    return y, _places(taps, numbers, x.shape)
+
+
+def _tap_dtype(taps: Taps) -> Any:
+    """The smallest type with a value beside those of all taps, for none."""
+    count = prod(at.shape[1] for at, _, _ in taps)
+    return np.uint8 if count <= 255 else np.int32 if count < 2**31 else np.int64
+
+
 def _maxima(x: Any, taps: Taps) -> tuple[np.ndarray, np.ndarray]:
+    """The maxima, and the numbers of their taps; -1 for none."""
     shape = (*x.shape[:2], *_outs(taps))
     values = x if x.dtype.kind in "iu" else _wide(x)
     lowest = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
     best = np.full(shape, lowest, values.dtype)
     label = np.full(shape, -1, np.int64)
-    for places, there in _each_tap(taps) if x.size else ():
+    for number, (places, there) in enumerate(_each_tap(taps)) if x.size else ():
         candidate = values[(..., *places)]
-        flat: Any = 0
-        for place, size in zip(places, x.shape[2:], strict=True):
-            flat = flat * size + place
         better = there & ((label < 0) | (candidate > best) | (candidate != candidate))
         best = np.where(better, candidate, best)
-        label = np.where(better, flat, label)
+        label = np.where(better, number, label)
     return best.astype(x.dtype), label
 
 
-def _to_maxima(dy: Any, x: Any, taps: Taps) -> np.ndarray:
-    _, indices = _maxima(x, taps)
+def _places(taps: Taps, numbers: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Flat indices in a plane for numbers of taps; -1 for none."""
+    indices = np.full(numbers.shape, -1, np.int64)
+    for number, (places, _) in enumerate(_each_tap(taps)) if prod(shape) else ():
+        flat: Any = 0
+        for place, size in zip(places, shape[2:], strict=True):
+            flat = flat * size + place
+        indices = np.where(numbers == number, flat, indices)
+    return indices
+
+
+def _to_maxima(dy: Any, x: Any, found: Taps, taps: Any) -> np.ndarray:
+    numbers = _maxima(x, found)[1] if taps is None else taps
+    indices = _places(found, numbers, x.shape)
     dx = np.zeros((*x.shape[:2], prod(x.shape[2:])))
     flat = indices.reshape(*x.shape[:2], prod(indices.shape[2:]))
     n, c, i = np.nonzero(flat >= 0)

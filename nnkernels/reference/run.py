@@ -14,8 +14,6 @@ from nnkernels.dispatch.results import adopt_out
 from nnkernels.interop.libraries import adopt_all
 from nnkernels.registry import Op
 
-# Options that are arrays.
-ARRAY_OPTIONS = ("residual", "dresidual")
 # Fused functions of row kernels, and their operands.
 FUNCTION_OPTIONS = ("prologue", "prologue_operands", "epilogue", "operands")
 
@@ -48,7 +46,7 @@ def run_reference(
         if name not in options and place < len(positional):
             options[name] = positional.pop(place)
     named = dict(zip(op.arrays, positional, strict=False))
-    named |= {name: options.pop(name) for name in ARRAY_OPTIONS if name in options}
+    named |= {name: options.pop(name) for name in op.array_options if name in options}
     given = [name for name, x in named.items() if x is not None]
     found, library, like = adopt_all([named[name] for name in given], given)
     named |= dict(zip(given, found, strict=True))

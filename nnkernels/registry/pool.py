@@ -20,28 +20,30 @@ _KERNEL, _SIZE = "kernel_size", "output_size"
 
 
 def _max_rule(backward: str, option: str) -> Rule:
-    """Of a maximum: x is kept, and the maxima are looked up again."""
+    """Of a maximum: x and the taps are kept; without these the maxima are looked up again."""
 
     def pull(functions: Any, call: Call, dy: Any, *_: Any) -> Gradients:
         size, others = call.option(option)
         others.pop("return_indices", None)
         given = (size,) if option == _KERNEL else ()
+        if call.result is not None:
+            others["taps"] = call.result
         return (getattr(functions, backward)(dy, call.arrays[0], *given, **others),)
 
-    return Rule(pull, keeps=("x",))
+    return Rule(pull, keeps=("x",), keeps_result=1, saves=("return_indices", "taps"))
 
 
 def _max_gradient_rule(forward: str, option: str) -> Rule:
     """Of its gradient, which is linear: each element of dy goes where its maximum is."""
 
     def pull(functions: Any, call: Call, v: Any) -> Gradients:
-        _, x = call.arrays
+        x = call.arrays[1]
         if option == _KERNEL:
             size, others = call.option(option)
         else:
             size, others = tuple((call.shapes[0] or ())[2:]), dict(call.options)
         _, places = getattr(functions, forward)(x, size, return_indices=True, **others)
-        return functions.max_unpool_backward(v, places), None
+        return (functions.max_unpool_backward(v, places), *(None,) * (len(call.arrays) - 1))
 
     return Rule(pull, keeps=("x",))
 
@@ -144,8 +146,6 @@ def _pair(
     residuals: tuple[str, ...],
     rule: Callable[[str, str], Rule],
     second: Rule | None,
-    outputs: int = 1,
-    auxiliary: str = "",
 ) -> tuple[Op, Op]:
     """Records of a pooling and of its gradient.
 
@@ -157,6 +157,7 @@ def _pair(
         What the gradient wants beside dy: x, y, or x_shape.
     """
     backward = f"{name}_backward"
+    is_maximum = name.endswith("max_pool")
     arrays = tuple(r for r in residuals if r != "x_shape")
     places: list[tuple[str, int]] = []
     if "x_shape" in residuals:
@@ -178,8 +179,7 @@ def _pair(
             tuple(Example((shape,), options) for shape, options, _ in cases),
             (option, 1),
             gradient=rule(backward, option),
-            outputs=outputs,
-            auxiliary=auxiliary,
+            **(_WITH_INDICES if is_maximum else {}),
         ),
         _op(
             backward,
@@ -189,8 +189,13 @@ def _pair(
             tuple(places) or None,
             positive=("y",) if "y" in arrays else (),
             gradient=second,
+            **(_WITH_TAPS if is_maximum else {}),
         ),
     )
+
+
+_WITH_INDICES: dict[str, Any] = {"outputs": 2, "auxiliary": "indices"}
+_WITH_TAPS: dict[str, Any] = {"array_options": ("taps",), "constant": ("taps",)}
 
 
 def _places(
@@ -213,8 +218,6 @@ OPS: tuple[Op, ...] = (
         ("x",),
         _max_rule,
         _max_gradient_rule("max_pool", _KERNEL),
-        outputs=2,
-        auxiliary="indices",
     ),
     *_pair(
         "avg_pool",
@@ -242,8 +245,6 @@ OPS: tuple[Op, ...] = (
         ("x",),
         _max_rule,
         _max_gradient_rule("adaptive_max_pool", _SIZE),
-        outputs=2,
-        auxiliary="indices",
     ),
     *_pair(
         "adaptive_avg_pool",

@@ -68,6 +68,10 @@ class Rule:
         Array arguments that it needs.
     keeps_result : int, optional
         Which result it needs.
+    saves : tuple, optional
+        An option and its value with which the op gives one more result, that the gradient needs:
+        calls that may be differentiated are made so. That result is the one that is kept, and
+        where a caller has set the option otherwise there is none.
     composed : bool
         Whether it consists of calls of ``functions``, and additions, alone. One that does not is
         for arrays, and nothing can differentiate it.
@@ -80,6 +84,7 @@ class Rule:
     pull: Callable[..., Gradients]
     keeps: tuple[str, ...] = ()
     keeps_result: int | None = None
+    saves: tuple[str, Any] | None = None
     composed: bool = True
     optional: bool = False
     with_residual: Rule | None = None
@@ -89,6 +94,29 @@ class Rule:
         if self.with_residual is not None and "residual" in names:
             return self.with_residual
         return self
+
+    def kept_result(self, result: Any, options: dict[str, Any]) -> Any:
+        """What is kept of the result of a call, or of its results; None if nothing is."""
+        number = self.keeps_result
+        if number is None or (self.saves and options.get(self.saves[0]) != self.saves[1]):
+            return None
+        return result[number] if isinstance(result, tuple) else result
+
+
+def saving(rule: Rule | None, given: Given) -> tuple[Given, bool]:
+    """A call as it is made where it may be differentiated.
+
+    Returns
+    -------
+    given : Given
+        Its arguments.
+    hides : bool
+        Whether its last result is for the gradient alone.
+    """
+    if rule is None or rule.saves is None or given.options.get(rule.saves[0], False) is not False:
+        return given, False
+    options = {**given.options, rule.saves[0]: rule.saves[1]}
+    return Given(given.arrays, given.names, options), True
 
 
 @dataclass(frozen=True)

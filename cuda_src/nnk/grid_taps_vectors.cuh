@@ -1,0 +1,109 @@
+// grid_taps.cuh for a block of one thread: linear taps of N points at once, one in each lane.
+#pragma once
+#include "nnk/grid_taps.cuh"
+
+namespace nnk {
+
+// Whether this file knows the taps. Mirrored places take a division by the size of the image.
+constexpr NNK_FN bool has_tap_vectors(int mode, int outside) {
+  return mode == grid_linear && outside != outside_reflection;
+}
+
+// Along one axis: the first of two taps, which may be no element, and the weight of the second.
+template <class S, int N> struct LinearTaps {
+  using V = Vec<S, N>;
+  using I = conditional<sizeof(S) == 8, int64, int32>;
+  using VI = Vec<I, N>;
+  VI low;
+  V after;
+
+  template <int Outside> static NNK_FN LinearTaps of(const V& g, int size, bool align) {
+    const S top = S(size - 1);
+    V at = align ? (g + S(1)) * (S(0.5) * top) : ((g + S(1)) * S(size) - S(1)) * S(0.5);
+    if constexpr (Outside == outside_border) {
+      at = where(at > S(0), at, V::splat(S(0)));  // also for NaN
+      at = where(at >= top, V::splat(top), at);
+    }
+    // Far outside one place is as good as another: there is no element.
+    at = where(at > S(-8), at, V::splat(S(-8)));
+    at = where(at > S(size) + S(8), V::splat(S(size) + S(8)), at);
+    const VI down = convert<I>(at);
+    LinearTaps taps;
+    taps.low = where(bit_cast<Mask<I, N>>(convert<S>(down) > at), down - I(1), down);
+    taps.after = at - convert<S>(taps.low);
+    return taps;
+  }
+  NNK_FN V weight(int k) const { return k == 0 ? V::splat(S(1)) - after : after; }
+};
+
+// Along all axes.
+template <int Rank, int Outside, class S, int N> struct LinearPlaces {
+  using V = Vec<S, N>;
+  using I = typename LinearTaps<S, N>::I;
+  using VI = Vec<I, N>;
+  using There = Mask<I, N>;
+  LinearTaps<S, N> axis[Rank];
+  int32 size[Rank];
+
+  // `number(axis)` has the numbers of the grid for an axis of the image.
+  template <class F> NNK_FN LinearPlaces(F number, const int32 (&sizes)[Rank], bool align) {
+    NNK_UNROLL
+    for (int a = 0; a < Rank; ++a) {
+      size[a] = sizes[a];
+      axis[a] = LinearTaps<S, N>::template of<Outside>(number(a), sizes[a], align);
+    }
+  }
+
+  // A combination of taps of the first `Axes` axes: bytes to it, its weight, and whether it is
+  // there.
+  struct Tap {
+    VI bytes;
+    V weight;
+    There there;
+  };
+  template <int Axes> NNK_FN Tap tap(int i, const I (&stride)[Rank], I low) const {
+    Tap found{VI::splat(-low), V::splat(S(1)), VI::splat(I(0)) == I(0)};
+    NNK_UNROLL
+    for (int a = 0; a < Axes; ++a) {
+      const int k = i >> (Axes - 1 - a) & 1;
+      const VI at = axis[a].low + I(k);
+      found.bytes = found.bytes + at * stride[a];
+      found.weight = a == 0 ? axis[a].weight(k) : found.weight * axis[a].weight(k);
+      found.there = found.there & (at > I(-1)) & (at < I(size[a]));
+    }
+    return found;
+  }
+
+  // Two elements side by side along the last axis, of which the taps are one or both, or neither:
+  // the first one, and for either whether it is a tap and the weight that it has then.
+  struct Pair {
+    VI first;
+    V weight[2];
+    There there[2];
+  };
+  NNK_FN Pair pair() const {
+    const auto& last = axis[Rank - 1];
+    Pair found;
+    found.first = max(min(last.low, VI::splat(I(size[Rank - 1] - 2))), VI::splat(I(0)));
+    NNK_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const VI at = found.first + I(e);
+      const There is_first = at == last.low, is_second = at == last.low + I(1);
+      found.weight[e] = where(bit_cast<Mask<S, N>>(is_first), last.weight(0), last.weight(1));
+      found.there[e] = is_first | is_second;
+    }
+    return found;
+  }
+};
+
+// Whether points follow each other at one distance, whatever axes they have.
+template <int Rank, class Index>
+NNK_FN bool follow(const Divisor<Index> (&by_shape)[Rank], const Index (&stride)[Rank]) {
+  bool linear = true;
+  NNK_UNROLL
+  for (int a = 1; a < Rank; ++a)
+    linear = linear && stride[a - 1] == stride[a] * by_shape[a].divisor;
+  return linear;
+}
+
+}  // namespace nnk
