@@ -281,16 +281,22 @@ template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
         byte_offset(block.args.x, run.image + channel * g.stride[1] +
                                       tap * g.depth[2] * g.stride[2] + 4 * t * g.stride[4]);
     for (int left = count; left > 0; left -= Lanes, to += Lanes) {
-      if (inside && g.stride[1] == int64(sizeof(S)) && left >= Lanes)
+      if (inside && g.stride[1] == int64(sizeof(S)) && left >= Lanes) {
         transform(block, to, [&](int r, int j) NNK_INLINE {
           return nnk::load<Lanes>(byte_offset(from, r * g.stride[3] + j * g.stride[4]));
         });
-      else
-        transform(block, to, [&](int r, int j) NNK_INLINE {
-          return load_lanes<Lanes>(
+      } else {
+        // A loop by way of memory: unrolled, loads of any strides took 3 s to compile.
+        V seen[points * points];
+        NNK_NO_UNROLL
+        for (int i = 0; i < points * points; ++i) {
+          const int r = i / points, j = i - r * points;
+          seen[i] = load_lanes<Lanes>(
               byte_offset(from, r * g.stride[3] + j * g.stride[4]), g.stride[1],
               (rows >> r & columns >> j & 1) != 0 ? lanes_from<Lanes>(0, left) : 0u, V::splat(S()));
-        });
+        }
+        transform(block, to, [&](int r, int j) NNK_INLINE { return seen[r * points + j]; });
+      }
       from = byte_offset(from, Lanes * g.stride[1]);
     }
   }
