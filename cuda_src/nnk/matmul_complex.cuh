@@ -112,7 +112,8 @@ struct MatmulComplex {
   template <class T> static NNK_FN S element(const T* p) {
     return convert_scalar<S>(nnk::load<1>(p)[0]);
   }
-  static NNK_APART void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
+  static NNK_APART void pack_a(const Block& block, int first_i, int rows, Index first_k,
+                               int depth) {
     if constexpr (Form::packs_a) {
       block.form.pack_a(block.a, block.packed_a, packed_row / 2, block.first_m + first_i, rows,
                         first_k, depth);
@@ -310,7 +311,7 @@ struct MatmulComplex {
 
   // Adds what waits from earlier slices; then writes the results, or lets the sums wait.
   static NNK_APART void finish(const Block& block, int i, int j, int rows, int columns, bool first,
-                            bool last) {
+                               bool last) {
     NNK_NO_UNROLL
     for (int r = 0; r < rows; ++r) {
       R* const micro = block.micro.data + r * N;

@@ -125,13 +125,16 @@ struct MatmulPacked {
 
  private:
   // ---- packing ----------------------------------------------------------------------------
+  // What is called once for a slice or a micro-tile is a function of its own: as one function, an
+  // instance took a third longer to compile.
 
   // Row i and term k of packed A, for the first row of a panel or, by rows, any.
   static NNK_FN int slot_a(int i, int k) {
     if constexpr (a_by_rows) return i * packed_row + k;
     else return i / MicroM * panel_a + k * MicroM;
   }
-  static NNK_APART void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
+  static NNK_APART void pack_a(const Block& block, int first_i, int rows, Index first_k,
+                               int depth) {
     const Index first_m = block.first_m + first_i;
     const int words = words_in(depth);
     if constexpr (Form::packs_a) {
@@ -211,7 +214,8 @@ struct MatmulPacked {
   static NNK_FN int words_in(int depth) { return (depth + word_terms - 1) / word_terms; }
 
   // Panels of N columns, each as [word][column], of the columns from first_j on.
-  static NNK_APART void pack_b(const Block& block, int first_j, int end_j, Index first_k, int depth) {
+  static NNK_APART void pack_b(const Block& block, int first_j, int end_j, Index first_k,
+                               int depth) {
     const int words = words_in(depth);
     if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
     if constexpr (Form::packs_b) {

@@ -180,7 +180,8 @@ struct MatmulTiles {
     block.packed_a.store_vec(to, words);
     if constexpr (splits) block.packed_a.store_vec(to + chunk_words, WordsA::exchanged(words));
   }
-  static NNK_APART void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
+  static NNK_APART void pack_a(const Block& block, int first_i, int rows, Index first_k,
+                               int depth) {
     const int words = chunks_of(depth) * side;
     const Index first_m = block.first_m + first_i;
     if constexpr (terms_fast_a) {
