@@ -69,7 +69,7 @@ def pytest_configure(config):
     if not os.environ.get(BATCHES):  # worker processes inherit it
         config.own_batches = os.environ[BATCHES] = tempfile.mkdtemp(prefix="nnkernels-batches-")
     # Tests of one file share compiled kernels: one worker runs them all, or two compile the same
-    # kernel at once. Files in their order: those with the most tests are not those that take longest.
+    # kernel at once. Files in their order: those with the most tests are not the longest.
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadfile"
         config.option.loadscopereorder = False
