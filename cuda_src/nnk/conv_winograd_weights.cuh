@@ -50,17 +50,15 @@ template <class S, int Lanes, int Panel> struct WinogradWeights {
   static NNK_FN void transform(const Args& args, const S* from, int64 step, int64 there, S* to,
                                int64 written) {
     const uint32 bits = lanes_from<Lanes>(0, there), all = lanes_from<Lanes>(0, written);
-    V half[6][3], g[3][3];
-    // By way of memory: nine loads of any step would be half of the kernel.
-    NNK_NO_UNROLL
-    for (int t = 0; t < 9; ++t)
-      g[t / 3][t % 3] = load_lanes<Lanes>(
-          byte_offset(from, t % 3 * args.stride_tap[1] + t / 3 * args.stride_tap[2]), step, bits,
-          V::splat(S()));
+    V half[6][3];
     NNK_UNROLL
     for (int j = 0; j < 3; ++j) {
-      V u[6];
-      Winograd<S>::weights(g[j], u);
+      V g[3], u[6];
+      NNK_UNROLL
+      for (int i = 0; i < 3; ++i)
+        g[i] = load_lanes<Lanes>(byte_offset(from, i * args.stride_tap[1] + j * args.stride_tap[2]),
+                                 step, bits, V::splat(S()));
+      Winograd<S>::weights(g, u);
       NNK_UNROLL
       for (int i = 0; i < 6; ++i) half[i][j] = u[i];
     }
