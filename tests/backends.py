@@ -115,7 +115,7 @@ class Backend:
         if not settings.default.derandomize:
             return body()
         # Arithmetic with the garbage that results are then must not warn.
-        with self._recording() as instances, np.errstate(all="ignore"):
+        with self.noting() as instances, np.errstate(all="ignore"):
             body()
         self._compile(list(dict.fromkeys(instances)))
         return body()
@@ -158,7 +158,8 @@ class Backend:
         return Path(directory) / f"{kind}-{instance.symbol}"
 
     @contextmanager
-    def _recording(self) -> Iterator[list[Any]]:
+    def noting(self) -> Iterator[list[Any]]:
+        """A ``with`` block whose calls choose kernels, which are noted and not compiled."""
         machine, instances = self.machine, []
 
         def prepare(instance: Any, *_: Any) -> Callable[[bytes], None]:
