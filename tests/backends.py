@@ -6,14 +6,16 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 
 import nnkernels as nnk
+from nnkernels.compile import cxx
 from nnkernels.compile.instance import Instance
 from nnkernels.dispatch import machines
 from nnkernels.launch import gpu, sim
@@ -23,6 +25,14 @@ _BATCH = 16
 # The environment variable that names a directory in which the processes of one run of the tests
 # tell each other what they have compiled: a file for each kernel, with all those of its batch.
 BATCHES = "NNKERNELS_TEST_BATCHES"
+
+
+class _NotCompiled(Exception):
+    """A kernel is not in the cache on disk."""
+
+
+def _refuse(*_: Any) -> None:
+    raise _NotCompiled
 
 
 class Backend:
@@ -105,7 +115,7 @@ class Backend:
         if not settings.default.derandomize:
             return body()
         # Arithmetic with the garbage that results are then must not warn.
-        with self._recording() as instances, np.errstate(all="ignore"):
+        with self.noting() as instances, np.errstate(all="ignore"):
             body()
         self._compile(list(dict.fromkeys(instances)))
         return body()
@@ -128,10 +138,17 @@ class Backend:
                 own.replace(path)
 
     def _fetch(self, instance: Instance) -> None:
-        """Load a kernel, from the cache on disk, if another process has compiled it in a batch."""
+        """Load a kernel from the cache on disk if it is there, from a batch or alone."""
         path = self._note_of(instance)
         if path is not None and path.exists():
             self.machine.precompile(pickle.loads(path.read_bytes()))
+        elif not self.is_cupy:
+            self._fetch_alone(instance)
+
+    def _fetch_alone(self, instance: Instance) -> None:
+        with pytest.MonkeyPatch.context() as patch, suppress(_NotCompiled):
+            patch.setattr(cxx, "_compile", _refuse)
+            self.machine.precompile((instance,))
 
     def _note_of(self, instance: Instance) -> Path | None:
         directory, device = os.environ.get(BATCHES), self.machine.device
@@ -141,7 +158,8 @@ class Backend:
         return Path(directory) / f"{kind}-{instance.symbol}"
 
     @contextmanager
-    def _recording(self) -> Iterator[list[Any]]:
+    def noting(self) -> Iterator[list[Any]]:
+        """A ``with`` block whose calls choose kernels, which are noted and not compiled."""
         machine, instances = self.machine, []
 
         def prepare(instance: Any, *_: Any) -> Callable[[bytes], None]:

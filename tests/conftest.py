@@ -68,9 +68,11 @@ def pytest_configure(config):
     )
     if not os.environ.get(BATCHES):  # worker processes inherit it
         config.own_batches = os.environ[BATCHES] = tempfile.mkdtemp(prefix="nnkernels-batches-")
-    # Tests that differ by the backend alone share compiled kernels: one worker runs them all.
+    # Tests of one file share compiled kernels: one worker runs them all, or two compile the same
+    # kernel at once. Files in their order: those with the most tests are not the longest.
     if getattr(config.option, "dist", "no") == "load":
-        config.option.dist = "loadgroup"
+        config.option.dist = "loadfile"
+        config.option.loadscopereorder = False
 
 
 def pytest_unconfigure(config):
@@ -131,7 +133,6 @@ def _parametrize(metafunc, argument, names):
     metafunc.parametrize((argument, "dtype"), pairs, ids=ids)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(config, items):
     thins = settings.default.derandomize and not config.getoption("backend")
     left_out = [item for item in items if thins and not _is_its_turn(item)]
@@ -140,10 +141,6 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=left_out)
     gone = set(left_out)
     items[:] = [item for item in items if item not in gone]
-    for item in items:
-        machine = _machine_of(item)
-        if machine:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.replace(machine.name, "")))
 
 
 def _machine_of(item):

@@ -42,3 +42,9 @@ def test_batches_of_other_processes_are_loaded(tmp_path, monkeypatch):
     assert len(compiled) == 1
     run(nnk.relu6, nnk.elu)
     assert len(compiled) == 2
+    with backend.context():  # each alone, and no batch
+        nnk.selu(x)
+        nnk.celu(x)
+    assert len(compiled) == 4
+    run(nnk.selu, nnk.celu)
+    assert len(compiled) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from backends import Backend
 from differentiating import cases, operands_for
 from hypothesis import settings
 
@@ -65,6 +66,24 @@ def gradcheck(function, tensors):
         assert (a is None and b is None) or torch.equal(a, b)
 
 
+@pytest.fixture(scope="module")
+def compiled(request):
+    """The kernels of the gradients that are tested, in batches."""
+    tests = [item for item in request.session.items if item.path == request.path]
+    ops = [item.callspec.params["op"] for item in tests if item.originalname == "test_gradients"]
+
+    def body():
+        for op in ops:
+            function, tensors, _ = call_of(op)
+            results = function(*tensors)
+            needed = [t for t in tensors if t.requires_grad]
+            cotangents = [torch.zeros_like(r) for r in registry.flat(results)]
+            torch.autograd.grad(results, needed, cotangents, create_graph=True, allow_unused=True)
+
+    Backend("cpu").precompiled(body)
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
 def test_gradients(op):
     gradcheck(*call_of(op)[:2])

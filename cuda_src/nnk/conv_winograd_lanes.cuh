@@ -277,20 +277,34 @@ template <class S, int Lanes, int N, int MicroM> struct LanesAreChannels {
         is_in_depth(g, run, tap) ? lanes_from<points>(run.rows[0], run.rows[1]) : 0u;
     const uint32 columns = lanes_from<points>(-run.left - 4 * t, run.columns - 4 * t);
     const bool inside = (rows & columns) == (1u << points) - 1;
+    const bool adjacent = g.stride[1] == int64(sizeof(S));
     const S* from =
         byte_offset(block.args.x, run.image + channel * g.stride[1] +
                                       tap * g.depth[2] * g.stride[2] + 4 * t * g.stride[4]);
     for (int left = count; left > 0; left -= Lanes, to += Lanes) {
-      if (inside && g.stride[1] == int64(sizeof(S)) && left >= Lanes)
+      const auto wanted = [&](int r, int j) NNK_INLINE {
+        return (rows >> r & columns >> j & 1) != 0 ? lanes_from<Lanes>(0, left) : 0u;
+      };
+      const auto at = [&](int r, int j) NNK_INLINE {
+        return byte_offset(from, r * g.stride[3] + j * g.stride[4]);
+      };
+      const V zero = V::splat(S());
+      if (inside && adjacent && left >= Lanes) {
+        transform(block, to, [&](int r, int j) NNK_INLINE { return nnk::load<Lanes>(at(r, j)); });
+      } else if (adjacent) {
         transform(block, to, [&](int r, int j) NNK_INLINE {
-          return nnk::load<Lanes>(byte_offset(from, r * g.stride[3] + j * g.stride[4]));
+          return load_lanes<Lanes>(at(r, j), int64(sizeof(S)), wanted(r, j), zero);
         });
-      else
-        transform(block, to, [&](int r, int j) NNK_INLINE {
-          return load_lanes<Lanes>(
-              byte_offset(from, r * g.stride[3] + j * g.stride[4]), g.stride[1],
-              (rows >> r & columns >> j & 1) != 0 ? lanes_from<Lanes>(0, left) : 0u, V::splat(S()));
-        });
+      } else {
+        // A loop by way of memory: unrolled, loads of any strides took 3 s to compile.
+        V seen[points * points];
+        NNK_NO_UNROLL
+        for (int i = 0; i < points * points; ++i) {
+          const int r = i / points, j = i - r * points;
+          seen[i] = load_lanes<Lanes>(at(r, j), g.stride[1], wanted(r, j), zero);
+        }
+        transform(block, to, [&](int r, int j) NNK_INLINE { return seen[r * points + j]; });
+      }
       from = byte_offset(from, Lanes * g.stride[1]);
     }
   }

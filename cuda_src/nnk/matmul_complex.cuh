@@ -112,7 +112,8 @@ struct MatmulComplex {
   template <class T> static NNK_FN S element(const T* p) {
     return convert_scalar<S>(nnk::load<1>(p)[0]);
   }
-  static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
+  static NNK_APART void pack_a(const Block& block, int first_i, int rows, Index first_k,
+                               int depth) {
     if constexpr (Form::packs_a) {
       block.form.pack_a(block.a, block.packed_a, packed_row / 2, block.first_m + first_i, rows,
                         first_k, depth);
@@ -141,7 +142,7 @@ struct MatmulComplex {
   static NNK_FN Vec<S, 1> splat_one(S x) { return Vec<S, 1>::splat(x); }
 
   // Panels: for each term the real parts of a row, and then its imaginary parts.
-  static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
+  static NNK_APART void pack_b(const Block& block, Index first_k, int depth) {
     if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
     if constexpr (Form::packs_b) {
       const auto& b = block.b;
@@ -309,8 +310,8 @@ struct MatmulComplex {
   }
 
   // Adds what waits from earlier slices; then writes the results, or lets the sums wait.
-  static NNK_FN void finish(const Block& block, int i, int j, int rows, int columns, bool first,
-                            bool last) {
+  static NNK_APART void finish(const Block& block, int i, int j, int rows, int columns, bool first,
+                               bool last) {
     NNK_NO_UNROLL
     for (int r = 0; r < rows; ++r) {
       R* const micro = block.micro.data + r * N;

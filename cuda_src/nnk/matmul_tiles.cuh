@@ -126,7 +126,7 @@ struct MatmulTiles {
   static constexpr int square = transposed_lanes<uint32, side>();
 
   // Panels of `micro` columns, each as [word][column]; zeros follow the last term.
-  static NNK_FN void pack_b(const Block& block, Index first_k, int depth) {
+  static NNK_APART void pack_b(const Block& block, Index first_k, int depth) {
     const int words = chunks_of(depth) * side;
     if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
     if constexpr (Form::packs_b) {
@@ -180,7 +180,8 @@ struct MatmulTiles {
     block.packed_a.store_vec(to, words);
     if constexpr (splits) block.packed_a.store_vec(to + chunk_words, WordsA::exchanged(words));
   }
-  static NNK_FN void pack_a(const Block& block, int first_i, int rows, Index first_k, int depth) {
+  static NNK_APART void pack_a(const Block& block, int first_i, int rows, Index first_k,
+                               int depth) {
     const int words = chunks_of(depth) * side;
     const Index first_m = block.first_m + first_i;
     if constexpr (terms_fast_a) {
@@ -240,7 +241,7 @@ struct MatmulTiles {
   }
 
   // Rows that a form packs, one after the other; zeros follow the last term.
-  static NNK_FN Rows packed_rows(const Block& block, int i, int rows, Index first_k, int depth) {
+  static NNK_APART Rows packed_rows(const Block& block, int i, int rows, Index first_k, int depth) {
     using Element = typename WordsA::Element;
     const Shared<Element> packed{reinterpret_cast<Element*>(block.packed_a.data)};
     const int row = chunks_of(depth) * chunk + pad;
@@ -276,7 +277,7 @@ struct MatmulTiles {
 
   // Sums are tiles 0 to 3, those of A 4 and 5, of B 6 and 7.
   template <int R, int C>
-  static NNK_FN void multiply(const Rows& a, const uint32* b, const S* from, S* to) {
+  static NNK_APART void multiply(const Rows& a, const uint32* b, const S* from, S* to) {
     begin_sum<0, 0, 0>(from);
     if constexpr (C > 1) begin_sum<1, 0, 1>(from);
     if constexpr (R > 1) begin_sum<2, 1, 0>(from);
@@ -324,7 +325,7 @@ struct MatmulTiles {
     if constexpr (R > 1 && C > 1) Tiles::template multiply<MultipliedA, MultipliedB, 3, 5, 7>();
   }
 
-  static NNK_FN void write(const Block& block, int i, int j, int rows, int columns) {
+  static NNK_APART void write(const Block& block, int i, int j, int rows, int columns) {
     NNK_NO_UNROLL
     for (int r = 0; r < rows; ++r) {
       const Index row = block.first_m + i + r, column = block.first_n + j;

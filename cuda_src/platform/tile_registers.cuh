@@ -62,17 +62,18 @@ struct TileRegisters {
 
 #else
 
+  // Not inlined, since only compile time counts.
   static NNK_FN void begin() {}
   static NNK_FN void end() {}
   static inline thread_local uint32 memory[8][side][side];
 
   template <int I> struct Tile {
     static NNK_FN void zero() { __builtin_memset(memory[I], 0, sizeof(memory[I])); }
-    static NNK_FN void load(const void* p, int64 stride) {
+    static NNK_APART void load(const void* p, int64 stride) {
       for (int r = 0; r < side; ++r)
         __builtin_memcpy(memory[I][r], static_cast<const char*>(p) + r * stride, row_bytes);
     }
-    static NNK_FN void store(void* p, int64 stride) {
+    static NNK_APART void store(void* p, int64 stride) {
       for (int r = 0; r < side; ++r)
         __builtin_memcpy(static_cast<char*>(p) + r * stride, memory[I][r], row_bytes);
     }
@@ -83,7 +84,7 @@ struct TileRegisters {
       return bit_cast<float>((t == 0 ? word << 16 : word >> 16 << 16));
     else return uint32(int32(T(word >> (8 * t))));
   }
-  template <class TA, class TB, int C, int A, int B> static NNK_FN void multiply() {
+  template <class TA, class TB, int C, int A, int B> static NNK_APART void multiply() {
     using S = decltype(term_of<TA>(0, 0));
     constexpr int terms = int(4 / sizeof(TA));
     for (int i = 0; i < side; ++i) {

@@ -36,8 +36,9 @@ _COMMON = (
 )
 _FOR_MACHINE = {
     "cpu": ("-O3", "-march=native", "-ffp-contract=fast", "-fvisibility=hidden"),
-    # The simulator looks for wrong kernels, not for speed: compile time is what counts.
-    "sim": ("-O1", "-ffp-contract=fast", "-fvisibility=hidden"),
+    # The simulator looks for wrong kernels, not for speed: compile time is what counts. -Og takes a
+    # quarter less of it than -O1, and twice as long to run; -O0 four times as long.
+    "sim": ("-Og", "-ffp-contract=fast", "-fvisibility=hidden"),
 }
 _LINK = ("-lpthread", "-lm")
 
