@@ -153,8 +153,7 @@ def configure(problem: WeightLinesProblem, device: Device) -> WeightLinesConfig:
 
 
 def _parts(panels: int, tiles: int, device: Device) -> int:
-    """Into how many blocks a panel is divided, each of which packs all pixels: no more than needed.
-    """
+    """Into how many blocks a panel is divided: no more than needed, as each packs all pixels."""
     found = (parts for parts in range(1, tiles + 1) if is_shared_evenly(panels * parts, device))
     return next(found, max(tiles, 1))
 
