@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from compare_commits import BASE, CONTROL, HEAD, Turns
 from problems import shape_text
@@ -76,6 +76,26 @@ def of_turns(labels: Sequence[str], found: Sequence[Turns], threshold: float) ->
     return [
         _line(label, turns, floor, threshold) for label, turns in zip(labels, found, strict=True)
     ]
+
+
+def repeated(line: Line, turns: Turns, found: Sequence[Turns], threshold: float) -> Line:
+    """What a row is that was slower, and was timed once more in other processes.
+
+    Parameters
+    ----------
+    turns : Turns
+        Of the second time, whose band is that of all rows of the first one.
+
+    Returns
+    -------
+    Line
+        A regression is there twice, by the lesser factor. Else the row is as it was the second
+        time, and not called faster either.
+    """
+    again = _line(line.label, turns, _floor(found), threshold)
+    if again.verdict == SLOWER:
+        return max(line, again, key=lambda one: one.ratio or 0.0)
+    return replace(again, verdict=SAME) if again.verdict == FASTER else again
 
 
 def _floor(found: Sequence[Turns]) -> float:

@@ -58,6 +58,24 @@ def lines_of(module, *sides, threshold=1.1):
     return module("comparison").of_turns(labels, turns, threshold)
 
 
+@pytest.mark.parametrize(
+    ("second", "verdict", "ratio"),
+    [(2.0, "SLOWER", 0.5), (1.5, "SLOWER", 1 / 1.5), (1.0, "", 1.0), (0.5, "", 2.0)],
+)
+def test_a_regression_is_there_twice(module, second, verdict, ratio):
+    def turns(head):
+        sides = {"base": [1.0] * 9, "control": [1.0] * 9, "head": [head] * 9}
+        return module("compare_commits").Turns(sides, {})
+
+    (line,) = lines_of(module, ([1.0] * 9, [1.0] * 9, [2.0] * 9))
+    assert line.verdict == "SLOWER"
+    again = module("comparison").repeated(line, turns(second), [turns(2.0)], 1.1)
+    assert (again.verdict, again.ratio) == (verdict, pytest.approx(ratio))
+    broken = module("compare_commits").Turns({"base": [1.0] * 9}, {"head": "not today"})
+    again = module("comparison").repeated(line, broken, [turns(2.0)], 1.1)
+    assert (again.verdict, again.message) == ("FAILED", "head: not today")
+
+
 NEARLY = st.floats(-0.02, 0.02)
 
 
