@@ -202,9 +202,7 @@ def _of_commits(arguments: argparse.Namespace) -> tuple[str, list[Line], list[st
         for turns in measure(problems):
             found.append(turns)
             bar.update()
-        lines = comparison.of_turns(
-            [problem.label for problem in problems], found, arguments.threshold
-        )
+        lines = comparison.of_turns(_labels(problems, found), found, arguments.threshold)
         # What is slower once may be where memory lay, or what else the machine did.
         doubtful = [i for i, line in enumerate(lines) if line.verdict == comparison.SLOWER]
         if doubtful:
@@ -213,11 +211,15 @@ def _of_commits(arguments: argparse.Namespace) -> tuple[str, list[Line], list[st
                 lines[i] = comparison.repeated(lines[i], turns, found, arguments.threshold)
                 bar.update()
         complete = True
-    if not lines:
-        labels = [problem.label for problem in problems[: len(found)]]
-        lines = comparison.of_turns(labels, found, arguments.threshold)
+    if not lines:  # it was interrupted
+        lines = comparison.of_turns(_labels(problems, found), found, arguments.threshold)
     title = f"{compare_commits.describe(head)}, against {compare_commits.describe(base)}"
     return title, lines, notes, complete
+
+
+def _labels(problems: Sequence[Any], found: Sequence[Any]) -> list[str]:
+    """Of those problems that were measured."""
+    return [problem.label for problem in problems[: len(found)]]
 
 
 # ---- result files --------------------------------------------------------------------------
