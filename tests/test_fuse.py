@@ -371,6 +371,20 @@ def test_no_more_traces_are_kept_than_a_number_of_them(monkeypatch):
         assert sum(map(len, takes._traces.values())) <= 3
 
 
+def test_as_many_traces_as_are_kept_are_found_again(monkeypatch):
+    monkeypatch.setattr("nnkernels.fusion.fuse._MOST_TRACES", 3)
+    number = 0.0
+    fused = nnk.fuse(lambda x: x * number)
+    x = np.ones(2, np.float32)
+    for i in (0, 1, 2):
+        number = float(i)
+        fused(x)
+    monkeypatch.setattr(type(fused), "_trace_again", None)
+    for i in (1, 0, 2, 1):
+        number = float(i)
+        assert fused(x).tolist() == [number] * 2
+
+
 def test_a_function_is_traced_once(monkeypatch):
     pure = nnk.fuse(lambda x: x * 3.0)
     x = np.ones(3, np.float32)

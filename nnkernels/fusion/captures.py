@@ -59,16 +59,8 @@ class Snapshot(NamedTuple):
         return found + [value for _, _, value in self.names]
 
     def key(self) -> Any:
-        """All that was found as a key: one of equal numbers is as good as another.
-
-        Raises
-        ------
-        TypeError
-            If something is none.
-        """
-        key = tuple(map(_key, self.values))
-        hash(key)
-        return key
+        """All that was found as a key: one of equal numbers is as good as another."""
+        return tuple(map(_key, self.values))
 
 
 class Captures:

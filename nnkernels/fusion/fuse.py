@@ -244,9 +244,11 @@ class Fused:
         assert captures is not None
         snapshot = captures.snapshot()
         key = snapshot.key()
-        if len(self._traces) >= _MOST_TRACES:
-            self._traces.clear()
-        traces = self._traces.setdefault(key, {})
+        traces = self._traces.get(key)
+        if traces is None:
+            if len(self._traces) >= _MOST_TRACES:
+                self._traces.clear()
+            traces = self._traces.setdefault(key, {})
         self._now = snapshot, traces  # at once: threads share it
         return traces
 
