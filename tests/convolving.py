@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from comparing import assert_close, wide
+from comparing import assert_close, assert_same_bits, wide
+from hypothesis import given
 from hypothesis import strategies as st
-from layouts import place
-from strategies import layouts, numbers
+from layouts import channels_last, place
+from strategies import examples, layouts, make_numbers, numbers
+from threads import same_on_any_threads
 
+import nnkernels as nnk
 from nnkernels import registry
 from nnkernels.dispatch.dtypes import numpy_dtype
 from nnkernels.dispatch.windows import Windows
@@ -121,3 +124,59 @@ def assert_right(
     with np.errstate(all="ignore"):
         sizes = op.reference(*magnitudes, **{k: v for k, v in options.items() if k != "epilogue"})
     assert_close(result, expected, terms + 1, np.abs(sizes), f"{op.name}{what} {options}")
+
+
+def image_and_pixels(geometry: Geometry, dtype: str = "float32") -> list[np.ndarray]:
+    """Arrays of ordinary numbers: the gradient of a result, and the image."""
+    rng = np.random.default_rng(0)
+    return [make_numbers(rng, shape, dtype) for shape in (geometry.y, geometry.x)]
+
+
+WEIGHT_DTYPES = ("float32", "float32", "float64", "float16", "int8")
+
+
+@st.composite
+def _weight_cases(draw, backend, channels, outputs):
+    geometry = draw(geometries(all_channels=channels, all_outputs=outputs))
+    dtype, last = draw(st.sampled_from(WEIGHT_DTYPES)), draw(st.booleans())
+    arrays = [draw(operands(shape, dtype, backend, last)) for shape in (geometry.y, geometry.x)]
+    return geometry, *arrays
+
+
+def check_gradients_by_weights(backend, channels, outputs):
+    """Compare gradients of any geometry, of some channels and outputs, with the reference."""
+
+    @examples(0.7)
+    @given(_weight_cases(backend, channels, outputs))
+    def right(case):
+        geometry, dy, x = case
+        dw = nnk.conv_backward_weight(dy, x, geometry.weight, **geometry.options)
+        if not backend.recording:
+            assert_right_weights(geometry, dy, x, dw)
+
+    backend.precompiled(right)
+
+
+def assert_right_weights(geometry: Geometry, dy: Any, x: Any, dw: Any) -> None:
+    """Compare a gradient by weights with the reference."""
+    pixels = max(int(np.prod(geometry.y)) // geometry.weight[0], 1)
+    options = {**geometry.options, "weight_shape": geometry.weight}
+    assert_right(BY_WEIGHT, [dy, x], options, dw, pixels)
+
+
+def same_bits_in_any_memory_order(geometry: Geometry) -> tuple[Any, Any]:
+    """A gradient by weights, the same on any number of threads and of views of any strides, and
+    what makes it again.
+    """
+    dy, x = image_and_pixels(geometry)
+
+    def gradient(dy: Any = dy, x: Any = x) -> Any:
+        return nnk.conv_backward_weight(dy, x, geometry.weight, **geometry.options)
+
+    one = same_on_any_threads(gradient)
+    strided = [np.repeat(np.repeat(a, 2, -1), 2, 1)[:, ::2, ..., ::2] for a in (dy, x)]
+    for other in ([channels_last(dy), channels_last(x)], [dy, channels_last(x)], strided):
+        assert_same_bits(one, gradient(*other), "another order in memory")
+    reversed_x = x[..., ::-1].copy()[..., ::-1]
+    assert_same_bits(one, gradient(dy, reversed_x), "reversed rows")
+    return one, gradient

@@ -113,3 +113,8 @@ def keeps_order(result: object, like: np.ndarray) -> bool:
     telling = [a for a in range(like.ndim) if sizes[a] > 1 and like.strides[a] != 0]
     wanted = sorted(telling, key=lambda a: -abs(like.strides[a]))
     return wanted == sorted(telling, key=lambda a: -result.strides[a])
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """The same array with its second axis, the channels, together in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)

@@ -17,11 +17,6 @@ def expected(name, *arguments, **options):
         return OPS[name].reference(*arguments, **options)
 
 
-def channels_last(x):
-    """The same array with the channels together in memory."""
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
-
-
 def image(generator, shape, dtype="float32", ties=False):
     """Numbers; with ties, few different ones, so that many windows have several maxima."""
     if ties:

@@ -17,7 +17,7 @@ from convolving import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import is_dense, keeps_order
+from layouts import channels_last, is_dense, keeps_order
 from strategies import examples, make_numbers
 from threads import same_on_any_threads
 
@@ -84,10 +84,6 @@ def make_arrays(geometry, dtype, last=False, seed=8):
     shapes = (geometry.x, geometry.weight, geometry.y, geometry.weight[:1])
     arrays = [make_numbers(generator, shape, dtype) for shape in shapes]
     return [channels_last(a) if last and a.ndim > 1 else a for a in arrays]
-
-
-def channels_last(x):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
 
 
 STRIDED = Geometry(

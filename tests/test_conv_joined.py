@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from comparing import assert_same_bits
 from convolving import BY_DATA, TRANSPOSE, Geometry
+from layouts import channels_last
 
 import nnkernels as nnk
 from nnkernels.config import conv as config
@@ -27,10 +28,6 @@ CASES = [
     ((3, 4, 31), (22, 2, 5), {"stride": 3, "padding": 2, "groups": 2}),
     ((1, 1, 5, 6, 7), (10, 1, 3, 2, 3), {"stride": (2, 1, 3), "padding": 1}),
 ]
-
-
-def _last(x):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
 
 
 def whole_numbers(rng, shape, dtype):
@@ -58,10 +55,10 @@ def joined(monkeypatch, cpu):
     ("layout", "dtype"),
     [
         (np.ascontiguousarray, "float32"),
-        (_last, "float32"),
+        (channels_last, "float32"),
         (np.ascontiguousarray, "bfloat16"),
-        (_last, "bfloat16"),
-        (_last, "complex64"),
+        (channels_last, "bfloat16"),
+        (channels_last, "complex64"),
     ],
 )
 def test_any_geometry(layout, dtype, joined, cpu):
@@ -111,7 +108,7 @@ def test_what_is_not_joined(joined, cpu):
     assert np.count_nonzero(~there) == 3 * 3 * 3
 
 
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last])
 @pytest.mark.dtypes(of=lambda arch: ("float16",) if arch in ("sm_90", "gfx90a") else ())
 def test_a_gpu_joins_phases_of_few_rows(layout, dtype, simulator, kernels):
     """Two groups, odd sizes, strides that differ, three axes; zeros for what no tap sees."""

@@ -10,6 +10,7 @@ from comparing import assert_same_bits
 from convolving import BY_DATA, FORWARD, TRANSPOSE, Geometry, assert_right, geometries, operands
 from hypothesis import given
 from hypothesis import strategies as st
+from layouts import channels_last
 from strategies import examples, make_numbers
 from threads import same_on_any_threads
 
@@ -38,11 +39,6 @@ WAVES = LinesProblem(
     reads_weights=True,
     channels_fast=False,
 )
-
-
-def _last(x):
-    """Channels last in memory."""
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
 
 
 @pytest.fixture
@@ -97,7 +93,7 @@ def test_any_geometry(cpu, kernels, wanted):
     assert "ConvLines" in kernels
 
 
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last])
 @pytest.mark.parametrize("channels", [16, 21])
 def test_joined_phases(layout, channels, kernels, wanted, monkeypatch):
     """Rows of several phases, with a bias for those of each; whole squares of channels, and not."""
@@ -112,7 +108,7 @@ def test_joined_phases(layout, channels, kernels, wanted, monkeypatch):
     assert_right(TRANSPOSE, [dy, weight, bias], options, y, channels * 20)
 
 
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last])
 def test_blocks_of_panels(layout, kernels, wanted):
     """Two groups, whose weights each thread packs; lines of many short rows, and channels apart."""
     for shape, kernel, padding in (((3, 40, 30, 9), (3, 4), 2), ((1, 40, 6000), (5,), 0)):

@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparing import assert_same_bits
-from convolving import BY_WEIGHT, Geometry, assert_right, geometries, operands
-from hypothesis import given
-from hypothesis import strategies as st
-from strategies import examples, make_numbers
-from threads import same_on_any_threads
+from convolving import (
+    Geometry,
+    assert_right_weights,
+    check_gradients_by_weights,
+    image_and_pixels,
+    same_bits_in_any_memory_order,
+)
+from layouts import channels_last
 
 import nnkernels as nnk
 from nnkernels.config import conv_weight as config
@@ -19,8 +22,6 @@ from nnkernels.config.conv_weight import WeightProblem
 from nnkernels.config.device import Device
 from nnkernels.dispatch import machines
 from nnkernels.dispatch.machines import cpu_machine
-
-DTYPES = ("float32", "float32", "float64", "float16", "int8")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,59 +44,22 @@ def small_slabs(monkeypatch):
     cpu_machine().plans.clear()
 
 
-@st.composite
-def cases(draw, backend):
-    # Few channels have a kernel of their own.
-    geometry = draw(geometries(all_channels=(9, 13, 17, 22), all_outputs=(1, 3, 16, 20, 37)))
-    dtype, last = draw(st.sampled_from(DTYPES)), draw(st.booleans())
-    arrays = [draw(operands(shape, dtype, backend, last)) for shape in (geometry.y, geometry.x)]
-    return geometry, *arrays
-
-
 @pytest.mark.usefixtures("small_slabs")
 def test_any_geometry(backend, kernels):
     if not backend.is_cpu:
         pytest.skip("a regime of the CPU")
 
-    @examples(0.7)
-    @given(cases(backend))
-    def right(case):
-        geometry, dy, x = case
-        dw = nnk.conv_backward_weight(dy, x, geometry.weight, **geometry.options)
-        if not backend.recording:
-            pixels = max(int(np.prod(geometry.y)) // geometry.weight[0], 1)
-            options = {**geometry.options, "weight_shape": geometry.weight}
-            assert_right(BY_WEIGHT, [dy, x], options, dw, pixels)
-
-    backend.precompiled(right)
+    # Few channels have a kernel of their own.
+    check_gradients_by_weights(backend, (9, 13, 17, 22), (1, 3, 16, 20, 37))
     assert "ConvWeight" in kernels
 
 
 IMAGES = Geometry((3, 13, 18, 19), (40, 13, 3, 3), {"padding": (2, 1), "stride": (1, 2)})
 
 
-def image_and_pixels(geometry: Geometry, dtype: str = "float32"):
-    rng = np.random.default_rng(0)
-    return [make_numbers(rng, shape, dtype) for shape in (geometry.y, geometry.x)]
-
-
-def channels_last(array):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
-
-
 def test_any_memory_order_and_blocks_give_the_same_bits(monkeypatch):
     """And the same as the product that gathers windows, with zeros for the padding."""
-    dy, x = image_and_pixels(IMAGES)
-
-    def gradient(dy=dy, x=x):
-        return nnk.conv_backward_weight(dy, x, IMAGES.weight, **IMAGES.options)
-
-    one = same_on_any_threads(gradient)
-    strided = [np.repeat(np.repeat(a, 2, -1), 2, 1)[:, ::2, ..., ::2] for a in (dy, x)]
-    for other in ([channels_last(dy), channels_last(x)], [dy, channels_last(x)], strided):
-        assert_same_bits(one, gradient(*other), "another order in memory")
-    reversed_x = x[..., ::-1].copy()[..., ::-1]
-    assert_same_bits(one, gradient(dy, reversed_x), "reversed rows")
+    one, gradient = same_bits_in_any_memory_order(IMAGES)
     for name, value in (("_PACKED_BYTES", 4096), ("_SUM_BYTES", 8192), ("_LEAST_PIXELS", 1 << 20)):
         with monkeypatch.context() as changed:
             changed.setattr(config, name, value)
@@ -110,8 +74,7 @@ def test_adjacent_channels_of_far_pixels(channels, packed, kernels):
     geometry = Geometry((1, channels, 25, 24), (20, channels, 3, 3), {"padding": 1, "stride": 2})
     dy, x = (channels_last(a) for a in image_and_pixels(geometry))
     dw = nnk.conv_backward_weight(dy, x, geometry.weight, **geometry.options)
-    options = {**geometry.options, "weight_shape": geometry.weight}
-    assert_right(BY_WEIGHT, [dy, x], options, dw, 13 * 12)
+    assert_right_weights(geometry, dy, x, dw)
     assert ("ConvWeight" in kernels) == packed
 
 
@@ -125,9 +88,8 @@ def test_three_axes_with_padding(last):
     if last:
         dy, x = channels_last(dy), channels_last(x)
     dw = nnk.conv_backward_weight(dy, x, geometry.weight, **options)
-    pixels = int(np.prod(geometry.y)) // geometry.weight[0]
-    assert pixels >= config._LEAST_PIXELS
-    assert_right(BY_WEIGHT, [dy, x], {**options, "weight_shape": geometry.weight}, dw, pixels)
+    assert int(np.prod(geometry.y)) // geometry.weight[0] >= config._LEAST_PIXELS
+    assert_right_weights(geometry, dy, x, dw)
 
 
 def test_padding_multiplies_nothing():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from comparing import assert_same_bits
-from convolving import BY_WEIGHT, Geometry, assert_right, geometries, operands
-from hypothesis import given
-from hypothesis import strategies as st
-from strategies import examples, make_numbers
-from threads import same_on_any_threads
+from convolving import (
+    Geometry,
+    assert_right_weights,
+    check_gradients_by_weights,
+    image_and_pixels,
+    same_bits_in_any_memory_order,
+)
+from layouts import channels_last
 
 import nnkernels as nnk
 from nnkernels.config import conv_weight_lines as config
@@ -19,8 +21,6 @@ from nnkernels.config.conv_weight_lines import WeightLinesProblem
 from nnkernels.config.device import Device
 from nnkernels.dispatch import machines
 from nnkernels.dispatch.machines import cpu_machine
-
-DTYPES = ("float32", "float32", "float64", "float16", "int8")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,60 +40,23 @@ def small_slabs(monkeypatch):
     cpu_machine().plans.clear()
 
 
-@st.composite
-def cases(draw, backend):
-    # Of fewer outputs each group has a direct kernel.
-    geometry = draw(geometries(all_channels=(1, 3, 4), all_outputs=(16, 20, 37)))
-    dtype, last = draw(st.sampled_from(DTYPES)), draw(st.booleans())
-    arrays = [draw(operands(shape, dtype, backend, last)) for shape in (geometry.y, geometry.x)]
-    return geometry, *arrays
-
-
 @pytest.mark.usefixtures("small_slabs")
 def test_any_geometry(backend, kernels):
     if not backend.is_cpu:
         pytest.skip("a regime of the CPU")
 
-    @examples(0.7)
-    @given(cases(backend))
-    def right(case):
-        geometry, dy, x = case
-        dw = nnk.conv_backward_weight(dy, x, geometry.weight, **geometry.options)
-        if not backend.recording:
-            pixels = max(int(np.prod(geometry.y)) // geometry.weight[0], 1)
-            options = {**geometry.options, "weight_shape": geometry.weight}
-            assert_right(BY_WEIGHT, [dy, x], options, dw, pixels)
-
-    backend.precompiled(right)
+    # Of fewer outputs each group has a direct kernel.
+    check_gradients_by_weights(backend, (1, 3, 4), (16, 20, 37))
     assert "ConvWeightLines" in kernels
 
 
 IMAGES = Geometry((3, 3, 18, 19), (40, 3, 3, 3), {"padding": (2, 1), "stride": (1, 2)})
 
 
-def image_and_pixels(geometry: Geometry, dtype: str = "float32"):
-    rng = np.random.default_rng(0)
-    return [make_numbers(rng, shape, dtype) for shape in (geometry.y, geometry.x)]
-
-
-def channels_last(array):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
-
-
 def test_any_memory_order_and_blocks_give_the_same_bits(monkeypatch, kernels):
     """And the same as the kernels that take more channels."""
-    dy, x = image_and_pixels(IMAGES)
-
-    def gradient(dy=dy, x=x):
-        return nnk.conv_backward_weight(dy, x, IMAGES.weight, **IMAGES.options)
-
-    one = same_on_any_threads(gradient)
+    one, gradient = same_bits_in_any_memory_order(IMAGES)
     assert set(kernels) == {"ConvWeightLines"}
-    strided = [np.repeat(np.repeat(a, 2, -1), 2, 1)[:, ::2, ..., ::2] for a in (dy, x)]
-    for other in ([channels_last(dy), channels_last(x)], [dy, channels_last(x)], strided):
-        assert_same_bits(one, gradient(*other), "another order in memory")
-    reversed_x = x[..., ::-1].copy()[..., ::-1]
-    assert_same_bits(one, gradient(dy, reversed_x), "reversed rows")
     for name, value in (("_SLAB_BYTES", 4096), ("_MOST_PIXELS", 4), ("_MOST_CHANNELS", 1)):
         with monkeypatch.context() as changed:
             changed.setattr(config, name, value)
@@ -113,8 +76,7 @@ def test_three_axes_with_padding(last, kernels):
     if last:
         dy, x = channels_last(dy), channels_last(x)
     dw = nnk.conv_backward_weight(dy, x, geometry.weight, **options)
-    pixels = int(np.prod(geometry.y)) // geometry.weight[0]
-    assert_right(BY_WEIGHT, [dy, x], {**options, "weight_shape": geometry.weight}, dw, pixels)
+    assert_right_weights(geometry, dy, x, dw)
     assert "ConvWeightLines" in kernels
 
 

@@ -10,6 +10,7 @@ from comparing import assert_same_bits
 from convolving import BY_DATA, FORWARD, operands
 from hypothesis import given
 from hypothesis import strategies as st
+from layouts import channels_last
 from strategies import examples
 from threads import same_on_any_threads
 
@@ -221,10 +222,6 @@ def test_any_depth(backend):
     backend.precompiled(right)
 
 
-def _last(x):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
-
-
 @pytest.mark.parametrize(("outputs", "dtype"), [(14, "float32"), (70, "float32"), (14, "float64")])
 def test_any_memory_order_gives_the_same_bits(backend, outputs, dtype):
     """Lanes are tiles, or channels; rows of products are outputs, or tiles."""
@@ -238,10 +235,10 @@ def test_any_memory_order_gives_the_same_bits(backend, outputs, dtype):
     options = {"padding": 1, "epilogue": "relu", "algorithm": "winograd"}
     y = nnk.conv(x, weight, bias, **options)
     # Of channels that are adjacent, beyond which other ones lie, and in reverse.
-    wide = _last(np.concatenate([x, x], axis=1))[:, :19]
-    back = _last(x[:, :, ::-1, ::-1])[:, :, ::-1, ::-1]
-    for view in (x[:, :, ::-1, ::-1].copy()[:, :, ::-1, ::-1], _last(x), wide, back):
-        for w in (weight, _last(weight)):
+    wide = channels_last(np.concatenate([x, x], axis=1))[:, :19]
+    back = channels_last(x[:, :, ::-1, ::-1])[:, :, ::-1, ::-1]
+    for view in (x[:, :, ::-1, ::-1].copy()[:, :, ::-1, ::-1], channels_last(x), wide, back):
+        for w in (weight, channels_last(weight)):
             again = nnk.conv(view, w, bias, **options)
             assert_same_bits(np.ascontiguousarray(again), y, f"strides {view.strides}")
 
@@ -252,11 +249,11 @@ def test_any_memory_order_of_a_depth_gives_the_same_bits():
     x, weight = (rng.standard_normal(s).astype("f") for s in ((1, 19, 5, 9, 13), (20, 19, 3, 3, 3)))
     options = {"padding": (2, 1, 1), "stride": (2, 1, 1), "algorithm": "winograd"}
     y = nnk.conv(x, weight, **options)
-    again = nnk.conv(_last(x), weight, **options)
+    again = nnk.conv(channels_last(x), weight, **options)
     assert_same_bits(np.ascontiguousarray(again), y, "channels last")
 
 
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last])
 def test_some_terms_and_outputs_at_once_give_the_same_bits(layout, monkeypatch):
     """Terms end within the channels of a tap; outputs are several blocks, and several launches."""
     rng = np.random.default_rng(9)
@@ -276,7 +273,9 @@ def test_some_terms_and_outputs_at_once_give_the_same_bits(layout, monkeypatch):
     y, launches, chosen = result()
     assert (launches, chosen.terms_at_once) == (2, 57)
     for of_weights in (16 << 20, 600_000):
-        monkeypatch.setattr(config, "_SCRATCH_BYTES", 250_000 if layout is not _last else 400_000)
+        monkeypatch.setattr(
+            config, "_SCRATCH_BYTES", 250_000 if layout is not channels_last else 400_000
+        )
         monkeypatch.setattr(config, "_WEIGHT_BYTES", of_weights)
         again, launches, chosen = result()
         assert (launches > 2) == (of_weights == 600_000)
@@ -288,10 +287,10 @@ def test_some_terms_and_outputs_at_once_give_the_same_bits(layout, monkeypatch):
 def test_results_lie_as_the_image_does():
     rng = np.random.default_rng(6)
     x, weight = (rng.standard_normal(s).astype("f") for s in ((2, 16, 9, 10), (20, 16, 3, 3)))
-    y = nnk.conv(_last(x), weight, algorithm="winograd")
-    assert y.strides == _last(y).strides
+    y = nnk.conv(channels_last(x), weight, algorithm="winograd")
+    assert y.strides == channels_last(y).strides
     dx = nnk.conv_backward_data(y, weight, x.shape, algorithm="winograd")
-    assert dx.strides == _last(x).strides
+    assert dx.strides == channels_last(x).strides
     expected = nnk.conv_backward_data(
         np.ascontiguousarray(y), weight, x.shape, algorithm="winograd"
     )
@@ -303,14 +302,14 @@ def test_results_of_any_strides():
     rng = np.random.default_rng(7)
     x, weight = (rng.standard_normal(s).astype("f") for s in ((1, 17, 1, 9), (20, 17, 3, 3)))
     # A row that is repeated: its step 0 makes the memory order another one.
-    x = np.lib.stride_tricks.as_strided(_last(x), (1, 17, 6, 9), (0, 4, 0, 17 * 4))
+    x = np.lib.stride_tricks.as_strided(channels_last(x), (1, 17, 6, 9), (0, 4, 0, 17 * 4))
     y = nnk.conv(x, weight, algorithm="winograd")
     assert y.strides[1] > y.itemsize
     again = nnk.conv(np.ascontiguousarray(x), weight, algorithm="winograd")
     assert_same_bits(np.ascontiguousarray(y), again, f"strides {y.strides}")
 
 
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last])
 def test_bits_do_not_depend_on_threads(layout):
     rng = np.random.default_rng(2)
     # With one thread the blocks are others than with two, and so are the registers.
@@ -485,7 +484,7 @@ def test_memory_is_bounded(channels, element, last):
                 assert cut == (one.terms > 256) or outputs == 16
 
 
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, _last])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, channels_last])
 def test_the_regime_is_taken_and_can_be_refused(layout):
     rng = np.random.default_rng(4)
     shapes = ((2, 64, 28, 28), (64, 64, 3, 3))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, wide
-from layouts import is_dense, keeps_order, lay_out, place
+from layouts import channels_last, is_dense, keeps_order, lay_out, place
 from strategies import make_numbers
 from threads import same_on_any_threads
 
@@ -37,10 +37,6 @@ def made(shapes, dtype="float32", of_grid=None, seed=0):
     grid = (1.7 * generator.standard_normal(shapes[1])).astype(of_grid or x.dtype)
     dy = make_numbers(generator, (*shapes[0][:2], *shapes[1][1:-1]), dtype)
     return x, grid, dy
-
-
-def channels_last(x):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
 
 
 def columns_first(x):

@@ -345,6 +345,7 @@ def rows_as(kind, rows):
     return padded[:, :columns]
 
 
+# A kernel of the CPU for each width and dtype takes seconds to compile: each of both once at least.
 @pytest.mark.parametrize(
     ("width", "dtype"),
     [(16, "float32"), (16, "float64"), (64, "float32"), (64, "float16"), (128, "float32")],

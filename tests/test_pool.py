@@ -12,8 +12,8 @@ import pytest
 from comparing import assert_close, assert_same_bits, assert_same_numbers, wide
 from hypothesis import given
 from hypothesis import strategies as st
-from layouts import is_dense, keeps_order, place
-from pools import OPS, channels_last, expected, image
+from layouts import channels_last, is_dense, keeps_order, place
+from pools import OPS, expected, image
 from strategies import examples, layouts, make_numbers, numbers
 from threads import same_on_any_threads
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, assert_same_numbers
-from pools import channels_last, expected, image
+from layouts import channels_last
+from pools import expected, image
 
 import nnkernels as nnk
 from nnkernels.config import pool_bands as config

@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, assert_same_numbers
-from pools import channels_last, expected, image
+from layouts import channels_last
+from pools import expected, image
 from threads import same_on_any_threads
 
 import nnkernels as nnk

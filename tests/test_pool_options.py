@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from comparing import assert_close, assert_same_bits, assert_same_numbers
-from pools import channels_last, expected, image
+from layouts import channels_last
+from pools import expected, image
 
 import nnkernels as nnk
 from nnkernels import DTypeError, ShapeError

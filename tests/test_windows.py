@@ -9,7 +9,7 @@ import pytest
 from comparing import assert_close, assert_same_bits, wide
 from hypothesis import given
 from hypothesis import strategies as st
-from layouts import is_dense, keeps_order, lay_out, place
+from layouts import channels_last, is_dense, keeps_order, lay_out, place
 from strategies import examples, layouts, make_numbers
 from threads import same_on_any_threads
 
@@ -22,10 +22,6 @@ MODES = ("constant", "edge", "reflect", "symmetric", "wrap")
 RESAMPLING = ("nearest", "linear", "cubic")
 # One of each size, and of each kind.
 MOVED = ("float32", "float16", "float64", "complex128", "int8", "uint64")
-
-
-def channels_last(x):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
 
 
 def views(x):
