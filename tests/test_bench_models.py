@@ -27,19 +27,10 @@ def bench(module, monkeypatch, capsys):
 
 
 def small_bench(module, *peers):
-    timing = module("timing")
-    return module("measure").Bench(
-        xp=np,
-        backend="cpu",
-        peers=list(peers),
-        clock=timing.HostClock(),
-        settings=timing.Settings(min_time=0.01, repeat=1, settle=0.0),
-        warm_bytes=1 << 30,
-        cache_bytes=1 << 16,
-        memory_bytes=lambda: 1 << 32,
-        copy=None,
-        read=None,
-        out=False,
+    """Rows with warm caches, timed once."""
+    once = module("timing").Settings(min_time=0.01, repeat=1, settle=0.0)
+    return bench_runs.small_bench(
+        module, list(peers), settings=once, warm_bytes=1 << 30, memory_bytes=lambda: 1 << 32
     )
 
 
