@@ -19,6 +19,7 @@
 #include "nnk/matmul_tensor_operand.cuh"
 #include "nnk/types.cuh"
 #include "nnk/view.cuh"
+#include "nnk/warpgroup.cuh"
 
 namespace nnk {
 
@@ -50,12 +51,15 @@ struct MatmulTensor {
   // Beside 64 x 32 sums of 8 bytes there are registers for one set: it is read again as soon as it
   // has been multiplied.
   static constexpr int sets = sizeof(Sum) == 8 && WarpM * WarpN >= 64 * 32 ? 1 : 2;
-  using A =
-      typename Form::template A<TensorOperand<Element, Index, TileM, TileK, threads, WayA, BytesA>,
-                                Index>;
-  using B =
-      typename Form::template B<TensorOperand<Element, Index, TileN, TileK, threads, WayB, BytesB>,
-                                Index>;
+  // Whether four warps multiply together what lies in shared memory. There are no fragments then.
+  static constexpr bool by_warpgroup = of_warpgroup<Atom>;
+  static_assert(!by_warpgroup || (WarpM == Atom::m && WarpN == TileN && Stages >= 3 &&
+                              TileM % warpgroup_rows == 0),
+                "a warpgroup has 64 rows and all columns");
+  template <int Rows, int Way, int Bytes>
+  using Operand = TensorOperand<Element, Index, Rows, TileK, threads, Way, Bytes, by_warpgroup>;
+  using A = typename Form::template A<Operand<TileM, WayA, BytesA>, Index>;
+  using B = typename Form::template B<Operand<TileN, WayB, BytesB>, Index>;
   static constexpr int stage = A::elements + B::elements;
   static constexpr bool any_asynchronous = A::asynchronous || B::asynchronous;
   static_assert(Stages >= 2, "one slice is read while another one is written");
@@ -88,7 +92,10 @@ struct MatmulTensor {
     else b.begin(rank, from_b, place.n, args.n, terms, args.stride_b[1], args.stride_b[0], missing);
     Sums sums;
     clear(sums);
-    if (slices > 0) accumulate(group, a, b, slices, missing, sums);
+    if (slices > 0) {
+      if constexpr (by_warpgroup) accumulate_together(group, a, b, slices, missing, sums);
+      else accumulate(group, a, b, slices, missing, sums);
+    }
     // Where the sums go is found once more: from before the loop, registers would have to hold it.
     finish(group, args, Work(args, opaque(int32(group.block()))), sums);
   }
@@ -198,6 +205,8 @@ struct MatmulTensor {
     }
   }
 
+  // Slices that are under way when the first one is multiplied, that one among them.
+  static constexpr int ahead = by_warpgroup ? Stages - 2 : Stages - 1;
   // The first slice to the first stage, and the next ones under way.
   static NNK_FN void fill(const Shared<Element>& memory, A& a, B& b, int missing, Index slices) {
     if constexpr (A::asynchronous) a.template copy<true>(memory, 0, missing);
@@ -206,7 +215,7 @@ struct MatmulTensor {
     else b.template load<true>(missing);
     if constexpr (any_asynchronous) copy_async_commit();
     NNK_UNROLL
-    for (int i = 1; i < Stages - 1; ++i) copy(memory, a, b, i * stage, i < slices);
+    for (int i = 1; i < ahead; ++i) copy(memory, a, b, i * stage, i < slices);
     if constexpr (!A::asynchronous) {
       a.template store<true>(memory, 0, missing);
       if (slices > 1) a.template load<false>(0);
@@ -232,6 +241,51 @@ struct MatmulTensor {
       if (left > 1) b.template store<false>(memory, to + A::elements, 0);
       if (left > 2) b.template load<false>(0);
     }
+  }
+
+  // ---- what a warpgroup does ------------------------------------------------------------------
+
+  // Products of a slice go on while those of the next one begin. So of the stages one is multiplied,
+  // one may still be read by a warpgroup that is behind, and the others are on their way.
+  template <class G>
+  static NNK_FN void accumulate_together(G& group, A& a, B& b, Index slices, int missing,
+                                         Sums& sums) {
+    using Team = typename Atom::Team;
+    const auto memory = group.template dynamic_tiles<Element>(Stages * stage);
+    if constexpr (A::table_words + B::table_words > 0) write_tables(group, a, b);
+    fill(memory, a, b, missing, slices);
+    const int row = group.rank() / warpgroup_threads * warpgroup_rows;
+    int now = 0, free = ahead * stage;
+    NNK_NO_UNROLL
+    for (Index left = slices; left != 0; --left) {
+      if constexpr (any_asynchronous) copy_async_wait<ahead - 1>();
+      Team::publish();
+      group.barrier();
+      multiply_slice(memory, now, row, sums);
+      now = after(now);
+      copy(memory, a, b, free, left > ahead);
+      free = after(free);
+      pass_on(memory, a, b, now, left);
+      Team::template wait<1>(NNK_HERE);
+    }
+    Team::template wait<0>(NNK_HERE);
+  }
+  static NNK_FN int after(int at) { return at == (Stages - 1) * stage ? 0 : at + stage; }
+
+  static NNK_FN void multiply_slice(const Shared<Element>& memory, int from, int row, Sums& sums) {
+    Atom::Team::begin(NNK_HERE);
+    NNK_UNROLL
+    for (int step = 0; step < steps; ++step) {
+      const int a = A::turned ? row / A::column_line * A::column : row * TileK;
+      const TilesOfStep at{from + a + term_at<A>(step), from + A::elements + term_at<B>(step),
+                           A::column, B::column};
+      Atom::Team::template add<TileN, A::turned, B::turned>(memory, at, sums.part[0][0].x, NNK_HERE);
+    }
+    Atom::Team::commit(NNK_HERE);
+  }
+  // The first term of a step.
+  template <class Operand> static constexpr NNK_FN int term_at(int step) {
+    return step * Atom::k * (Operand::turned ? Operand::column_line : 1);
   }
 
   // ---- what a warp does -------------------------------------------------------------------------

@@ -7,6 +7,10 @@
 // chunk, touch all 32 banks of 4 bytes once, and so do 8 chunks in a row. Where threads store lines
 // that are a multiple of 8 apart (vector_rows), the pattern goes on with every 8 lines. Of elements
 // of 8 bytes, and warps of 32, any 4 lines in a row, read at 2 chunks in a row, do so too.
+//
+// Instructions of a warpgroup (mma_sm90.cuh) read tiles themselves, in one pattern: lines of 128
+// bytes, of which 8 follow each other, their chunks exchanged as above. A tile that lies by terms
+// is cut into `columns` of 128 bytes of rows then, each with the lines of all terms.
 #pragma once
 #include "nnk/shifted_words.cuh"
 #include "nnk/types.cuh"
@@ -29,7 +33,9 @@ enum : int {
 // Bytes: what lines of adjacent elements are aligned to, and whole multiples of, at most 16.
 // Asynchronous copies are of pieces of so many bytes, 4 or more. Where chunks for registers may lie
 // at any byte, they are read so if the machine can, or as words that are shifted.
-template <class T, class Index, int Rows, int TileK, int Threads, int Way, int Bytes = 16>
+// InColumns: whether tiles are those of a warpgroup
+template <class T, class Index, int Rows, int TileK, int Threads, int Way, int Bytes = 16,
+          bool InColumns = false>
 struct TensorOperand {
   static constexpr int chunk = 16 / int(sizeof(T));
   static constexpr bool asynchronous = Way == async_terms || Way == async_rows;
@@ -54,10 +60,15 @@ struct TensorOperand {
                     (is_power_of_two(Rows) || Way == async_terms),
                 "tiles and blocks are powers of two, but for rows that no threads are numbered by");
   static_assert(line_chunks >= 1, "a line has whole chunks");
+  // Elements of a line of a column, and from a column to the next.
+  static constexpr int column_line = 128 / int(sizeof(T)), column = column_line * TileK;
+  static_assert(!InColumns || (pitch % column_line == 0 && (turned || pitch == column_line)),
+                "terms are one line, or rows are whole ones");
 
   // Element index of a chunk of a line. Unsigned: a compiler then sees that multiples of 8 lines
   // more change nothing but the first term, and keeps one address for many.
   static NNK_FN int slot(int line, int at) {
+    if constexpr (InColumns) return at / 8 * column + line * column_line + (at % 8 ^ line % 8) * chunk;
     constexpr int lines_of_128_bytes = line_chunks < 8 ? 8 / line_chunks : 1;
     constexpr int exchanged = line_chunks < 8 ? line_chunks : 8;
     unsigned pattern = unsigned(line) / lines_of_128_bytes;

@@ -202,6 +202,9 @@ template <int Threads> struct Group {
   NNK_FN Shared<T> dynamic_shared(int offset, int count, Site site = NNK_HERE) const {
     return {sim::dynamic_array(*simulation, offset, int(sizeof(T)), count, int(alignof(T)), site)};
   }
+  template <class T> NNK_FN Shared<T> dynamic_tiles(int count, Site site = NNK_HERE) const {
+    return {sim::dynamic_array(*simulation, 0, int(sizeof(T)), count, int(alignof(T)), site)};
+  }
 };
 
 // ---- the warp -------------------------------------------------------------------------------
@@ -271,6 +274,7 @@ template <class T> NNK_FN T atomic_add(T* p, T x) {
 }  // namespace nnk
 
 #include "platform/sim_mma.cuh"
+#include "platform/sim_warpgroup.cuh"
 
 #define NNK_ENTRY(name, threads, ...)                                                        \
   extern "C" __attribute__((visibility("default"))) int name(const void* args,               \

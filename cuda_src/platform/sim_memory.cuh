@@ -83,7 +83,10 @@ inline void release_memory(Simulation& s) {
     if (s.named == nullptr || segment->bytes != s.named->dynamic) __builtin_free(segment->bytes);
     __builtin_free(segment);
   }
-  for (int i = 0; i < s.threads; ++i) __builtin_free(s.fibers[i].queue.copies);
+  for (int i = 0; i < s.threads; ++i) {
+    __builtin_free(s.fibers[i].queue.copies);
+    __builtin_free(s.fibers[i].products.products);
+  }
 }
 
 // A part of a segment, seen as `count` elements of `element` bytes.

@@ -15,6 +15,7 @@ inline bool too_much_shared(Simulation& s, Site site);
 inline void begin_block_memory(Simulation& s);
 inline void end_block_memory(Simulation& s);
 inline void check_copies_at_return(Simulation& s, Fiber& fiber);
+inline void check_products_at_return(Simulation& s, Fiber& fiber);
 inline void release_memory(Simulation& s);
 
 // ---- order ----------------------------------------------------------------------------
@@ -188,6 +189,7 @@ inline void run_fiber() {
   Simulation& s = *current;
   s.body(s.args);
   check_copies_at_return(s, *s.running);
+  check_products_at_return(s, *s.running);
   suspend(s, State::returned);
   __builtin_unreachable();
 }
@@ -200,6 +202,8 @@ inline void run_block(Simulation& s, long long block) {
     fiber.rank = i;
     fiber.seen = s.entry;
     fiber.queue.first = fiber.queue.end = fiber.queue.group = 0;
+    fiber.products.first = fiber.products.end = fiber.products.group = 0;
+    fiber.products.sums = nullptr;
     // Stacks that began at equal addresses modulo 4 KiB would all use the same few cache sets.
     char* top = stack_of(s, i + 1) - 320 * (i % 13) - 16;
     fiber.canary = reinterpret_cast<unsigned long long*>(top);

@@ -68,6 +68,17 @@ struct CopyQueue {
   int group;  // the group of the next copy; smaller numbers are committed
 };
 
+// Products of a warpgroup under way, oldest first (sim_warpgroup.cuh).
+struct Product;
+constexpr int most_sums_bytes = 512;
+struct ProductQueue {
+  Product* products;
+  int first, end, capacity;
+  int group;   // of the next product; smaller numbers are committed
+  void* sums;  // of the thread; null: nothing is under way
+  alignas(16) char kept[most_sums_bytes];  // their values meanwhile
+};
+
 struct Fiber {
   Context context;
   unsigned long long* canary;  // just above the stack
@@ -77,6 +88,7 @@ struct Fiber {
   Site seen;  // its latest checked operation
   Exchange exchange;
   CopyQueue queue;
+  ProductQueue products;
 };
 
 struct Lanes {  // one warp

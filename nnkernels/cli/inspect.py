@@ -171,11 +171,12 @@ def _dtypes(arguments: argparse.Namespace, ops: list[Op]) -> list[str] | None:
 
 
 def _archs(arguments: argparse.Namespace) -> list[str]:
-    known = list(PROFILES)
+    # Its kernels are those of sm_90, but for products.
+    known, all_of = list(PROFILES), [arch for arch in PROFILES if arch != "sm_90a"]
     if arguments.update is not None or arguments.compare is not None:
-        known = static.archs()
+        known = all_of = static.archs()
     if arguments.arch is None:
-        return known if arguments.all else ["sm_90"]
+        return all_of if arguments.all else ["sm_90"]
     names = _words(arguments.arch)
     wrong = [name for name in names if name not in known]
     if wrong or not names:

@@ -118,6 +118,7 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     ways = _ways(problem, atom)
     chunks = problem.pixels == ROWS and all(way.alignment == 16 for way in ways)
     chunks = chunks and ways[0].way == ASYNC_TERMS and ways[1].way in (ASYNC_TERMS, ASYNC_ROWS)
+    takes_more = atom.itemsize == 2 and atom.warps == 1
     chosen = matmul_tensor.tiled(
         product,
         replace(device, shared_limit=device.shared_limit - _TABLE_BYTES),
@@ -126,7 +127,7 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
         _wide_c(problem),
         many_places,
         delays=_DELAYS[problem.pixels],
-        more_tiles=_MORE_TILES if chunks and not many_places and atom.itemsize == 2 else (),
+        more_tiles=_MORE_TILES if chunks and not many_places and takes_more else (),
     )
     if chosen is None:
         return None

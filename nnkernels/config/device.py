@@ -14,7 +14,8 @@ class Device:
     machine : {"cuda", "hip", "cpu", "sim"}
         Which platform header a kernel is compiled with.
     arch : str
-        ``"sm_90"``, ``"gfx90a"``, ... or ``"host"``.
+        ``"sm_90"``, ``"gfx90a"``, ... or ``"host"``. ``"sm_90a"`` is ``"sm_90"`` with the
+        instructions of warpgroups, which no other chip has.
     warp : int
         Threads that run in step; 1 on a CPU.
     processors : int
@@ -69,10 +70,11 @@ PROFILES: dict[str, Device] = {
         _nvidia("sm_86", 82, 99, 6),
         _nvidia("sm_89", 128, 99, 72),
         _nvidia("sm_90", 132, 227, 50),
+        _nvidia("sm_90a", 132, 227, 50),
         _nvidia("sm_120", 170, 99, 96),
         _amd("gfx90a", 64, 110, 8),
         _amd("gfx942", 64, 304, 256),
         _amd("gfx1100", 32, 96, 96),
     )
 }
-SIMULATED = ("sm_80", "sm_90", "gfx90a", "gfx1100")
+SIMULATED = ("sm_80", "sm_90", "sm_90a", "gfx90a", "gfx1100")

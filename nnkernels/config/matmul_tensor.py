@@ -52,6 +52,8 @@ class Atom:
         Multiplications of a processor in a cycle.
     itemsize, sum_itemsize : int
         Of an element in shared memory, and of a sum.
+    warps : int
+        That make a step together, each its own rows, of what lies in shared memory.
     """
 
     header: str
@@ -65,6 +67,7 @@ class Atom:
     rate: int
     itemsize: int
     sum_itemsize: int = 4
+    warps: int = 1
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,11 @@ def _nvidia(element: str, size: int, rate: int) -> Atom:
     return Atom("mma_sm80", name, 32, 16, 16, 32 // size, True, size == 2, rate, size)
 
 
+def _warpgroup(element: str, size: int, rate: int) -> Atom:
+    name = f"MmaSm90<{element}>"
+    return Atom("mma_sm90", name, 32, 16, 16, 32 // size, True, size == 2, rate, size, warps=4)
+
+
 def _cdna(arch: str, element: str, size: int, rate: int) -> Atom:
     name = f"MmaG{arch[1:]}<{element}>"
     if size == 8:
@@ -158,7 +166,16 @@ _NVIDIA_TF32 = _nvidia("Tf32", 4, 512)
 # Other chips multiply doubles on matrix cores no faster than elsewhere. NVIDIA H100 white paper,
 # table 2; A100 has half of it.
 _NVIDIA_DOUBLE = Atom("mma_sm80", "MmaSm80<double>", 32, 16, 16, 4, True, True, 128, 8, 8)
-_WITH_DOUBLE = ("sm_80", "sm_90", "sm_100")
+_WITH_DOUBLE = ("sm_80", "sm_90", "sm_90a", "sm_100")
+# NVIDIA H100 white paper, table 2: twice those of A100. Floats are cut off, not rounded, to Tf32, so
+# these are left to the other atom; so are sums that would fill less than one step.
+_WARPGROUP = {
+    "half": _warpgroup("half", 2, 2048),
+    "bfloat16": _warpgroup("bfloat16", 2, 2048),
+    "int8": _warpgroup("int8", 1, 4096),
+    "uint8": _warpgroup("uint8", 1, 4096),
+}
+_LEAST_OF_WARPGROUP = 64
 _CDNA = {
     arch: {
         "half": _cdna(arch, "half", 2, 1024),
@@ -176,13 +193,16 @@ def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
     """The matrix-core step for a problem on a device, if there is one."""
     if problem.compute_itemsize != (8 if problem.element == "double" else 4):
         return None  # wider sums were asked for than the core makes
+    if device.arch == "sm_90a" and min(problem.m, problem.n) >= _LEAST_OF_WARPGROUP:
+        if problem.element in _WARPGROUP:
+            return _WARPGROUP[problem.element]
     if _is_nvidia(device) and problem.element == "float" and problem.tf32:
         return _NVIDIA_TF32
     return atom_for(problem.element, device)
 
 
 def _is_nvidia(device: Device) -> bool:
-    return device.arch.startswith("sm_") and int(device.arch[3:]) >= 80
+    return device.arch.startswith("sm_") and int(device.arch[3:].rstrip("a")) >= 80
 
 
 def atom_for(element: str, device: Device) -> Atom | None:
@@ -224,6 +244,17 @@ _ASYNC_WIDE_TILES = (
     Tile(16, 128, 16, 32, 128, 3, 0.25),
     Tile(32, 32, 16, 16, 128, 3, 0.2),
 )
+# Of a warpgroup, lines of 128 bytes of terms: its 64 rows and all columns of a tile. One slice more
+# than others is in shared memory, which a warpgroup that is behind still reads. (No device has told
+# the efficiencies.)
+_WARPGROUP_TILES = (
+    Tile(128, 256, 16, 256, 128, 4, 0.85),
+    Tile(128, 128, 16, 128, 128, 4, 0.8),
+    Tile(128, 64, 16, 64, 128, 4, 0.6),
+    Tile(64, 128, 16, 128, 128, 4, 0.6),
+    Tile(64, 64, 16, 64, 128, 4, 0.45),
+)
+_LEAST_STAGES_OF_WARPGROUP = 3
 # Where operands come through registers: one slice in shared memory is multiplied, the next one is
 # stored beside it. Beside sums and two sets of fragments of 64 x 64 there would not be room.
 _STAGED_TILES = (
@@ -342,6 +373,8 @@ def tiles_of(atom: Atom, device: Device) -> list[Tile]:
     """The tiles that an atom can make, and that fit in shared memory."""
     staged = _STAGED_TILES if atom.lanes == 32 else _WAVE_TILES
     copied = _ASYNC_TILES if atom.sum_itemsize == 4 else _ASYNC_WIDE_TILES
+    if atom.warps > 1:
+        copied = _WARPGROUP_TILES
     return [
         tile
         for tile in (copied if atom.asynchronous else staged)
@@ -367,6 +400,9 @@ def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bo
     narrow = any(alignment < 16 for _, alignment in ways)
     if not atom.asynchronous or (all(copied) and not narrow and not many_places):
         return tile
+    if atom.warps > 1:  # whose threads have all columns
+        columns, stages = min(tile.n, 128), tile.stages if any(copied) else _LEAST_STAGES_OF_WARPGROUP
+        return replace(tile, n=columns, warp_n=columns, stages=stages)
     # Twice as many threads, each with half as many sums, have registers for what they load, or for
     # the places of two or four times as many copies.
     tile = replace(tile, n=min(tile.n, 128), stages=tile.stages if any(copied) else 2)

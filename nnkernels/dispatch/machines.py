@@ -173,7 +173,8 @@ def use_backend(name: str, *, seed: int = 0) -> Iterator[None]:
 
     Parameters
     ----------
-    name : {"cpu", "sim", "sim:sm_80", "sim:sm_90", "sim:gfx90a", "sim:gfx1100", "reference"}
+    name : {"cpu", "reference", "sim", "sim:sm_80", "sim:sm_90", "sim:sm_90a", "sim:gfx90a", \
+"sim:gfx1100"}
         ``sim`` runs the kernels and configurations of a GPU in a simulator that reports data
         races, divergent barriers, out-of-bounds accesses and the like; ``reference`` the NumPy
         specification.

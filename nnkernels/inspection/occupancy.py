@@ -50,6 +50,7 @@ LIMITS: dict[str, Limits] = {
     "sm_86": _nvidia(48, 16, 100),
     "sm_89": _nvidia(48, 24, 100),
     "sm_90": _nvidia(64, 32, 228),
+    "sm_90a": _nvidia(64, 32, 228),
     "sm_100": _nvidia(64, 32, 228),
     "sm_103": _nvidia(64, 32, 228),
     "sm_120": _nvidia(48, 24, 100),

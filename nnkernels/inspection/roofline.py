@@ -43,15 +43,17 @@ def _tera(**rates: float) -> dict[str, float]:
 # (SXM; halved where it counts sparsity); "AMD Instinct MI210" and "MI300X" data sheets (float32 as
 # v_pk_fma_f32 makes it, two at once); product page of "AMD Radeon RX 7900 XTX" (matrix
 # instructions at the rate of packed float16).
+_H100 = _tera(
+    float64=34, float32=67, matrix_float64=67, matrix_float32=494.5, matrix_float16=989.5,
+    matrix_int8=1979,
+)  # fmt: skip
 GPUS = (
     Gpu("A100", "sm_80", 2.039e12, _tera(
         float64=9.7, float32=19.5, matrix_float64=19.5, matrix_float32=156, matrix_float16=312,
         matrix_int8=624,
     )),
-    Gpu("H100", "sm_90", 3.35e12, _tera(
-        float64=34, float32=67, matrix_float64=67, matrix_float32=494.5, matrix_float16=989.5,
-        matrix_int8=1979,
-    )),
+    Gpu("H100", "sm_90", 3.35e12, _H100),
+    Gpu("H100", "sm_90a", 3.35e12, _H100),
     Gpu("MI210", "gfx90a", 1.6e12, _tera(
         float64=22.6, float32=45.3, matrix_float64=45.3, matrix_float32=45.3, matrix_float16=181,
         matrix_int8=181,
