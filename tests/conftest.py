@@ -25,6 +25,8 @@ from nnkernels.config import (
 )
 
 DEFAULT_BACKENDS = ("cpu", "sim:sm_80", "sim:sm_90", "sim:gfx90a", "sim:gfx1100")
+# Its kernels are those of sm_90, but for the products that tests with the marker `warpgroups` make.
+WARPGROUPS = "sim:sm_90a"
 
 # Every launch on a CPU looks whether its kernel wrote past its scratch memory.
 os.environ["NNKERNELS_GUARD_SCRATCH"] = "1"
@@ -65,6 +67,9 @@ def pytest_configure(config):
         "in_turn(by='warp'): on one simulated machine, or one of each width of a warp, another for "
         "another test, or on none (by='none'); what is tested is the same source on all of them. "
         "Profile deep, and machines that --backend names: on all",
+    )
+    config.addinivalue_line(
+        "markers", "warpgroups: also on the simulated machine whose warps multiply four at a time"
     )
     if not os.environ.get(BATCHES):  # worker processes inherit it
         config.own_batches = os.environ[BATCHES] = tempfile.mkdtemp(prefix="nnkernels-batches-")
@@ -118,6 +123,9 @@ def pytest_generate_tests(metafunc):
     for argument, belongs in wanted.items():
         if argument in metafunc.fixturenames:
             names = [name for name in _backends(metafunc.config) if belongs(name)]
+            marked = metafunc.definition.get_closest_marker("warpgroups") is not None
+            if marked and argument == "simulator" and not metafunc.config.getoption("backend"):
+                names.append(WARPGROUPS)
             _parametrize(metafunc, argument, names)
 
 
@@ -155,6 +163,8 @@ def _is_its_turn(item):
     marker, machine = item.get_closest_marker("in_turn"), _machine_of(item)
     if marker is None or not machine or not machine.name.startswith("sim"):
         return True
+    if machine.name == WARPGROUPS:
+        return True
     if marker.kwargs.get("by") == "none":
         return False
     names = [name for name in DEFAULT_BACKENDS if name.startswith("sim")]
@@ -162,6 +172,19 @@ def _is_its_turn(item):
         names = [name for name in names if Backend(name).device.warp == machine.device.warp]
     turn = zlib.crc32(item.nodeid.replace(machine.name, "").encode()) // 7
     return machine.name == names[turn % len(names)]
+
+
+@pytest.fixture(autouse=True)
+def small_products_by_warpgroups(request, monkeypatch):
+    """Where warps multiply four at a time, also results of a few rows and columns."""
+    machine = _machine_of(request.node)
+    if machine is None or machine.name != WARPGROUPS:
+        yield
+        return
+    monkeypatch.setattr(matmul_tensor, "_LEAST_OF_WARPGROUP", 16)
+    machine.machine.plans.clear()
+    yield
+    machine.machine.plans.clear()
 
 
 # ---- what is chosen ------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ class Recorded:
     launches: list[Launch] = field(default_factory=list)
     compiled: list[tuple[int, str]] = field(default_factory=list)  # device and text
     looked_up: list[str] = field(default_factory=list)  # RawModule.get_function
+    programs: list[tuple[str, ...]] = field(default_factory=list)  # options of nvrtc
+    functions: dict[int, Any] = field(default_factory=dict)  # by what the driver calls them
     # Calls of a stream that is being recorded, instead of their results.
     graph: list[Any] | None = None
     # Device and memory of every array, kept so that no address is used twice.
@@ -264,6 +266,8 @@ class Function:
         self._entry.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
         self._entry.restype = ctypes.c_int
         self.granted = DEFAULT_SHARED
+        self.ptr = id(self)
+        module.raw.recorded.functions[self.ptr] = self
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: Any, shared_mem: int = 0
@@ -334,18 +338,22 @@ class RawKernel:
         raise AssertionError("slower than its function: a look-up at every call")
 
 
+def check_options(options: tuple[str, ...]) -> None:
+    assert type(options) is tuple
+    assert all(type(option) is str for option in options)
+    assert "-std=c++17" in options
+    assert f"-DNNK_FINGERPRINT={fingerprint()}" in options
+    for directory in include_directories():
+        assert f"-I{directory}" in options
+
+
 class RawModule:
     runtime: Runtime
     recorded: Recorded
 
     def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
         assert type(code) is str
-        assert type(options) is tuple
-        assert all(type(option) is str for option in options)
-        assert "-std=c++17" in options
-        assert f"-DNNK_FINGERPRINT={fingerprint()}" in options
-        for directory in include_directories():
-            assert f"-I{directory}" in options
+        check_options(options)
         self.code = code
         self._modules: dict[int, _Module] = {}
 
@@ -378,6 +386,59 @@ class RawModule:
         kernel = RawKernel(self, name)
         _ = kernel.kernel  # compiled here, as in CuPy
         return kernel
+
+
+class NVRTCError(RuntimeError):
+    pass
+
+
+class Nvrtc:
+    """``cupy.cuda.nvrtc``; the code of a program is its text."""
+
+    NVRTCError = NVRTCError
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded, self._texts = recorded, {0: ""}
+
+    def getVersion(self) -> tuple[int, int]:
+        return 13, 2
+
+    def createProgram(self, text: str, name: str, headers: Any, names: Any) -> int:
+        assert type(text) is type(name) is str
+        assert headers == names == ()
+        self._texts[len(self._texts)] = text
+        return len(self._texts) - 1
+
+    def compileProgram(self, program: int, options: tuple[str, ...]) -> None:
+        check_options(options)
+        self._recorded.programs.append(options)
+        if "#error" in self._texts[program]:
+            raise NVRTCError("NVRTC_ERROR_COMPILATION (6)")
+
+    def getProgramLog(self, program: int) -> str:
+        return f"the log of {len(self._texts[program])} characters"
+
+    def getCUBIN(self, program: int) -> bytes:
+        return self._texts[program].encode()
+
+    def destroyProgram(self, program: int) -> None:
+        del self._texts[program]
+        self._texts[program] = ""  # its number is not used again
+
+
+class Module:
+    """``cupy.cuda.function.Module``, of what Nvrtc made."""
+
+    raw_module: Any
+
+    def load(self, code: bytes) -> None:
+        assert type(code) is bytes
+        options = ("-std=c++17", f"-DNNK_FINGERPRINT={fingerprint()}")
+        options += tuple(f"-I{directory}" for directory in include_directories())
+        self._module = self.raw_module(code=code.decode(), options=options)._module()
+
+    def get_function(self, name: str) -> Function:
+        return Function(self._module, name)
 
 
 class Stream:
@@ -450,6 +511,11 @@ def make(hip: bool = False, devices: int = 2) -> Any:
 
     cupy.ndarray, cupy.empty, cupy.asarray = own_array, empty, asarray
     cupy.asnumpy = lambda x: x.get()
+    def set_attribute(function: int, attribute: int, value: int) -> None:
+        assert attribute == 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        assert value <= 232448
+        recorded.functions[function].granted = value
+
     cupy.RawModule = type("RawModule", (RawModule,), {"runtime": runtime, "recorded": recorded})
     cupy.cuda = types.SimpleNamespace(
         runtime=runtime,
@@ -457,6 +523,11 @@ def make(hip: bool = False, devices: int = 2) -> Any:
         Stream=type("Stream", (Stream,), {"recorded": recorded}),
         set_allocator=lambda allocator: None,
         compiler=types.SimpleNamespace(CompileException=CompileException),
+        nvrtc=Nvrtc(recorded),
+        function=types.SimpleNamespace(
+            Module=type("Module", (Module,), {"raw_module": cupy.RawModule})
+        ),
+        driver=types.SimpleNamespace(funcSetAttribute=set_attribute),
     )
     cupy.__version__ = "14.2.0"
     cupy.recorded = recorded

@@ -106,6 +106,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.warpgroups
 @pytest.mark.in_turn(by="warp")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_geometry(family, simulator, chosen, one_tile):

@@ -363,3 +363,51 @@ def test_hip_never_asks_for_shared_memory():
         machine.prepare(instance, 1, 60 * 1024, 0)
         with pytest.raises(BackendError, match="more than hip:0 can do"):
             machine.prepare(instance, 2**32 // instance.threads, 0, 0)
+
+
+# ---- an architecture that CuPy does not name -----------------------------------------------------
+
+
+@pytest.fixture
+def warpgroups(monkeypatch):
+    """A device for which kernels with the instructions of warpgroups are compiled."""
+    monkeypatch.setenv("NNKERNELS_GPU_ARCH", "sm_90a")
+    with fake_cupy.installed() as module:
+        yield module
+
+
+def test_kernels_of_warpgroups_are_compiled_for_their_architecture(warpgroups):
+    a, b = numbers((96, 80), "float16"), numbers((80, 128), "float16", seed=1)
+    y = nnk.matmul(warpgroups.asarray(a), warpgroups.asarray(b))
+    expected = registry.find("matmul").reference(a, b)
+    assert_close(y.get(), expected, 80)
+    assert gpu.machine_of(0).device.arch == "sm_90a"
+    for options in warpgroups.recorded.programs:
+        assert "-arch=sm_90a" in options
+    (launch,) = warpgroups.recorded.launches
+    assert launch.shared > 48 * 1024  # and was granted
+    assert not warpgroups.recorded.looked_up  # by RawModule
+
+
+def test_what_was_compiled_for_it_is_kept(warpgroups, monkeypatch, tmp_path):
+    monkeypatch.setenv("NNKERNELS_CACHE_DIR", str(tmp_path))
+    for _ in range(2):  # in another process the second time
+        gpu._machines.clear()
+        nnk.relu(warpgroups.asarray(numbers(8)))
+    assert len(warpgroups.recorded.programs) == 1
+    assert len(warpgroups.recorded.launches) == 2
+
+
+def test_a_kernel_that_its_compiler_rejects(warpgroups):
+    instance = Instance("softmax", "Any", 32, definitions=("#error",))
+    with pytest.raises(CompileError, match="NVRTC failed: .*: the log of") as caught:
+        gpu.machine_of(0).prepare(instance, 1, 0, 0)
+    assert caught.value.log.startswith("the log of")
+
+
+def test_an_architecture_that_the_device_is_not_of(cupy, monkeypatch):
+    monkeypatch.setenv("NNKERNELS_GPU_ARCH", "sm_80")
+    with pytest.raises(BackendError, match="is 'sm_80', and this device runs sm_90 and sm_90a"):
+        gpu.machine_of(0)
+    monkeypatch.setenv("NNKERNELS_GPU_ARCH", "sm_90")
+    assert gpu.machine_of(0).device.arch == "sm_90"

@@ -25,10 +25,16 @@ from nnkernels.inspection.bank_conflicts import extra_phases
 FLOATS = {
     "sm_80": ("float16", "bfloat16"),
     "sm_90": ("float16", "float64"),
+    "sm_90a": ("float16",),
     "gfx90a": ("float16", "bfloat16", "float32", "float64"),
     "gfx1100": ("float16", "bfloat16"),
 }
-SQUARE = next(tile for tile in tensor._ASYNC_TILES if tile.m == tile.n == 64)
+
+
+def square(backend):
+    """The tile of 64 x 64 sums."""
+    atom = tensor.atom_of(problem_of("float16"), backend.device)
+    return next(t for t in tensor.tiles_of(atom, PROFILES[arch_of(backend)]) if t.m == t.n == 64)
 
 
 def arch_of(backend):
@@ -82,6 +88,7 @@ def operands(seed, m, n, k, dtype):
 # ---- every tile ---------------------------------------------------------------------------------
 
 
+@pytest.mark.warpgroups
 def test_every_tile_of_every_atom(simulator, chosen, one_tile):
     arch = arch_of(simulator)
 
@@ -151,11 +158,12 @@ def placed(values, layout, turned=False):
 
 def one_of_each_size(arch):
     """A dtype of each size that the matrix cores of an architecture multiply."""
-    tf32 = ("float32",) if arch.startswith("sm") else ()
+    tf32 = ("float32",) if arch in ("sm_80", "sm_90") else ()
     others = (dtype for dtype in FLOATS[arch] if dtype not in ("float16", "bfloat16"))
     return ("float16", "int8", *others, *tf32)
 
 
+@pytest.mark.warpgroups
 @pytest.mark.dtypes(of=one_of_each_size)
 def test_every_pair_of_layouts(dtype, simulator, chosen):
     arch = arch_of(simulator)
@@ -164,7 +172,7 @@ def test_every_pair_of_layouts(dtype, simulator, chosen):
         options["out_dtype"] = "int32"
     # Every layout of both operands; those of float16 on sm_80 all together, and elsewhere, where
     # kernels of the same templates are made, each with another one.
-    few = dtype != "float16" or arch == "sm_90"
+    few = dtype != "float16" or arch in ("sm_90", "sm_90a")
     names = ["terms", "rows", "every second term"] if few else list(LAYOUTS)
     others = ["rows", "every second term", "terms"] if few else ["rows", "terms", "rows reversed"]
     pairs = list(product(names, others))
@@ -318,11 +326,12 @@ def test_a_stride_or_a_length_is_as_bad_as_an_address():
 SIDES = ((2, 33, 1), (40, 2, 7), (17, 33, 8), (64, 65, 63), (65, 64, 64), (66, 8, 65), (9, 70, 200))
 
 
+@pytest.mark.warpgroups
 @pytest.mark.in_turn(by="warp")
 @pytest.mark.parametrize("layout", ["terms", "rows", "every second term"])
 def test_edges(layout, simulator, chosen, one_tile):
     # Beyond an edge lies NaN; and what the last multiplications add there must be zeros.
-    one_tile(simulator, SQUARE)
+    one_tile(simulator, square(simulator))
 
     def body():
         for m, n, k in SIDES:
@@ -414,10 +423,11 @@ def test_lines_that_begin_aligned_and_end_within_a_chunk(m, n, k, simulator, cho
 # ---- splits -------------------------------------------------------------------------------------
 
 
+@pytest.mark.warpgroups
 @pytest.mark.in_turn(by="warp")
 @pytest.mark.parametrize("n", [72, 71])  # whole and cut 16-byte accesses to the workspace
 def test_splits(n, simulator, chosen, one_tile):
-    one_tile(simulator, SQUARE, splits=3)
+    one_tile(simulator, square(simulator), splits=3)
     a, b = operands(8, 40, n, 700, "float16")
     bias = make_numbers(np.random.default_rng(9), (n,), "float16")
 
@@ -500,7 +510,7 @@ def test_batches(simulator, chosen):
 
 def test_grouped_tiles_make_the_whole_result(simulator, one_tile):
     # More than one band of 8 rows of tiles, the last one cut.
-    one_tile(simulator, SQUARE)
+    one_tile(simulator, square(simulator))
     a, b = operands(14, 64 * 9 + 1, 130, 8, "float16")
     with simulator.context(8):
         y = nnk.matmul(a, b)

@@ -107,12 +107,9 @@ def require(arch: str) -> None:
 
 def options_for(arch: str) -> tuple[str, ...]:
     """The options that a RawModule of CuPy ends up with, and a report of resources."""
-    from nnkernels.launch.gpu import compile_options
+    from nnkernels.launch.gpu import compile_options, options_of_cupy
 
-    # The three that CuPy 14 appends: cupy/cuda/compiler.py, _compile_with_cache_cuda and
-    # _compile_using_nvrtc_no_warning.
-    cupy = ("-ftz=true", f"-arch={arch}", "--device-as-default-execution-space")
-    return (*compile_options(), *cupy, "--ptxas-options=-v")
+    return (*compile_options(), *options_of_cupy(arch), "--ptxas-options=-v")
 
 
 def compile_cubin(text: str, arch: str) -> Cubin:

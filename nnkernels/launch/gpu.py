@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from nnkernels.compile.instance import Instance, source_text
 from nnkernels.compile.sources import fingerprint, include_options
 from nnkernels.config.device import PROFILES, Device
 from nnkernels.errors import BackendError, CompileError
+from nnkernels.launch import cuda_module
 from nnkernels.launch.single_flight import SingleFlight
 
 # Without asking, a block gets this much shared memory.
 _DEFAULT_SHARED = 48 * 1024
+# Architectures that CuPy names by their compute capability alone: see cuda_module.py.
+_NAMED_BY_US = ("sm_90a",)
 # Blocks of a launch: gridDim.x of CUDA. HIP counts threads, in 32 bits.
 _MOST_BLOCKS, _MOST_HIP_THREADS = 2**31 - 1, 2**32 - 1
 
@@ -27,11 +31,11 @@ class _Kernel:
     """A kernel as CuPy has it.
 
     ``function`` is what RawKernel.__call__ looks up for the current device at every call; found
-    once, while the right device was current.
+    once, while the right device was current. ``grant`` gives it more shared memory.
     """
 
-    raw: Any
     function: Any
+    grant: Callable[[int], None]
 
 
 @cache
@@ -105,7 +109,7 @@ class GpuMachine:
         with self._shared_lock:
             if shared_bytes > self._shared_granted.get(instance, _DEFAULT_SHARED):
                 with self._cupy.cuda.Device(self.index):
-                    kernel.raw.max_dynamic_shared_size_bytes = shared_bytes
+                    kernel.grant(shared_bytes)
                 self._shared_granted[instance] = shared_bytes
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -125,19 +129,48 @@ class GpuMachine:
 
     def _compile(self, instances: tuple[Instance, ...]) -> list[_Kernel]:
         text = source_text(instances, self.device.machine)
+        symbols = [instance.symbol for instance in instances]
         with self._cupy.cuda.Device(self.index):
-            module = self._cupy.RawModule(code=text, options=compile_options())
             try:
-                raw = [module.get_function(instance.symbol) for instance in instances]
-                return [_Kernel(kernel, kernel.kernel) for kernel in raw]
+                if self.device.arch in _NAMED_BY_US:
+                    return self._compile_ourselves(text, symbols)
+                return self._compile_raw(text, symbols)
             except self._cupy.cuda.compiler.CompileException as error:
                 raise CompileError(
                     f"{self.device.machine} compiler failed on {instances[0].kernel}: {error}",
                     str(error),
                 ) from error
+            except BackendError:
+                raise
             except (ImportError, OSError, RuntimeError) as error:
                 # No NVRTC, no CUDA headers, a driver that is too old: CuPy says which.
                 raise BackendError(f"CuPy cannot compile for {self.name}: {error}") from error
+
+    def _compile_raw(self, text: str, symbols: list[str]) -> list[_Kernel]:
+        module = self._cupy.RawModule(code=text, options=compile_options())
+        raw = [module.get_function(symbol) for symbol in symbols]
+        return [_Kernel(kernel.kernel, _granting(kernel)) for kernel in raw]
+
+    def _compile_ourselves(self, text: str, symbols: list[str]) -> list[_Kernel]:
+        options = (*compile_options(), *options_of_cupy(self.device.arch))
+        module = cuda_module.load(self._cupy, text, options)
+        functions = [module.get_function(symbol) for symbol in symbols]
+        return [_Kernel(f, cuda_module.granting(self._cupy, f)) for f in functions]
+
+
+def _granting(raw: Any) -> Callable[[int], None]:
+    def grant(shared_bytes: int) -> None:
+        raw.max_dynamic_shared_size_bytes = shared_bytes
+
+    return grant
+
+
+def options_of_cupy(arch: str) -> tuple[str, ...]:
+    """What CuPy 14 appends to the options of NVRTC.
+
+    ``cupy/cuda/compiler.py``, _compile_with_cache_cuda and _compile_using_nvrtc_no_warning.
+    """
+    return ("-ftz=true", f"-arch={arch}", "--device-as-default-execution-space")
 
 
 def compile_options() -> tuple[str, ...]:
@@ -154,7 +187,7 @@ def _device(cupy: Any, index: int) -> Device:
     if hip:
         arch = properties["gcnArchName"].decode().partition(":")[0]
     else:
-        arch = f"sm_{properties['major']}{properties['minor']}"
+        arch = _architecture(f"sm_{properties['major']}{properties['minor']}")
     known = PROFILES.get(arch)
     limit = properties.get("sharedMemPerBlockOptin") or properties["sharedMemPerBlock"]
     return Device(
@@ -166,6 +199,17 @@ def _device(cupy: Any, index: int) -> Device:
         vector_bytes=16,
         cache_bytes=int(properties.get("l2CacheSize", 0)) or 8 << 20,
     )
+
+
+def _architecture(own: str) -> str:
+    """What to compile for on a device: ``$NNKERNELS_GPU_ARCH``, if it is of its kind."""
+    asked = os.environ.get("NNKERNELS_GPU_ARCH", "")
+    can = [own, *(arch for arch in _NAMED_BY_US if arch == f"{own}a")]
+    if asked and asked not in can:
+        raise BackendError(
+            f"NNKERNELS_GPU_ARCH is {asked!r}, and this device runs {' and '.join(can)}"
+        )
+    return asked or own
 
 
 _machines: dict[int, GpuMachine] = {}
