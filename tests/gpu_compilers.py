@@ -19,7 +19,7 @@ def _why_not(arch: str) -> str:
         return "" if hiprtc.library_path() else "hipRTC is not installed"
     if nvrtc.library_path() is None:
         return "NVRTC is not installed"
-    if arch not in nvrtc.architectures():
+    if arch.rstrip("a") not in nvrtc.architectures():
         return f"this NVRTC cannot compile for {arch}"
     return ""
 

@@ -99,7 +99,9 @@ def test_every_tile_of_every_atom(simulator, chosen, one_tile):
             for tile in tensor.tiles_of(atom, simulator.device):
                 one_tile(simulator, tile)
                 tile_k = tensor.tile_k(atom, tile)
-                a, b = operands(1, tile.m + 8, tile.n + 8, 3 * tile_k + 8, dtype)
+                # Slices beyond those that are in shared memory at once.
+                k = (tile.stages + 1) * tile_k + 8
+                a, b = operands(1, tile.m + 8, tile.n + 8, k, dtype)
                 chosen.clear()
                 with simulator.context(2):
                     y = nnk.matmul(a, b)
