@@ -98,12 +98,15 @@ def _check(arguments: argparse.Namespace, device: dict[str, Any] | None) -> int:
     # Each part gets its share of the time that is left when it begins.
     end = time.monotonic() + 60 * arguments.minutes * len(arguments.part) / len(PARTS)
     left = list(arguments.part)
+    warpgroups = device is not None and device["compute_capability"] == "9.0"
     status = 0
     try:
         for part in arguments.part:
             share = gpu_steps.SHARES[part] / sum(gpu_steps.SHARES[name] for name in left)
             seconds = max(10.0, (end - time.monotonic()) * share)
-            settings = gpu_steps.Settings(arguments.backend, seconds, jobs, arguments.tests or [])
+            settings = gpu_steps.Settings(
+                arguments.backend, seconds, jobs, arguments.tests or [], warpgroups
+            )
             report.put(part, gpu_steps.run(part, settings))
             report.write()  # what is there is kept if the next part is interrupted
             left.remove(part)

@@ -15,7 +15,7 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,12 +40,16 @@ _COMMON_PLACES = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 
 @dataclass(frozen=True)
 class Settings:
-    """``seconds`` is what a part may take; ``words`` choose test files."""
+    """``seconds`` is what a part may take; ``words`` choose test files.
+
+    ``warpgroups``: whether the device can run kernels for ``sm_90a`` besides.
+    """
 
     backend: str
     seconds: float
     jobs: int
     words: Sequence[str] = ()
+    warpgroups: bool = False
 
 
 @dataclass
@@ -99,13 +103,15 @@ class _Processes:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
 
-    def run(self, command: Sequence[Any], seconds: float) -> _Done:
+    def run(
+        self, command: Sequence[Any], seconds: float, variables: Mapping[str, str] | None = None
+    ) -> _Done:
         """A Python script, or another command, from the checkout; both its outputs as one."""
         # The output of pytest is read, and options of a user's own may change it. The usual cache
         # directory takes a package that nothing else here needs.
         cache = Path(tempfile.gettempdir()) / "nnkernels-gpu-check"
         environment = {"NNKERNELS_CACHE_DIR": str(cache), **os.environ}
-        environment |= {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": ""}
+        environment |= {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "", **(variables or {})}
         paths = [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         start = time.monotonic()
@@ -165,8 +171,10 @@ def _in_parallel(jobs: int, work: Callable[[Any], Any], items: Sequence[Any]) ->
             raise
 
 
-def _alone(command: Sequence[Any], seconds: float) -> _Done:
-    done: _Done = _in_parallel(1, lambda one: _PROCESSES.run(one, seconds), [command])[0]
+def _alone(
+    command: Sequence[Any], seconds: float, variables: Mapping[str, str] | None = None
+) -> _Done:
+    done: _Done = _in_parallel(1, lambda one: _PROCESSES.run(one, seconds, variables), [command])[0]
     return done
 
 
@@ -328,11 +336,16 @@ def _watched(tool: str, done: _Done) -> Outcome:
 
 def _bench(settings: Settings) -> list[Outcome]:
     end = time.monotonic() + settings.seconds
-    return [
+    outcomes = [
         _graphs(settings, end - time.monotonic()),
         _timed("dispatch", "calls", settings, 0.3 * (end - time.monotonic())),
-        _timed("speed", "gpu", settings, end - time.monotonic()),
     ]
+    if settings.warpgroups:  # the same rows by both kinds of kernels
+        share = 0.2 * (end - time.monotonic())
+        variables = {"NNKERNELS_GPU_ARCH": "sm_90a"}
+        outcomes.append(_timed("speed without warpgroups", "warpgroups", settings, share))
+        outcomes.append(_timed("speed with warpgroups", "warpgroups", settings, share, variables))
+    return [*outcomes, _timed("speed", "gpu", settings, end - time.monotonic())]
 
 
 def _graphs(settings: Settings, seconds: float) -> Outcome:
@@ -356,15 +369,21 @@ def _graphs(settings: Settings, seconds: float) -> Outcome:
     return Outcome(name, FAILED if failures else OK, done.seconds, summary, failures)
 
 
-def _timed(name: str, suite: str, settings: Settings, seconds: float) -> Outcome:
+def _timed(
+    name: str,
+    suite: str,
+    settings: Settings,
+    seconds: float,
+    variables: Mapping[str, str] | None = None,
+) -> Outcome:
     """A suite of the bench."""
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "bench.json"
         options = ["--suite", suite, "--min-time", "0.05", "--json", saved]
         command = [sys.executable, BENCH / "bench.py", "--backend", settings.backend, *options]
-        if settings.backend == "cupy" and suite == "gpu":
+        if settings.backend == "cupy" and suite != "calls":
             command += ["--peer", "torch,cupy"]
-        done = _alone(command, seconds)
+        done = _alone(command, seconds, variables)
         result = _json(saved)
     if result is None:
         return _of_process(name, done)

@@ -109,6 +109,7 @@ def gpu_facts() -> dict[str, Any]:
         raise UsageError(f"--backend cupy needs a GPU ({error})") from None
     return {
         "name": properties["name"].decode(),
+        "compute_capability": f"{properties['major']}.{properties['minor']}",
         "level_2_bytes": int(properties.get("l2CacheSize", 0)) or 64 << 20,
         "memory_bytes": int(properties["totalGlobalMem"]),
         "processors": int(properties["multiProcessorCount"]),

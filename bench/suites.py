@@ -316,6 +316,25 @@ def gpu() -> list[Problem]:
     return found
 
 
+def warpgroups() -> list[Problem]:
+    """On a GPU of compute capability 9.0: what sm_90a (NNKERNELS_GPU_ARCH) makes otherwise."""
+    target = Target("times torch", 0.8)
+    found = [
+        Problem("matmul", (size,) * 3, dtype, layout=layout, target=target)
+        for size, dtype, layout in (
+            (4096, "float16", "contiguous"), (4096, "float16", "transposed"),
+            (4096, "bfloat16", "contiguous"), (2048, "float16", "contiguous"),
+            (1024, "float16", "contiguous"),
+        )
+    ]  # fmt: skip
+    found += [Problem("matmul", (256, 4096, 4096), "float16", target=target)]
+    found += [Problem("matmul", (4096,) * 3, "int8", layout="transposed")]
+    for op in _CONVOLUTIONS:
+        for image, case in (((32, 128, 28, 28), "128 3x3"), ((32, 256, 14, 14), "256 3x3")):
+            found.append(Problem(op, image, "float16", None, "channels_last", target, case))
+    return found
+
+
 def models() -> list[Problem]:
     """Training steps of small networks, also on images of 8 x 8, and a block of a transformer."""
     found = [Problem(name, shape) for name, shape in end_to_end.SHAPES.items()]
@@ -398,6 +417,7 @@ SUITES = {
     "fusion": (fusion,),
     "calls": (calls,),
     "gpu": (gpu,),
+    "warpgroups": (warpgroups,),
     "models": (models,),
     "overview": (overview,),
     "regression": (regression,),
@@ -425,6 +445,7 @@ MEANINGS = {
     "fusion": fusion.__doc__,
     "calls": calls.__doc__,
     "gpu": gpu.__doc__,
+    "warpgroups": warpgroups.__doc__,
     "models": models.__doc__,
     "overview": overview.__doc__,
     "regression": regression.__doc__,

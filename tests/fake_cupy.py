@@ -511,6 +511,7 @@ def make(hip: bool = False, devices: int = 2) -> Any:
 
     cupy.ndarray, cupy.empty, cupy.asarray = own_array, empty, asarray
     cupy.asnumpy = lambda x: x.get()
+
     def set_attribute(function: int, attribute: int, value: int) -> None:
         assert attribute == 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         assert value <= 232448

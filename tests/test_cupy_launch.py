@@ -400,7 +400,7 @@ def test_what_was_compiled_for_it_is_kept(warpgroups, monkeypatch, tmp_path):
 
 def test_a_kernel_that_its_compiler_rejects(warpgroups):
     instance = Instance("softmax", "Any", 32, definitions=("#error",))
-    with pytest.raises(CompileError, match="NVRTC failed: .*: the log of") as caught:
+    with pytest.raises(CompileError, match=r"NVRTC failed: .*: the log of") as caught:
         gpu.machine_of(0).prepare(instance, 1, 0, 0)
     assert caught.value.log.startswith("the log of")
 

@@ -44,9 +44,8 @@ def library(tmp_path_factory):
 def place_of(row, term, size, turned, column_bytes):
     """PTX ISA, wgmma: canonical layouts of K-major and MN-major matrices, swizzle of 128 bytes.
 
-    In units of 16 bytes, with T units for 8 rows (or terms) of 128 bytes: K-major
-    ((8, n), 2k) : ((8, SBO), 1); MN-major ((8, n), (8, k)) : ((1, LBO), (8, SBO)). Bits 4 to 6 of an
-    address are exchanged by XOR with bits 7 to 9.
+    In units of 16 bytes: K-major ((8, n), 2k) : ((8, SBO), 1); MN-major ((8, n), (8, k)) :
+    ((1, LBO), (8, SBO)). Bits 4 to 6 of an address are exchanged by XOR with bits 7 to 9.
     """
     unit = 16 // size
     if turned:
@@ -167,7 +166,8 @@ def test_floats_and_doubles_are_left_to_the_other_atoms():
 
 @pytest.mark.parametrize("alignment", [16, 8, 2])
 def test_a_warpgroup_has_all_columns(alignment):
-    problem = replace(problem_of("float16", 4096, 4096, 4096), alignments=(alignment, alignment, 16))
+    narrow = (alignment, alignment, 16)
+    problem = replace(problem_of("float16", 4096, 4096, 4096), alignments=narrow)
     c = tensor.configure(problem, HOPPER)
     assert (c.warp_m, c.warp_n) == (16, c.tile_n)
     assert c.threads == 2 * c.tile_m

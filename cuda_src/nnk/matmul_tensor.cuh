@@ -54,7 +54,7 @@ struct MatmulTensor {
   // Whether four warps multiply together what lies in shared memory. There are no fragments then.
   static constexpr bool by_warpgroup = of_warpgroup<Atom>;
   static_assert(!by_warpgroup || (WarpM == Atom::m && WarpN == TileN && Stages >= 3 &&
-                              TileM % warpgroup_rows == 0),
+                                  TileM % warpgroup_rows == 0),
                 "a warpgroup has 64 rows and all columns");
   template <int Rows, int Way, int Bytes>
   using Operand = TensorOperand<Element, Index, Rows, TileK, threads, Way, Bytes, by_warpgroup>;
@@ -245,8 +245,9 @@ struct MatmulTensor {
 
   // ---- what a warpgroup does ------------------------------------------------------------------
 
-  // Products of a slice go on while those of the next one begin. So of the stages one is multiplied,
-  // one may still be read by a warpgroup that is behind, and the others are on their way.
+  // Products of a slice go on while those of the next one begin. So of the stages one is
+  // multiplied, one may still be read by a warpgroup that is behind, and the others are on their
+  // way.
   template <class G>
   static NNK_FN void accumulate_together(G& group, A& a, B& b, Index slices, int missing,
                                          Sums& sums) {
@@ -279,7 +280,8 @@ struct MatmulTensor {
       const int a = A::turned ? row / A::column_line * A::column : row * TileK;
       const TilesOfStep at{from + a + term_at<A>(step), from + A::elements + term_at<B>(step),
                            A::column, B::column};
-      Atom::Team::template add<TileN, A::turned, B::turned>(memory, at, sums.part[0][0].x, NNK_HERE);
+      Atom::Team::template add<TileN, A::turned, B::turned>(memory, at, sums.part[0][0].x,
+                                                            NNK_HERE);
     }
     Atom::Team::commit(NNK_HERE);
   }

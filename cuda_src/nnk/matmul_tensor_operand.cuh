@@ -68,7 +68,8 @@ struct TensorOperand {
   // Element index of a chunk of a line. Unsigned: a compiler then sees that multiples of 8 lines
   // more change nothing but the first term, and keeps one address for many.
   static NNK_FN int slot(int line, int at) {
-    if constexpr (InColumns) return at / 8 * column + line * column_line + (at % 8 ^ line % 8) * chunk;
+    if constexpr (InColumns)
+      return at / 8 * column + line * column_line + (at % 8 ^ line % 8) * chunk;
     constexpr int lines_of_128_bytes = line_chunks < 8 ? 8 / line_chunks : 1;
     constexpr int exchanged = line_chunks < 8 ? line_chunks : 8;
     unsigned pattern = unsigned(line) / lines_of_128_bytes;

@@ -27,9 +27,10 @@ struct TilesOfStep { int a, b, column_a, column_b; };
 //                       that begin after the next barrier of the block
 //   begin()             sums are in place, and products may begin
 //   add<N, TurnedA, TurnedB>(memory, at, sums)
-//                       sums += A B for one step of 32 bytes of terms. The sums of a thread are those
-//                       of mma.sync m16n8 (mma_sm80.cuh), N / 8 times side by side, of rows 16 w to
-//                       16 w + 15 for warp w; they are not touched until all products are waited for
+//                       sums += A B for one step of 32 bytes of terms. The sums of a thread are
+//                       those of mma.sync m16n8 (mma_sm80.cuh), N / 8 times side by side, of rows
+//                       16 w to 16 w + 15 for warp w; they are not touched until all products are
+//                       waited for
 //   commit()            the products since the last call are a group
 //   wait<Pending>()     until at most so many of the newest groups are still under way
 template <class T> struct Warpgroup;

@@ -1,5 +1,5 @@
-// The matrix cores of compute capability 9.0 as four warps use them together. sm_90a alone has these
-// instructions.
+// The matrix cores of compute capability 9.0 as four warps use them together. sm_90a alone has
+// these instructions.
 #pragma once
 #include "nnk/warpgroup.cuh"
 
@@ -14,45 +14,45 @@ NNK_FN uint64 tile_descriptor(const void* first, int column_bytes) {
 }
 
 // Operands of an asm statement: 8 sums, and the numbers of 8.
-#define NNK_SUMS_8(kind, c, i)                                                             \
-  "+" kind(c[i]), "+" kind(c[i + 1]), "+" kind(c[i + 2]), "+" kind(c[i + 3]),              \
-      "+" kind(c[i + 4]), "+" kind(c[i + 5]), "+" kind(c[i + 6]), "+" kind(c[i + 7])
-#define NNK_SUMS_32(kind, c, i)                                                            \
-  NNK_SUMS_8(kind, c, i), NNK_SUMS_8(kind, c, i + 8), NNK_SUMS_8(kind, c, i + 16),         \
+#define NNK_SUMS_8(kind, c, i)                                                                    \
+  "+" kind(c[i]), "+" kind(c[i + 1]), "+" kind(c[i + 2]), "+" kind(c[i + 3]), "+" kind(c[i + 4]), \
+      "+" kind(c[i + 5]), "+" kind(c[i + 6]), "+" kind(c[i + 7])
+#define NNK_SUMS_32(kind, c, i)                                                    \
+  NNK_SUMS_8(kind, c, i), NNK_SUMS_8(kind, c, i + 8), NNK_SUMS_8(kind, c, i + 16), \
       NNK_SUMS_8(kind, c, i + 24)
 #define NNK_SUMS_64(kind, c, i) NNK_SUMS_32(kind, c, i), NNK_SUMS_32(kind, c, i + 32)
 #define NNK_SUMS_128(kind, c, i) NNK_SUMS_64(kind, c, i), NNK_SUMS_64(kind, c, i + 64)
 #define NNK_NUMBERS_32                                                                     \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
   "%24,%25,%26,%27,%28,%29,%30,%31"
-#define NNK_NUMBERS_64                                                                     \
-  NNK_NUMBERS_32                                                                           \
-  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,"  \
+#define NNK_NUMBERS_64                                                                    \
+  NNK_NUMBERS_32                                                                          \
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52," \
   "%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define NNK_NUMBERS_128                                                                    \
-  NNK_NUMBERS_64                                                                           \
-  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,"  \
-  "%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,"  \
-  "%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,"  \
+#define NNK_NUMBERS_128                                                                   \
+  NNK_NUMBERS_64                                                                          \
+  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84," \
+  "%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104," \
+  "%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121," \
   "%122,%123,%124,%125,%126,%127"
 
 // The numbers of what follows the sums: both descriptors, and for 16-bit elements, which can be
 // turned, whether they are.
-#define NNK_WGMMA(count, kind, form, a, b, turned)                                         \
-  asm volatile("{ .reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned." form " {" \
-               NNK_NUMBERS_##count "}, " a ", " b ", p" turned "; }"                       \
-               : NNK_SUMS_##count(kind, sums, 0)                                           \
+#define NNK_WGMMA(count, kind, form, a, b, turned)                                       \
+  asm volatile("{ .reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned." form \
+               " {" NNK_NUMBERS_##count "}, " a ", " b ", p" turned "; }"                \
+               : NNK_SUMS_##count(kind, sums, 0)                                         \
                : "l"(a_tile), "l"(b_tile), "n"(int(TurnedA)), "n"(int(TurnedB)))
-#define NNK_WGMMA_OF(kind, n64, n128, n256, turned32, turned64, turned128)                 \
-  if constexpr (N == 64) NNK_WGMMA(32, kind, n64, "%32", "%33", turned32);                 \
-  else if constexpr (N == 128) NNK_WGMMA(64, kind, n128, "%64", "%65", turned64);          \
+#define NNK_WGMMA_OF(kind, n64, n128, n256, turned32, turned64, turned128)        \
+  if constexpr (N == 64) NNK_WGMMA(32, kind, n64, "%32", "%33", turned32);        \
+  else if constexpr (N == 128) NNK_WGMMA(64, kind, n128, "%64", "%65", turned64); \
   else NNK_WGMMA(128, kind, n256, "%128", "%129", turned128)
 #define NNK_WGMMA_FLOAT(form)                                                              \
   NNK_WGMMA_OF("f", "m64n64k16.f32." form, "m64n128k16.f32." form, "m64n256k16.f32." form, \
                ", 1, 1, %34, %35", ", 1, 1, %66, %67", ", 1, 1, %130, %131")
-#define NNK_WGMMA_INTEGER(form)                                                            \
-  NNK_WGMMA_OF("r", "m64n64k32.s32." form, "m64n128k32.s32." form, "m64n256k32.s32." form, \
-               "", "", "")
+#define NNK_WGMMA_INTEGER(form)                                                                    \
+  NNK_WGMMA_OF("r", "m64n64k32.s32." form, "m64n128k32.s32." form, "m64n256k32.s32." form, "", "", \
+               "")
 
 template <class T> struct Warpgroup {
   static NNK_FN void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

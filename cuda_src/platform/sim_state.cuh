@@ -74,8 +74,8 @@ constexpr int most_sums_bytes = 512;
 struct ProductQueue {
   Product* products;
   int first, end, capacity;
-  int group;   // of the next product; smaller numbers are committed
-  void* sums;  // of the thread; null: nothing is under way
+  int group;                               // of the next product; smaller numbers are committed
+  void* sums;                              // of the thread; null: nothing is under way
   alignas(16) char kept[most_sums_bytes];  // their values meanwhile
 };
 

@@ -40,8 +40,7 @@ inline void read_operand(const Product& product, int first, int column, int from
   constexpr int rows_at_once = Turned ? chunk : 1, terms_at_once = Turned ? 1 : chunk;
   for (int row = 0; row < Rows; row += rows_at_once)
     for (int term = 0; term < Terms; term += terms_at_once) {
-      const int address =
-          swizzled(address_of<T, Turned>(start, column * size, from + row, term));
+      const int address = swizzled(address_of<T, Turned>(start, column * size, from + row, term));
       const char* bytes = touch_array(product.memory, (address - int(product.memory.offset)) / size,
                                       chunk, 16, Touch::read, product.site);
       for (int i = 0; i < chunk; ++i) {
@@ -144,8 +143,8 @@ template <class T> struct Warpgroup {
     static_assert(bytes <= sim::most_sums_bytes && sizeof(T) == sizeof(Element),
                   "a thread has 128 sums at most");
     static_assert(sizeof(T) == 2 || !(TurnedA || TurnedB), "16-bit elements alone can be turned");
-    sim::issue_product({sim::add_together<T, N, TurnedA, TurnedB>, memory.array, at, bytes, 0, site},
-                       sums);
+    sim::issue_product(
+        {sim::add_together<T, N, TurnedA, TurnedB>, memory.array, at, bytes, 0, site}, sums);
   }
 };
 

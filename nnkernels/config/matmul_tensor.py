@@ -167,8 +167,8 @@ _NVIDIA_TF32 = _nvidia("Tf32", 4, 512)
 # table 2; A100 has half of it.
 _NVIDIA_DOUBLE = Atom("mma_sm80", "MmaSm80<double>", 32, 16, 16, 4, True, True, 128, 8, 8)
 _WITH_DOUBLE = ("sm_80", "sm_90", "sm_90a", "sm_100")
-# NVIDIA H100 white paper, table 2: twice those of A100. Floats are cut off, not rounded, to Tf32, so
-# these are left to the other atom; so are sums that would fill less than one step.
+# NVIDIA H100 white paper, table 2: twice those of A100. Floats are cut off, not rounded, to Tf32,
+# so these are left to the other atom; so are sums that would fill less than one step.
 _WARPGROUP = {
     "half": _warpgroup("half", 2, 2048),
     "bfloat16": _warpgroup("bfloat16", 2, 2048),
@@ -193,9 +193,9 @@ def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
     """The matrix-core step for a problem on a device, if there is one."""
     if problem.compute_itemsize != (8 if problem.element == "double" else 4):
         return None  # wider sums were asked for than the core makes
-    if device.arch == "sm_90a" and min(problem.m, problem.n) >= _LEAST_OF_WARPGROUP:
-        if problem.element in _WARPGROUP:
-            return _WARPGROUP[problem.element]
+    least = min(problem.m, problem.n)
+    if device.arch == "sm_90a" and least >= _LEAST_OF_WARPGROUP and problem.element in _WARPGROUP:
+        return _WARPGROUP[problem.element]
     if _is_nvidia(device) and problem.element == "float" and problem.tf32:
         return _NVIDIA_TF32
     return atom_for(problem.element, device)
@@ -401,7 +401,10 @@ def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bo
     if not atom.asynchronous or (all(copied) and not narrow and not many_places):
         return tile
     if atom.warps > 1:  # whose threads have all columns
-        columns, stages = min(tile.n, 128), tile.stages if any(copied) else _LEAST_STAGES_OF_WARPGROUP
+        columns, stages = (
+            min(tile.n, 128),
+            tile.stages if any(copied) else _LEAST_STAGES_OF_WARPGROUP,
+        )
         return replace(tile, n=columns, warp_n=columns, stages=stages)
     # Twice as many threads, each with half as many sums, have registers for what they load, or for
     # the places of two or four times as many copies.

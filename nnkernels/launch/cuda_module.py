@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nnkernels.compile import cache
-from nnkernels.errors import BackendError, CompileError
+from nnkernels.errors import CompileError
 
 # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES of the driver API.
 _MAX_DYNAMIC_SHARED = 8
