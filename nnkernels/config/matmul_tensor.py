@@ -219,7 +219,7 @@ def atom_for(element: str, device: Device) -> Atom | None:
 # Where asynchronous copies keep three or four slices under way. A warp of 64 x 64 reads the fewest
 # fragments for a product; its 128 sums of a lane leave room for two sets of them. Short slices
 # suffice where there are many sums; longer ones have fewer barriers.
-_ASYNC_TILES = (
+_ASYNC_TILES: tuple[Tile, ...] = (
     Tile(128, 256, 64, 64, 64, 5, 0.96),
     Tile(128, 256, 64, 64, 64, 4, 0.95),
     Tile(128, 128, 64, 64, 64, 4, 0.9),
@@ -233,7 +233,7 @@ _ASYNC_TILES = (
     Tile(32, 32, 16, 16, 128, 3, 0.2),
 )
 # The same for sums of 8 bytes, of which a lane has half as many.
-_ASYNC_WIDE_TILES = (
+_ASYNC_WIDE_TILES: tuple[Tile, ...] = (
     Tile(128, 128, 64, 32, 64, 4, 0.9),
     Tile(128, 64, 32, 32, 64, 4, 0.75),
     Tile(64, 128, 32, 32, 64, 4, 0.75),
@@ -247,7 +247,7 @@ _ASYNC_WIDE_TILES = (
 # Of a warpgroup, lines of 128 bytes of terms: its 64 rows and all columns of a tile. One slice more
 # than others is in shared memory, which a warpgroup that is behind still reads. (No device has told
 # the efficiencies.)
-_WARPGROUP_TILES = (
+_WARPGROUP_TILES: tuple[Tile, ...] = (
     Tile(128, 256, 16, 256, 128, 4, 0.85),
     Tile(128, 128, 16, 128, 128, 4, 0.8),
     Tile(128, 64, 16, 64, 128, 4, 0.6),
