@@ -252,7 +252,7 @@ struct MatmulTensor {
   static NNK_FN void accumulate_together(G& group, A& a, B& b, Index slices, int missing,
                                          Sums& sums) {
     using Team = typename Atom::Team;
-    const auto memory = group.template dynamic_tiles<Element>(Stages * stage);
+    const auto memory = Team::template memory<Element>(group, Stages * stage);
     if constexpr (A::table_words + B::table_words > 0) write_tables(group, a, b);
     fill(memory, a, b, missing, slices);
     const int row = group.rank() / warpgroup_threads * warpgroup_rows;

@@ -23,6 +23,9 @@ struct TilesOfStep { int a, b, column_a, column_b; };
 // What all threads of a warpgroup do together, on the machines that have it
 // (platform/cuda_warpgroup.cuh). T: half, bfloat16, int8, uint8
 //
+//   memory<Element>(group, count)
+//                       the first elements of the dynamic shared memory, at a multiple of 1024
+//                       bytes
 //   publish()           what this thread stored or copied to shared memory is there for products
 //                       that begin after the next barrier of the block
 //   begin()             sums are in place, and products may begin

@@ -147,11 +147,6 @@ template <int Threads> struct Group {
     extern __shared__ uint4 nnk_dynamic_shared[];
     return {reinterpret_cast<T*>(reinterpret_cast<char*>(nnk_dynamic_shared) + offset)};
   }
-  // The first `count` elements of it, at a multiple of 1024 bytes.
-  template <class T> NNK_FN Shared<T> dynamic_tiles(int /*count*/) const {
-    extern __shared__ __align__(1024) unsigned char nnk_dynamic_tiles[];
-    return {reinterpret_cast<T*>(nnk_dynamic_tiles)};
-  }
 };
 
 // ---- the warp -----------------------------------------------------------------------

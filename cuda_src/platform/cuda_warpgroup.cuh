@@ -55,6 +55,10 @@ NNK_FN uint64 tile_descriptor(const void* first, int column_bytes) {
                "")
 
 template <class T> struct Warpgroup {
+  template <class Element, class G> static NNK_FN Shared<Element> memory(const G&, int /*count*/) {
+    extern __shared__ __align__(1024) unsigned char nnk_dynamic_tiles[];
+    return {reinterpret_cast<Element*>(nnk_dynamic_tiles)};
+  }
   static NNK_FN void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
   static NNK_FN void begin(Site) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
   static NNK_FN void commit(Site) { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

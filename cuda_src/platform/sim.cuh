@@ -202,9 +202,6 @@ template <int Threads> struct Group {
   NNK_FN Shared<T> dynamic_shared(int offset, int count, Site site = NNK_HERE) const {
     return {sim::dynamic_array(*simulation, offset, int(sizeof(T)), count, int(alignof(T)), site)};
   }
-  template <class T> NNK_FN Shared<T> dynamic_tiles(int count, Site site = NNK_HERE) const {
-    return {sim::dynamic_array(*simulation, 0, int(sizeof(T)), count, int(alignof(T)), site)};
-  }
 };
 
 // ---- the warp -------------------------------------------------------------------------------

@@ -127,6 +127,10 @@ inline void check_products_at_return(Simulation& s, Fiber& fiber) {
 }  // namespace sim
 
 template <class T> struct Warpgroup {
+  template <class Element, class G>
+  static NNK_FN Shared<Element> memory(const G& group, int count) {
+    return group.template dynamic_shared<Element>(0, count);
+  }
   static NNK_FN void publish() {}
   static NNK_FN void begin(Site) {}
   static NNK_FN void commit(Site site) {

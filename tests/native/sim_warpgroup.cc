@@ -16,7 +16,7 @@ template <class T, int N, bool TurnedA, bool TurnedB> struct Raw {
     using Team = nnk::Warpgroup<T>;
     using Sum = typename nnk::MmaSm90<T>::Sum;
     const int count = int(args.n) / int(sizeof(T));
-    const auto memory = group.template dynamic_tiles<T>(count);
+    const auto memory = Team::template memory<T>(group, count);
     const auto* from = reinterpret_cast<const T*>(args.in);
     for (int i = group.rank(); i < count; i += group.size()) memory.store(i, from[i]);
     nnk::TilesOfStep at;
@@ -51,7 +51,7 @@ constexpr int tile = 64 * 64;  // elements: two of them
 constexpr nnk::TilesOfStep first_step{0, tile, tile, tile};
 
 template <class G> Begun begun(G& group) {
-  Begun b{group.template dynamic_tiles<half>(2 * tile), {}};
+  Begun b{Team::memory<half>(group, 2 * tile), {}};
   for (int i = group.rank(); i < 2 * tile; i += group.size()) b.memory.store(i, half{});
   for (float& sum : b.sums) sum = 1;
   Team::publish();
