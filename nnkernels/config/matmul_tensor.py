@@ -245,8 +245,8 @@ _ASYNC_WIDE_TILES: tuple[Tile, ...] = (
     Tile(32, 32, 16, 16, 128, 3, 0.2),
 )
 # Of a warpgroup, lines of 128 bytes of terms: its 64 rows and all columns of a tile. One slice more
-# than others is in shared memory, which a warpgroup that is behind still reads. (No device has told
-# the efficiencies.)
+# than others is in shared memory, which a warpgroup that is behind still reads. (The efficiencies
+# are guesses: no device has run them.)
 _WARPGROUP_TILES: tuple[Tile, ...] = (
     Tile(128, 256, 16, 256, 128, 4, 0.85),
     Tile(128, 128, 16, 128, 128, 4, 0.8),
@@ -401,10 +401,8 @@ def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bo
     if not atom.asynchronous or (all(copied) and not narrow and not many_places):
         return tile
     if atom.warps > 1:  # whose threads have all columns
-        columns, stages = (
-            min(tile.n, 128),
-            tile.stages if any(copied) else _LEAST_STAGES_OF_WARPGROUP,
-        )
+        stages = tile.stages if any(copied) else _LEAST_STAGES_OF_WARPGROUP
+        columns = min(tile.n, 128)
         return replace(tile, n=columns, warp_n=columns, stages=stages)
     # Twice as many threads, each with half as many sums, have registers for what they load, or for
     # the places of two or four times as many copies.
