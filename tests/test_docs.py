@@ -40,6 +40,17 @@ def test_every_op_is_public_and_every_public_op_has_a_record():
         assert op.function is getattr(nnk, name)
 
 
+def test_what_readme_does_with_numpy_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("\n## With NumPy\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["p"].shape == (8, 16, 16, 16)
+    assert names["dfilters"].shape == names["filters"].shape
+
+
 @pytest.mark.parametrize(("name", "least"), [("fusion", 10), ("own-kernels", 6)])
 def test_examples_of_documents(name, least):
     found = doctest.testfile(str(ROOT / "docs" / f"{name}.md"), module_relative=False)
