@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-from functools import cache
-
 import pytest
 
-from nnkernels.compile import hiprtc, nvrtc
-from nnkernels.compile.sources import include_options
+from nnkernels.compile import clang, hiprtc, nvrtc
 from nnkernels.config.device import PROFILES
+from nnkernels.inspection import amd_assembly
 
 
 def _why_not(arch: str) -> str:
@@ -38,57 +33,12 @@ needs_nvdisasm = pytest.mark.skipif(
 
 # ---- Clang, for AMD architectures that an old hipRTC does not know -------------------------------
 
-_CLANG_FLAGS = (
-    *("-x", "hip", "--cuda-device-only", "-nogpuinc", "-nogpulib", "-std=c++17", "-O3"),
-    # A loop that NNK_UNROLL_SOME wishes unrolled, and that is not.
-    "-Wno-pass-failed",
-)
-
-
-@cache
-def clang() -> str | None:
-    """A Clang that knows gfx942 and gfx1100 (version 17 or later) and can compile for them."""
-    for name in ("clang++", *(f"clang++-{n}" for n in range(25, 16, -1)),
-                 *(f"clang-{n}" for n in range(25, 16, -1)), "amdclang++"):  # fmt: skip
-        program = shutil.which(name)
-        if program is None:
-            continue
-        version = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, check=False
-        )
-        number = re.search(r"clang version (\d+)", version.stdout)
-        if number is None or int(number[1]) < 17:
-            continue
-        try:
-            clang_assembly("", "gfx1100", program)
-        except AssertionError:  # built without this target
-            continue
-        return program
-    return None
-
-
-def clang_assembly(text: str, arch: str, program: str | None = None) -> str:
-    """A translation unit of HIP as assembler text; any message is an error."""
-    command = [program or clang(), *_CLANG_FLAGS, f"--offload-arch={arch}", *include_options()]
-    done = subprocess.run(
-        [*command, "-S", "-", "-o", "-"], input=text, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    return done.stdout
-
 
 def clang_kernels(assembly: str) -> dict[str, list[str]]:
     """Names of instructions, by kernel."""
-    found: dict[str, list[str]] = {}
-    for line in assembly.splitlines():
-        if label := re.match(r"(\w+):", line):
-            current = found.setdefault(label[1], [])
-        elif instruction := re.match(r"\s+([a-z]\w+)", line):
-            current.append(instruction[1])
-    return found
+    return {name: code.instructions for name, code in amd_assembly.codes(assembly).items()}
 
 
 needs_clang = pytest.mark.skipif(
-    clang() is None, reason="no Clang of version 17 or later for AMD GPUs is installed"
+    clang.program() is None, reason="no Clang of version 17 or later for AMD GPUs is installed"
 )

@@ -11,7 +11,7 @@ import pytest
 
 import nnkernels as nnk
 from nnkernels import own
-from nnkernels.compile import cxx
+from nnkernels.compile import clang, cxx
 from nnkernels.config.device import PROFILES
 from nnkernels.inspection import amd, nvidia
 from nnkernels.reference import matmul as reference_matmul
@@ -229,6 +229,6 @@ def test_machine_code(arch):
 @pytest.mark.parametrize("arch", ["gfx942", "gfx1100"])
 @gpu_compilers.needs_clang
 def test_amd_by_clang(arch):
-    kernels = gpu_compilers.clang_kernels(gpu_compilers.clang_assembly(CODE, arch))
+    kernels = gpu_compilers.clang_kernels(clang.compile_assembly(CODE, arch))
     wanted = "v_mfma" if arch == "gfx942" else "v_wmma"
     assert any(i.startswith(wanted) for i in kernels["tensor_product"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import gpu_compilers
 import pytest
 
-from nnkernels.compile import cxx, hiprtc, nvrtc
+from nnkernels.compile import clang, cxx, hiprtc, nvrtc
 from nnkernels.compile.sources import include_directories
 
 CUDA_SRC, HIP_SRC = include_directories()
@@ -88,7 +88,7 @@ def test_hip(header, arch):
 def test_hip_by_clang(arch):
     """All headers at once, and the platform's stand-in for those of HIP."""
     lines = [f'#include "nnk/{header}.cuh"\n' for header in ALGORITHMS]
-    gpu_compilers.clang_assembly('#include "platform/hip.cuh"\n' + "".join(lines), arch)
+    clang.compile_assembly('#include "platform/hip.cuh"\n' + "".join(lines), arch)
 
 
 def test_parts_of_platforms():

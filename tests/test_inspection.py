@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import gpu_compilers
 import pytest
 
 import nnkernels as nnk
@@ -11,13 +12,15 @@ from nnkernels import registry
 from nnkernels.cli.table import table
 from nnkernels.config.device import PROFILES
 from nnkernels.dispatch import machines
+from nnkernels.errors import BackendError
 from nnkernels.inspection import amd, nvidia
-from nnkernels.inspection.inspect import choices
+from nnkernels.inspection.batches import Compilers, compiler_for
+from nnkernels.inspection.inspect import choices, compile_all, inspect
 from nnkernels.inspection.msgpack import unpack
 from nnkernels.inspection.occupancy import LIMITS, blocks_per_processor
 from nnkernels.inspection.problems import problems
 from nnkernels.inspection.record import launches
-from nnkernels.inspection.result import widths_text
+from nnkernels.inspection.result import Unavailable, widths_text
 
 PTXAS = """\
 ptxas info    : 471 bytes gmem
@@ -239,3 +242,95 @@ def test_table():
     lines = table(("name", "n"), [("a", 1), ("bb", 10)]).splitlines()
     assert lines == ["name   n", "a      1", "bb    10"]
     assert table(("name",), []) == "name"
+
+
+# ---- Clang, for AMD architectures that hipRTC does not know --------------------------------------
+
+ASSEMBLY = """
+first:                                  ; @first
+; %bb.0:
+\ts_load_dwordx2 s[0:1], s[0:1], 0x0
+.LBB0_1:                                ; =>This Inner Loop Header: Depth=1
+\tglobal_load_dwordx4 v[0:3], v4, s[0:1]
+\tv_fma_f32_e64 v0, v1, v2, v3
+\ts_cbranch_scc1 .LBB0_1
+; %bb.2:
+\tglobal_store_dword v4, v0, s[0:1]
+\ts_endpgm
+.Lfunc_end0:
+\t.amdgpu_metadata
+---
+amdhsa.kernels:
+  - .agpr_count:     0
+    .args:
+      - .name:           x
+        .offset:         0
+    .group_segment_fixed_size: 256
+    .name:           first
+    .private_segment_fixed_size: 16
+    .sgpr_spill_count: 0
+    .vgpr_count:     5
+    .vgpr_spill_count: 2
+  - .args:
+      - .offset:         0
+    .group_segment_fixed_size: 0
+    .name:           second
+    .private_segment_fixed_size: 0
+    .sgpr_spill_count: 0
+    .vgpr_count:     1
+    .vgpr_spill_count: 0
+amdhsa.target:   amdgcn-amd-amdhsa--gfx942
+...
+\t.end_amdgpu_metadata
+"""
+
+
+@pytest.fixture
+def clang_alone(monkeypatch):
+    """As if hipRTC knew no architecture; what compiles is found out anew."""
+
+    def gives_up(text, arch, **_):
+        raise BackendError(f"hipRTC gave up on {arch}")
+
+    monkeypatch.setattr(amd.hiprtc, "version_text", lambda: "hipRTC")
+    monkeypatch.setattr(amd.hiprtc, "compile_code_object", gives_up)
+    amd._gives_up.cache_clear()
+    yield
+    amd._gives_up.cache_clear()
+
+
+def test_assembler_text_of_clang(clang_alone, monkeypatch):
+    monkeypatch.setattr(amd.clang, "program", lambda: "clang++")
+    monkeypatch.setattr(amd.clang, "version_text", lambda: "Clang 19.1")
+    monkeypatch.setattr(amd.clang, "compile_assembly", lambda text, arch: ASSEMBLY)
+    found = amd.resources("", "gfx942")
+    assert set(found) == {"first", "second"}
+    first = found["first"]
+    assert (first.registers, first.spill_bytes, first.local_bytes) == (5, 16, 16)
+    assert first.static_shared == 256
+    assert (first.loads, first.stores) == ({16: 1}, {4: 1})
+    loop = {"global_load_dwordx4": 1, "v_fma_f32": 1, "s_cbranch_scc1": 1}
+    assert first.loop == loop
+    assert compiler_for("gfx942") == "Clang 19.1"
+
+
+def test_nothing_compiles_for_an_architecture(clang_alone, monkeypatch):
+    monkeypatch.setattr(amd.clang, "program", lambda: None)
+    with Compilers(1) as compilers:
+        (row,) = inspect([registry.find("relu")], ["float32"], ["gfx942"], compilers)
+    assert row == Unavailable(
+        "gfx942", "hipRTC gave up on gfx942; and no Clang for AMD GPUs is installed"
+    )
+
+
+@gpu_compilers.needs_clang
+@pytest.mark.parametrize("arch", ["gfx942", "gfx1100"])
+def test_kernels_by_clang(clang_alone, arch):
+    op = registry.find("softmax")
+    (choice,) = [c for c in choices(op, ("float16",), arch) if c.problem.label == "rows of 256"]
+    found = compile_all([choice], arch)[choice.launch.instance.symbol]
+    assert found.spill_bytes == 0
+    assert set(found.loads) == set(found.stores) == {16}
+    assert "v_exp_f32" in found.mix
+    # Functions that the compiler does not know would be calls.
+    assert not any(name.startswith(("s_swappc", "s_call")) for name in found.mix)

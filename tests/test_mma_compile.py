@@ -8,7 +8,7 @@ import gpu_compilers
 import pytest
 from sim_native import NATIVE
 
-from nnkernels.compile import nvrtc
+from nnkernels.compile import clang, nvrtc
 from nnkernels.inspection import amd, nvidia
 
 
@@ -184,7 +184,7 @@ def test_hiprtc(arch):
 @pytest.mark.parametrize("arch", list(MFMA))
 @gpu_compilers.needs_clang
 def test_clang(arch):
-    assembly = gpu_compilers.clang_assembly(amd_text(arch), arch)
+    assembly = clang.compile_assembly(amd_text(arch), arch)
     check_products(gpu_compilers.clang_kernels(assembly), arch)
     assert assembly.count(".vgpr_spill_count: 0") == len(MFMA[arch])
 
@@ -197,7 +197,7 @@ def test_loop_of_amd(arch):
     Sums of double are moved between the two kinds of registers, and half of their chunks are read
     twice; the reason is not known.
     """
-    assembly = gpu_compilers.clang_assembly(amd_text(arch, ", 2, 2"), arch)
+    assembly = clang.compile_assembly(amd_text(arch, ", 2, 2"), arch)
     assert assembly.count(".vgpr_spill_count: 0") == len(MFMA[arch])
     kernels = gpu_compilers.clang_kernels(assembly)
     for name, product in MFMA[arch].items():

@@ -3,7 +3,8 @@
 //
 //   clang++ -x hip --cuda-device-only -nogpuinc -nogpulib --offload-arch=gfx1100 -S
 //
-// Not a HIP of its own: functions of its mathematical library are declared and remain calls.
+// Not a HIP of its own: of its mathematical library there is what the compiler knows; the rest is
+// declared, and remains calls.
 #pragma once
 
 #define __device__ __attribute__((device))
@@ -59,30 +60,51 @@ template <class T> __device__ __forceinline__ T atomicAdd(T* p, T x) {
   return __hip_atomic_fetch_add(p, x, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }
 
+// What the compiler makes itself: in one instruction, or a few of float.
+#define NNK_BARE(type, name, builtin) \
+  __device__ __forceinline__ type name(type x) { return __builtin_elementwise_##builtin(x); }
+NNK_BARE(float, fabsf, abs)
+NNK_BARE(double, fabs, abs)
+NNK_BARE(float, sqrtf, sqrt)
+NNK_BARE(double, sqrt, sqrt)
+NNK_BARE(float, expf, exp)
+NNK_BARE(float, exp2f, exp2)
+NNK_BARE(float, logf, log)
+NNK_BARE(float, log2f, log2)
+#undef NNK_BARE
+#define NNK_BARE(type, suffix)                                          \
+  __device__ __forceinline__ type copysign##suffix(type x, type y) {    \
+    return __builtin_elementwise_copysign(x, y);                        \
+  }                                                                     \
+  __device__ __forceinline__ type fma##suffix(type a, type b, type c) { \
+    return __builtin_elementwise_fma(a, b, c);                          \
+  }
+NNK_BARE(float, f)
+NNK_BARE(double, )
+#undef NNK_BARE
+
+// Other functions of the mathematical library.
 #define NNK_BARE(name)                          \
   extern "C" __device__ float name##f(float x); \
   extern "C" __device__ double name(double x);
-NNK_BARE(exp)
 NNK_BARE(expm1)
-NNK_BARE(log)
 NNK_BARE(log1p)
 NNK_BARE(tanh)
 NNK_BARE(erf)
 NNK_BARE(erfc)
-NNK_BARE(sqrt)
 NNK_BARE(sin)
 NNK_BARE(cos)
 NNK_BARE(tan)
+#undef NNK_BARE
+#define NNK_BARE(name) extern "C" __device__ double name(double x);
+NNK_BARE(exp)
 NNK_BARE(exp2)
+NNK_BARE(log)
 NNK_BARE(log2)
-NNK_BARE(fabs)
 #undef NNK_BARE
 #define NNK_BARE(name)                                   \
   extern "C" __device__ float name##f(float x, float y); \
   extern "C" __device__ double name(double x, double y);
 NNK_BARE(pow)
 NNK_BARE(fmod)
-NNK_BARE(copysign)
 #undef NNK_BARE
-extern "C" __device__ float fmaf(float a, float b, float c);
-extern "C" __device__ double fma(double a, double b, double c);

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
-from nnkernels.compile import hiprtc
+from nnkernels.compile import clang, hiprtc
 from nnkernels.errors import BackendError
+from nnkernels.inspection import amd_assembly
 from nnkernels.inspection.loops import Code, main_loop
 from nnkernels.inspection.msgpack import unpack
 from nnkernels.inspection.result import Resources
@@ -33,6 +36,34 @@ _WIDTHS = {
 # put into an accumulation register instead (gfx90a has as many of these as of the others, and
 # counts both together).
 _SPILL_BYTES = 8
+_NOTHING = 'extern "C" __global__ void nothing() {}\n'
+
+
+def compiler_for(arch: str) -> str:
+    """Name and version of what compiles for an architecture: hipRTC, or Clang if it gives up.
+
+    Raises
+    ------
+    BackendError
+        If hipRTC is not installed, or gives up on the architecture and there is no Clang.
+    """
+    version = hiprtc.version_text()
+    reason = _gives_up(arch)
+    if not reason:
+        return version
+    if clang.program() is None:
+        raise BackendError(f"{reason}; and no Clang for AMD GPUs is installed")
+    return clang.version_text()
+
+
+@cache
+def _gives_up(arch: str) -> str:
+    """Why hipRTC cannot compile for an architecture; nothing if it can."""
+    try:
+        hiprtc.compile_code_object(_NOTHING, arch)
+    except BackendError as error:
+        return str(error)
+    return ""
 
 
 def resources(text: str, arch: str) -> dict[str, Resources]:
@@ -41,14 +72,23 @@ def resources(text: str, arch: str) -> dict[str, Resources]:
     Raises
     ------
     BackendError
-        If hipRTC is not installed or gives up on the architecture.
+        If nothing here compiles for the architecture.
     CompileError
-        If it rejects the text.
+        If the text is rejected.
     """
-    compiled = hiprtc.compile_code_object(text, arch, disassemble=True)
-    codes = parse_disassembly(compiled.assembly or "")
+    if compiler_for(arch) == hiprtc.version_text():
+        compiled = hiprtc.compile_code_object(text, arch, disassemble=True)
+        kernels = metadata(compiled.code)["amdhsa.kernels"]
+        return _resources(kernels, parse_disassembly(compiled.assembly or ""))
+    assembly = clang.compile_assembly(text, arch)
+    return _resources(amd_assembly.metadata(assembly), amd_assembly.codes(assembly))
+
+
+def _resources(
+    kernels: Iterable[Mapping[str, Any]], codes: Mapping[str, Code]
+) -> dict[str, Resources]:
     found: dict[str, Resources] = {}
-    for kernel in metadata(compiled.code)["amdhsa.kernels"]:
+    for kernel in kernels:
         counted = count(codes.get(kernel[".name"], Code()))
         spilled = kernel.get(".vgpr_spill_count", 0) + kernel.get(".sgpr_spill_count", 0)
         found[kernel[".name"]] = Resources(

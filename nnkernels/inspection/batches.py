@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any
 
-from nnkernels.compile import hiprtc, nvrtc
+from nnkernels.compile import nvrtc
 from nnkernels.compile.instance import Instance, source_text
 from nnkernels.config.device import PROFILES
 from nnkernels.errors import BackendError
@@ -37,7 +37,7 @@ def compiler_for(arch: str) -> str:
         If there is none here.
     """
     if PROFILES[arch].machine == "hip":
-        return hiprtc.version_text()
+        return amd.compiler_for(arch)
     nvrtc.require(arch)
     nvidia.disassembler()
     major, minor = nvrtc.version()
