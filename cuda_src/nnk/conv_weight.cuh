@@ -71,7 +71,7 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     const int64 panel = group.block() / args.parts, part = group.block() - panel * args.parts;
     const int64 of_group = panel / args.panels, output = (panel - of_group * args.panels) * N;
     const int64 units = args.tiles * args.windows.spatial_taps();
-    const int packed = args.depth * N, sums = args.units * (MicroM * N);
+    const int packed = (args.depth + V::lanes) * N, sums = args.units * (MicroM * N);
     const int64 left = args.outputs - output;
     TC* const result =
         byte_offset(args.result, of_group * args.of_result[0] + output * args.of_result[1]);

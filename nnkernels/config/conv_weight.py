@@ -74,9 +74,12 @@ class WeightConfig:
     def shared_bytes(self, compute_itemsize: int) -> int:
         """Scratch memory of a thread: packed pixels, sums, and runs of pixels."""
         numbers = (self.depth + self.units * self.micro_m) * self.vector
-        return numbers * compute_itemsize + self.depth * _RUN_BYTES
+        return numbers * compute_itemsize + PIXELS_AFTER * self.vector * compute_itemsize + self.depth * _RUN_BYTES
 
 
+# Of cuda_src/nnk/conv_weight_parts.cuh: packed pixels after the last one, a register of them or
+# fewer.
+PIXELS_AFTER = 16
 # `Run` of cuda_src/nnk/conv_weight.cuh.
 _RUN_BYTES = 16
 # Of packed pixels and of sums: both stay in a level-2 cache, beside what is seen of the image.

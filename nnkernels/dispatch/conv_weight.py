@@ -5,6 +5,7 @@ See ``cuda_src/nnk/conv_weight.cuh`` and, for few channels, ``conv_weight_lines.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -14,13 +15,17 @@ from nnkernels.config import conv_weight_lines
 from nnkernels.config.conv_weight import WeightConfig, WeightProblem
 from nnkernels.config.conv_weight_lines import WeightLinesConfig, WeightLinesProblem
 from nnkernels.config.matmul_tiles import without_tiles
+from nnkernels.dispatch.conv_direct_weight import WeightLaunches
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_pointwise import as_matrices
+from nnkernels.dispatch.dtypes import ELEMENTS
+from nnkernels.dispatch.matmul_call import Types
+from nnkernels.dispatch.matmul_splits import prepare_splits
 from nnkernels.dispatch.packing import Packer
 
 
-def prepare_weight(windows: Windows, machine: Any) -> tuple[bytes, Any] | None:
-    """The launch of a gradient by weights, if it is one that is made so: its arguments, its start.
+def prepare_weight(windows: Windows, machine: Any) -> WeightLaunches | None:
+    """The launches of a gradient by weights, if it is one that is made so.
 
     Pointers are those of the gradients of pixels, the image, and the result.
     """
@@ -31,35 +36,56 @@ def prepare_weight(windows: Windows, machine: Any) -> tuple[bytes, Any] | None:
         device = without_tiles(device)
     lines = _lines_problem(windows)
     if conv_weight_lines.pays(lines, device):
-        by_lines = conv_weight_lines.configure(lines, device)
-        shared_bytes = by_lines.shared_bytes(lines)
-        return _pack_lines(windows, by_lines), _start(
-            "ConvWeightLines", "conv_weight_lines", windows, by_lines, shared_bytes, machine
-        )
+        return _prepare_lines(windows, lines, conv_weight_lines.configure(lines, device), machine)
     if not config.pays(problem, device):
         return None
     chosen = config.configure(problem, device)
-    shared_bytes = chosen.shared_bytes(problem.compute_itemsize)
-    start = _start("ConvWeight", "conv_weight", windows, chosen, shared_bytes, machine)
-    return _pack(windows, chosen), start
+    start = _start(
+        "conv_weight",
+        f"ConvWeight<{_types(windows.types)}, {chosen.micro_m}, {chosen.vector}>",
+        windows,
+        chosen.panels * chosen.parts,
+        chosen.shared_bytes(problem.compute_itemsize),
+        machine,
+    )
+    return WeightLaunches(start, _pack(windows, chosen), 0, None)
+
+
+def _prepare_lines(
+    windows: Windows, problem: WeightLinesProblem, chosen: WeightLinesConfig, machine: Any
+) -> WeightLaunches:
+    """The launch that sums ranges of pixels, and that which adds these up, if there are several."""
+    splits = None
+    if chosen.splits > 1:
+        splits = prepare_splits(windows.call(), chosen.splits, machine)
+        # The workspace is dense, of the type of the sums.
+        sums = ELEMENTS[windows.types.accumulator[1]]
+        product, itemsize = windows.product, sums.itemsize
+        of_result = (product.rows * product.terms * itemsize, product.terms * itemsize, itemsize)
+        windows = replace(windows, types=replace(windows.types, c=sums), weights=of_result)
+    sizes = f"{chosen.micro_m}, {chosen.taps}, {chosen.vector}"
+    start = _start(
+        "conv_weight_lines",
+        f"ConvWeightLines<{_types(windows.types)}, {sizes}>",
+        windows,
+        chosen.panels * chosen.splits,
+        chosen.shared_bytes(problem),
+        machine,
+    )
+    return WeightLaunches(start, _pack_lines(windows, chosen), 0, splits)
+
+
+def _types(types: Types) -> str:
+    return ", ".join((types.a.storage, types.b.storage, types.storage_c, types.accumulator[0]))
 
 
 def _start(
-    struct: str,
-    header: str,
-    windows: Windows,
-    chosen: WeightConfig | WeightLinesConfig,
-    shared_bytes: int,
-    machine: Any,
+    header: str, kernel: str, windows: Windows, blocks: int, shared_bytes: int, machine: Any
 ) -> Any:
-    product, types = windows.product, windows.types
-    names = (types.a.storage, types.b.storage, types.storage_c, types.accumulator[0])
-    kernel = f"{struct}<{', '.join(names)}, {chosen.micro_m}, {chosen.vector}>"
+    product = windows.product
+    work = product.groups * product.rows * product.pixel_count * product.terms
     return machine.prepare(
-        Instance(header, kernel, 1),
-        product.groups * chosen.panels * chosen.parts,
-        shared_bytes,
-        product.groups * product.rows * product.pixel_count * product.terms,
+        Instance(header, kernel, 1), product.groups * blocks, shared_bytes, work
     )
 
 
@@ -91,6 +117,7 @@ def _lines_problem(windows: Windows) -> WeightLinesProblem:
         spacing=abs(last.tap),
         row=row,
         rows_of_pixels=product.pixel_count // row if row else 0,
+        image_row=(last.size + last.step) * abs(product.image.spatial[-1]),
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
         is_bfloat16=types.dot == "bfloat16",
@@ -113,15 +140,21 @@ def _pack(windows: Windows, chosen: WeightConfig) -> bytes:
 def _pack_lines(windows: Windows, chosen: WeightLinesConfig) -> bytes:
     """``ConvWeightLines::Args``."""
     product = windows.product
-    row = product.axes[-1].pixels
-    rows_of_pixels = product.pixel_count // row if row else 0
+    last = product.axes[-1]
+    rows_of_pixels = product.pixel_count // last.pixels if last.pixels else 0
     packer = Packer(3, "q")
     packer.add("q", product.rows)
     packer.add("q", product.pixels.group, product.pixels.channel, product.image.group)
     packer.add("q", *windows.weights)
-    packer.add("q", chosen.panels, product.terms, chosen.tiles, chosen.parts)
+    packer.add("q", product.groups * product.rows * windows.weights[1])
+    packer.add("q", chosen.panels, chosen.splits)
     packer.add("q", rows_of_pixels * chosen.pieces_of_row, chosen.pieces_of_row)
     packer.add("q", int(windows.channels_fast))
-    packer.add("i", chosen.length, chosen.width, chosen.pieces, chosen.tiles_of_part)
+    packer.add("i", chosen.length, chosen.pieces, chosen.remainders, chosen.shift, chosen.chunks)
+    packer.add("i", chosen.zeros, int(last.tap < 0))
+    if last.tap < 0:
+        before = (last.taps - 1) * last.tap
+        last = replace(last, tap=-last.tap, start=last.start + before)
+        product = replace(product, axes=(*product.axes[:2], last))
     windows.pack_geometry(packer, product)
     return packer.finish()
