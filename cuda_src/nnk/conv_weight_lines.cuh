@@ -4,12 +4,13 @@
 // Taps along a row see the same elements, each of other windows. So an element of the image, loaded
 // into all lanes, is multiplied by the gradients of all these windows at once: a micro-tile is
 // MicroM *lines*, rows of taps of channels, by Taps taps of N outputs, and each element is loaded
-// once for as many multiply-adds. (With strides, a line is of taps whose elements have one remainder
-// by them; a longer one is in chunks.)
+// once for as many multiply-adds. (With strides, a line is of taps whose elements have one
+// remainder by them; a longer one is in chunks.)
 //
 // The image is read where it lies, and a row that is not there is one of zeros. Of the gradients of
-// pixels N outputs are packed as they are in conv_weight.cuh, which has tiles of channels alone, but
-// in pieces of rows, with zeros between them for the taps that see what no window of the piece does.
+// pixels N outputs are packed as they are in conv_weight.cuh, which has tiles of channels alone,
+// but in pieces of rows, with zeros between them for the taps that see what no window of the piece
+// does.
 //
 // A block sums a range of all rows of pixels; further launches add up these sums. Otherwise neither
 // blocks nor slabs change a result: each is a chain of multiply-adds in the order of the pixels.
@@ -28,21 +29,11 @@ struct ConvWeightLines {
   // Of a row of zeros, whatever one is read after the last.
   static constexpr int zeros_after = 16;
 
-  // Strides in bytes.
-  struct Args {
-    const TA* pixels;
-    const TB* image;
-    TC* result;
-    int64 outputs;       // of a group
-    int64 of_pixels[2];  // from group to group and output to output
-    int64 image_group;
-    int64 of_result[3];   // from group to group, output to output, and along channels and taps
-    int64 of_split;       // from the sums of a range of pixels to those of the next one
-    int64 panels;         // of N outputs
+  struct Args : WeightArrays<TA, TB, TC> {
     int64 splits;         // ranges of pixels
+    int64 of_split;       // bytes from the sums of one to those of the next
     int64 pieces;         // of all rows of pixels
     int64 pieces_of_row;  // a row of pixels is divided into
-    int64 taps_first;     // whether the result is in order of taps and then channels
     int32 length;         // pixels of a piece
     int32 pieces_of_slab;
     int32 remainders;  // first taps along a row, which see no elements of each other
@@ -55,9 +46,7 @@ struct ConvWeightLines {
 
   struct Block {
     const Args& args;
-    const TB* image;  // of the group
-    WeightPixels<TA, S, N> pixels;
-    WeightResults<TC, S, N> results;
+    const WeightPanel<TA, TB, TC, S, N>& panel;
     Shared<S> sums;  // in the order of the result, of N outputs each
     const TB* none;  // a row of zeros
 
@@ -70,7 +59,8 @@ struct ConvWeightLines {
       return row * geometry().pixels[3] + (piece - row * args.pieces_of_row) * args.length;
     }
     NNK_FN void clear(int first, int count) const {
-      for (int i = first; i < first + count; ++i) pixels.packed.store_vec(i * N, V::splat(S()));
+      for (int i = first; i < first + count; ++i)
+        panel.pixels.packed.store_vec(i * N, V::splat(S()));
     }
     // What is left of a row of pixels from a piece on, up to the length of a piece.
     NNK_FN int count(int64 piece) const {
@@ -83,25 +73,18 @@ struct ConvWeightLines {
 
   template <class Group> static NNK_FN void run(Group& group, const Args& args) {
     const Geometry& g = args.windows;
-    const int64 panel = group.block() / args.splits, split = group.block() - panel * args.splits;
-    const int64 of_group = panel / args.panels, output = (panel - of_group * args.panels) * N;
-    const int64 left = args.outputs - output;
     const int margin = (args.chunks * Taps - 1) * args.shift;
     const int packed = (args.pieces_of_slab * (args.length + margin) + margin + V::lanes) * N;
     const int terms = int(g.channels) * g.spatial_taps(), sums = terms * N;
-    TC* const result = byte_offset(args.result, split * args.of_split +
-                                                    of_group * args.of_result[0] +
-                                                    output * args.of_result[1]);
-    const auto none = group.template dynamic_shared<char>((packed + sums) * int(sizeof(S)),
-                                                          args.zeros);
+    auto panel = WeightPanel<TA, TB, TC, S, N>::of(group, args, args.splits, packed);
+    const int64 split = panel.part;
+    panel.results.first_weight = byte_offset(panel.results.first_weight, split * args.of_split);
+    const auto none =
+        group.template dynamic_shared<char>((packed + sums) * int(sizeof(S)), args.zeros);
+    const bool backwards = g.step[2] * g.stride[3] < 0;
     const Block block{
-        args,
-        byte_offset(args.image, of_group * args.image_group),
-        {byte_offset(args.pixels, of_group * args.of_pixels[0] + output * args.of_pixels[1]),
-         args.of_pixels[1], left, group.template dynamic_shared<S>(0, packed)},
-        {result, args.of_result[1], args.of_result[2], left},
-        group.template dynamic_shared<S>(packed * int(sizeof(S)), sums),
-        reinterpret_cast<const TB*>(none.data + (g.step[2] * g.stride[3] < 0 ? args.zeros - zeros_after : 0))};
+        args, panel, group.template dynamic_shared<S>(packed * int(sizeof(S)), sums),
+        reinterpret_cast<const TB*>(none.data + (backwards ? args.zeros - zeros_after : 0))};
     for (int i = 0; i < args.zeros; ++i) none.store(i, 0);
     for (int i = 0; i <= args.pieces_of_slab; ++i) block.clear(i * block.pitch(), margin);
     for (int i = 0; i < sums; i += N) block.sums.store_vec(i, V::splat(S()));
@@ -111,7 +94,7 @@ struct ConvWeightLines {
       const int64 there = end - piece;
       add_slab(block, piece, there < args.pieces_of_slab ? int(there) : args.pieces_of_slab);
     }
-    block.results.write(0, terms, block.sums.data, N, terms, 0);
+    block.panel.results.write(0, terms, block.sums.data, N, terms, 0);
   }
 
  private:
@@ -121,7 +104,7 @@ struct ConvWeightLines {
     for (int i = 0; i < pieces; ++i) {
       // A last piece of a row is shorter: what it leaves of another one's is zeros.
       const int count = block.count(piece + i), at = block.margin() + i * block.pitch();
-      block.pixels.pack(g, block.first_pixel(piece + i), count, at);
+      block.panel.pixels.pack(g, block.first_pixel(piece + i), count, at);
       block.clear(at + count, args.length - count);
     }
     const int lines = int(g.channels * g.kernel[0] * g.kernel[1]);
@@ -149,12 +132,11 @@ struct ConvWeightLines {
     const Geometry& g = block.geometry();
     V sum[MicroM][Taps];
     NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r)
-      NNK_UNROLL
-      for (int i = 0; i < Taps; ++i) {
-        const S* const from = sums_of(block, tile, r, i, lines);
-        sum[r][i] = from ? nnk::load<N>(from) : V::splat(S());
-      }
+    for (int r = 0; r < MicroM; ++r) NNK_UNROLL
+    for (int i = 0; i < Taps; ++i) {
+      const S* const from = sums_of(block, tile, r, i, lines);
+      sum[r][i] = from ? nnk::load<N>(from) : V::splat(S());
+    }
     // Where each line begins, from what tap 0 of channel 0 sees, and its first tap.
     int64 offset[MicroM], z[MicroM], y[MicroM];
     for (int r = 0; r < MicroM; ++r) {
@@ -177,9 +159,9 @@ struct ConvWeightLines {
       const int64 from = first < low ? low : first;
       const int64 all = first + count + (Taps - 1) * args.shift, end = all < high ? all : high;
       const int64 at_z = pixel.position(g, 0), at_y = pixel.position(g, 1);
-      const TB* const image =
-          byte_offset(block.image, pixel.at[0] * g.stride[0] + at_z * g.stride[1] +
-                                       at_y * g.stride[2] + start * g.stride[3] + from * step);
+      const TB* const image = byte_offset(
+          block.panel.image, pixel.at[0] * g.stride[0] + at_z * g.stride[1] + at_y * g.stride[2] +
+                                 start * g.stride[3] + from * step);
       const TB* row[MicroM];
       NNK_UNROLL
       for (int r = 0; r < MicroM; ++r) {
@@ -187,7 +169,7 @@ struct ConvWeightLines {
                            at_y + y[r] < g.size[1];
         row[r] = there ? byte_offset(image, offset[r]) : block.none;
       }
-      const S* b = block.pixels.packed.data +
+      const S* b = block.panel.pixels.packed.data +
                    (block.margin() + p * block.pitch() + int(from - pixel.at[3])) * N -
                    tile.tap * shift;
       const S* const stop = b + (end - from) * N;
@@ -206,10 +188,9 @@ struct ConvWeightLines {
       pixel.advance(g, count);
     }
     NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r)
-      NNK_UNROLL
-      for (int i = 0; i < Taps; ++i)
-        if (S* const to = sums_of(block, tile, r, i, lines)) nnk::store(to, sum[r][i]);
+    for (int r = 0; r < MicroM; ++r) NNK_UNROLL
+    for (int i = 0; i < Taps; ++i)
+      if (S* const to = sums_of(block, tile, r, i, lines)) nnk::store(to, sum[r][i]);
   }
 };
 

@@ -83,7 +83,8 @@ template <class TA, class S, int N> struct WeightPixels {
       for (int i = 0; i < G; ++i) {
         const TA* const row = byte_offset(from, i * next_output);
         prefetch(byte_offset(row, int64(bytes_ahead)));
-        x[i] = convert<S>(all ? nnk::load<G>(row) : load_lanes<G>(row, int64(sizeof(TA)), lanes(i), zeros));
+        x[i] = convert<S>(all ? nnk::load<G>(row)
+                              : load_lanes<G>(row, int64(sizeof(TA)), lanes(i), zeros));
       }
     } else {
       NNK_NO_UNROLL
@@ -139,6 +140,43 @@ template <class TC, class S, int N> struct WeightResults {
     NNK_NO_UNROLL
     for (int k = 0; k < G && j + k < outputs; ++k)
       store_elements(byte_offset(to, k * next_output), step, count, convert<TC>(x[k]));
+  }
+};
+
+// What the host packs first. Strides in bytes.
+template <class TA, class TB, class TC> struct WeightArrays {
+  const TA* pixels;
+  const TB* image;
+  TC* result;
+  int64 outputs;       // of a group
+  int64 of_pixels[2];  // from group to group and output to output
+  int64 image_group;
+  int64 of_result[3];  // from group to group, output to output, and along channels and taps
+  int64 panels;        // of N outputs
+  int64 taps_first;    // whether the result is in order of taps and then channels
+};
+
+// N outputs of a group, of which each of some blocks makes a part.
+template <class TA, class TB, class TC, class S, int N> struct WeightPanel {
+  int64 number, part;
+  const TB* image;  // of the group
+  WeightPixels<TA, S, N> pixels;
+  WeightResults<TC, S, N> results;
+
+  // packed: numbers of scratch memory from its beginning on
+  template <class Group>
+  static NNK_FN WeightPanel of(const Group& group, const WeightArrays<TA, TB, TC>& arrays,
+                               int64 parts, int packed) {
+    const int64 panel = group.block() / parts, of_group = panel / arrays.panels;
+    const int64 output = (panel - of_group * arrays.panels) * N, left = arrays.outputs - output;
+    const int64* const p = arrays.of_pixels;
+    const int64* const r = arrays.of_result;
+    return {panel,
+            group.block() - panel * parts,
+            byte_offset(arrays.image, of_group * arrays.image_group),
+            {byte_offset(arrays.pixels, of_group * p[0] + output * p[1]), p[1], left,
+             group.template dynamic_shared<S>(0, packed)},
+            {byte_offset(arrays.result, of_group * r[0] + output * r[1]), r[1], r[2], left}};
   }
 };
 

@@ -1,4 +1,4 @@
-"""Which gradients by weights a CPU makes from elements that taps along a row share, and their blocks.
+"""Gradients by weights that a CPU makes from elements that taps along a row share: their blocks.
 
 See ``cuda_src/nnk/conv_weight_lines.cuh``.
 """
@@ -6,61 +6,11 @@ See ``cuda_src/nnk/conv_weight_lines.cuh``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 from nnkernels.config.conv_lines import lines_along
-from nnkernels.config.conv_weight import PIXELS_AFTER
+from nnkernels.config.conv_weight import PIXELS_AFTER, WeightProblem, is_packed
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_problem import round_up
-from nnkernels.config.matmul_tiles import FEATURES
-
-
-@dataclass(frozen=True)
-class WeightLinesProblem:
-    """The gradient of a convolution by its weights.
-
-    Attributes
-    ----------
-    groups, channels, outputs : int
-        Groups, and what there is in one of them.
-    taps : tuple of int
-        Along three axes.
-    step, spacing : int
-        Elements of the image from window to window, and from tap to tap, along the last axis.
-    row, rows_of_pixels : int
-        Windows of a row, and rows of them in all images.
-    image_row : int
-        Bytes of a row of the image.
-    compute_itemsize : int
-        Of the sums.
-    is_complex : bool
-        Whether these are complex.
-    is_bfloat16 : bool
-        Whether all numbers that are multiplied are bfloat16.
-    """
-
-    groups: int
-    channels: int
-    outputs: int
-    taps: tuple[int, int, int]
-    step: int
-    spacing: int
-    row: int
-    rows_of_pixels: int
-    image_row: int
-    compute_itemsize: int
-    is_complex: bool
-    is_bfloat16: bool = False
-
-    @property
-    def terms(self) -> int:
-        """Of a window: channels and taps."""
-        return self.channels * prod(self.taps)
-
-    @property
-    def lines(self) -> int:
-        """Rows of taps of all channels."""
-        return self.channels * prod(self.taps[:2])
 
 
 @dataclass(frozen=True)
@@ -107,7 +57,7 @@ class WeightLinesConfig:
         """Pixels of zeros before and after each piece."""
         return (self.chunks * self.taps - 1) * self.shift
 
-    def shared_bytes(self, problem: WeightLinesProblem) -> int:
+    def shared_bytes(self, problem: WeightProblem) -> int:
         """Scratch memory of a thread: packed pixels, sums, and a row of zeros."""
         pixels = self.pieces * (self.length + self.margin) + self.margin + PIXELS_AFTER
         return (pixels + problem.terms) * self.vector * problem.compute_itemsize + self.zeros
@@ -119,8 +69,6 @@ _SLAB_BYTES = 64 * 1024
 _MOST_PIXELS = 256
 # With more channels and more registers of outputs, tiles of channels alone load as few elements.
 _MOST_CHANNELS, _MOST_REGISTERS = 4, 2
-# Fewer pixels than these are multiplied by any kernel in no time.
-_LEAST_PIXELS = 128
 # Sums and rows of zeros of more bytes leave a level-2 cache.
 _MOST_BYTES = 192 * 1024
 # Multiply-adds of a range of pixels, and most of these.
@@ -131,17 +79,13 @@ _REGISTERS, _PANELS = {64: 32, 32: 16, 16: 16}, (1, 2, 4)
 _PACKING, _LOAD = 10.0, 1.2
 
 
-def pays(problem: WeightLinesProblem, device: Device) -> bool:
+def pays(problem: WeightProblem, device: Device) -> bool:
     """Whether it is faster than tiles of channels.
 
     Few channels leave these mostly empty. Of few outputs they load an element for one or two
     multiply-adds.
     """
-    if problem.is_complex or prod(problem.taps[1:]) == 1:
-        return False
-    if problem.is_bfloat16 and FEATURES["bfloat16"] in device.features:
-        return False
-    if problem.rows_of_pixels * problem.row < _LEAST_PIXELS:
+    if not is_packed(problem, device):
         return False
     registers = -(-problem.outputs * problem.compute_itemsize // device.vector_bytes)
     if problem.channels > _MOST_CHANNELS and (
@@ -153,12 +97,12 @@ def pays(problem: WeightLinesProblem, device: Device) -> bool:
     return sums + chosen.zeros <= _MOST_BYTES and chosen.margin <= _MOST_PIXELS
 
 
-def _shared_taps(problem: WeightLinesProblem) -> int:
+def _shared_taps(problem: WeightProblem) -> int:
     """Most taps along a row that see the same elements."""
     return -(-problem.taps[2] // lines_along(problem.taps[2], problem.step, problem.spacing)[0])
 
 
-def configure(problem: WeightLinesProblem, device: Device) -> WeightLinesConfig:
+def configure(problem: WeightProblem, device: Device) -> WeightLinesConfig:
     """The blocks for a problem on a CPU."""
     lanes = device.vector_bytes // problem.compute_itemsize
     own, shift = lines_along(problem.taps[2], problem.step, problem.spacing)
@@ -171,7 +115,7 @@ def configure(problem: WeightLinesProblem, device: Device) -> WeightLinesConfig:
 
 
 def _with_registers(
-    problem: WeightLinesProblem, device: Device, registers: int, remainders: int, shift: int
+    problem: WeightProblem, device: Device, registers: int, remainders: int, shift: int
 ) -> WeightLinesConfig:
     itemsize = problem.compute_itemsize
     vector = registers * device.vector_bytes // itemsize
@@ -183,7 +127,7 @@ def _with_registers(
     micro_m = -(-problem.lines // -(-problem.lines // micro_m))
     pieces_of_row = max(-(-problem.row // _MOST_PIXELS), 1)
     length = max(-(-problem.row // pieces_of_row), 1)
-    work = problem.rows_of_pixels * problem.row * problem.terms * problem.outputs
+    work = problem.pixels * problem.terms * problem.outputs
     pieces = problem.rows_of_pixels * pieces_of_row
     splits = max(min(work // _SPLIT, _MOST_SPLITS, pieces), 1)
     piece_bytes = (length + (chunks * taps - 1) * shift) * vector * itemsize
@@ -207,7 +151,7 @@ def _with_registers(
 _ZEROS_AFTER = 16
 
 
-def _cycles(problem: WeightLinesProblem, chosen: WeightLinesConfig, lanes: int) -> float:
+def _cycles(problem: WeightProblem, chosen: WeightLinesConfig, lanes: int) -> float:
     """Of a pixel of all outputs: multiply-adds of registers, or loads."""
     registers = chosen.vector // lanes
     tiles = -(-problem.lines // chosen.micro_m) * chosen.remainders * chosen.chunks
