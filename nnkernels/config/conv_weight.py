@@ -111,7 +111,7 @@ _PACKED_BYTES, _SUM_BYTES = 128 * 1024, 192 * 1024
 _FEW_PACKED_BYTES = 24 * 1024
 # With fewer pixels, transposing the sums as they are written takes too large a share of the time
 # (512 channels, 3x3: 0.8 times as fast with 49 pixels, 1.1 with 196).
-LEAST_PIXELS = 128
+_LEAST_PIXELS = 128
 # What each pixel sees in a page of its own is better gathered once (channels-last, 3x3, Emerald
 # Rapids: 1.1 to 1.7 times as fast from packed pixels at steps of up to 512 bytes, 0.9 to 1.2 at
 # 1024, 0.5 at 4096; Zen 4: 1.1 to 1.3 times at 1024).
@@ -127,7 +127,7 @@ def is_packed(problem: WeightProblem, device: Device) -> bool:
     it little (0.6 to 1.0 times as fast from packed pixels, 256 channels or more). And tile
     registers multiply words of several pixels.
     """
-    if problem.is_complex or prod(problem.taps) == 1 or problem.pixels < LEAST_PIXELS:
+    if problem.is_complex or prod(problem.taps) == 1 or problem.pixels < _LEAST_PIXELS:
         return False
     return not (problem.is_bfloat16 and FEATURES["bfloat16"] in device.features)
 

@@ -67,8 +67,9 @@ class WeightLinesConfig:
 _SLAB_BYTES = 64 * 1024
 # A longer row of pixels is divided into pieces.
 _MOST_PIXELS = 256
-# With more channels and more registers of outputs, tiles of channels alone load as few elements.
-_MOST_CHANNELS, _MOST_REGISTERS = 4, 2
+# With more channels and more registers of outputs, tiles of channels alone load as few elements; and
+# with more of both, or fewer pixels, the sums of ranges of pixels take their time.
+_MOST_CHANNELS, _MOST_REGISTERS, _MOST_SUMS, _MANY_PIXELS = 4, 2, 32, 4096
 # Sums and rows of zeros of more bytes leave a level-2 cache.
 _MOST_BYTES = 192 * 1024
 # Multiply-adds of a range of pixels, and most of these.
@@ -89,7 +90,10 @@ def pays(problem: WeightProblem, device: Device) -> bool:
         return False
     registers = -(-problem.outputs * problem.compute_itemsize // device.vector_bytes)
     if problem.channels > _MOST_CHANNELS and (
-        registers > _MOST_REGISTERS or _shared_taps(problem) == 1
+        registers > _MOST_REGISTERS
+        or problem.channels * registers > _MOST_SUMS
+        or problem.pixels < _MANY_PIXELS
+        or _shared_taps(problem) == 1
     ):
         return False
     chosen = configure(problem, device)
