@@ -125,6 +125,21 @@ def test_blocks_of_panels(layout, kernels, wanted):
         same_on_any_threads(result)
 
 
+def test_rows_of_taps_with_lines_of_their_own(kernels, wanted):
+    """Where rows are so long that no band has several, and the next ones are not in a line."""
+    geometry = Geometry((1, 24, 4, 4000), (10, 24, 3, 5), {"padding": (1, 2), "stride": (1, 3)})
+    x, weight = (
+        make_numbers(np.random.default_rng(i), s, "float32")
+        for i, s in enumerate((geometry.x, geometry.weight))
+    )
+    long = replace(WAVES, channels=24, taps=(1, 3, 5), steps=(1, 1, 3), pitch=4001, row=4000)
+    assert {lines for lines, _ in config._lines(long)} == {(1, 1, 3), (1, 3, 3)}
+    assert config.configure(replace(long, rows_of_slice=4), CPU).lines == (1, 3, 3)
+    y = nnk.conv(x, weight, **geometry.options)
+    assert "ConvLines" in kernels
+    assert_right(FORWARD, [x, weight, None], geometry.options, y, geometry.terms)
+
+
 def test_results_are_those_of_other_products(kernels, cpu, monkeypatch):
     """Chains in the order of the terms: also where an image decides that lines pay."""
     x, weight = (

@@ -126,7 +126,12 @@ PROBLEM = WeightProblem(
 def test_few_pixels_single_taps_and_complex_numbers_are_gathered():
     assert config.pays(PROBLEM, AVX512)
     assert config.pays(replace(PROBLEM, step_bytes=1024), AVX512)
-    for change in ({"is_complex": True}, {"row": 1, "rows_of_pixels": 49}, {"taps": (1, 1, 1)}, {"step_bytes": 1028}):
+    for change in (
+        {"is_complex": True},
+        {"row": 1, "rows_of_pixels": 49},
+        {"taps": (1, 1, 1)},
+        {"step_bytes": 1028},
+    ):
         assert not config.pays(replace(PROBLEM, **change), AVX512)
 
 
@@ -164,7 +169,9 @@ def test_all_threads_have_work():
 @pytest.mark.parametrize("itemsize", [4, 8])
 @pytest.mark.parametrize("pixels", [0, 1, 300, 8 * 56 * 56])
 def test_scratch_stays_in_a_cache(itemsize, pixels):
-    problem = replace(PROBLEM, row=pixels, rows_of_pixels=1, compute_itemsize=itemsize, channels=2048)
+    problem = replace(
+        PROBLEM, row=pixels, rows_of_pixels=1, compute_itemsize=itemsize, channels=2048
+    )
     chosen = config.configure(problem, AVX512)
     assert 1 <= chosen.depth <= max(pixels, 1)
     assert chosen.shared_bytes(itemsize) <= AVX512.shared_limit

@@ -91,6 +91,18 @@ def test_images_that_are_read_backwards(steps, kernels):
     assert "ConvWeightLines" in kernels
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_more_taps_than_registers(flip, kernels):
+    """They are in chunks, of which the last one has fewer."""
+    geometry = Geometry((2, 2, 9, 40), (16, 2, 2, 13), {"padding": (0, 6), "flip": flip})
+    dy, x = image_and_pixels(geometry)
+    dw = nnk.conv_backward_weight(dy, x, geometry.weight, **geometry.options)
+    assert_right_weights(geometry, dy, x, dw)
+    assert "ConvWeightLines" in kernels
+    chosen = config.configure(replace(PROBLEM, outputs=16, taps=(1, 2, 13)), AVX512)
+    assert (chosen.chunks, chosen.taps, chosen.margin) == (2, 7, 13)
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_three_axes_with_padding(last, kernels):
     """Along each of them, some taps see nothing of some pixels."""
