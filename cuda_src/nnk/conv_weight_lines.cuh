@@ -102,7 +102,7 @@ struct ConvWeightLines {
     const Args& args = block.args;
     const Geometry& g = block.geometry();
     for (int i = 0; i < pieces; ++i) {
-      // A last piece of a row is shorter: what it leaves of another one's is zeros.
+      // The last piece of a row may be shorter; zeros follow.
       const int count = block.count(piece + i), at = block.margin() + i * block.pitch();
       block.panel.pixels.pack(g, block.first_pixel(piece + i), count, at);
       block.clear(at + count, args.length - count);
@@ -132,10 +132,12 @@ struct ConvWeightLines {
     const Geometry& g = block.geometry();
     V sum[MicroM][Taps];
     NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r) NNK_UNROLL
-    for (int i = 0; i < Taps; ++i) {
-      const S* const from = sums_of(block, tile, r, i, lines);
-      sum[r][i] = from ? nnk::load<N>(from) : V::splat(S());
+    for (int r = 0; r < MicroM; ++r) {
+      NNK_UNROLL
+      for (int i = 0; i < Taps; ++i) {
+        const S* const from = sums_of(block, tile, r, i, lines);
+        sum[r][i] = from ? nnk::load<N>(from) : V::splat(S());
+      }
     }
     // Where each line begins, from what tap 0 of channel 0 sees, and its first tap.
     int64 offset[MicroM], z[MicroM], y[MicroM];
@@ -188,9 +190,11 @@ struct ConvWeightLines {
       pixel.advance(g, count);
     }
     NNK_UNROLL
-    for (int r = 0; r < MicroM; ++r) NNK_UNROLL
-    for (int i = 0; i < Taps; ++i)
-      if (S* const to = sums_of(block, tile, r, i, lines)) nnk::store(to, sum[r][i]);
+    for (int r = 0; r < MicroM; ++r) {
+      NNK_UNROLL
+      for (int i = 0; i < Taps; ++i)
+        if (S* const to = sums_of(block, tile, r, i, lines)) nnk::store(to, sum[r][i]);
+    }
   }
 };
 

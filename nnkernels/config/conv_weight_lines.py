@@ -67,8 +67,8 @@ class WeightLinesConfig:
 _SLAB_BYTES = 64 * 1024
 # A longer row of pixels is divided into pieces.
 _MOST_PIXELS = 256
-# With more channels and more registers of outputs, tiles of channels alone load as few elements; and
-# with more of both, or fewer pixels, the sums of ranges of pixels take their time.
+# With more channels and more registers of outputs, tiles of channels alone load as few elements;
+# and with more of both, or fewer pixels, the sums of ranges of pixels take their time.
 _MOST_CHANNELS, _MOST_REGISTERS, _MOST_SUMS, _MANY_PIXELS = 4, 2, 32, 4096
 # Sums and rows of zeros of more bytes leave a level-2 cache.
 _MOST_BYTES = 192 * 1024

@@ -106,11 +106,11 @@ def _weight_of_copies(plan: ConvPlan, windows: Windows, weights: Weights, machin
     return True
 
 
-def _add_weight(plan: ConvPlan, direct: WeightLaunches) -> None:
-    """Add the launches of a gradient by weights of few channels in a group."""
-    sums, splits = plan.result_number, direct.splits
+def _add_weight(plan: ConvPlan, launches: WeightLaunches) -> None:
+    """Add the launch that sums, and the one that adds up the sums of ranges of pixels."""
+    sums, splits = plan.result_number, launches.splits
     if splits is not None:
         sums = plan.workspace(splits.workspace.shape[0], splits.workspace.dtype)
-    plan.add(direct.start, ((0, 0), (1, 0), (sums, direct.offset)), direct.tail)
+    plan.add(launches.start, ((0, 0), (1, 0), (sums, launches.offset)), launches.tail)
     if splits is not None:
         plan.add(splits.finish, ((sums, 0), (plan.result_number, 0)), splits.tail)
