@@ -108,12 +108,16 @@ def test_padding_multiplies_nothing():
 
 AVX512 = Device("cpu", "host", 1, 2, 512 * 1024, 64, 32 << 20)
 PROBLEM = WeightProblem(
-    pixels=8 * 56 * 56,
     groups=1,
     channels=64,
     outputs=64,
-    taps=9,
-    step=4,
+    taps=(1, 3, 3),
+    step=1,
+    spacing=1,
+    row=56,
+    rows_of_pixels=8 * 56,
+    step_bytes=4,
+    image_row=4 * 57,
     compute_itemsize=4,
     is_complex=False,
 )
@@ -121,8 +125,13 @@ PROBLEM = WeightProblem(
 
 def test_few_pixels_single_taps_and_complex_numbers_are_gathered():
     assert config.pays(PROBLEM, AVX512)
-    assert config.pays(replace(PROBLEM, step=1024), AVX512)
-    for change in ({"is_complex": True}, {"pixels": 49}, {"taps": 1}, {"step": 1028}):
+    assert config.pays(replace(PROBLEM, step_bytes=1024), AVX512)
+    for change in (
+        {"is_complex": True},
+        {"row": 1, "rows_of_pixels": 49},
+        {"taps": (1, 1, 1)},
+        {"step_bytes": 1028},
+    ):
         assert not config.pays(replace(PROBLEM, **change), AVX512)
 
 
@@ -160,7 +169,9 @@ def test_all_threads_have_work():
 @pytest.mark.parametrize("itemsize", [4, 8])
 @pytest.mark.parametrize("pixels", [0, 1, 300, 8 * 56 * 56])
 def test_scratch_stays_in_a_cache(itemsize, pixels):
-    problem = replace(PROBLEM, pixels=pixels, compute_itemsize=itemsize, channels=2048)
+    problem = replace(
+        PROBLEM, row=pixels, rows_of_pixels=1, compute_itemsize=itemsize, channels=2048
+    )
     chosen = config.configure(problem, AVX512)
     assert 1 <= chosen.depth <= max(pixels, 1)
     assert chosen.shared_bytes(itemsize) <= AVX512.shared_limit

@@ -389,7 +389,8 @@ def test_what_can_be():
         ({"channels_fast": True}, True),
         # Few channels: the transforms take as long as the products saved.
         ({"channels": 3, "outputs": 64}, False),
-        ({"channels": 16, "outputs": 16}, False),
+        ({"channels": 16, "outputs": 16}, True),
+        ({"channels": 8, "outputs": 8}, False),
         # They take less where lanes are channels, which fill a register.
         ({"channels": 16, "outputs": 16, "channels_fast": True}, True),
         ({"channels": 3, "outputs": 16, "channels_fast": True}, False),

@@ -138,13 +138,6 @@ template <class S, class Index, int N, bool Conjugate> struct PixelPanels {
       channel = byte_offset(channel, g.channel_stride);
     }
   }
-  // Whether each group of some columns is one run of neighbours. Then what a term is of is loaded
-  // together by pack_loaded.
-  template <class T> NNK_FN bool are_neighbours(int columns) const {
-    bool are_runs = image.step == int64(sizeof(T));
-    for (int i = 0; i * G < columns; ++i) are_runs = are_runs && image.is_one(i);
-    return are_runs;
-  }
   template <class T, class P>
   NNK_FN void pack_loaded(const T* from, const Shared<P>& packed, int to, int group, int there,
                           Index first_k, int depth) const {
@@ -196,52 +189,6 @@ template <class S, class Index, int N, bool Conjugate> struct PixelPanels {
       each_term([&](const T* base, int i, uint32 wanted) NNK_INLINE {
         return image.template load<T>(base, group + (i < there ? i : 0), wanted);
       });
-  }
-  // The same, of all terms, where channels are adjacent: squares of pixels by channels, which are
-  // transposed in registers.
-  template <class T, class P>
-  NNK_FN void pack_channels(const T* from, const Shared<P>& packed, int columns) const {
-    const int taps = g.spatial_taps();
-    for (int i = 0; i < groups_of_panel; ++i) {
-      const T* base[G];
-      uint32 there = 0;
-      NNK_NO_UNROLL
-      for (int lane = 0; lane < G; ++lane) base[lane] = from;
-      for (int run = image.first.load(i); i * G < columns && run < image.first.load(i + 1); ++run) {
-        const uint32 lanes = image.lanes.load(run);
-        there |= lanes;
-        for (int lane = 0; lane < G; ++lane)
-          if (lanes >> lane & 1)
-            base[lane] = byte_offset(from, image.offset.load(run) + lane * image.step);
-      }
-      Tap<Index, false> tap = Tap<Index, false>::of(g, 0);
-      for (int t = 0; t < taps; ++t) {
-        const uint32 seen = i * G < columns ? masks.of(tap, i) & there : 0;
-        for (Index c = 0; c < g.channels; c += G) {
-          const int count = g.channels - c < G ? int(g.channels - c) : G;
-          pack_square(base, tap_offsets.load(t) + c * g.channel_stride, seen, count, packed,
-                      int(c * taps + t) * N + i * G, taps * N);
-        }
-        tap.next_tap(g);
-      }
-    }
-  }
-  // The first `count` channels from some bytes on, of G pixels, each to its line.
-  template <class T, class P>
-  static NNK_FN void pack_square(const T* const (&base)[G], Index offset, uint32 seen, int count,
-                                 const Shared<P>& packed, int to, int line) {
-    Vec<Word, G> x[G];
-    const bool all = count == G && seen == ~0u >> (32 - G);
-    NNK_UNROLL
-    for (int i = 0; i < G; ++i) {
-      const T* const p = byte_offset(base[i], offset);
-      x[i] = Words::template converted<Conjugate>(
-          all ? nnk::load<G>(p) : nnk::load_partial<G>(p, seen >> i & 1 ? count : 0, T()));
-    }
-    transpose(x);
-    NNK_UNROLL
-    for (int i = 0; i < G; ++i)
-      if (all || i < count) Words::put_columns(packed, to + i * line, 0, x[i]);
   }
   // For every tap, what the groups of a panel see; of those past the last one, nothing.
   NNK_FN void combine_masks(int group, int there) const {

@@ -25,21 +25,12 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
   // Half a micro-tile, for the last channels.
   static constexpr int half_m = MicroM > 1 ? MicroM / 2 : 1;
 
-  // Strides in bytes.
-  struct Args {
-    const TA* pixels;
-    const TB* image;
-    TC* result;
-    int64 pixel_count, outputs;  // of a group
-    int64 of_pixels[2];          // from group to group and output to output
-    int64 image_group;
-    int64 of_result[3];  // from group to group, output to output, and along channels and taps
-    int64 panels;        // of N outputs
-    int64 tiles;         // of MicroM channels
-    int64 parts;         // into which the units of a panel, a tap of a tile each, are divided
-    int64 taps_first;    // whether the result is in order of taps and then channels
-    int32 depth;         // pixels of a slab
-    int32 units;         // most of a part
+  struct Args : WeightArrays<TA, TB, TC> {
+    int64 pixel_count;
+    int64 tiles;  // of MicroM channels
+    int64 parts;  // into which the units of a panel, a tap of a tile each, are divided
+    int32 depth;  // pixels of a slab
+    int32 units;  // most of a part
     Geometry windows;
   };
 
@@ -51,9 +42,7 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
 
   struct Block {
     const Args& args;
-    const TB* image;  // of the group
-    WeightPixels<TA, S, N> pixels;
-    WeightResults<TC, S, N> results;
+    const WeightPanel<TA, TB, TC, S, N>& panel;
     int64 first_unit, end_unit;  // tile times taps plus tap
     Shared<S> sums;              // [unit][channel][output]
     Shared<Run> runs;
@@ -68,32 +57,25 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
   };
 
   template <class Group> static NNK_FN void run(Group& group, const Args& args) {
-    const int64 panel = group.block() / args.parts, part = group.block() - panel * args.parts;
-    const int64 of_group = panel / args.panels, output = (panel - of_group * args.panels) * N;
     const int64 units = args.tiles * args.windows.spatial_taps();
-    const int packed = args.depth * N, sums = args.units * (MicroM * N);
-    const int64 left = args.outputs - output;
-    TC* const result =
-        byte_offset(args.result, of_group * args.of_result[0] + output * args.of_result[1]);
+    const int packed = (args.depth + V::lanes) * N, sums = args.units * (MicroM * N);
+    const auto panel = WeightPanel<TA, TB, TC, S, N>::of(group, args, args.parts, packed);
     const Block block{
         args,
-        byte_offset(args.image, of_group * args.image_group),
-        {byte_offset(args.pixels, of_group * args.of_pixels[0] + output * args.of_pixels[1]),
-         args.of_pixels[1], left, group.template dynamic_shared<S>(0, packed)},
-        {result, args.of_result[1], args.of_result[2], left},
-        units * part / args.parts,
-        units * (part + 1) / args.parts,
+        panel,
+        units * panel.part / args.parts,
+        units * (panel.part + 1) / args.parts,
         group.template dynamic_shared<S>(packed * int(sizeof(S)), sums),
         group.template dynamic_shared<Run>((packed + sums) * int(sizeof(S)), args.depth)};
     if (args.pixel_count == 0)
       for (int i = 0; i < sums; i += N) block.sums.store_vec(i, V::splat(S()));
-    const int64 needed = 1 + panel;
+    const int64 needed = 1 + panel.number;
     // A slab that is all there is stays packed for the next part.
     bool packs = args.pixel_count > args.depth || group.kept() != needed;
     group.kept() = needed;
     for (int64 u = 0; u < args.pixel_count; u += args.depth) {
       const int depth = args.pixel_count - u < args.depth ? int(args.pixel_count - u) : args.depth;
-      if (packs) block.pixels.pack(args.windows, u, depth);
+      if (packs) block.panel.pixels.pack(args.windows, u, depth);
       const int taps = args.windows.spatial_taps();
       auto tap = Tap<int64, false>::of(args.windows, 0);
       for (int t = 0; t < taps; ++t) {
@@ -156,7 +138,7 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     const int runs = find_runs(block, tap, u, depth);
     for (; tile < end; ++tile) {
       const int64 left = g.channels - tile * MicroM;
-      const TB* const image = byte_offset(block.image, tile * MicroM * g.channel_stride);
+      const TB* const image = byte_offset(block.panel.image, tile * MicroM * g.channel_stride);
       S* const sums = block.sums_of(tile * taps + t);
       if (u + depth >= block.args.pixel_count) fetch_results(block, tile, t);
       if (left <= half_m) add_products<half_m>(block, image, int(left), u == 0, runs, sums);
@@ -172,10 +154,11 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     const bool taps_first = block.args.taps_first;
     const int64 channels = g.channels - first < MicroM ? g.channels - first : MicroM;
     const int64 at = taps_first ? tap * g.channels + first : first * taps;
-    const TC* const to = byte_offset(block.results.first_weight, at * block.args.of_result[2]);
+    const TC* const to =
+        byte_offset(block.panel.results.first_weight, at * block.args.of_result[2]);
     const int64 bytes = channels * (taps_first ? 1 : taps) * block.args.of_result[2];
     const int each = taps_first ? 1 : int(taps);
-    for (int j = taps_first ? 0 : tap; j < N && j < block.results.outputs; j += each)
+    for (int j = taps_first ? 0 : tap; j < N && j < block.panel.results.outputs; j += each)
       for (int64 byte = 0; byte < bytes; byte += cache_line)
         prefetch(byte_offset(to, j * block.args.of_result[1] + byte));
   }
@@ -197,7 +180,7 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
     }
     for (int i = 0; i < runs; ++i) {
       const Run run = block.runs.load(i);
-      const S* b = block.pixels.packed.data + run.first * N;
+      const S* b = block.panel.pixels.packed.data + run.first * N;
       const S* const end = b + run.count * N;
       NNK_NO_UNROLL
       for (int64 at = run.offset; b != end; b += N, at += step) {
@@ -227,13 +210,14 @@ template <class TA, class TB, class TC, class S, int MicroM, int N> struct ConvW
       const S* const sums = block.sums_of(unit);
       if (block.args.taps_first) {
         for (int t = 0; t < some; ++t)
-          block.results.write((tap + t) * g.channels + channel, channels, sums + t * (MicroM * N),
-                              N, channels, 0);
+          block.panel.results.write((tap + t) * g.channels + channel, channels,
+                                    sums + t * (MicroM * N), N, channels, 0);
       } else if (some == taps) {
-        block.results.write(channel * taps, channels * taps, sums, MicroM * N, taps, N);
+        block.panel.results.write(channel * taps, channels * taps, sums, MicroM * N, taps, N);
       } else {
         for (int c = 0; c < channels; ++c)
-          block.results.write((channel + c) * taps + tap, some, sums + c * N, MicroM * N, some, 0);
+          block.panel.results.write((channel + c) * taps + tap, some, sums + c * N, MicroM * N,
+                                    some, 0);
       }
       unit += some;
     }

@@ -6,6 +6,7 @@ See ``cuda_src/nnk/conv_weight.cuh``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import MICRO_TILE, NARROW_ROWS
@@ -18,14 +19,17 @@ class WeightProblem:
 
     Attributes
     ----------
-    pixels : int
-        Windows in all images.
     groups, channels, outputs : int
         Groups, and what there is in one of them.
-    taps : int
-        Of a window.
-    step : int
-        Bytes of the image from what one pixel sees to what the next one does along the last axis.
+    taps : tuple of int
+        Along three axes.
+    step, spacing : int
+        Elements of the image from window to window, and from tap to tap, along the last axis.
+    row, rows_of_pixels : int
+        Windows of a row, and rows of them in all images.
+    step_bytes, image_row : int
+        Bytes from what one window sees to what the next one does along the last axis, and those of
+        a row of the image and a window more.
     compute_itemsize : int
         Of the sums.
     is_complex : bool
@@ -34,15 +38,34 @@ class WeightProblem:
         Whether all numbers that are multiplied are bfloat16.
     """
 
-    pixels: int
     groups: int
     channels: int
     outputs: int
-    taps: int
+    taps: tuple[int, int, int]
     step: int
+    spacing: int
+    row: int
+    rows_of_pixels: int
+    step_bytes: int
+    image_row: int
     compute_itemsize: int
     is_complex: bool
     is_bfloat16: bool = False
+
+    @property
+    def pixels(self) -> int:
+        """Windows in all images."""
+        return self.row * self.rows_of_pixels
+
+    @property
+    def terms(self) -> int:
+        """Of a window: channels and taps."""
+        return self.channels * prod(self.taps)
+
+    @property
+    def lines(self) -> int:
+        """Rows of taps of all channels."""
+        return self.channels * prod(self.taps[:2])
 
 
 @dataclass(frozen=True)
@@ -73,10 +96,13 @@ class WeightConfig:
 
     def shared_bytes(self, compute_itemsize: int) -> int:
         """Scratch memory of a thread: packed pixels, sums, and runs of pixels."""
-        numbers = (self.depth + self.units * self.micro_m) * self.vector
+        numbers = (self.depth + PIXELS_AFTER + self.units * self.micro_m) * self.vector
         return numbers * compute_itemsize + self.depth * _RUN_BYTES
 
 
+# Of cuda_src/nnk/conv_weight_parts.cuh: packed pixels after the last one, a register of them or
+# fewer.
+PIXELS_AFTER = 16
 # `Run` of cuda_src/nnk/conv_weight.cuh.
 _RUN_BYTES = 16
 # Of packed pixels and of sums: both stay in a level-2 cache, beside what is seen of the image.
@@ -94,19 +120,24 @@ _MOST_STEP = 1024
 _LEAST_UNITS = 8
 
 
-def pays(problem: WeightProblem, device: Device) -> bool:
-    """Whether it is faster than the product that gathers the image.
+def is_packed(problem: WeightProblem, device: Device) -> bool:
+    """Whether pixels are packed at all, and not the image gathered.
 
     That gathers each element once for each of its taps: windows of one element, some apart, cost
     it little (0.6 to 1.0 times as fast from packed pixels, 256 channels or more). And tile
     registers multiply words of several pixels.
+    """
+    if problem.is_complex or prod(problem.taps) == 1 or problem.pixels < _LEAST_PIXELS:
+        return False
+    return not (problem.is_bfloat16 and FEATURES["bfloat16"] in device.features)
+
+
+def pays(problem: WeightProblem, device: Device) -> bool:
+    """Whether it is faster than the product that gathers the image.
+
     Both give the same bits. (But for what is not finite: 0 inf of the padding is left out here.)
     """
-    if problem.is_complex or problem.taps == 1 or problem.pixels < _LEAST_PIXELS:
-        return False
-    if problem.is_bfloat16 and FEATURES["bfloat16"] in device.features:
-        return False
-    return problem.step <= _MOST_STEP
+    return is_packed(problem, device) and problem.step_bytes <= _MOST_STEP
 
 
 def configure(problem: WeightProblem, device: Device) -> WeightConfig:
@@ -118,7 +149,7 @@ def configure(problem: WeightProblem, device: Device) -> WeightConfig:
     )
     vector = registers * lanes
     panels, tiles = -(-problem.outputs // vector), -(-problem.channels // micro_m)
-    units = tiles * problem.taps
+    units = tiles * prod(problem.taps)
     most_units = max(_SUM_BYTES // (micro_m * vector * itemsize), 1)
     parts = _parts(problem.groups * panels, units, most_units, device)
     few = problem.channels <= micro_m // 2

@@ -1,4 +1,4 @@
-"""Which gradients by weights a CPU makes from packed lines of the image, and their blocks.
+"""Gradients by weights that a CPU makes from elements that taps along a row share: their blocks.
 
 See ``cuda_src/nnk/conv_weight_lines.cuh``.
 """
@@ -6,56 +6,11 @@ See ``cuda_src/nnk/conv_weight_lines.cuh``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
-from nnkernels.config.conv_weight import is_shared_evenly, micro_tiles
+from nnkernels.config.conv_lines import lines_along
+from nnkernels.config.conv_weight import PIXELS_AFTER, WeightProblem, is_packed
 from nnkernels.config.device import Device
-from nnkernels.config.matmul_tiles import FEATURES
-
-
-@dataclass(frozen=True)
-class WeightLinesProblem:
-    """The gradient of a convolution by its weights.
-
-    Attributes
-    ----------
-    groups, channels, outputs : int
-        Groups, and what there is in one of them.
-    taps : tuple of int
-        Along three axes.
-    step, spacing : int
-        Elements of the image from window to window, and from tap to tap, along the last axis.
-    row, rows_of_pixels : int
-        Windows of a row, and rows of them in all images.
-    compute_itemsize : int
-        Of the sums.
-    is_complex : bool
-        Whether these are complex.
-    is_bfloat16 : bool
-        Whether all numbers that are multiplied are bfloat16.
-    """
-
-    groups: int
-    channels: int
-    outputs: int
-    taps: tuple[int, int, int]
-    step: int
-    spacing: int
-    row: int
-    rows_of_pixels: int
-    compute_itemsize: int
-    is_complex: bool
-    is_bfloat16: bool = False
-
-    @property
-    def rows(self) -> int:
-        """Of the product: channels and taps."""
-        return self.channels * prod(self.taps)
-
-    @property
-    def lines(self) -> int:
-        """Of a piece of a row of pixels."""
-        return self.channels * prod(self.taps[:2])
+from nnkernels.config.matmul_problem import round_up
 
 
 @dataclass(frozen=True)
@@ -64,119 +19,146 @@ class WeightLinesConfig:
 
     Attributes
     ----------
-    micro_m, vector : int
-        Rows and outputs whose sums stay in registers.
-    panels, tiles : int
-        Into which outputs and rows of a group are divided.
-    parts : int
-        Blocks of a panel, which share out its tiles.
+    micro_m, taps, vector : int
+        Lines, taps and outputs whose sums stay in registers.
+    remainders, shift : int
+        First taps along a row, which see no elements of each other, and windows from one to the
+        next tap that does.
+    chunks : int
+        Of as many taps of one remainder.
+    panels : int
+        Into which outputs are divided.
+    splits : int
+        Ranges of pixels whose sums are added up in a second launch. What decides it must not depend
+        on the number of threads.
     length, pieces_of_row : int
         Pixels of a piece, and pieces of a row.
-    width : int
-        Numbers of a line.
     pieces : int
         Of a slab.
+    zeros : int
+        Bytes of a row of the image, and what may be read after it.
     """
 
     micro_m: int
+    taps: int
     vector: int
+    remainders: int
+    shift: int
+    chunks: int
     panels: int
-    tiles: int
-    parts: int
+    splits: int
     length: int
     pieces_of_row: int
-    width: int
     pieces: int
+    zeros: int
 
     @property
-    def tiles_of_part(self) -> int:
-        """At most."""
-        return -(-self.tiles // self.parts)
+    def margin(self) -> int:
+        """Pixels of zeros before and after each piece."""
+        return (self.chunks * self.taps - 1) * self.shift
 
-    def shared_bytes(self, problem: WeightLinesProblem) -> int:
-        """Scratch memory of a thread: packed pixels, lines, and sums."""
-        numbers = self.pieces * (self.length * self.vector + problem.lines * self.width)
-        numbers += self.tiles_of_part * self.micro_m * self.vector
-        return numbers * problem.compute_itemsize
+    def shared_bytes(self, problem: WeightProblem) -> int:
+        """Scratch memory of a thread: packed pixels, sums, and a row of zeros."""
+        pixels = self.pieces * (self.length + self.margin) + self.margin + PIXELS_AFTER
+        return (pixels + problem.terms) * self.vector * problem.compute_itemsize + self.zeros
 
 
-# Of packed pixels and lines together: they stay in a level-2 cache.
-_SLAB_BYTES = 128 * 1024
+# Of packed pixels: they stay near, beside what is seen of the image.
+_SLAB_BYTES = 64 * 1024
 # A longer row of pixels is divided into pieces.
 _MOST_PIXELS = 256
-# With more channels, tiles of channels alone have few rows to spare.
-_MOST_CHANNELS = 4
-# Fewer pixels than these are multiplied by any kernel in no time.
-_LEAST_PIXELS = 128
-# Most rows of the product: their sums stay in a level-2 cache.
-_MOST_ROWS = 1024
+# With more channels and more registers of outputs, tiles of channels alone load as few elements;
+# and with more of both, or fewer pixels, the sums of ranges of pixels take their time.
+_MOST_CHANNELS, _MOST_REGISTERS, _MOST_SUMS, _MANY_PIXELS = 4, 2, 32, 4096
+# Sums and rows of zeros of more bytes leave a level-2 cache.
+_MOST_BYTES = 192 * 1024
+# Multiply-adds of a range of pixels, and most of these.
+_SPLIT, _MOST_SPLITS = 1 << 19, 16
+# Registers there are, and registers of outputs at once.
+_REGISTERS, _PANELS = {64: 32, 32: 16, 16: 16}, (1, 2, 4)
+# To pack a pixel of a register of outputs, and what a load costs, in multiply-adds of registers.
+_PACKING, _LOAD = 10.0, 1.2
 
 
-def pays(problem: WeightLinesProblem, device: Device) -> bool:
-    """Whether it is faster than tiles of channels, which few channels leave mostly empty."""
-    if problem.is_complex or prod(problem.taps) == 1:
+def pays(problem: WeightProblem, device: Device) -> bool:
+    """Whether it is faster than tiles of channels.
+
+    Few channels leave these mostly empty. Of few outputs they load an element for one or two
+    multiply-adds.
+    """
+    if not is_packed(problem, device):
         return False
-    if problem.is_bfloat16 and FEATURES["bfloat16"] in device.features:
+    registers = -(-problem.outputs * problem.compute_itemsize // device.vector_bytes)
+    if problem.channels > _MOST_CHANNELS and (
+        registers > _MOST_REGISTERS
+        or problem.channels * registers > _MOST_SUMS
+        or problem.pixels < _MANY_PIXELS
+        or _shared_taps(problem) == 1
+    ):
         return False
-    if problem.channels > _MOST_CHANNELS or problem.rows > _MOST_ROWS:
-        return False
-    if problem.rows_of_pixels * problem.row < _LEAST_PIXELS:
-        return False
-    return configure(problem, device).shared_bytes(problem) <= 4 * _SLAB_BYTES
+    chosen = configure(problem, device)
+    sums = problem.terms * chosen.vector * problem.compute_itemsize
+    return sums + chosen.zeros <= _MOST_BYTES and chosen.margin <= _MOST_PIXELS
 
 
-def configure(problem: WeightLinesProblem, device: Device) -> WeightLinesConfig:
+def _shared_taps(problem: WeightProblem) -> int:
+    """Most taps along a row that see the same elements."""
+    return -(-problem.taps[2] // lines_along(problem.taps[2], problem.step, problem.spacing)[0])
+
+
+def configure(problem: WeightProblem, device: Device) -> WeightLinesConfig:
     """The blocks for a problem on a CPU."""
+    lanes = device.vector_bytes // problem.compute_itemsize
+    own, shift = lines_along(problem.taps[2], problem.step, problem.spacing)
+    every = [
+        _with_registers(problem, device, registers, *along)
+        for registers in _PANELS
+        for along in ((own, shift), (problem.taps[2], 0))
+    ]
+    return min(every, key=lambda chosen: _cycles(problem, chosen, lanes))
+
+
+def _with_registers(
+    problem: WeightProblem, device: Device, registers: int, remainders: int, shift: int
+) -> WeightLinesConfig:
     itemsize = problem.compute_itemsize
-    lanes = device.vector_bytes // itemsize
-    registers, micro_m = min(
-        micro_tiles(device), key=lambda tile: _cycles(problem, device, lanes, *tile)
-    )
-    vector = registers * lanes
-    panels, tiles = -(-problem.outputs // vector), -(-problem.rows // micro_m)
+    vector = registers * device.vector_bytes // itemsize
+    # Sums, gradients of as many windows as there are taps, and an element.
+    room, shared = _REGISTERS[device.vector_bytes] - 1, -(-problem.taps[2] // remainders)
+    chunks = -(-shared * registers * 3 // room)
+    taps = -(-shared // chunks)
+    micro_m = max(room // (taps * registers) - 1, 1)
+    micro_m = -(-problem.lines // -(-problem.lines // micro_m))
     pieces_of_row = max(-(-problem.row // _MOST_PIXELS), 1)
     length = max(-(-problem.row // pieces_of_row), 1)
-    seen = (length - 1) * problem.step + (problem.taps[2] - 1) * problem.spacing + 1
-    width = -(-seen // lanes) * lanes
-    piece_bytes = (length * vector + problem.lines * width) * itemsize
+    work = problem.pixels * problem.terms * problem.outputs
+    pieces = problem.rows_of_pixels * pieces_of_row
+    splits = max(min(work // _SPLIT, _MOST_SPLITS, pieces), 1)
+    piece_bytes = (length + (chunks * taps - 1) * shift) * vector * itemsize
     return WeightLinesConfig(
         micro_m=micro_m,
+        taps=taps,
         vector=vector,
-        panels=panels,
-        tiles=tiles,
-        parts=_parts(problem.groups * panels, tiles, device),
+        remainders=remainders,
+        shift=shift,
+        chunks=chunks,
+        panels=-(-problem.outputs // vector),
+        splits=splits,
         length=length,
         pieces_of_row=pieces_of_row,
-        width=width,
-        pieces=max(min(_SLAB_BYTES // piece_bytes, problem.rows_of_pixels * pieces_of_row), 1),
+        pieces=max(min(_SLAB_BYTES // piece_bytes, -(-pieces // splits)), 1),
+        zeros=round_up(problem.image_row, 16) + _ZEROS_AFTER,
     )
 
 
-def _parts(panels: int, tiles: int, device: Device) -> int:
-    """Into how many blocks a panel is divided: no more than needed, as each packs all pixels."""
-    found = (parts for parts in range(1, tiles + 1) if is_shared_evenly(panels * parts, device))
-    return next(found, max(tiles, 1))
+# Of cuda_src/nnk/conv_weight_lines.cuh: `zeros_after`.
+_ZEROS_AFTER = 16
 
 
-# To pack a pixel of a register of outputs, in multiply-adds of registers.
-_PACKING = 6.0
-
-
-def _cycles(
-    problem: WeightLinesProblem, device: Device, lanes: int, registers: int, micro_m: int
-) -> float:
-    """Of a pixel, for the thread that has most to do: multiply-adds of registers, or loads."""
-
-    def tile(rows: int) -> float:
-        # A chain of multiply-adds takes its time.
-        return max(rows * registers, rows + registers, 4) + 1
-
-    panels, tiles = -(-problem.outputs // (registers * lanes)), -(-problem.rows // micro_m)
-    parts = _parts(problem.groups * panels, tiles, device)
-    of_part = -(-tiles // parts)
-    rest = problem.rows - (tiles - 1) * micro_m
-    last = tile(micro_m // 2 if rest <= micro_m // 2 else micro_m)
-    # The last tile may be half one, but only the last part has it.
-    own = (of_part - 1) * tile(micro_m) + (last if parts == 1 else tile(micro_m))
-    blocks = -(-problem.groups * panels * parts // device.processors)
-    return blocks * (own + _PACKING * registers)
+def _cycles(problem: WeightProblem, chosen: WeightLinesConfig, lanes: int) -> float:
+    """Of a pixel of all outputs: multiply-adds of registers, or loads."""
+    registers = chosen.vector // lanes
+    tiles = -(-problem.lines // chosen.micro_m) * chosen.remainders * chosen.chunks
+    sums = chosen.micro_m * chosen.taps * registers
+    tile = max(sums, _LOAD * (chosen.micro_m + chosen.taps * registers), 4)
+    return chosen.panels * (tiles * tile + _PACKING * registers)

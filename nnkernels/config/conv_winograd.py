@@ -165,6 +165,8 @@ def pays(problem: WinogradProblem, device: Device) -> bool:
     pixels = problem.slices * problem.pixels[1] * problem.pixels[2]
     products = pixels * 9 * problem.terms * problem.outputs
     direct = products / _DIRECT_PRODUCTS
+    if not problem.channels_fast:
+        direct += pixels / 16 * (_SEEN * problem.terms + _WRITTEN * problem.outputs)
     return _cycles(problem, chosen, device) < _WORTH * direct
 
 
@@ -281,6 +283,9 @@ def _weights_are_far(problem: WinogradProblem) -> bool:
 # Multiply-adds of a cycle here, and in the direct sum. These numbers are fitted to measurements on
 # two cores of an Emerald Rapids Xeon, and on the safe side for few channels.
 _PRODUCTS, _DIRECT_PRODUCTS = 21, 25
+# Cycles of the direct sum, besides: to pack 16 pixels of a channel, and to write those of an output
+# (Zen 4; channels first).
+_SEEN, _WRITTEN = 8, 10
 # Cycles of the transform of the inputs of a tile and channel, or of the products of a tile and
 # output, where lanes are tiles or channels, and of that of the weights of an output and channel;
 # and of a second launch.

@@ -12,7 +12,7 @@ from nnkernels.config.conv_direct import is_direct
 from nnkernels.dispatch.axes import Shape, contiguous_strides
 from nnkernels.dispatch.conv_channels import add_copy, copies, image_of, pixels_of
 from nnkernels.dispatch.conv_copies import copy_elements
-from nnkernels.dispatch.conv_direct_weight import DirectWeight, prepare_direct_weight
+from nnkernels.dispatch.conv_direct_weight import WeightLaunches, prepare_direct_weight
 from nnkernels.dispatch.conv_geometry import Weights, weights_of, windows
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_launches import add_launches
@@ -52,7 +52,7 @@ def plan_by_weight(
         direct = prepare_direct_weight(
             product, weights, channels_fast, types, conjugate, alignment, machine
         )
-        _add_direct_weight(plan, direct)
+        _add_weight(plan, direct)
         return plan
     step = weights.step(channels_fast)
     assert step is not None, "the result is dense, in this order"
@@ -74,7 +74,7 @@ def plan_by_weight(
         return plan
     packed = prepare_weight(prepared, machine)
     if packed is not None:
-        plan.add(packed[1], ((0, 0), (1, 0), (plan.result_number, 0)), packed[0])
+        _add_weight(plan, packed)
         return plan
     add_launches(plan, prepared, (0, 0), (1, 0), (), (plan.result_number, 0), machine)
     return plan
@@ -106,11 +106,11 @@ def _weight_of_copies(plan: ConvPlan, windows: Windows, weights: Weights, machin
     return True
 
 
-def _add_direct_weight(plan: ConvPlan, direct: DirectWeight) -> None:
-    """Add the launches of a gradient by weights of few channels in a group."""
-    sums, splits = plan.result_number, direct.splits
+def _add_weight(plan: ConvPlan, launches: WeightLaunches) -> None:
+    """Add the launch that sums, and the one that adds up the sums of ranges of pixels."""
+    sums, splits = plan.result_number, launches.splits
     if splits is not None:
         sums = plan.workspace(splits.workspace.shape[0], splits.workspace.dtype)
-    plan.add(direct.start, ((0, 0), (1, 0), (sums, direct.offset)), direct.tail)
+    plan.add(launches.start, ((0, 0), (1, 0), (sums, launches.offset)), launches.tail)
     if splits is not None:
         plan.add(splits.finish, ((sums, 0), (plan.result_number, 0)), splits.tail)

@@ -29,7 +29,7 @@ from nnkernels.dispatch.packing import Packer
 
 
 @dataclass(frozen=True)
-class DirectWeight:
+class WeightLaunches:
     """The launches.
 
     Attributes
@@ -58,7 +58,7 @@ def prepare_direct_weight(
     conjugate: tuple[bool, bool],
     alignment: int,
     machine: Any,
-) -> DirectWeight:
+) -> WeightLaunches:
     """Choose how the gradient is made, and prepare its launches.
 
     Parameters
@@ -94,7 +94,7 @@ def prepare_direct_weight(
     # Work, in bytes that would take as long: see `matmul_launch.prepare_with`.
     traffic = product.groups * product.rows * product.pixel_count * problem.terms
     start = machine.prepare(instance, chosen.blocks(problem), chosen.shared_bytes(problem), traffic)
-    return DirectWeight(start, tail, to.offset, splits)
+    return WeightLaunches(start, tail, to.offset, splits)
 
 
 def _pack(

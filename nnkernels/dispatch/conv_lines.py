@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 from nnkernels.compile.instance import Instance
@@ -69,11 +69,12 @@ def _problem(
         channels=product.channels,
         rows=product.rows,
         taps=product.taps,
-        step=last.step,
-        spacing=last.tap,
+        steps=_three(axis.step for axis in product.axes),
+        spacings=_three(axis.tap for axis in product.axes),
         row=last.pixels,
         pitch=_pitch(last),
-        rows_of_pixels=product.images * prod(axis.pixels for axis in others),
+        rows_of_slice=others[1].pixels,
+        slices=product.images * others[0].pixels,
         itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
         is_bfloat16=types.dot == "bfloat16",
@@ -82,15 +83,23 @@ def _problem(
     )
 
 
+def _three(numbers: Iterable[int]) -> tuple[int, int, int]:
+    a, b, c = numbers
+    return a, b, c
+
+
 def _pitch(axis: WindowAxis) -> int:
     """Windows from the first one of a row to that of the next.
 
     Between rows are those whose taps are needed by the last ones of a row. The zeros that follow an
     image's row are as good as those before the next one.
     """
-    reach = axis.pixels + (axis.taps - 1) * axis.tap
-    shared = max(axis.size - axis.start, reach + min(axis.start, 0), axis.pixels)
-    return min(reach, shared)
+    lines, shift = config.lines_along(axis.taps, axis.step, axis.tap)
+    reach = axis.pixels + (axis.taps - 1) // lines * shift
+    # Windows that see an element after the first one, and taps that see one before it.
+    after = -(-(axis.size - axis.start) // axis.step)
+    before = axis.pixels + (axis.start + (axis.taps - 1) * axis.tap) // axis.step
+    return min(reach, max(after, before, axis.pixels))
 
 
 def _prepare(
@@ -106,19 +115,20 @@ def _prepare(
     """The arguments after the pointers, and what starts the launch."""
     d = None if bias_stride is None else (bias_stride, 0)
     call = epilogue_call(problem.rows, problem.channels, types, epilogue, d)
-    panels, image, pixels = chosen.panels(problem), product.image, product.pixels
+    image, pixels = product.image, product.pixels
     packer = Packer(words_before(3 + (d is not None), epilogue), "q")
-    packer.add("q", problem.rows_of_pixels * problem.pitch, problem.row, problem.rows, panels)
-    packer.add("q", chosen.blocks(problem), chosen.panels_of_block(problem))
+    packer.add("q", problem.rows, problem.slices, problem.columns, problem.row)
+    packer.add("q", chosen.bands(problem), chosen.panels_of_band)
     packer.add("q", weights.group_stride, weights.row_stride, weights.channel_stride)
     packer.add("q", *weights.tap_strides)
     packer.add("q", image.group, pixels.group, pixels.channel)
-    packer.add("i", problem.taps[2], problem.spacing)
-    of_lines = _of_lines(product, problem)
+    packer.add("i", *chosen.lines, *chosen.shifts, chosen.reach, chosen.width)
+    z, y, x = product.axes
+    of_rows = replace(product, axes=(z, y, replace(x, pixels=problem.pitch)))
     windows = Windows(
-        of_lines, COLUMNS, False, (0, 0, 0), types, (False, False), epilogue, bias_stride
+        of_rows, COLUMNS, False, (0, 0, 0), types, (False, False), epilogue, bias_stride
     )
-    windows.pack_product(packer, of_lines)
+    windows.pack_product(packer, of_rows)
     pack_epilogue(packer, call)
     finish, more_headers, definitions = epilogue_type(call)
     flags = (problem.reads_weights, problem.channels_fast)
@@ -132,15 +142,7 @@ def _prepare(
         more_headers,
         definitions,
     )
-    work = problem.groups * problem.rows * product.terms * panels * chosen.vector
-    start = machine.prepare(
-        instance, problem.groups * chosen.blocks(problem), chosen.shared_bytes(problem), work
-    )
+    blocks = problem.groups * problem.slices * chosen.bands(problem)
+    work = problem.groups * problem.rows * product.terms * problem.slices * problem.columns
+    start = machine.prepare(instance, blocks, chosen.shared_bytes(problem), work)
     return packer.finish(), start
-
-
-def _of_lines(product: WindowProduct, problem: LinesProblem) -> WindowProduct:
-    """The product with one tap along a row, and the windows between rows."""
-    *others, last = product.axes
-    last = replace(last, pixels=problem.pitch, taps=1, tap=1)
-    return replace(product, axes=(others[0], others[1], last))

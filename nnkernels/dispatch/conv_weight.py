@@ -5,22 +5,26 @@ See ``cuda_src/nnk/conv_weight.cuh`` and, for few channels, ``conv_weight_lines.
 
 from __future__ import annotations
 
-from math import prod
+from dataclasses import replace
 from typing import Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_weight as config
 from nnkernels.config import conv_weight_lines
 from nnkernels.config.conv_weight import WeightConfig, WeightProblem
-from nnkernels.config.conv_weight_lines import WeightLinesConfig, WeightLinesProblem
+from nnkernels.config.conv_weight_lines import WeightLinesConfig
 from nnkernels.config.matmul_tiles import without_tiles
+from nnkernels.dispatch.conv_direct_weight import WeightLaunches
 from nnkernels.dispatch.conv_launch import Windows
 from nnkernels.dispatch.conv_pointwise import as_matrices
+from nnkernels.dispatch.dtypes import ELEMENTS
+from nnkernels.dispatch.matmul_call import Types
+from nnkernels.dispatch.matmul_splits import prepare_splits
 from nnkernels.dispatch.packing import Packer
 
 
-def prepare_weight(windows: Windows, machine: Any) -> tuple[bytes, Any] | None:
-    """The launch of a gradient by weights, if it is one that is made so: its arguments, its start.
+def prepare_weight(windows: Windows, machine: Any) -> WeightLaunches | None:
+    """The launches of a gradient by weights, if it is one that is made so.
 
     Pointers are those of the gradients of pixels, the image, and the result.
     """
@@ -29,99 +33,107 @@ def prepare_weight(windows: Windows, machine: Any) -> tuple[bytes, Any] | None:
     problem, device = _problem(windows), machine.device
     if problem.is_bfloat16 and not machine.allows_tiles():
         device = without_tiles(device)
-    lines = _lines_problem(windows)
-    if conv_weight_lines.pays(lines, device):
-        by_lines = conv_weight_lines.configure(lines, device)
-        shared_bytes = by_lines.shared_bytes(lines)
-        return _pack_lines(windows, by_lines), _start(
-            "ConvWeightLines", "conv_weight_lines", windows, by_lines, shared_bytes, machine
-        )
+    if conv_weight_lines.pays(problem, device):
+        by_lines = conv_weight_lines.configure(problem, device)
+        return _prepare_lines(windows, problem, by_lines, machine)
     if not config.pays(problem, device):
         return None
     chosen = config.configure(problem, device)
-    shared_bytes = chosen.shared_bytes(problem.compute_itemsize)
-    start = _start("ConvWeight", "conv_weight", windows, chosen, shared_bytes, machine)
-    return _pack(windows, chosen), start
+    start = _start(
+        "conv_weight",
+        f"ConvWeight<{_types(windows.types)}, {chosen.micro_m}, {chosen.vector}>",
+        windows,
+        chosen.panels * chosen.parts,
+        chosen.shared_bytes(problem.compute_itemsize),
+        machine,
+    )
+    return WeightLaunches(start, _pack(windows, chosen), 0, None)
+
+
+def _prepare_lines(
+    windows: Windows, problem: WeightProblem, chosen: WeightLinesConfig, machine: Any
+) -> WeightLaunches:
+    """The launch that sums ranges of pixels, and that which adds these up, if there are several."""
+    splits = None
+    if chosen.splits > 1:
+        splits = prepare_splits(windows.call(), chosen.splits, machine)
+        # The workspace is dense, of the type of the sums.
+        sums = ELEMENTS[windows.types.accumulator[1]]
+        product, itemsize = windows.product, sums.itemsize
+        of_result = (product.rows * product.terms * itemsize, product.terms * itemsize, itemsize)
+        windows = replace(windows, types=replace(windows.types, c=sums), weights=of_result)
+    sizes = f"{chosen.micro_m}, {chosen.taps}, {chosen.vector}"
+    start = _start(
+        "conv_weight_lines",
+        f"ConvWeightLines<{_types(windows.types)}, {sizes}>",
+        windows,
+        chosen.panels * chosen.splits,
+        chosen.shared_bytes(problem),
+        machine,
+    )
+    return WeightLaunches(start, _pack_lines(windows, problem, chosen), 0, splits)
+
+
+def _types(types: Types) -> str:
+    return ", ".join((types.a.storage, types.b.storage, types.storage_c, types.accumulator[0]))
 
 
 def _start(
-    struct: str,
-    header: str,
-    windows: Windows,
-    chosen: WeightConfig | WeightLinesConfig,
-    shared_bytes: int,
-    machine: Any,
+    header: str, kernel: str, windows: Windows, blocks: int, shared_bytes: int, machine: Any
 ) -> Any:
-    product, types = windows.product, windows.types
-    names = (types.a.storage, types.b.storage, types.storage_c, types.accumulator[0])
-    kernel = f"{struct}<{', '.join(names)}, {chosen.micro_m}, {chosen.vector}>"
-    return machine.prepare(
-        Instance(header, kernel, 1),
-        product.groups * chosen.panels * chosen.parts,
-        shared_bytes,
-        product.groups * product.rows * product.pixel_count * product.terms,
-    )
+    product = windows.product
+    work = product.groups * product.rows * product.pixel_count * product.terms
+    return machine.prepare(Instance(header, kernel, 1), product.groups * blocks, shared_bytes, work)
 
 
 def _problem(windows: Windows) -> WeightProblem:
     product, types = windows.product, windows.types
+    last, next_element = product.axes[-1], abs(product.image.spatial[-1])
     return WeightProblem(
-        pixels=product.pixel_count,
-        groups=product.groups,
-        channels=product.channels,
-        outputs=product.rows,
-        taps=prod(product.taps),
-        step=abs(product.axes[-1].step * product.image.spatial[-1]),
-        compute_itemsize=types.accumulator[2],
-        is_complex=types.c.kind == "c",
-        is_bfloat16=types.dot == "bfloat16",
-    )
-
-
-def _lines_problem(windows: Windows) -> WeightLinesProblem:
-    product, types = windows.product, windows.types
-    last = product.axes[-1]
-    row = last.pixels
-    return WeightLinesProblem(
         groups=product.groups,
         channels=product.channels,
         outputs=product.rows,
         taps=product.taps,
         step=last.step,
         spacing=abs(last.tap),
-        row=row,
-        rows_of_pixels=product.pixel_count // row if row else 0,
+        row=last.pixels,
+        rows_of_pixels=product.pixel_count // max(last.pixels, 1),
+        step_bytes=last.step * next_element,
+        image_row=(last.size + last.step) * next_element,
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
         is_bfloat16=types.dot == "bfloat16",
     )
 
 
+def _pack_arrays(windows: Windows, panels: int) -> Packer:
+    """``WeightArrays``."""
+    product, packer = windows.product, Packer(3, "q")
+    packer.add("q", product.rows, product.pixels.group, product.pixels.channel)
+    packer.add("q", product.image.group, *windows.weights, panels, int(windows.channels_fast))
+    return packer
+
+
 def _pack(windows: Windows, chosen: WeightConfig) -> bytes:
     """``ConvWeight::Args``."""
-    product = windows.product
-    packer = Packer(3, "q")
-    packer.add("q", product.pixel_count, product.rows)
-    packer.add("q", product.pixels.group, product.pixels.channel, product.image.group)
-    packer.add("q", *windows.weights)
-    packer.add("q", chosen.panels, chosen.tiles, chosen.parts, int(windows.channels_fast))
+    packer = _pack_arrays(windows, chosen.panels)
+    packer.add("q", windows.product.pixel_count, chosen.tiles, chosen.parts)
     packer.add("i", chosen.depth, chosen.units)
-    windows.pack_geometry(packer, product)
+    windows.pack_geometry(packer, windows.product)
     return packer.finish()
 
 
-def _pack_lines(windows: Windows, chosen: WeightLinesConfig) -> bytes:
+def _pack_lines(windows: Windows, problem: WeightProblem, chosen: WeightLinesConfig) -> bytes:
     """``ConvWeightLines::Args``."""
-    product = windows.product
-    row = product.axes[-1].pixels
-    rows_of_pixels = product.pixel_count // row if row else 0
-    packer = Packer(3, "q")
-    packer.add("q", product.rows)
-    packer.add("q", product.pixels.group, product.pixels.channel, product.image.group)
-    packer.add("q", *windows.weights)
-    packer.add("q", chosen.panels, product.terms, chosen.tiles, chosen.parts)
-    packer.add("q", rows_of_pixels * chosen.pieces_of_row, chosen.pieces_of_row)
-    packer.add("q", int(windows.channels_fast))
-    packer.add("i", chosen.length, chosen.width, chosen.pieces, chosen.tiles_of_part)
+    product, last = windows.product, windows.product.axes[-1]
+    packer = _pack_arrays(windows, chosen.panels)
+    packer.add("q", chosen.splits, product.groups * product.rows * windows.weights[1])
+    packer.add("q", problem.rows_of_pixels * chosen.pieces_of_row, chosen.pieces_of_row)
+    packer.add("i", chosen.length, chosen.pieces, chosen.remainders, chosen.shift, chosen.chunks)
+    packer.add("i", chosen.zeros, int(last.tap < 0))
+    if last.tap < 0:
+        before = (last.taps - 1) * last.tap
+        last = replace(last, tap=-last.tap, start=last.start + before)
+        product = replace(product, axes=(product.axes[0], product.axes[1], last))
     windows.pack_geometry(packer, product)
     return packer.finish()
