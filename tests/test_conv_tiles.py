@@ -35,7 +35,7 @@ def forms(monkeypatch):
 
     def note(self):
         original(self)
-        found = re.search(r"^MatmulTiles.*ConvTilesForm<(.*?)>", self.kernel)
+        found = re.search(r"^MatmulTiles.*ConvWordsForm<(.*?)>", self.kernel)
         made.add(tuple(found[1].split(", ")) if found else self.kernel.partition("<")[0])
 
     monkeypatch.setattr(Instance, "__post_init__", note)

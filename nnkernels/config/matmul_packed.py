@@ -126,7 +126,7 @@ def configure(problem: MatmulProblem, device: Device, plain: bool = True) -> Pac
     vector, micro_m = micro_tile(problem.n, problem.compute_itemsize, device)
     fast_a, fast_b = fast_axes(problem)
     unit_a = problem.strides_a[fast_a] == problem.itemsizes[0]
-    micro = _way_to_multiply(problem, device)
+    micro = way_to_multiply(problem.dot, device)
     read_a = _has_words(problem, micro) and unit_a and fast_a == COLUMNS_FAST
     tile_k, most_columns = _slice(problem, MICRO_TERMS[micro], read_a, plain)
     tiles_m, tiles_n = blocks(problem, device, vector, micro_m, most_columns)
@@ -179,15 +179,15 @@ def _slice(problem: MatmulProblem, word_terms: int, read_a: bool, plain: bool) -
     return 2 * words, _MOST_COLUMNS // 2
 
 
-def _way_to_multiply(problem: MatmulProblem, device: Device) -> str:
-    """A key of ``MICRO_TERMS``."""
+def way_to_multiply(dot: str, device: Device) -> str:
+    """A key of ``MICRO_TERMS``, for ``dot`` of a ``MatmulProblem``."""
     features = device.features
     has_vnni = bool(features & ({"avx512_vnni"} if device.vector_bytes == 64 else _VNNI))
-    if problem.dot == "bfloat16" and "avx512_bf16" in features and device.vector_bytes == 64:
+    if dot == "bfloat16" and "avx512_bf16" in features and device.vector_bytes == 64:
         return BFLOAT16_PAIRS
-    if problem.dot == "int8" and has_vnni:
+    if dot == "int8" and has_vnni:
         return INT8_QUADS
-    if problem.dot in ("int8", "int16") and "sse2" in features:
+    if dot in ("int8", "int16") and "sse2" in features:
         return INT16_PAIRS_VNNI if has_vnni else INT16_PAIRS
     return FUSED
 

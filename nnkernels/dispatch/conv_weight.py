@@ -14,7 +14,7 @@ from nnkernels.config import conv_weight_lines
 from nnkernels.config.conv_weight import WeightConfig, WeightProblem
 from nnkernels.config.conv_weight_lines import WeightLinesConfig, WeightLinesProblem
 from nnkernels.config.matmul_tiles import without_tiles
-from nnkernels.dispatch.conv_launch import Windows
+from nnkernels.dispatch.conv_launch import Windows, multiplies_words
 from nnkernels.dispatch.conv_pointwise import as_matrices
 from nnkernels.dispatch.packing import Packer
 
@@ -25,6 +25,8 @@ def prepare_weight(windows: Windows, machine: Any) -> tuple[bytes, Any] | None:
     Pointers are those of the gradients of pixels, the image, and the result.
     """
     if machine.device.is_gpu or as_matrices(windows) is not None:
+        return None
+    if multiplies_words(windows.types, machine):
         return None
     problem, device = _problem(windows), machine.device
     if problem.is_bfloat16 and not machine.allows_tiles():
