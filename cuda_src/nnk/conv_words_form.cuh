@@ -237,24 +237,61 @@ struct ConvWordsForm
       const Raw* base[square];
       Taps taps[square];
       Base::find_taps(from, first, columns, base, taps);
+      const int64 step = seen.image.step;
       for (int k = 0; k < depth; k += square * terms) {
-        Vec<uint32, square> x[square];
+        const auto put = [&](auto load_group) NNK_INLINE {
+          put_square(packed, to + k / terms * N, base, taps, k / G, depth, load_group);
+        };
+        if (step == int64(sizeof(Raw)) && MergedLanes<1, Raw, G>::is_possible)
+          put([&](const Raw* p, int group, uint32 wanted) NNK_INLINE {
+            return load_merged<1>(p, group, wanted);
+          });
+        else if (step == 2 * int64(sizeof(Raw)) && MergedLanes<2, Raw, G>::is_possible)
+          put([&](const Raw* p, int group, uint32 wanted) NNK_INLINE {
+            return load_merged<2>(p, group, wanted);
+          });
+        else
+          put([&](const Raw* p, int group, uint32 wanted) NNK_INLINE {
+            return seen.image.template load<Raw>(p, group, wanted);
+          });
+      }
+    }
+    // By way of memory: code for every row of the square would leave the cache of instructions.
+    template <class Load>
+    NNK_FN void put_square(const Shared<uint32>& packed, int to, const Raw* const (&base)[square],
+                           const Taps (&taps)[square], int group, int depth,
+                           Load load_group) const {
+      alignas(cache_line) Element rows[square * square * terms];
+      NNK_NO_UNROLL
+      for (int i = 0; i < square; ++i) {
         NNK_UNROLL
-        for (int i = 0; i < square; ++i) {
-          Vec<Element, G> part[groups_of_square];
-          NNK_UNROLL
-          for (int q = 0; q < groups_of_square; ++q) {
-            const int group = k / G + q;
-            part[q] = Vec<Element, G>::splat(Element());
-            if (group * G < depth)
-              part[q] = element(
-                  seen.image.template load<Raw>(base[i], group, seen.masks.of(taps[i], group)));
-          }
-          x[i] = words_of(joined(part));
+        for (int q = 0; q < groups_of_square; ++q) {
+          auto x = Vec<Element, G>::splat(Element());
+          if ((group + q) * G < depth)
+            x = element(load_group(base[i], group + q, seen.masks.of(taps[i], group + q)));
+          nnk::store(rows + (i * groups_of_square + q) * G, x);
         }
-        transpose(x);
-        NNK_UNROLL
-        for (int i = 0; i < square; ++i) packed.store_vec(to + (k / terms + i) * N, x[i]);
+      }
+      Vec<uint32, square> x[square];
+      NNK_UNROLL
+      for (int i = 0; i < square; ++i)
+        x[i] = words_of(nnk::load<square * terms>(rows + i * square * terms));
+      transpose(x);
+      NNK_UNROLL
+      for (int i = 0; i < square; ++i) packed.store_vec(to + i * N, x[i]);
+    }
+    // Pixels of a group, Step elements apart, run over run.
+    template <int Step>
+    NNK_FN Vec<Raw, G> load_merged(const Raw* p, int group, uint32 wanted) const {
+      if constexpr (MergedLanes<Step, Raw, G>::is_possible) {
+        MergedLanes<Step, Raw, G> x;
+        const int end = seen.image.first.load(group + 1);
+        for (int run = seen.image.first.load(group); run < end; ++run)
+          x.load(byte_offset(p, seen.image.offset.load(run)),
+                 x.mask_of(seen.image.lanes.load(run) & wanted));
+        return x.lanes();
+      } else {
+        return Vec<Raw, G>::splat(Raw());
       }
     }
 
