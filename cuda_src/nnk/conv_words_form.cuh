@@ -40,12 +40,13 @@ struct ConvWordsForm
 
     template <class Group, class A>
     NNK_FN Of(const Group& group, const A& args, int at, int most)
-        : Base(group, args, at + bytes_of_lines(args.grid.tile_n), most),
-          lines(group.template dynamic_shared<Element>(at, terms * args.grid.tile_n)),
+        : Base(group, args, end_of_lines(at, args.grid.tile_n), most),
+          lines(group.template dynamic_shared<Element>(aligned(at), terms * args.grid.tile_n)),
           line(args.grid.tile_n) {}
     static constexpr bool has_lines = Pixels == pixels_are_terms && ChannelsFast;
-    static NNK_FN int bytes_of_lines(int columns) {
-      return has_lines ? terms * columns * int(sizeof(Element)) : 0;
+    static NNK_FN int aligned(int at) { return (at + cache_line - 1) / cache_line * cache_line; }
+    static NNK_FN int end_of_lines(int at, int columns) {
+      return has_lines ? aligned(at) + terms * columns * int(sizeof(Element)) : at;
     }
 
     template <class T, int Count>
@@ -243,17 +244,14 @@ struct ConvWordsForm
           put_square(packed, to + k / terms * N, base, taps, k / G, depth, load_group);
         };
         if (step == int64(sizeof(Raw)) && MergedLanes<1, Raw, G>::is_possible)
-          put([&](const Raw* p, int group, uint32 wanted) NNK_INLINE {
-            return load_merged<1>(p, group, wanted);
-          });
+          put([&](const Raw* p, int group, uint32 wanted)
+                  NNK_INLINE { return load_merged<1>(p, group, wanted); });
         else if (step == 2 * int64(sizeof(Raw)) && MergedLanes<2, Raw, G>::is_possible)
-          put([&](const Raw* p, int group, uint32 wanted) NNK_INLINE {
-            return load_merged<2>(p, group, wanted);
-          });
+          put([&](const Raw* p, int group, uint32 wanted)
+                  NNK_INLINE { return load_merged<2>(p, group, wanted); });
         else
-          put([&](const Raw* p, int group, uint32 wanted) NNK_INLINE {
-            return seen.image.template load<Raw>(p, group, wanted);
-          });
+          put([&](const Raw* p, int group, uint32 wanted)
+                  NNK_INLINE { return seen.image.template load<Raw>(p, group, wanted); });
       }
     }
     // By way of memory: code for every row of the square would leave the cache of instructions.

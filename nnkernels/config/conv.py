@@ -194,8 +194,8 @@ class ConvPackedConfig:
             of_tap += _MOST_RUNS * (index + 4)
         taps = prod(kernel) * of_tap
         rows = _ROW_PAD * packed.rows_at_once if isinstance(packed, TilesConfig) else 0
-        # What the pixels of a word see, for each column.
-        lines = 4 * packed.tile_n if self.word_terms > 1 else 0
+        # What the pixels of a word see, for each column, from a cache line on.
+        lines = 4 * packed.tile_n + _CACHE_LINE if self.word_terms > 1 else 0
         return packed.shared_elements(k) * compute_itemsize + rows + lines + runs + masks + taps
 
 
@@ -204,6 +204,7 @@ class ConvPackedConfig:
 _MOST_RUNS = 4
 # Bytes between rows of A on tile registers: `pad` of cuda_src/nnk/matmul_tiles.cuh.
 _ROW_PAD = 64
+_CACHE_LINE = 64
 # Numbers whose bits registers have lanes for: not those of complex128.
 _WIDEST = 8
 
@@ -214,7 +215,7 @@ def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
     a, b, _ = problem.product.itemsizes
     product = problem.product
     if problem.packs_a:  # rows of adjacent terms
-        product = replace(product, strides_a=(product.reach, a), same_a=False)
+        product = replace(product, strides_a=(product.reach, a))
     if problem.packs_b:  # adjacent columns
         product = replace(product, strides_b=(product.reach, b))
     product = replace(
@@ -229,8 +230,7 @@ def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
         chosen = matmul_complex.configure(product, device)
         chosen = replace(chosen, read_a=chosen.read_a and not problem.packs_a)
     else:
-        chosen = matmul_packed.configure(product, device, plain=False)
-        chosen = replace(chosen, read_a=chosen.read_a and not problem.packs_a)
+        chosen = matmul_packed.configure(product, device, plain=False, packs_a=problem.packs_a)
     found = ConvPackedConfig(
         packed=chosen,
         pixels=problem.pixels,
