@@ -106,7 +106,7 @@ def test_words(dot, feature, itemsize, way, terms, lanes):
     for pixels in (COLUMNS, ROWS, TERMS):
         found = chosen(device, pixels=pixels, **numbers, same_a=False)
         assert (found.packed.micro, found.word_terms, found.lanes) == (way, terms, lanes)
-        # Words of elements as they are can be read where weights lie, and where they are gathered not.
+        # Words of elements as they are can be read where these lie, unless they are gathered.
         lies = terms == 4 // itemsize and way != "int8_quads" and pixels != ROWS
         assert found.packed.read_a == lies
         gathered = chosen(device, pixels=pixels, gathered=True, **numbers, same_a=False)

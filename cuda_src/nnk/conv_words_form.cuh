@@ -296,8 +296,8 @@ struct ConvWordsForm
     // ---- A ----------------------------------------------------------------------------------
 
     // Rows, each of them `row` words apart; zeros follow their last term.
-    template <class T>
-    NNK_FN void pack_a(const View<const T, 2, Index>& a, const Shared<uint32>& packed, int row,
+    template <class T, class P>
+    NNK_FN void pack_a(const View<const T, 2, Index>& a, const Shared<P>& packed, int row,
                        Index first_m, int rows, Index first_k, int depth) const {
       const Shared<Element> elements{reinterpret_cast<Element*>(packed.data)};
       Base::pack_a(a, elements, row * terms, first_m, rows, first_k, depth);
