@@ -17,6 +17,7 @@ from threads import same_on_any_threads
 import nnkernels as nnk
 from nnkernels.compile.instance import Instance
 from nnkernels.dispatch import machines
+from nnkernels.dispatch.dtypes import numpy_dtype
 
 # Features of the processor, bytes of a SIMD register, types of image and weights, the kernel and
 # how it multiplies.
@@ -239,6 +240,19 @@ def test_what_was_in_scratch_memory_does_not_count(layout, way):
                 assert_same_bits(again, y, f"{few} channels")
                 again = nnk.conv_backward_weight(y, x[:, :few], (40, few, 3, 3), padding=1)
                 assert_same_bits(again, dw, f"{few} channels, by weight")
+
+
+@pytest.mark.parametrize("way", ["tiles of bfloat16", "pairs of bfloat16"])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, last])
+def test_what_pixels_see_counts_once(layout, way):
+    """Infinities are not multiplied by the zeros of a pixel that the last word lacks, either."""
+    x = layout(np.ones((1, 40, 9, 9), numpy_dtype("bfloat16")))
+    dy = layout(np.ones((1, 40, 9, 9), numpy_dtype("bfloat16")))
+    x[:, :, 8, 7] = np.inf
+    with processor(WAYS[way][0]):
+        dw = nnk.conv_backward_weight(dy, x, (40, 40, 3, 3), padding=1)
+    assert np.isinf(dw.astype(np.float32)).any()
+    assert not np.isnan(dw.astype(np.float32)).any()
 
 
 def test_processors_without_tile_registers(forms):
