@@ -77,12 +77,72 @@ def test_few_rows_have_slices_as_many_rows_have():
     assert chosen(m=8).packed.tile_k == chosen(m=512).packed.tile_k
 
 
-def test_one_way_to_multiply():
-    """Words of several terms are for plain matrices, but for bfloat16 on tile registers."""
-    device = replace(AVX512, features=frozenset({"avx512_vnni", "avx512_bf16", "amx_int8"}))
-    for dot, itemsize in (("int8", 1), ("bfloat16", 2)):
-        found = chosen(device, dot=dot, itemsizes=(itemsize, itemsize, 4))
-        assert found.packed.micro == "fused"
+def with_features(*features):
+    return replace(AVX512, features=frozenset(features))
+
+
+# Elements, features, bytes of one, the way to multiply, terms of a word, pixels of a group.
+WORDS = [
+    ("int8", "avx512_vnni", 1, "int8_quads", 4, 16),
+    ("int8", "sse2", 1, "int16_pairs", 2, 32),
+    ("int16", "sse2", 2, "int16_pairs", 2, 32),
+    ("bfloat16", "avx512_bf16", 2, "bfloat16_pairs", 2, 32),
+    ("float16", "avx512_bf16", 2, "fused", 1, 16),
+    ("float16", "amx_bf16", 2, "fused", 1, 16),
+    ("int8", "avx512f", 1, "fused", 1, 16),
+]
+
+
+@pytest.mark.parametrize(("dot", "feature", "itemsize", "way", "terms", "lanes"), WORDS)
+def test_words(dot, feature, itemsize, way, terms, lanes):
+    """Of float16 there are none: its words would be one term each, split into two numbers."""
+    device = with_features(feature)
+    assert config.multiplies_words(dot, device) == (terms > 1)
+    numbers = {
+        "dot": dot,
+        "itemsizes": (itemsize, itemsize, 4),
+        "strides_a": (576 * itemsize, itemsize),
+    }
+    for pixels in (COLUMNS, ROWS, TERMS):
+        found = chosen(device, pixels=pixels, **numbers, same_a=False)
+        assert (found.packed.micro, found.word_terms, found.lanes) == (way, terms, lanes)
+        # Words of elements as they are can be read where these lie, unless they are gathered.
+        lies = terms == 4 // itemsize and way != "int8_quads" and pixels != ROWS
+        assert found.packed.read_a == lies
+        gathered = chosen(device, pixels=pixels, gathered=True, **numbers, same_a=False)
+        assert gathered.packed.read_a == (lies and pixels == TERMS)
+
+
+def test_words_on_tile_registers():
+    assert config.multiplies_words("int8", with_features("amx_int8"))
+    found = chosen(with_features("amx_int8"), dot="int8", itemsizes=(1, 1, 4), strides_a=(576, 1))
+    assert isinstance(found.packed, TilesConfig)
+    assert (found.word_terms, found.lanes, found.panel_columns) == (4, 16, 32)
+
+
+def test_slices_of_words():
+    """Half as many words of twice as many columns, unless sums wait in scratch memory."""
+    numbers = {"dot": "int8", "itemsizes": (1, 1, 4), "strides_a": (576, 1)}
+    vnni = with_features("avx512_vnni")
+    for pixels in (COLUMNS, TERMS):
+        packed = chosen(vnni, pixels=pixels, **numbers).packed
+        assert packed.tile_k == 256
+        assert 256 < packed.tile_n <= 512
+    for few in ({"scattered": True}, {"n": 200}):
+        packed = chosen(vnni, **numbers, **few).packed
+        assert packed.tile_k == 512
+        assert packed.tile_n <= 256
+
+
+def test_scratch_memory_of_words():
+    """More pixels are looked up, and what those of a word see waits in lines."""
+    numbers = {"itemsizes": (1, 1, 4), "strides_a": (576, 1), "dot": "int8"}
+    found = chosen(with_features("avx512_vnni"), pixels=TERMS, **numbers)
+    product = found.packed.shared_elements(576) * 4
+    more = found.shared_bytes(576, (1, 3, 3), 4) - product
+    pixels = 4 * found.packed.tile_k
+    places = 2 * (pixels * 12 + 8) + 7 * -(-pixels // 16) * 4 + 9 * (8 + 16)
+    assert more == places + 4 * found.packed.tile_n + 64
 
 
 @pytest.mark.parametrize("pixels", [COLUMNS, ROWS, TERMS])

@@ -37,8 +37,9 @@ struct ConvForm {
     JoinedRows<Index> rows;
   };
 
-  // What a block keeps. S: type of the sums; N: columns of a panel of B
-  template <class S, class Index, int N> struct Of {
+  // What a block keeps. S: what numbers are packed as: the type of the sums; N: columns of a panel
+  // of B; Flip: what bits of packed A are combined with by exclusive or
+  template <class S, class Index, int N, uint32 Flip = 0> struct Gather {
     using Words = PackedWords<S, N>;
     using Word = typename Words::Word;
     static constexpr int G = Words::G, piece = Words::piece;
@@ -58,7 +59,7 @@ struct ConvForm {
 
     // `at`: bytes of scratch memory that are taken. most: pixels that are looked up at once
     template <class Group, class A>
-    NNK_FN Of(const Group& group, const A& args, int at, int most)
+    NNK_FN Gather(const Group& group, const A& args, int at, int most)
         : g(args.windows),
           joined(args.rows),
           other(group, at, most, g.other[3]),
@@ -169,6 +170,12 @@ struct ConvForm {
 
     // ---- A ----------------------------------------------------------------------------------
 
+    // Words of a row of A.
+    template <class P, int Count>
+    static NNK_FN void put_terms(const Shared<P>& packed, int i, const Vec<Word, Count>& x) {
+      if constexpr (Flip == 0) Words::put_terms(packed, i, x);
+      else Words::put_terms(packed, i, x ^ Word(Flip));
+    }
     // Rows, each of them `row` words apart: pixels of taps, or what has an element for each pixel.
     template <class T, class P>
     NNK_FN void pack_a(const View<const T, 2, Index>& a, const Shared<P>& packed, int row,
@@ -179,7 +186,7 @@ struct ConvForm {
         const auto first = Place::of(g, first_k);
         for (int i = 0; i < rows; ++i) {
           copies().template copy<0>(from, pixel, first, depth, [&](int k, const auto& x, int) {
-            Words::put_terms(packed, i * row + k, x);
+            put_terms(packed, i * row + k, x);
           });
           pixel.advance(g);
         }
@@ -189,9 +196,9 @@ struct ConvForm {
       } else {
         for (int i = 0; i < rows; ++i)
           for (int k = 0; k < depth; k += G)
-            Words::put_terms(packed, i * row + k,
-                             Words::template converted<ConjugateA>(load_terms(
-                                 byte_offset(from, (first_m + i) * a.stride[0]), k / G)));
+            put_terms(packed, i * row + k,
+                      Words::template converted<ConjugateA>(
+                          load_terms(byte_offset(from, (first_m + i) * a.stride[0]), k / G)));
       }
     }
     template <class T> NNK_FN Vec<T, G> load_terms(const T* base, int group) const {
@@ -229,10 +236,10 @@ struct ConvForm {
         if (together && first == 0) {
           const T* base = byte_offset(from, low);
           for (int i = 0; i < rows; ++i, base = byte_offset(base, step))
-            Words::put_terms(packed, i * row + k,
-                             permuted(Words::template converted<ConjugateA>(
-                                          nnk::load_partial<G>(base, span, T())),
-                                      order));
+            put_terms(packed, i * row + k,
+                      permuted(Words::template converted<ConjugateA>(
+                                   nnk::load_partial<G>(base, span, T())),
+                               order));
         } else {
           for (int i = 0; i < rows; ++i)
             put_weights(byte_offset(from, Index(i) * step), packed, i * row + k, first, count,
@@ -249,14 +256,14 @@ struct ConvForm {
                             bool adjacent) const {
       if (adjacent) {
         for (int t = 0; t < count; t += piece)
-          Words::put_terms(packed, to + t,
-                           Words::template converted<ConjugateA>(nnk::load_partial<piece>(
-                               base + first + t, count - t < piece ? count - t : piece, T())));
+          put_terms(packed, to + t,
+                    Words::template converted<ConjugateA>(nnk::load_partial<piece>(
+                        base + first + t, count - t < piece ? count - t : piece, T())));
       } else {
         for (int t = 0; t < count; ++t)
-          Words::put_terms(packed, to + t,
-                           Words::template converted<ConjugateA>(
-                               nnk::load<1>(byte_offset(base, weight_offsets.load(first + t)))));
+          put_terms(packed, to + t,
+                    Words::template converted<ConjugateA>(
+                        nnk::load<1>(byte_offset(base, weight_offsets.load(first + t)))));
       }
     }
     // Brings the weights of a channel into the caches, where rows are near each other: a run that
@@ -271,8 +278,8 @@ struct ConvForm {
     // ---- C ----------------------------------------------------------------------------------
 
     // Writes `columns` sums of a row from column `j` of the block on.
-    template <class Block>
-    NNK_FN void scatter(const Block& block, const S* sums, Index row, int j, int columns) const {
+    template <class Block, class Sum>
+    NNK_FN void scatter(const Block& block, const Sum* sums, Index row, int j, int columns) const {
       using T = typename Block::Result;
       const Index column = block.first_n + j;
       if constexpr (Pixels == pixels_are_rows) {
@@ -319,6 +326,8 @@ struct ConvForm {
     // Results of adjacent columns: complex ones are handled one by one.
     static constexpr int at_once = is_complex<S> && N > 4 ? 4 : N;
   };
+
+  template <class S, class Index, int N, class...> using Of = Gather<S, Index, N>;
 };
 
 }  // namespace nnk

@@ -14,10 +14,11 @@ template <> struct PackedWord<bfloat16> { using type = uint16; };
 // S: type of the sums; N: columns of a panel of B
 template <class S, int N> struct PackedWords {
   using Word = typename PackedWord<S>::type;
-  static constexpr int G = Vec<Word, N>::lanes;
+  // Pixels of a group: of bytes, as many as a register has words of four of them.
+  static constexpr int G = Vec<conditional<sizeof(Word) == 1, uint32, Word>, N>::lanes;
   // Elements at once, no more than a packed row has to spare. What is written past the last one
   // is written again, or not looked at.
-  static constexpr int piece = is_complex<S> ? 8 : sizeof(Word) == 2 ? 32 : 16;
+  static constexpr int piece = is_complex<S> ? 8 : sizeof(Word) < 4 ? 64 / int(sizeof(Word)) : 16;
 
   // Elements of the type of the sums as words.
   template <class T> static NNK_FN auto words_at(const T* p) {

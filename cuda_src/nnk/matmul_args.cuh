@@ -46,7 +46,7 @@ struct ProductArgs : Epilogue::Operands {
 struct MatrixForm {
   static constexpr bool packs_a = false, packs_b = false, scatters = false, looks_up_terms = false;
   template <class Product, class Index> using Args = Product;
-  template <class S, class Index, int N> struct Of {
+  template <class S, class Index, int N, class...> struct Of {
     template <class Group, class A> NNK_FN Of(const Group&, const A&, int, int) {}
     NNK_FN void find(Index, int) const {}
   };

@@ -61,7 +61,7 @@ struct MatmulPacked {
   using Args =
       typename Form::template Args<ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>,
                                    Index>;
-  using FormOf = typename Form::template Of<S, Index, N>;
+  using FormOf = typename Form::template Of<S, Index, N, WordsA, WordsB>;
 
   // What a block works on. A and B are lines of terms: rows and columns.
   struct Block {

@@ -29,7 +29,7 @@ namespace nnk {
 // TA, TB, TC: element types; S: the accumulator's, float or uint32
 // FastA, FastB: rows_fast or columns_fast; UnitA, UnitB: elements along that axis are adjacent
 // Tiles: the registers
-// Form: what operands and results are beside plain matrices: see MatrixForm and conv_tiles_form.cuh
+// Form: what operands and results are beside plain matrices: see MatrixForm and conv_words_form.cuh
 template <class TA, class TB, class TC, class S, class Index, int BatchRank, int FastA, int FastB,
           bool UnitA, bool UnitB, class Tiles, class Epilogue, class Form = MatrixForm>
 struct MatmulTiles {
@@ -57,7 +57,7 @@ struct MatmulTiles {
   using Args =
       typename Form::template Args<ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, TileGrid>,
                                    Index>;
-  using FormOf = typename Form::template Of<S, Index, micro>;
+  using FormOf = typename Form::template Of<S, Index, micro, WordsA, WordsB>;
 
   // What a block works on. A and B are lines of terms: rows and columns.
   struct Block {
@@ -130,8 +130,11 @@ struct MatmulTiles {
     const int words = chunks_of(depth) * side;
     if constexpr (Form::looks_up_terms) block.form.find(first_k, depth);
     if constexpr (Form::packs_b) {
-      block.form.pack_b(block.b, block.packed_b, micro * words, block.first_n, block.columns,
-                        first_k, depth, words, block.sums.data);
+      block.form.pack_b(block.b, block.packed_b, words, block.first_n, block.columns, first_k,
+                        depth);
+      for (int j = 0; j < block.columns; j += micro)
+        for (int w = (depth + word_terms - 1) / word_terms; w < words; ++w)
+          block.packed_b.store_vec(slot_b(j, w, words), Vec<uint32, micro>::splat(0));
     } else if constexpr (terms_fast_b && UnitB) {
       for (int j = 0; j < block.columns; j += square)
         for (int w = 0; w < words; w += square) pack_b_square(block, first_k, depth, j, w, words);
@@ -242,14 +245,10 @@ struct MatmulTiles {
 
   // Rows that a form packs, one after the other; zeros follow the last term.
   static NNK_APART Rows packed_rows(const Block& block, int i, int rows, Index first_k, int depth) {
-    using Element = typename WordsA::Element;
-    const Shared<Element> packed{reinterpret_cast<Element*>(block.packed_a.data)};
-    const int row = chunks_of(depth) * chunk + pad;
-    block.form.pack_a(block.a, packed, row, block.first_m + i, rows, first_k, depth);
-    for (int r = 0; r < rows; ++r)
-      packed.store_vec(r * row + depth, Vec<Element, chunk>::splat(Element()));
-    return {reinterpret_cast<const char*>(packed.data), nullptr, row * int64(sizeof(Element)),
-            Tiles::row_bytes, chunks_of(depth)};
+    const int row = chunks_of(depth) * side + pad / word_terms;  // words
+    block.form.pack_a(block.a, block.packed_a, row, block.first_m + i, rows, first_k, depth);
+    return {reinterpret_cast<const char*>(block.packed_a.data), nullptr,
+            row * int64(sizeof(uint32)), Tiles::row_bytes, chunks_of(depth)};
   }
 
   // The panel of rows that begins `panel` rows after the packed ones.

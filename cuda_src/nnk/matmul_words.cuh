@@ -22,6 +22,7 @@ namespace nnk {
 // Flip: what the bits of a word are combined with by exclusive or
 template <class T, class E, uint32 Flip = 0> struct Words {
   static constexpr int terms = int(4 / sizeof(E));
+  static constexpr uint32 flip = Flip;
   // bfloat16 travels as the integer of its bits.
   using Raw = conditional<is_same<T, bfloat16>, uint16, T>;
   using Element = conditional<is_same<E, bfloat16>, uint16, E>;

@@ -25,6 +25,54 @@ template <class T, int N> NNK_FN Vec<uint32, N> zero_extended(const Vec<T, N>& x
   return convert<uint32>(bits_as<Bits>(x));
 }
 
+// Vectors of a register each, laid end to end.
+template <class T, int N, int Count>
+NNK_FN Vec<T, N * Count> joined(const Vec<T, N> (&part)[Count]) {
+  static_assert(Vec<T, N>::registers == 1 && (Count & (Count - 1)) == 0);
+  if constexpr (Count == 1) {
+    return part[0];
+  } else {
+    Vec<T, 2 * N> pairs[Count / 2];
+    NNK_UNROLL
+    for (int i = 0; i < Count / 2; ++i)
+      pairs[i].reg[0] = join<T, N>(part[2 * i].reg[0], part[2 * i + 1].reg[0], range<2 * N>());
+    return joined(pairs);
+  }
+}
+
+// Lanes that are a quarter of all apart follow each other.
+#if !defined(__AVX512VBMI__)
+template <int N, int... I>
+NNK_FN Register<uint32, N> in_turns(const Register<uint32, N>& x, Ints<I...>) {
+  return shuffle<uint32, N>(x, x, Ints<(I / 4 + I % 4 * (N / 4))...>());
+}
+#endif
+
+// Byte N t + i of a register to place 4 i + t.
+template <int N, int... I>
+NNK_FN Register<uint8, 4 * N> bytes_in_words(const Register<uint8, 4 * N>& x, Ints<I...>) {
+#if defined(__AVX512VBMI__)
+  return shuffle<uint8, 4 * N>(x, x, Ints<(I / 4 + I % 4 * N)...>());
+#else
+  // Fours of bytes first, and then within 16 bytes, which every machine has an instruction for.
+  const auto fours = bit_cast<Register<uint32, N>>(x);
+  const auto in_turn = bit_cast<Register<uint8, 4 * N>>(in_turns<N>(fours, range<N>()));
+  return shuffle<uint8, 4 * N>(in_turn, in_turn, Ints<(I / 16 * 16 + I % 4 * 4 + I % 16 / 4)...>());
+#endif
+}
+
+// Words of the lanes of vectors, which are their elements, the lowest one first.
+template <class T, int N, int Terms>
+NNK_FN Vec<uint32, N> words_of_terms(const Vec<T, N> (&x)[Terms]) {
+  static_assert(sizeof(T) * Terms == 4, "whole words");
+  if constexpr (Terms == 2) {
+    return words_of(interleaved(x[0], x[1]));
+  } else {
+    const auto all = joined(x);
+    return words_of(Vec<T, 4 * N>{{bytes_in_words<N>(all.reg[0], range<4 * N>())}});
+  }
+}
+
 // ---- by instructions ---------------------------------------------------------------------------
 
 namespace x86 {

@@ -34,6 +34,13 @@ template <class R, class I> NNK_FN R look_up_64(R table, I index) {
   asm("vpermpd %1, %2, %0" : "=v"(r) : "v"(table), "v"(index));
   return r;
 }
+// table[index], lane by lane, of 16 bytes or of 32 lanes of 16 bits.
+template <int Bytes, class R, class I> NNK_FN R look_up_narrow(R table, I index) {
+  R r;
+  if constexpr (Bytes == 1) asm("vpshufb %2, %1, %0" : "=v"(r) : "v"(table), "v"(index));
+  else asm("vpermw %1, %2, %0" : "=v"(r) : "v"(table), "v"(index));
+  return r;
+}
 #endif
 
 }  // namespace x86
@@ -134,8 +141,7 @@ NNK_FN void load_pairs(const float* p, const Index* offset, Vec<float, N>& first
 
 // Whether an instruction does this.
 template <class T, int N>
-constexpr bool permutes =
-    NNK_AVX512 && is_native<T> && (sizeof(T) == 4 || sizeof(T) == 8) && N * sizeof(T) == 64;
+constexpr bool permutes = NNK_AVX512 && is_native<T> && N * sizeof(T) == (sizeof(T) == 1 ? 16 : 64);
 // Lane i is table[index[i]], or 0 where the index is negative.
 template <class T, int N>
 NNK_FN Vec<T, N> permuted(const Vec<T, N>& table, const Vec<int32, N>& index) {
@@ -147,6 +153,10 @@ NNK_FN Vec<T, N> permuted(const Vec<T, N>& table, const Vec<int32, N>& index) {
     const auto wide = convert<int64>(index);
     const auto r = x86::look_up_64(table.reg[0], wide.reg[0]);
     return {{wide.reg[0] < 0 ? typename Vec<T, N>::Reg{} : r}};
+  } else if constexpr (permutes<T, N>) {
+    const auto narrow = convert<conditional<sizeof(T) == 1, int8, int16>>(index);
+    const auto r = x86::look_up_narrow<sizeof(T)>(table.reg[0], narrow.reg[0]);
+    return {{narrow.reg[0] < 0 ? typename Vec<T, N>::Reg{} : r}};
   }
 #endif
   T lane[N], from[N];

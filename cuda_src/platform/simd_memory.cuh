@@ -206,7 +206,7 @@ NNK_FN void store_register_strided_partial(char* p, int64 step, Register<T, L> x
 // Whether L elements, Step of their sizes apart, are loaded as Step masked registers. (A gather of
 // 16 floats takes a Zen 4 core as long as ten of these.)
 template <int Step, class T, int L>
-constexpr bool loads_between = L > 1 && L * sizeof(T) >= 16 && L* Step <= 64 && sizeof(T) > 1;
+constexpr bool loads_between = L > 1 && L * sizeof(T) >= 16 && L* Step <= 64;
 
 // Bit i at Step i.
 template <int Step> NNK_FN uint64 spread_bits(uint32 bits) {

@@ -55,7 +55,9 @@ NNK_FN void masked_store(void* p, LaneBits<sizeof(R) / ElementBytes> bits, R x) 
 // Lanes of x whose bit is set, else those of `otherwise`.
 template <int ElementBytes, class R>
 NNK_FN R masked_move(R x, LaneBits<sizeof(R) / ElementBytes> bits, R otherwise) {
-  if constexpr (ElementBytes == 2)
+  if constexpr (ElementBytes == 1)
+    asm("vmovdqu8 %2, %0%{%1%}" : "+v"(otherwise) : "Yk"(bits), "v"(x));
+  else if constexpr (ElementBytes == 2)
     asm("vmovdqu16 %2, %0%{%1%}" : "+v"(otherwise) : "Yk"(bits), "v"(x));
   else if constexpr (ElementBytes == 4)
     asm("vmovaps %2, %0%{%1%}" : "+v"(otherwise) : "Yk"(bits), "v"(x));

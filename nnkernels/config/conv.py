@@ -8,9 +8,14 @@ from math import prod
 from nnkernels.config import matmul_complex, matmul_packed, matmul_tiles
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_complex import ComplexConfig
-from nnkernels.config.matmul_packed import PackedConfig
+from nnkernels.config.matmul_packed import (
+    FUSED,
+    MICRO_TERMS,
+    PackedConfig,
+    way_to_multiply,
+)
 from nnkernels.config.matmul_problem import MatmulProblem
-from nnkernels.config.matmul_tiles import TilesConfig
+from nnkernels.config.matmul_tiles import FEATURES, SPLIT, TilesConfig
 
 # What pixels are to the product: its columns, rows, or the terms of its sums.
 COLUMNS, ROWS, TERMS = "pixels_are_columns", "pixels_are_rows", "pixels_are_terms"
@@ -138,7 +143,8 @@ class ConvProblem:
 
 @dataclass(frozen=True)
 class ConvPackedConfig:
-    """A packed product of a CPU, with what its form packs: ``cuda_src/nnk/conv_form.cuh``.
+    """A packed product of a CPU, with what its form packs: ``cuda_src/nnk/conv_form.cuh``, or
+    ``conv_words_form.cuh`` if it multiplies words of several terms.
 
     Attributes
     ----------
@@ -156,6 +162,14 @@ class ConvPackedConfig:
     lanes: int
 
     @property
+    def word_terms(self) -> int:
+        """Terms of a word of what is multiplied."""
+        packed = self.packed
+        if isinstance(packed, TilesConfig):
+            return 4 // packed.itemsize
+        return MICRO_TERMS[packed.micro] if isinstance(packed, PackedConfig) else 1
+
+    @property
     def panel_columns(self) -> int:
         """Columns of a panel of B, whose sums stay in registers."""
         packed = self.packed
@@ -166,7 +180,10 @@ class ConvPackedConfig:
     def shared_bytes(self, k: int, kernel: tuple[int, int, int], compute_itemsize: int) -> int:
         """Scratch memory of a thread: that of the product, and what is known of some pixels."""
         packed = self.packed
-        most = packed.tile_k if self.pixels == TERMS else packed.tile_n
+        slice_terms = packed.tile_k
+        if isinstance(packed, PackedConfig):
+            slice_terms *= self.word_terms
+        most = slice_terms if self.pixels == TERMS else packed.tile_n
         index = 4 if packed.index == "i" else 8
         runs = 2 * (most * (index + 8) + 8)
         # Pixels of no tap have what is known of one.
@@ -177,7 +194,9 @@ class ConvPackedConfig:
             of_tap += _MOST_RUNS * (index + 4)
         taps = prod(kernel) * of_tap
         rows = _ROW_PAD * packed.rows_at_once if isinstance(packed, TilesConfig) else 0
-        return packed.shared_elements(k) * compute_itemsize + rows + runs + masks + taps
+        # What the pixels of a word see, for each column, from a cache line on.
+        lines = 4 * packed.tile_n + _CACHE_LINE if self.word_terms > 1 else 0
+        return packed.shared_elements(k) * compute_itemsize + rows + lines + runs + masks + taps
 
 
 # Runs of pixels of a group whose lanes are put together: `most_runs` of
@@ -185,6 +204,7 @@ class ConvPackedConfig:
 _MOST_RUNS = 4
 # Bytes between rows of A on tile registers: `pad` of cuda_src/nnk/matmul_tiles.cuh.
 _ROW_PAD = 64
+_CACHE_LINE = 64
 # Numbers whose bits registers have lanes for: not those of complex128.
 _WIDEST = 8
 
@@ -195,33 +215,49 @@ def configure(problem: ConvProblem, device: Device) -> ConvPackedConfig:
     a, b, _ = problem.product.itemsizes
     product = problem.product
     if problem.packs_a:  # rows of adjacent terms
-        product = replace(product, strides_a=(product.reach, a), same_a=False)
+        product = replace(product, strides_a=(product.reach, a))
     if problem.packs_b:  # adjacent columns
         product = replace(product, strides_b=(product.reach, b))
     product = replace(
         product,
-        # Words of several terms are gathered of bfloat16 alone, and for tile registers.
-        dot="bfloat16" if product.dot == "bfloat16" else "",
+        dot=_dot(product.dot),
         in_place=product.in_place and not scatters,
     )
     chosen: PackedConfig | ComplexConfig | TilesConfig
-    itemsize = product.compute_itemsize
     if matmul_tiles.is_possible(product, device):
         chosen = matmul_tiles.configure(product, device)
-        # Lanes of the bits of bfloat16.
-        columns, itemsize = matmul_tiles.MICRO, 2
     elif product.is_complex:
         chosen = matmul_complex.configure(product, device)
         chosen = replace(chosen, read_a=chosen.read_a and not problem.packs_a)
-        columns = chosen.vector // 2
     else:
-        chosen = matmul_packed.configure(replace(product, dot=""), device, plain=False)
-        columns = chosen.vector
-    return ConvPackedConfig(
+        chosen = matmul_packed.configure(product, device, plain=False, packs_a=problem.packs_a)
+    found = ConvPackedConfig(
         packed=chosen,
         pixels=problem.pixels,
         channels_fast=problem.channels_fast,
         scattered=problem.scattered,
         gathered=problem.gathered,
-        lanes=min(device.vector_bytes // itemsize, columns) if itemsize <= _WIDEST else 1,
+        lanes=1,
     )
+    # Of numbers of two bytes, or as of words of four of one.
+    itemsize = 2 if found.word_terms == 2 else product.compute_itemsize
+    if itemsize > _WIDEST:
+        return found
+    return replace(found, lanes=min(device.vector_bytes // itemsize, found.panel_columns))
+
+
+def _dot(dot: str) -> str:
+    """For which elements words of several terms are gathered: not float16, which would be split."""
+    return "" if dot == SPLIT else dot
+
+
+def multiplies_words(dot: str, device: Device) -> bool:
+    """Whether a CPU multiplies words of several terms of a convolution of some elements.
+
+    Parameters
+    ----------
+    dot : str
+        As in ``MatmulProblem``.
+    """
+    dot = _dot(dot)
+    return FEATURES.get(dot) in device.features or way_to_multiply(dot, device) != FUSED

@@ -74,8 +74,7 @@ _ROW_BYTES = 64
 # columns, a product of 2048^3 took 10 % longer.
 _LINE_BYTES = 4096
 _PACKED_BYTES = 1 << 20
-# No more than the sums of a micro-tile, whose memory has two lines of the columns of a block:
-# `most_columns` of cuda_src/nnk/conv_tiles_form.cuh.
+# However few the terms are.
 _MOST_COLUMNS = 1024
 # Rows of a block whose sums wait in scratch memory: 512 KiB.
 _MOST_WAITING_ROWS = 512

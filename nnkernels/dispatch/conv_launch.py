@@ -15,7 +15,7 @@ from nnkernels.config.conv import (
     ConvPackedConfig,
     ConvProblem,
 )
-from nnkernels.config.matmul_tiles import TilesConfig, without_tiles
+from nnkernels.config.matmul_tiles import FEATURES, TilesConfig, without_tiles
 from nnkernels.dispatch import conv_gpu
 from nnkernels.dispatch.axes import Strides, largest_power_of_two, merge
 from nnkernels.dispatch.conv_geometry import Weights, WindowProduct
@@ -218,6 +218,16 @@ class Windows:
         return max(last.taps, 1) if self.channels_fast and follow else 1
 
 
+def multiplies_words(types: Types, machine: Any) -> bool:
+    """Whether a product over windows is one of words of several terms, on this machine."""
+    device = machine.device
+    if device.is_gpu:
+        return False
+    if FEATURES.get(types.dot) in device.features and not machine.allows_tiles():
+        device = without_tiles(device)
+    return config.multiplies_words(types.dot, device)
+
+
 def prepare_windows(windows: Windows, machine: Any) -> Prepared:
     """Choose the kernel of a product over windows, and prepare its launches.
 
@@ -247,8 +257,8 @@ def _instance(call: Call, chosen: ConvPackedConfig, windows: Windows) -> Instanc
     if call.types.c.kind == "c":
         weights, image = windows.conjugate
         conjugate = (weights, False) if windows.mirrored else (False, image)
-    if isinstance(chosen.packed, TilesConfig):
-        form, header = "ConvTilesForm", "conv_tiles_form"
+    if chosen.word_terms > 1:
+        form, header = "ConvWordsForm", "conv_words_form"
     else:
         flags = (*flags, *conjugate)
     options = ", ".join((chosen.pixels, *("true" if flag else "false" for flag in flags)))

@@ -12,7 +12,7 @@ from nnkernels.config.conv import COLUMNS
 from nnkernels.config.conv_lines import LinesConfig, LinesProblem
 from nnkernels.config.matmul_tiles import without_tiles
 from nnkernels.dispatch.conv_geometry import Weights, WindowAxis, WindowProduct, in_order_of_taps
-from nnkernels.dispatch.conv_launch import Windows
+from nnkernels.dispatch.conv_launch import Windows, multiplies_words
 from nnkernels.dispatch.matmul_call import Epilogue, Types, epilogue_call
 from nnkernels.dispatch.matmul_instances import epilogue_type
 from nnkernels.dispatch.matmul_packing import pack_epilogue, words_before
@@ -47,6 +47,8 @@ def prepare_lines(
         Bytes to be added to the pointer of the weights.
     """
     if epilogue.function is not None or machine.device.is_gpu or product.terms == 0:
+        return None
+    if multiplies_words(types, machine):
         return None
     product, weights = in_order_of_taps(product, weights)
     problem, device = _problem(product, weights, types, channels_fast), machine.device

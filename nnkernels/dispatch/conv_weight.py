@@ -15,7 +15,7 @@ from nnkernels.config.conv_weight import WeightConfig, WeightProblem
 from nnkernels.config.conv_weight_lines import WeightLinesConfig
 from nnkernels.config.matmul_tiles import without_tiles
 from nnkernels.dispatch.conv_direct_weight import WeightLaunches
-from nnkernels.dispatch.conv_launch import Windows
+from nnkernels.dispatch.conv_launch import Windows, multiplies_words
 from nnkernels.dispatch.conv_pointwise import as_matrices
 from nnkernels.dispatch.dtypes import ELEMENTS
 from nnkernels.dispatch.matmul_call import Types
@@ -29,6 +29,8 @@ def prepare_weight(windows: Windows, machine: Any) -> WeightLaunches | None:
     Pointers are those of the gradients of pixels, the image, and the result.
     """
     if machine.device.is_gpu or as_matrices(windows) is not None:
+        return None
+    if multiplies_words(windows.types, machine):
         return None
     problem, device = _problem(windows), machine.device
     if problem.is_bfloat16 and not machine.allows_tiles():
