@@ -37,7 +37,6 @@ WAVES = LinesProblem(
     slices=1,
     itemsize=4,
     is_complex=False,
-    is_bfloat16=False,
     reads_weights=True,
     channels_fast=False,
 )
@@ -167,10 +166,6 @@ def test_what_is_possible():
     assert config.is_possible(replace(WAVES, steps=(1, 1, 2), spacings=(1, 1, 3)), CPU)
     assert not config.is_possible(replace(WAVES, rows=4096), CPU)
     assert not config.is_possible(replace(WAVES, rows=4, channels=4096), CPU)
-    tiles = replace(CPU, features=frozenset({"amx_bf16"}))
-    assert not config.is_possible(replace(WAVES, is_bfloat16=True), tiles)
-    assert config.is_possible(WAVES, tiles)
-    assert config.is_possible(replace(WAVES, is_bfloat16=True), CPU)
 
 
 IMAGES = replace(

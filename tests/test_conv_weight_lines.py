@@ -160,12 +160,6 @@ def test_few_channels_or_outputs_and_some_taps_and_pixels_are_made_from_lines():
         assert not config.pays(replace(many, **change), AVX512), change
 
 
-def test_bfloat16_is_for_tile_registers():
-    problem = replace(PROBLEM, is_bfloat16=True)
-    assert config.pays(problem, AVX512)
-    assert not config.pays(problem, replace(AVX512, features=frozenset({"amx_bf16"})))
-
-
 @pytest.mark.parametrize("row", [0, 1, 28, 256, 257, 16384])
 @pytest.mark.parametrize("step", [1, 3])
 def test_pieces_are_all_of_a_row_and_tiles_all_taps(row, step):

@@ -12,7 +12,6 @@ from math import gcd, prod
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import MICRO_TILE, NARROW_ROWS, ROW_PAD
 from nnkernels.config.matmul_problem import round_up
-from nnkernels.config.matmul_tiles import FEATURES
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,6 @@ class LinesProblem:
         Of the sums.
     is_complex : bool
         Whether these are complex.
-    is_bfloat16 : bool
-        Whether all numbers that are multiplied are bfloat16.
     reads_weights : bool
         Whether weights have the type of the sums, and are adjacent in the order of the terms.
     channels_fast : bool
@@ -53,7 +50,6 @@ class LinesProblem:
     slices: int
     itemsize: int
     is_complex: bool
-    is_bfloat16: bool
     reads_weights: bool
     channels_fast: bool
 
@@ -160,9 +156,7 @@ _WORTH = {False: 1.0, True: 0.9}
 
 
 def is_possible(problem: LinesProblem, device: Device) -> bool:
-    """Whether there is a kernel for a convolution, and none on tile registers."""
-    if problem.is_bfloat16 and FEATURES["bfloat16"] in device.features:
-        return False
+    """Whether there is a kernel for a convolution."""
     return (
         not device.is_gpu
         and not problem.is_complex

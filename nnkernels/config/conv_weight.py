@@ -10,7 +10,6 @@ from math import prod
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_packed import MICRO_TILE, NARROW_ROWS
-from nnkernels.config.matmul_tiles import FEATURES
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,6 @@ class WeightProblem:
         Of the sums.
     is_complex : bool
         Whether these are complex.
-    is_bfloat16 : bool
-        Whether all numbers that are multiplied are bfloat16.
     """
 
     groups: int
@@ -50,7 +47,6 @@ class WeightProblem:
     image_row: int
     compute_itemsize: int
     is_complex: bool
-    is_bfloat16: bool = False
 
     @property
     def pixels(self) -> int:
@@ -120,24 +116,21 @@ _MOST_STEP = 1024
 _LEAST_UNITS = 8
 
 
-def is_packed(problem: WeightProblem, device: Device) -> bool:
+def is_packed(problem: WeightProblem) -> bool:
     """Whether pixels are packed at all, and not the image gathered.
 
     That gathers each element once for each of its taps: windows of one element, some apart, cost
-    it little (0.6 to 1.0 times as fast from packed pixels, 256 channels or more). And tile
-    registers multiply words of several pixels.
+    it little (0.6 to 1.0 times as fast from packed pixels, 256 channels or more).
     """
-    if problem.is_complex or prod(problem.taps) == 1 or problem.pixels < _LEAST_PIXELS:
-        return False
-    return not (problem.is_bfloat16 and FEATURES["bfloat16"] in device.features)
+    return not problem.is_complex and prod(problem.taps) > 1 and problem.pixels >= _LEAST_PIXELS
 
 
-def pays(problem: WeightProblem, device: Device) -> bool:
+def pays(problem: WeightProblem) -> bool:
     """Whether it is faster than the product that gathers the image.
 
     Both give the same bits. (But for what is not finite: 0 inf of the padding is left out here.)
     """
-    return is_packed(problem, device) and problem.step_bytes <= _MOST_STEP
+    return is_packed(problem) and problem.step_bytes <= _MOST_STEP
 
 
 def configure(problem: WeightProblem, device: Device) -> WeightConfig:

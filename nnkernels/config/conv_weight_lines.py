@@ -86,7 +86,7 @@ def pays(problem: WeightProblem, device: Device) -> bool:
     Few channels leave these mostly empty. Of few outputs they load an element for one or two
     multiply-adds.
     """
-    if not is_packed(problem, device):
+    if not is_packed(problem):
         return False
     registers = -(-problem.outputs * problem.compute_itemsize // device.vector_bytes)
     if problem.channels > _MOST_CHANNELS and (

@@ -10,7 +10,6 @@ from nnkernels.compile.instance import Instance
 from nnkernels.config import conv_lines as config
 from nnkernels.config.conv import COLUMNS
 from nnkernels.config.conv_lines import LinesConfig, LinesProblem
-from nnkernels.config.matmul_tiles import without_tiles
 from nnkernels.dispatch.conv_geometry import Weights, WindowAxis, WindowProduct, in_order_of_taps
 from nnkernels.dispatch.conv_launch import Windows, multiplies_words
 from nnkernels.dispatch.matmul_call import Epilogue, Types, epilogue_call
@@ -52,8 +51,6 @@ def prepare_lines(
         return None
     product, weights = in_order_of_taps(product, weights)
     problem, device = _problem(product, weights, types, channels_fast), machine.device
-    if problem.is_bfloat16 and not machine.allows_tiles():
-        device = without_tiles(device)
     if not (config.is_possible(problem, device) and config.pays(problem, device)):
         return None
     chosen = config.configure(problem, device)
@@ -79,7 +76,6 @@ def _problem(
         slices=product.images * others[0].pixels,
         itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
-        is_bfloat16=types.dot == "bfloat16",
         reads_weights=adjacent and types.is_summed_as_it_is(types.a),
         channels_fast=channels_fast,
     )

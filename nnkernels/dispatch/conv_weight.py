@@ -13,7 +13,6 @@ from nnkernels.config import conv_weight as config
 from nnkernels.config import conv_weight_lines
 from nnkernels.config.conv_weight import WeightConfig, WeightProblem
 from nnkernels.config.conv_weight_lines import WeightLinesConfig
-from nnkernels.config.matmul_tiles import without_tiles
 from nnkernels.dispatch.conv_direct_weight import WeightLaunches
 from nnkernels.dispatch.conv_launch import Windows, multiplies_words
 from nnkernels.dispatch.conv_pointwise import as_matrices
@@ -33,12 +32,10 @@ def prepare_weight(windows: Windows, machine: Any) -> WeightLaunches | None:
     if multiplies_words(windows.types, machine):
         return None
     problem, device = _problem(windows), machine.device
-    if problem.is_bfloat16 and not machine.allows_tiles():
-        device = without_tiles(device)
     if conv_weight_lines.pays(problem, device):
         by_lines = conv_weight_lines.configure(problem, device)
         return _prepare_lines(windows, problem, by_lines, machine)
-    if not config.pays(problem, device):
+    if not config.pays(problem):
         return None
     chosen = config.configure(problem, device)
     start = _start(
@@ -104,7 +101,6 @@ def _problem(windows: Windows) -> WeightProblem:
         image_row=(last.size + last.step) * next_element,
         compute_itemsize=types.accumulator[2],
         is_complex=types.c.kind == "c",
-        is_bfloat16=types.dot == "bfloat16",
     )
 
 
