@@ -96,7 +96,7 @@ def test_segments_are_the_row(seed, longest):
         start, step = generator.integers(-50, 50), generator.integers(-2, 3)
         piece = 4 * (start + step * np.arange(count))
         if generator.random() < 0.3:
-            piece = np.full(count, axis_tables._NOWHERE)
+            piece = np.full(count, axis_tables.NOWHERE)
         if generator.random() < 0.2:
             piece = 4 * generator.integers(-50, 50, 3 * count)
         pieces.append(piece)
@@ -113,7 +113,7 @@ def test_segments_are_the_row(seed, longest):
             assert gathered
             again_source += source[s.gathered : s.gathered + s.count].tolist()
         else:
-            gone = s.source == axis_tables._NOWHERE
+            gone = s.source == axis_tables.NOWHERE
             again_source += [s.source] * s.count if gone else (s.source + s.step * steps).tolist()
     assert again_to == to.tolist()
     assert again_source == source.tolist()

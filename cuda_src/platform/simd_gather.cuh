@@ -34,6 +34,27 @@ template <class R, class I> NNK_FN R look_up_64(R table, I index) {
   asm("vpermpd %1, %2, %0" : "=v"(r) : "v"(table), "v"(index));
   return r;
 }
+// Signed bytes in memory as lanes of a register.
+template <class I, int L> NNK_FN Register<I, L> load_bytes_as(const int8* p) {
+  Register<I, L> r;
+  const auto& m = memory_at<Register<int8, L>>(p);
+  if constexpr (sizeof(I) == 1) r = load_register<I, L>(p);
+  else if constexpr (sizeof(I) == 2) asm("vpmovsxbw %1, %0" : "=v"(r) : "m"(m));
+  else if constexpr (sizeof(I) == 4) asm("vpmovsxbd %1, %0" : "=v"(r) : "m"(m));
+  else asm("vpmovsxbq %1, %0" : "=v"(r) : "m"(m));
+  return r;
+}
+// Lane index[i] of two registers laid end to end; the bits of the index above are not looked at.
+template <int ElementBytes, class R, class I> NNK_FN R pick(R low, R high, I index) {
+  if constexpr (ElementBytes == 1)
+    asm("vpermi2b %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
+  else if constexpr (ElementBytes == 2)
+    asm("vpermi2w %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
+  else if constexpr (ElementBytes == 4)
+    asm("vpermi2d %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
+  else asm("vpermi2q %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
+  return bit_cast<R>(index);
+}
 #endif
 
 }  // namespace x86
@@ -100,6 +121,45 @@ NNK_FN Vec<T, N> load_or_zero(const T* p, const Vec<Index, N>& offset) {
     if (offset[i] >= 0) lane[i] = bit_cast<T>(load_register<T, 1>(bytes + offset[i]));
   }
   return load<N>(static_cast<const T*>(lane));
+}
+
+// Whether one instruction picks lanes of two registers.
+template <class T, int N>
+constexpr bool picks =
+#if defined(__AVX512VBMI__)
+    NNK_AVX512 && is_native<T> && N * sizeof(T) == register_bytes;
+#else
+    NNK_AVX512 && is_native<T> && sizeof(T) > 1 && N * sizeof(T) == register_bytes;
+#endif
+template <int Bytes> struct SignedImpl;
+template <> struct SignedImpl<1> { using type = int8; };
+template <> struct SignedImpl<2> { using type = int16; };
+template <> struct SignedImpl<4> { using type = int32; };
+template <> struct SignedImpl<8> { using type = int64; };
+
+// Lane i is lane[i] of N elements at `low` and N at `high`, laid end to end, or otherwise[i] where
+// it is negative.
+template <class T, int N>
+NNK_FN Vec<T, N> load_picked(const T* low, const T* high, const int8* lane,
+                             const Vec<T, N>& otherwise) {
+#if NNK_AVX512
+  if constexpr (picks<T, N>) {
+    using I = typename SignedImpl<sizeof(T)>::type;
+    const auto index = x86::load_bytes_as<I, N>(lane);
+    const auto found = x86::pick<sizeof(T)>(load_register<T, N>(low), load_register<T, N>(high),
+                                            index);
+    return {{index < 0 ? otherwise.reg[0] : found}};
+  }
+#endif
+  T found[N];
+  store(static_cast<T*>(found), otherwise);
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i)
+    if (lane[i] >= 0)
+      found[i] = bit_cast<T>(
+          load_register<T, 1>(lane[i] < N ? lane_address(low, lane[i])
+                                          : lane_address(high, lane[i] - N)));
+  return load<N>(static_cast<const T*>(found));
 }
 
 // Lanes First, First + 2, ... of two registers laid end to end.

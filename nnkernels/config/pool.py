@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from nnkernels.config.blocks import units_of_a_block
 from nnkernels.config.device import Device
 from nnkernels.config.elementwise import ANY_STEP, UNIT_STEP
 from nnkernels.config.matmul_problem import round_up
@@ -14,10 +15,6 @@ from nnkernels.dispatch.windows import Axis
 
 # Threads of a block of a GPU, one vector each.
 _GPU_THREADS = 256
-# Results of a block on a CPU, about.
-_CPU_RESULTS = 16384
-# For each thread, so many blocks or more need not be as many for all of them.
-_MANY_BLOCKS = 8
 # Elements that a block adds up, about, where windows are large.
 _CPU_TAPS = 65536
 # Registers that make a vector where neighbours are independent: loops over taps are short.
@@ -313,14 +310,6 @@ def streams(problem: PoolProblem, device: Device) -> bool:
     """Whether a result is too large for the caches of a CPU."""
     written = prod(problem.planes) * prod(problem.spatial) * problem.itemsizes[problem.result]
     return not device.is_gpu and written >= device.cache_bytes
-
-
-def units_of_a_block(units: int, results: int, device: Device) -> int:
-    """How many units, of so many results each, a thread of a CPU takes at once."""
-    blocks = -(-units // max(_CPU_RESULTS // max(results, 1), 1))
-    if blocks < _MANY_BLOCKS * device.processors:  # as many for each thread
-        blocks = round_up(blocks, 2 * device.processors)
-    return -(-units // max(blocks, 1))
 
 
 # ---- vectors of rows of windows -----------------------------------------------------------------

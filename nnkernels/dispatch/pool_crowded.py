@@ -7,7 +7,7 @@ from typing import Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import pool_crowded as config
-from nnkernels.config.pool import units_of_a_block
+from nnkernels.config.blocks import units_of_a_block
 from nnkernels.config.pool_crowded import ScatterConfig, SearchConfig
 from nnkernels.dispatch.dtypes import Element
 from nnkernels.dispatch.packing import Packer, pointer_struct
