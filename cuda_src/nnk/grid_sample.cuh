@@ -104,34 +104,16 @@ struct GridSample {
 
   // ---- N points at once, for one thread ---------------------------------------------------
 
-  using Places = LinearPlaces<Rank, Outside, S, N>;
   using VI = Vec<Index, N>;
 
-  // Of the points of a tile from p on; lanes past the last point repeat it.
+  // Of the points of a tile from p on.
   static NNK_FN auto places_of(const Args& args, const Tile& tile, int p) {
-    const auto& points = args.grid_points;
-    const Index point = tile.first + p;
-    const bool whole = p + N <= tile.count && follow(points.by_shape, points.stride);
-    const TG* image = byte_offset(args.grid, tile.image * points.batch);
-    const auto number = [&](int a) NNK_INLINE {
-      const Index from = Index(Rank - 1 - a) * points.last, step = points.stride[Rank - 1];
-      if (whole)
-        return convert<S>(
-            nnk::load_strided<N>(byte_offset(image, from + point * step), step, N, TG()));
-      TG lane[N];
-      for (int i = 0; i < N; ++i) {
-        const Index last = tile.first + (p + i < tile.count ? p + i : tile.count - 1);
-        lane[i] = nnk::load<1>(byte_offset(image, from + points.at(last, points.stride)))[0];
-      }
-      return convert<S>(nnk::load<N>(&lane[0]));
-    };
-    set_targets(args, tile, p);
-    return Places(number, points.size, points.align != 0);
-  }
-  static NNK_FN void set_targets(const Args& args, const Tile& tile, int p) {
-    const auto& points = args.grid_points;
-    for (int i = 0; i < (UnitY ? 1 : N) && p + i < tile.count; ++i)
-      tile.target.store(p + i, points.at(tile.first + p + i, args.y_stride));
+    const int left = tile.count - p;
+    const PointVector<N, TG, Rank, Index> points{args.grid_points, tile.first + p,
+                                                 left < N ? left : N};
+    if constexpr (UnitY) tile.target.store(p, args.grid_points.at(points.first, args.y_stride));
+    else points.offsets(args.y_stride, tile.target.data + p);
+    return points.template places<Outside, S>(args.grid, tile.image);
   }
 
   static NNK_FN void find_tap_vectors(const Args& args, const Tile& tile, int p) {

@@ -10,7 +10,7 @@
 // plane over again, so a GPU is well used only where there are many channels.
 #pragma once
 #include "nnk/axis_tables.cuh"
-#include "nnk/grid_taps.cuh"
+#include "nnk/grid_taps_vectors.cuh"
 
 namespace nnk {
 
@@ -51,22 +51,28 @@ struct GridSampleBackwardGrid {
     const Index first = (Index(group.block()) - image * args.tiles) * Points;
     const int count =
         args.grid_points.points - first < Points ? int(args.grid_points.points - first) : Points;
-    for (int p = group.rank(); p < Points; p += G::threads) {
-      const Index point = first + (p < count ? p : count - 1);
-      const auto found = args.grid_points.template taps<Mode, Outside, S>(args.grid, image, point);
-      if constexpr (Paired) {
-        find_pairs(args, found, offsets, slopes, there_of(group), p);
-      } else {
-        NNK_UNROLL
-        for (int t = 0; t < taps; ++t) {
-          const Index offset = found.offset(t, args.x_stride, args.x_plane_low);
-          offsets.store(t * Points + p, offset);
+    if constexpr (by_vectors<G>) {
+      for (int p = 0; p < count; p += N)
+        find_vectors(group, args, image, first + p, count - p, offsets, slopes, dy_offsets, p);
+    } else {
+      const int points = G::threads == 1 ? (count + N - 1) / N * N : Points;
+      for (int p = group.rank(); p < points; p += G::threads) {
+        const Index point = first + (p < count ? p : count - 1);
+        const auto found = args.grid_points.template taps<Mode, Outside, S>(args.grid, image, point);
+        if constexpr (Paired) {
+          find_pairs(args, found, offsets, slopes, there_of(group), p);
+        } else {
           NNK_UNROLL
-          for (int a = 0; a < Rank; ++a)
-            slopes.store((a * taps + t) * Points + p, offset < 0 ? S(0) : found.slope(t, a));
+          for (int t = 0; t < taps; ++t) {
+            const Index offset = found.offset(t, args.x_stride, args.x_plane_low);
+            offsets.store(t * Points + p, offset);
+            NNK_UNROLL
+            for (int a = 0; a < Rank; ++a)
+              slopes.store((a * taps + t) * Points + p, offset < 0 ? S(0) : found.slope(t, a));
+          }
         }
+        dy_offsets.store(p, args.grid_points.at(point, args.dy_stride) - args.dy_plane_low);
       }
-      dy_offsets.store(p, args.grid_points.at(point, args.dy_stride) - args.dy_plane_low);
     }
     group.barrier();
     if constexpr (Planes) {
@@ -103,8 +109,24 @@ struct GridSampleBackwardGrid {
   }
 
  private:
+  // Whether taps are found for vectors of points.
+  template <class G>
+  static constexpr bool by_vectors = G::threads == 1 && N > 1 && Points % N == 0 &&
+                                     sizeof(Index) == sizeof(S) && has_tap_vectors(Mode, Outside);
+
   static NNK_FN void write(const Args& args, Index image, Index first, int p, int count,
                            const V (&total)[Rank]) {
+    if constexpr (Planes) {
+      if (follow(args.grid_points.by_shape, args.dgrid_stride)) {
+        const Index step = args.dgrid_stride[Rank - 1];
+        TG* to = byte_offset(args.dgrid, image * args.dgrid_batch + (first + p) * step);
+        NNK_UNROLL
+        for (int a = 0; a < Rank; ++a)
+          nnk::store_strided(byte_offset(to, Index(Rank - 1 - a) * args.dgrid_last), step,
+                             convert<TG>(total[a]), count - p < N ? count - p : N);
+        return;
+      }
+    }
     for (int i = 0; i < N && p + i < count; ++i) {
       TG* to = byte_offset(args.dgrid, image * args.dgrid_batch +
                                            args.grid_points.at(first + p + i, args.dgrid_stride));
@@ -177,6 +199,51 @@ struct GridSampleBackwardGrid {
                                        : nnk::load_partial<N>(from, count - p, T()));
     } else {
       return convert<S>(load_or_zero(of_dy, dy_offsets.template load_vec<N>(p)));
+    }
+  }
+  // The taps of N points from `point` on, of which there are `left`, for one thread.
+  template <class G, class Offsets, class Slopes>
+  static NNK_FN void find_vectors(G& group, const Args& args, Index image, Index point, int left,
+                                  const Offsets& offsets, const Slopes& slopes,
+                                  const Offsets& dy_offsets, int p) {
+    using VI = Vec<Index, N>;
+    const PointVector<N, TG, Rank, Index> points{args.grid_points, point, left < N ? left : N};
+    points.offsets(args.dy_stride, dy_offsets.data + p);
+    for (int i = 0; i < N; ++i) dy_offsets.data[p + i] -= args.dy_plane_low;
+    const auto places = points.template places<Outside, S>(args.grid, image);
+    const V none = V::splat(S(0));
+    if constexpr (Paired) {
+      const auto pair = places.pair();
+      NNK_UNROLL
+      for (int t = 0; t < taps; t += 2) {
+        const auto row = places.template tap<Rank - 1>(t / 2, args.x_stride, args.x_plane_low);
+        nnk::store(offsets.data + t / 2 * Points + p,
+                   where(row.there, row.bytes + pair.first * Index(sizeof(T)), VI::splat(0)));
+        NNK_UNROLL
+        for (int e = 0; e < 2; ++e) {
+          const auto is_tap = row.there & pair.there[e];
+          nnk::store(there_of(group).data + (t + e) * Points + p,
+                     bits_as<uint32>(where(is_tap, VI::splat(-1), VI::splat(0))));
+          NNK_UNROLL
+          for (int a = 0; a < Rank; ++a) {
+            const V of_row = places.template slope<Rank - 1>(t / 2, a);
+            const V slope = of_row * (a == Rank - 1 ? pair.slope[e] : pair.weight[e]);
+            nnk::store(slopes.data + (a * taps + t + e) * Points + p,
+                       where(bit_cast<Mask<S, N>>(is_tap), slope, none));
+          }
+        }
+      }
+    } else {
+      NNK_UNROLL
+      for (int t = 0; t < taps; ++t) {
+        const auto tap = places.template tap<Rank>(t, args.x_stride, args.x_plane_low);
+        nnk::store(offsets.data + t * Points + p, where(tap.there, tap.bytes, VI::splat(-1)));
+        NNK_UNROLL
+        for (int a = 0; a < Rank; ++a)
+          nnk::store(
+              slopes.data + (a * taps + t) * Points + p,
+              where(bit_cast<Mask<S, N>>(tap.there), places.template slope<Rank>(t, a), none));
+      }
     }
   }
   template <class G> static NNK_FN auto there_of(G& group) {
