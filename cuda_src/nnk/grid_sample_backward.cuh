@@ -18,8 +18,11 @@ namespace nnk {
 // Planes: a thread goes through x plane by plane (of a CPU, where elements of a row are adjacent)
 // Paired: taps that are neighbours are loaded together, as in grid_sample.cuh (Planes)
 // UnitDy: points of dy are adjacent (Planes)
+// Neighbours: all channels, which are adjacent in x and dy, are loaded together (of a CPU, of float),
+// or 0
 template <class T, class TG, class S, int Rank, int Mode, int Outside, int N, int Points,
-          class Index, bool Planes = false, bool Paired = false, bool UnitDy = false>
+          class Index, bool Planes = false, bool Paired = false, bool UnitDy = false,
+          int Neighbours = 0>
 struct GridSampleBackwardGrid {
   static constexpr int taps = all_taps(Mode, Rank);
   using V = Vec<S, N>;
@@ -77,6 +80,8 @@ struct GridSampleBackwardGrid {
     group.barrier();
     if constexpr (Planes) {
       sum_planes(group, args, offsets, slopes, dy_offsets, image, first, count);
+    } else if constexpr (Neighbours > 0) {
+      sum_neighbours(args, offsets, slopes, dy_offsets, image, first, count);
     } else {
       for (int p = group.rank() * N; p < count; p += G::threads * N) {
         V total[Rank];
@@ -116,7 +121,7 @@ struct GridSampleBackwardGrid {
 
   static NNK_FN void write(const Args& args, Index image, Index first, int p, int count,
                            const V (&total)[Rank]) {
-    if constexpr (Planes) {
+    if constexpr (Planes || Neighbours > 0) {
       if (follow(args.grid_points.by_shape, args.dgrid_stride)) {
         const Index step = args.dgrid_stride[Rank - 1];
         TG* to = byte_offset(args.dgrid, image * args.dgrid_batch + (first + p) * step);
@@ -136,6 +141,43 @@ struct GridSampleBackwardGrid {
         one.set(0, convert_scalar<TG>(total[a][i]));
         nnk::store(byte_offset(to, Index(Rank - 1 - a) * args.dgrid_last), one);
       }
+    }
+  }
+
+  // All channels of N points at once, for one thread; sums have the order of those by planes.
+  template <class Offsets, class Slopes>
+  static NNK_FN void sum_neighbours(const Args& args, const Offsets& offsets, const Slopes& slopes,
+                                    const Offsets& dy_offsets, Index image, Index first,
+                                    int count) {
+    const T* plane = byte_offset(args.x, image * args.x_batch + args.x_plane_low);
+    const T* of_dy = byte_offset(args.dy, image * args.dy_batch + args.dy_plane_low);
+    for (int p = 0; p < count; p += N) {
+      V sum[Rank][Neighbours], total[Rank];
+      NNK_UNROLL
+      for (int a = 0; a < Rank; ++a) {
+        NNK_UNROLL
+        for (int c = 0; c < Neighbours; ++c) sum[a][c] = V::splat(S(0));
+        total[a] = V::splat(S(0));
+      }
+      NNK_UNROLL
+      for (int t = 0; t < taps; ++t) {
+        V x[Neighbours];
+        load_taps(plane, offsets.template load_vec<N>(t * Points + p), x);
+        NNK_UNROLL
+        for (int a = 0; a < Rank; ++a) {
+          const auto slope = slopes.template load_vec<N>((a * taps + t) * Points + p);
+          NNK_UNROLL
+          for (int c = 0; c < Neighbours; ++c) sum[a][c] = fma_always(slope, x[c], sum[a][c]);
+        }
+      }
+      V dy[Neighbours];
+      load_neighbours(of_dy, dy_offsets.data + p, dy);
+      NNK_UNROLL
+      for (int a = 0; a < Rank; ++a) {
+        NNK_UNROLL
+        for (int c = 0; c < Neighbours; ++c) total[a] = fma_always(dy[c], sum[a][c], total[a]);
+      }
+      write(args, image, first, p, count, total);
     }
   }
 
@@ -218,10 +260,10 @@ struct GridSampleBackwardGrid {
       for (int t = 0; t < taps; t += 2) {
         const auto row = places.template tap<Rank - 1>(t / 2, args.x_stride, args.x_plane_low);
         nnk::store(offsets.data + t / 2 * Points + p,
-                   where(row.there, row.bytes + pair.first * Index(sizeof(T)), VI::splat(0)));
+                   where(row.there(), row.bytes + pair.first * Index(sizeof(T)), VI::splat(0)));
         NNK_UNROLL
         for (int e = 0; e < 2; ++e) {
-          const auto is_tap = row.there & pair.there[e];
+          const auto is_tap = (row.outside | pair.outside[e]) > Index(-1);
           nnk::store(there_of(group).data + (t + e) * Points + p,
                      bits_as<uint32>(where(is_tap, VI::splat(-1), VI::splat(0))));
           NNK_UNROLL
@@ -237,12 +279,12 @@ struct GridSampleBackwardGrid {
       NNK_UNROLL
       for (int t = 0; t < taps; ++t) {
         const auto tap = places.template tap<Rank>(t, args.x_stride, args.x_plane_low);
-        nnk::store(offsets.data + t * Points + p, where(tap.there, tap.bytes, VI::splat(-1)));
+        nnk::store(offsets.data + t * Points + p, where(tap.there(), tap.bytes, VI::splat(-1)));
         NNK_UNROLL
         for (int a = 0; a < Rank; ++a)
           nnk::store(
               slopes.data + (a * taps + t) * Points + p,
-              where(bit_cast<Mask<S, N>>(tap.there), places.template slope<Rank>(t, a), none));
+              where(bit_cast<Mask<S, N>>(tap.there()), places.template slope<Rank>(t, a), none));
       }
     }
   }

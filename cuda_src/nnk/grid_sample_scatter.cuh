@@ -74,7 +74,7 @@ struct GridSampleScatter {
     NNK_UNROLL
     for (int t = 0; t < taps; ++t) {
       const auto tap = places.template tap<Rank>(t, args.row, Index(0));
-      nnk::store(elements + t * Points, where(tap.there, tap.bytes, VI::splat(-1)));
+      nnk::store(elements + t * Points, where(tap.there(), tap.bytes, VI::splat(-1)));
       nnk::store(weights + t * Points, tap.weight);
     }
   }

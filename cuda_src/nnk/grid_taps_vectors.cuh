@@ -60,22 +60,24 @@ template <int Rank, int Outside, class S, int N> struct LinearPlaces {
     }
   }
 
-  // A combination of taps of the first `Axes` axes: bytes to it, its weight, and whether it is
-  // there.
+  // A combination of taps of the first `Axes` axes: bytes to it, its weight, and a number that is
+  // negative if it is not there. (Of masks that come from several comparisons, g++ 12 makes "and"
+  // and "or" bit by bit.)
   struct Tap {
     VI bytes;
     V weight;
-    There there;
+    VI outside;
+    NNK_FN There there() const { return outside > I(-1); }
   };
   template <int Axes> NNK_FN Tap tap(int i, const I (&stride)[Rank], I low) const {
-    Tap found{VI::splat(-low), V::splat(S(1)), VI::splat(I(0)) == I(0)};
+    Tap found{VI::splat(-low), V::splat(S(1)), VI::splat(I(0))};
     NNK_UNROLL
     for (int a = 0; a < Axes; ++a) {
       const int k = i >> (Axes - 1 - a) & 1;
       const VI at = axis[a].low + I(k);
       found.bytes = found.bytes + at * stride[a];
       found.weight = a == 0 ? axis[a].weight(k) : found.weight * axis[a].weight(k);
-      found.there = found.there & (at > I(-1)) & (at < I(size[a]));
+      found.outside = found.outside | at | (I(size[a] - 1) - at);
     }
     return found;
   }
@@ -93,11 +95,12 @@ template <int Rank, int Outside, class S, int N> struct LinearPlaces {
   }
 
   // Two elements side by side along the last axis, of which the taps are one or both, or neither:
-  // the first one, and for either whether it is a tap and the weight and slope that it has then.
+  // the first one, and for either whether it is a tap (as of `Tap`) and the weight and slope that
+  // it has then.
   struct Pair {
     VI first;
     V weight[2], slope[2];
-    There there[2];
+    VI outside[2];
   };
   NNK_FN Pair pair() const {
     const auto& last = axis[Rank - 1];
@@ -105,16 +108,27 @@ template <int Rank, int Outside, class S, int N> struct LinearPlaces {
     found.first = max(min(last.low, VI::splat(I(size[Rank - 1] - 2))), VI::splat(I(0)));
     NNK_UNROLL
     for (int e = 0; e < 2; ++e) {
-      const VI at = found.first + I(e);
-      const There is_first = at == last.low, is_second = at == last.low + I(1);
-      const auto first = bit_cast<Mask<S, N>>(is_first);
+      const VI number = found.first + I(e) - last.low;  // of the tap: 0 or 1
+      const auto first = bit_cast<Mask<S, N>>(number == I(0));
       found.weight[e] = where(first, last.weight(0), last.weight(1));
       found.slope[e] = where(first, last.slope_of(0), last.slope_of(1));
-      found.there[e] = is_first | is_second;
+      found.outside[e] = number | (I(1) - number);
     }
     return found;
   }
 };
+
+// All C channels of the taps of N points, which are adjacent from an offset on; 0 where that is
+// negative.
+template <class T, int C, int N, class Index>
+NNK_FN void load_taps(const T* plane, const Vec<Index, N>& offset, Vec<T, N> (&x)[C]) {
+  Index from[N];
+  nnk::store(&from[0], max(offset, Vec<Index, N>::splat(0)));
+  load_neighbours(plane, &from[0], x);
+  const auto there = bit_cast<Mask<T, N>>(offset > Index(-1));
+  NNK_UNROLL
+  for (int c = 0; c < C; ++c) x[c] = where(there, x[c], Vec<T, N>::splat(T(0)));
+}
 
 // Whether points follow each other at one distance, whatever axes they have.
 template <int Rank, class Index>

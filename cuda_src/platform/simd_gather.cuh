@@ -34,6 +34,13 @@ template <class R, class I> NNK_FN R look_up_64(R table, I index) {
   asm("vpermpd %1, %2, %0" : "=v"(r) : "v"(table), "v"(index));
   return r;
 }
+// Four elements in memory, for the lanes of each group of four whose bits are set; the others stay.
+// What no lane wants is not touched.
+template <class R> NNK_FN R load_group(const void* p, uint16 bits, R otherwise) {
+  const auto& m = memory_at<Register<float, 4>>(p);
+  asm("vbroadcastf32x4 %2, %0%{%1%}" : "+v"(otherwise) : "Yk"(bits), "m"(m));
+  return otherwise;
+}
 // Signed bytes in memory as lanes of a register.
 template <class I, int L> NNK_FN Register<I, L> load_bytes_as(const int8* p) {
   Register<I, L> r;
@@ -189,6 +196,65 @@ NNK_FN void load_pairs(const float* p, const Index* offset, Vec<float, N>& first
     const auto high = load_twos<L>(bytes, offset + i + L / 2, range<L / 2>());
     first.reg[i / L] = every_second<float, L, 0>(low, high, range<L>());
     second.reg[i / L] = every_second<float, L, 1>(low, high, range<L>());
+  }
+}
+
+// Lane Channel of each group of four, of four registers laid end to end.
+template <int Channel, int... I>
+NNK_FN Register<float, 16> every_fourth(const Register<float, 16> (&four)[4], Ints<I...>) {
+  const auto low = shuffle<float, 16>(four[0], four[1], Ints<(4 * (I % 8) + Channel)...>());
+  const auto high = shuffle<float, 16>(four[2], four[3], Ints<(4 * (I % 8) + Channel)...>());
+  return shuffle<float, 16>(low, high, Ints<(I < 8 ? I : I + 8)...>());
+}
+#if NNK_AVX512
+template <int C, int... K>
+NNK_FN Register<float, 16> load_groups(const char* p, const int32* offset, Ints<K...>) {
+  Register<float, 16> r{};
+  ((r = x86::load_group(p + offset[K], uint16(low_bits(C) << 4 * K), r)), ...);
+  return r;
+}
+template <int C, int N, int... K>
+NNK_FN void part_groups(const Register<float, 16> (&four)[4], Vec<float, N> (&x)[C], Ints<K...>) {
+  ((x[K].reg[0] = every_fourth<K>(four, range<16>())), ...);
+}
+#endif
+
+// Of C elements from p + offset[i] bytes on, x[c] has the c-th.
+template <class Index, int N, int C>
+NNK_FN void load_neighbours(const float* p, const Index* offset, Vec<float, N> (&x)[C]) {
+  const char* bytes = reinterpret_cast<const char*>(p);
+  if constexpr (C == 2) {
+    load_pairs(p, offset, x[0], x[1]);
+    return;
+  }
+#if NNK_AVX512
+  if constexpr (C > 2 && C <= 4 && N == 16 && is_same<Index, int32>) {
+    Register<float, 16> four[4];
+    NNK_UNROLL
+    for (int i = 0; i < 4; ++i) four[i] = load_groups<C>(bytes, offset + 4 * i, range<4>());
+    part_groups(four, x, range<C>());
+    return;
+  }
+#endif
+  float lane[C][N];
+  for (int i = 0; i < N; ++i) {
+    NNK_UNROLL
+    for (int c = 0; c < C; ++c) lane[c][i] = load_register<float, 1>(bytes + offset[i] + 4 * c);
+  }
+  NNK_UNROLL
+  for (int c = 0; c < C; ++c) x[c] = load<N>(static_cast<const float*>(lane[c]));
+}
+// The other way round, of the first `count` lanes.
+template <class Index, int N, int C>
+NNK_FN void store_neighbours(float* p, const Index* offset, const Vec<float, N> (&x)[C],
+                             int count) {
+  float lane[C][N];
+  NNK_UNROLL
+  for (int c = 0; c < C; ++c) store(static_cast<float*>(lane[c]), x[c]);
+  for (int i = 0; i < count; ++i) {
+    NNK_UNROLL
+    for (int c = 0; c < C; ++c)
+      store_register<float, 1>(reinterpret_cast<char*>(p) + offset[i] + 4 * c, lane[c][i]);
   }
 }
 
