@@ -87,8 +87,6 @@ def pad_widths(pad_width: Any, rank: int) -> tuple[tuple[int, int], ...]:
 
 
 def _width(value: Any) -> int:
-    if type(value) is int and 0 <= value <= _MOST:
-        return value
     return whole(value, "pad_width", 0)
 
 
