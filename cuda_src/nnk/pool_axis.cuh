@@ -16,7 +16,12 @@ template <class Index> struct PoolWindow {
 };
 
 // The windows [first, last) that may contain one element.
-template <class Index> struct PoolCover { Index first, last; };
+template <class Index> struct PoolCover {
+  Index first, last;
+  NNK_FN bool operator==(const PoolCover& other) const {
+    return first == other.first && last == other.last;
+  }
+};
 
 // The windows along one axis. Adaptive ones divide the image: window o sees the elements from
 // floor(o size / out) to ceil((o + 1) size / out).
