@@ -65,7 +65,7 @@ struct PoolWindows {
     Place place;
     begin_row(args, row, o, place);
     for (o[2] = 0; o[2] < args.axis[2].out; ++o[2]) {
-      place.window[2] = args.axis[2].window(o[2]);
+      place.window[2] = args.axis[2].next_window(o[2]);
       const Place here = at_window(args, o, place);
       if constexpr (Step == unit_step) fetch_ahead(args, here);
       const Index whole = args.lanes / N;

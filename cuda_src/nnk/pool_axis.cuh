@@ -46,6 +46,15 @@ template <class Index, bool Adaptive> struct PoolAxis {
     }
     return w;
   }
+  // The same, with nothing divided for a window inside the image: for one thread, which goes from
+  // window to window.
+  NNK_FN PoolWindow<Index> next_window(Index o) const {
+    if constexpr (!Adaptive) {
+      const Index start = o * stride - low;
+      if (start >= 0 && start + reach < size) return {start, 0, kernel, kernel};
+    }
+    return window(o);
+  }
   NNK_FN Index step() const { return Adaptive ? Index(1) : dilation; }
 
   NNK_FN PoolCover<Index> cover(Index p) const {

@@ -168,7 +168,7 @@ struct PoolGather {
       for (Index o = first; o < last; ++o) {
         Index taps = 1;
         if constexpr (Mode::counts) {
-          const Window w = args.axis[2].window(o);
+          const Window w = args.axis[2].next_window(o);
           taps = args.include_pad ? w.padded : w.inside();
         }
         V column = V::splat(S(0));
