@@ -272,8 +272,22 @@ def at_edges(images, shape):
     return np.broadcast_to(numbers, (images, *[1] * (len(shape) - 1), *numbers.shape)).copy()
 
 
+@pytest.fixture
+def names(cpu, monkeypatch):
+    """The templates that calls ask for, with all of their arguments."""
+    found = []
+
+    def prepare(instance, *others, original=cpu.machine.prepare):
+        found.append(instance.kernel)
+        return original(instance, *others)
+
+    monkeypatch.setattr(cpu.machine, "prepare", prepare)
+    cpu.machine.plans.clear()
+    return found
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 5, 2), (2, 3, 4, 19), (1, 2, 3, 2, 5)])
-def test_pairs_of_taps_are_those_that_are_gathered(shape, cpu, monkeypatch):
+def test_pairs_of_taps_are_those_that_are_gathered(shape, cpu, names):
     """Rows of one pair, and of more than a register; two axes and three."""
     generator = np.random.default_rng(15)
     x = make_numbers(generator, shape, "float32")
@@ -282,14 +296,6 @@ def test_pairs_of_taps_are_those_that_are_gathered(shape, cpu, monkeypatch):
     dy = make_numbers(generator, (*shape[:2], *grid.shape[1:-1]), "float32")
     # Rows whose elements are not adjacent have no pairs.
     apart = place(x, lay_out(shape, 4, range(len(shape)), [1] * (len(shape) - 1) + [2], 4)).view
-    names = []
-
-    def prepare(instance, *others, original=cpu.machine.prepare):
-        names.append(instance.kernel)
-        return original(instance, *others)
-
-    monkeypatch.setattr(cpu.machine, "prepare", prepare)
-    cpu.machine.plans.clear()
     for padding in PADDINGS:
         options = {"padding_mode": padding}
         found = []
@@ -307,17 +313,9 @@ def test_pairs_of_taps_are_those_that_are_gathered(shape, cpu, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_adjacent_channels_that_are_loaded_together(mode, cpu, monkeypatch):
+def test_adjacent_channels_that_are_loaded_together(mode, cpu, names):
     """Two to four: the bits of planes one by one, from no element past the last pixel."""
     generator = np.random.default_rng(17)
-    names = []
-
-    def prepare(instance, *others, original=cpu.machine.prepare):
-        names.append(instance.kernel)
-        return original(instance, *others)
-
-    monkeypatch.setattr(cpu.machine, "prepare", prepare)
-    cpu.machine.plans.clear()
     grid = at_edges(2, (5, 3))
     for channels in (2, 3, 4, 5):
         x = make_numbers(generator, (2, channels, 5, 3), "float32")

@@ -18,8 +18,8 @@ namespace nnk {
 // Planes: a thread goes through x plane by plane (of a CPU, where elements of a row are adjacent)
 // Paired: taps that are neighbours are loaded together, as in grid_sample.cuh (Planes)
 // UnitDy: points of dy are adjacent (Planes)
-// Neighbours: all channels, which are adjacent in x and dy, are loaded together (of a CPU, of float),
-// or 0
+// Neighbours: all channels, which are adjacent in x and dy, are loaded together (of a CPU, of
+// float), or 0
 template <class T, class TG, class S, int Rank, int Mode, int Outside, int N, int Points,
           class Index, bool Planes = false, bool Paired = false, bool UnitDy = false,
           int Neighbours = 0>
@@ -61,7 +61,8 @@ struct GridSampleBackwardGrid {
       const int points = G::threads == 1 ? (count + N - 1) / N * N : Points;
       for (int p = group.rank(); p < points; p += G::threads) {
         const Index point = first + (p < count ? p : count - 1);
-        const auto found = args.grid_points.template taps<Mode, Outside, S>(args.grid, image, point);
+        const auto found =
+            args.grid_points.template taps<Mode, Outside, S>(args.grid, image, point);
         if constexpr (Paired) {
           find_pairs(args, found, offsets, slopes, there_of(group), p);
         } else {

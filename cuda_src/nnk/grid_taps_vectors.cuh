@@ -160,8 +160,7 @@ template <int N, class TG, int Rank, class Index> struct PointVector {
             nnk::load_strided<N>(byte_offset(of_image, from + first * step), step, N, TG()));
       TG lane[N];
       for (int i = 0; i < N; ++i)
-        lane[i] =
-            nnk::load<1>(byte_offset(of_image, from + points.at(point(i), points.stride)))[0];
+        lane[i] = nnk::load<1>(byte_offset(of_image, from + points.at(point(i), points.stride)))[0];
       return convert<S>(nnk::load<N>(&lane[0]));
     };
     return {number, points.size, points.align != 0};

@@ -170,8 +170,8 @@ struct PoolSums {
 
 // y = sum x / count, and 0 for nothing.  dx = sum dy / count.
 struct PoolAverage : PoolSums {
-  // Of one count for all lanes. (A comparison of lanes may become a load of 1 under a mask. While no
-  // lane wants it, and nothing else of its page was read, that load takes 400 cycles on Zen 4.)
+  // Of one count for all lanes. (A comparison of lanes may become a load of 1 under a mask. While
+  // no lane wants it, and nothing else of its page was read, that load takes 400 cycles on Zen 4.)
   template <class V, class S> static NNK_FN V share(const V& total, S count) {
     return total / V::splat(count == S(0) ? S(1) : count);
   }

@@ -190,8 +190,7 @@ struct PoolGather {
                                  Index lane, int count, const V& total) {
     Index at[3] = {place.p[0], place.p[1], begin};
     for (; at[1] < place.p[1] + place.rows; ++at[1])
-      for (at[2] = begin; at[2] < end; ++at[2])
-        write<Whole>(args, place, at, lane, count, total);
+      for (at[2] = begin; at[2] < end; ++at[2]) write<Whole>(args, place, at, lane, count, total);
   }
   // What a row of windows has for window o, in some lanes.
   template <int Operand, bool Whole, class To = S, class From>

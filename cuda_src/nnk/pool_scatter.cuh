@@ -175,8 +175,8 @@ struct PoolScatter {
       const auto inside = (e > I(-1)) & (e < I(band.size));
       const auto there = inside & (tap > I(-1)) & (tap < I(args.taps));
       nnk::store(&places[l][0], where(there, e + I(l * args.capacity), VI::splat(plan.nowhere)));
-      const V term = convert<S>(
-          some<All>(byte_offset(dy, i * step[0] + l * args.at[1].lane), step[0], count));
+      const V term =
+          convert<S>(some<All>(byte_offset(dy, i * step[0] + l * args.at[1].lane), step[0], count));
       if constexpr (Direct)
         nnk::store(&terms[l][0], where(bit_cast<Mask<S, N>>(there), term, V::splat(S(0))));
       else nnk::store(&terms[l][0], term);

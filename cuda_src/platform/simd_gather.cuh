@@ -53,8 +53,7 @@ template <class I, int L> NNK_FN Register<I, L> load_bytes_as(const int8* p) {
 }
 // Lane index[i] of two registers laid end to end; the bits of the index above are not looked at.
 template <int ElementBytes, class R, class I> NNK_FN R pick(R low, R high, I index) {
-  if constexpr (ElementBytes == 1)
-    asm("vpermi2b %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
+  if constexpr (ElementBytes == 1) asm("vpermi2b %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
   else if constexpr (ElementBytes == 2)
     asm("vpermi2w %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
   else if constexpr (ElementBytes == 4)
@@ -153,8 +152,8 @@ NNK_FN Vec<T, N> load_picked(const T* low, const T* high, const int8* lane,
   if constexpr (picks<T, N>) {
     using I = typename SignedImpl<sizeof(T)>::type;
     const auto index = x86::load_bytes_as<I, N>(lane);
-    const auto found = x86::pick<sizeof(T)>(load_register<T, N>(low), load_register<T, N>(high),
-                                            index);
+    const auto found =
+        x86::pick<sizeof(T)>(load_register<T, N>(low), load_register<T, N>(high), index);
     return {{index < 0 ? otherwise.reg[0] : found}};
   }
 #endif
@@ -163,9 +162,8 @@ NNK_FN Vec<T, N> load_picked(const T* low, const T* high, const int8* lane,
   NNK_UNROLL
   for (int i = 0; i < N; ++i)
     if (lane[i] >= 0)
-      found[i] = bit_cast<T>(
-          load_register<T, 1>(lane[i] < N ? lane_address(low, lane[i])
-                                          : lane_address(high, lane[i] - N)));
+      found[i] = bit_cast<T>(load_register<T, 1>(lane[i] < N ? lane_address(low, lane[i])
+                                                             : lane_address(high, lane[i] - N)));
   return load<N>(static_cast<const T*>(found));
 }
 

@@ -113,18 +113,14 @@ def cheapest(
         if candidate is None or least >= cost:
             found += piece
         else:
-            found.append(
-                Segment(piece[0].to, 0, count, 0, pairs=candidate.pairs, first_pair=pairs)
-            )
+            found.append(Segment(piece[0].to, 0, count, 0, pairs=candidate.pairs, first_pair=pairs))
             picked.append(candidate)
             pairs += candidate.lanes.shape[0] * candidate.pairs
         at += count
     return found, picked
 
 
-def _adjacent(
-    segments: Sequence[Segment], out_step: int, longest: int
-) -> Iterator[list[Segment]]:
+def _adjacent(segments: Sequence[Segment], out_step: int, longest: int) -> Iterator[list[Segment]]:
     """Runs of segments that follow each other in the result."""
     piece: list[Segment] = []
     end = count = 0
