@@ -212,7 +212,8 @@ NNK_FN Register<float, 16> load_groups(const char* p, const int32* offset, Ints<
   return r;
 }
 template <int C, int N, int... K>
-NNK_FN void part_groups(const Register<float, 16> (&four)[4], Vec<float, N> (&x)[C], Ints<K...>) {
+NNK_FN void each_of_groups(const Register<float, 16> (&four)[4], Vec<float, N> (&x)[C],
+                           Ints<K...>) {
   ((x[K].reg[0] = every_fourth<K>(four, range<16>())), ...);
 }
 #endif
@@ -230,7 +231,7 @@ NNK_FN void load_neighbours(const float* p, const Index* offset, Vec<float, N> (
     Register<float, 16> four[4];
     NNK_UNROLL
     for (int i = 0; i < 4; ++i) four[i] = load_groups<C>(bytes, offset + 4 * i, range<4>());
-    part_groups(four, x, range<C>());
+    each_of_groups(four, x, range<C>());
     return;
   }
 #endif
