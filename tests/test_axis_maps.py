@@ -14,7 +14,7 @@ import nnkernels as nnk
 from nnkernels.config import gathers as config
 from nnkernels.config.device import PROFILES
 from nnkernels.config.gathers import GatherProblem
-from nnkernels.dispatch import axis_maps, axis_tables
+from nnkernels.dispatch import axis_maps, axis_picks, axis_tables
 from nnkernels.dispatch.axis_tables import Table
 from nnkernels.dispatch.windows import Windows
 
@@ -96,7 +96,7 @@ def test_segments_are_the_row(seed, longest):
         start, step = generator.integers(-50, 50), generator.integers(-2, 3)
         piece = 4 * (start + step * np.arange(count))
         if generator.random() < 0.3:
-            piece = np.full(count, axis_tables._NOWHERE)
+            piece = np.full(count, axis_tables.NOWHERE)
         if generator.random() < 0.2:
             piece = 4 * generator.integers(-50, 50, 3 * count)
         pieces.append(piece)
@@ -113,10 +113,86 @@ def test_segments_are_the_row(seed, longest):
             assert gathered
             again_source += source[s.gathered : s.gathered + s.count].tolist()
         else:
-            gone = s.source == axis_tables._NOWHERE
+            gone = s.source == axis_tables.NOWHERE
             again_source += [s.source] * s.count if gone else (s.source + s.step * steps).tolist()
     assert again_to == to.tolist()
     assert again_source == source.tolist()
+
+
+@given(
+    st.integers(0, 10**6), st.sampled_from([4, 16, 64]), st.sampled_from([1, 4, 8]),
+    st.sampled_from([0.0, 0.5, 0.02]),
+)  # fmt: skip
+@examples(20)
+def test_picked_vectors_are_the_row(seed, vector, size, share):
+    """Any row, put together again from registers that lie within x; those of many places are not
+    picked.
+    """
+    generator = np.random.default_rng(seed)
+    count = int(generator.integers(1, 3 * vector))
+    runs = generator.random(count) < share  # elements at which others begin
+    start = generator.integers(0, 40, count)
+    source = np.cumsum(np.where(runs, generator.integers(-40, 40, count), 1)) + start[0]
+    source = source - source.min()
+    extent = int(source.max()) + int(generator.integers(0, 2 * vector))
+    source = np.where(generator.random(count) < 0.1, axis_tables.NOWHERE, size * source)
+    found = axis_picks.picks(source, vector, size, (0, size * extent))
+    if extent < vector - 1:
+        assert found is None
+        return
+    if found is None:
+        assert share > 0
+        return
+    heads = [*range(0, count - vector, vector), max(count - vector, 0)]
+    assert found.lanes.shape == (len(heads), found.pairs, vector)
+    for head, registers, lanes in zip(heads, found.registers, found.lanes, strict=True):
+        assert np.all((registers >= 0) & (registers + size * (vector - 1) <= size * extent))
+        again = np.full(vector, axis_tables.NOWHERE)
+        for (low, high), lane in zip(registers, lanes, strict=True):
+            ends = np.concatenate([low + size * np.arange(vector), high + size * np.arange(vector)])
+            assert np.all(again[lane >= 0] == axis_tables.NOWHERE)  # each is picked once
+            again[lane >= 0] = ends[lane[lane >= 0]]
+        there = source[head : head + vector]
+        assert np.array_equal(again[: there.size], there)
+        assert np.all(again[there.size :] == axis_tables.NOWHERE)
+
+
+def test_what_is_picked():
+    """Short rows one after the other, but neither long ones nor elements far from each other."""
+    cycles = config.MoveCycles(55, 6)
+
+    def cut(row, low, high, mode, rows=9):
+        table = table_of(axis_maps.padding(row, low, high, mode))
+        single = axis_tables.single_sources(table)
+        source = axis_tables.crossed(4 * row * np.arange(rows), single, marked=True)
+        to = 4 * np.arange(source.size)
+        segments, _ = axis_tables.segments(to, source, 4, 10**6, 16)
+        return axis_picks.cheapest(segments, source, 4, 16, 4, cycles, 10**6)
+
+    for mode in MODES:
+        (segment,), (picks,) = cut(8, 1, 1, mode)
+        assert (segment.count, segment.pairs, segment.first_pair) == (90, picks.pairs, 0)
+        assert picks.pairs == 1
+        # The other end of a row, which is no neighbour, is a third place.
+        assert cut(20, 1, 1, mode)[1][0].pairs == (2 if mode == "wrap" else 1)
+        assert not cut(5000, 3, 4, mode)[1]
+    # The result goes on elsewhere: a piece for each, and pairs that are numbered through both.
+    source = np.tile(4 * np.concatenate([np.arange(40)[::-1], np.arange(40)]), 2)
+    to = 4 * np.arange(160) + np.repeat([0, 400], 80)
+    segments, _ = axis_tables.segments(to, source, 4, 10**6, 16)
+    found, picked = axis_picks.cheapest(segments, source, 4, 16, 4, cycles, 10**6)
+    assert [(s.to, s.count, s.first_pair) for s in found] == [(0, 80, 0), (720, 80, 5)]
+    assert [p.lanes.shape for p in picked] == [(5, 1, 16)] * 2
+    # So does one that is longer than a segment may be.
+    whole, _ = axis_tables.segments(4 * np.arange(160), source, 4, 40, 16)
+    found, _ = axis_picks.cheapest(whole, source, 4, 16, 4, cycles, 80)
+    assert [(s.to, s.count, s.first_pair) for s in found] == [(0, 80, 0), (320, 80, 5)]
+    far = np.random.default_rng(0).permutation(5000)[:640] * 4
+    segments, _ = axis_tables.segments(4 * np.arange(640), far, 4, 10**6, 16)
+    assert axis_picks.cheapest(segments, far, 4, 16, 4, cycles, 10**6) == (segments, [])
+    nothing = np.full(40, axis_tables.NOWHERE)
+    segments, _ = axis_tables.segments(4 * np.arange(40), nothing, 4, 10**6, 16)
+    assert axis_picks.cheapest(segments, nothing, 4, 16, 4, cycles, 10**6) == (segments, [])
 
 
 def test_segments_are_few():
@@ -286,8 +362,13 @@ def test_whole_vectors_of_large_results_go_past_the_caches(small_caches, cpu):
     # Nor do parts of vectors, nor what is gathered, nor results that the caches hold.
     small_caches.clear()
     nnk.pad(make_numbers(generator, (4, 2 * lanes), "float32"), 1)
-    nnk.pixel_shuffle(make_numbers(generator, (1, 16, lanes, lanes), "float32"), 2)
+    x = make_numbers(generator, (1, 1, 4, 312 * lanes), "float32")
+    assert np.array_equal(nnk.interpolate(x, (4, 16 * lanes))[..., ::2], x[..., ::39])
     assert not any(name.endswith(", true, true>") for name in small_caches)
+    # Whole vectors that are picked do.
+    small_caches.clear()
+    nnk.pixel_shuffle(make_numbers(generator, (1, 16, lanes, lanes), "float32"), 2)
+    assert small_caches[0].endswith(", true, true>") == (lanes == 16)
     large = problem(moves=True, traffic=10**9)
     assert config.configure(large, cpu.device).streaming
     roomy = replace(cpu.device, cache_bytes=10**9 + 1)

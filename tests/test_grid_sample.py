@@ -272,8 +272,22 @@ def at_edges(images, shape):
     return np.broadcast_to(numbers, (images, *[1] * (len(shape) - 1), *numbers.shape)).copy()
 
 
+@pytest.fixture
+def names(cpu, monkeypatch):
+    """The templates that calls ask for, with all of their arguments."""
+    found = []
+
+    def prepare(instance, *others, original=cpu.machine.prepare):
+        found.append(instance.kernel)
+        return original(instance, *others)
+
+    monkeypatch.setattr(cpu.machine, "prepare", prepare)
+    cpu.machine.plans.clear()
+    return found
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 5, 2), (2, 3, 4, 19), (1, 2, 3, 2, 5)])
-def test_pairs_of_taps_are_those_that_are_gathered(shape, cpu, monkeypatch):
+def test_pairs_of_taps_are_those_that_are_gathered(shape, cpu, names):
     """Rows of one pair, and of more than a register; two axes and three."""
     generator = np.random.default_rng(15)
     x = make_numbers(generator, shape, "float32")
@@ -282,14 +296,6 @@ def test_pairs_of_taps_are_those_that_are_gathered(shape, cpu, monkeypatch):
     dy = make_numbers(generator, (*shape[:2], *grid.shape[1:-1]), "float32")
     # Rows whose elements are not adjacent have no pairs.
     apart = place(x, lay_out(shape, 4, range(len(shape)), [1] * (len(shape) - 1) + [2], 4)).view
-    names = []
-
-    def prepare(instance, *others, original=cpu.machine.prepare):
-        names.append(instance.kernel)
-        return original(instance, *others)
-
-    monkeypatch.setattr(cpu.machine, "prepare", prepare)
-    cpu.machine.plans.clear()
     for padding in PADDINGS:
         options = {"padding_mode": padding}
         found = []
@@ -304,6 +310,34 @@ def test_pairs_of_taps_are_those_that_are_gathered(shape, cpu, monkeypatch):
             assert_same_bits(a, b, padding)
         assert np.isfinite(found[0][0]).any()
         assert not np.isfinite(found[0][0]).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_adjacent_channels_that_are_loaded_together(mode, cpu, names):
+    """Two to four: the bits of planes one by one, from no element past the last pixel."""
+    generator = np.random.default_rng(17)
+    grid = at_edges(2, (5, 3))
+    for channels in (2, 3, 4, 5):
+        x = make_numbers(generator, (2, channels, 5, 3), "float32")
+        x[0, 0, 0, -1] = np.inf
+        dy = make_numbers(generator, (2, channels, *grid.shape[1:-1]), "float32")
+        planes = run(cpu, x, grid, dy, mode=mode)
+        # Beside the channels there is another one, of NaN, which a pixel is not to be read with.
+        wide = np.full((2, channels + 1, 5, 3), np.nan, np.float32)
+        wide[:, :channels] = x
+        wide_dy = np.full((2, channels + 1, *dy.shape[2:]), np.nan, np.float32)
+        wide_dy[:, :channels] = dy
+        for of_x, of_dy in (
+            (channels_last(x), channels_last(dy)),
+            (channels_last(wide)[:, :channels], channels_last(wide_dy)[:, :channels]),
+        ):
+            names.clear()
+            found = run(cpu, of_x, grid, of_dy, mode=mode)
+            kernels = [n for n in names if "Scatter" not in n and "BackwardX" not in n]
+            together = channels if channels <= 4 else 0
+            assert [n.endswith(f"false, {together}>") for n in kernels] == [together > 0] * 2
+            for a, b in zip(planes, found, strict=True):
+                assert_same_bits(a, b, f"{channels} channels")
 
 
 # Images, channels; 16 lanes, 8 and 4, with some of no channel, and few points or elements. Each
@@ -360,6 +394,19 @@ def test_lanes_are_channels_where_these_are_adjacent(cpu):
     assert config.configure(problem(channels_adjacent=True, channels=6), device).vector == 2
     assert config.configure(problem(channels_adjacent=True, channels=1), cpu.device).across
     assert not config.configure(problem(channels_adjacent=True), cpu.device).across
+
+
+def test_few_adjacent_channels_are_loaded_together(cpu):
+    few = problem(channels_adjacent=True, channels=3)
+    for configure in (config.configure, config.configure_grid_gradient):
+        assert configure(few, cpu.device).neighbours == 3
+        assert configure(replace(few, channels=5), cpu.device).neighbours == 0
+        assert configure(replace(few, itemsize=2), cpu.device).neighbours == 0
+        assert configure(replace(few, channels_adjacent=False), cpu.device).neighbours == 0
+        assert configure(few, PROFILES["sm_90"]).neighbours == 0
+        # Of x in planes, whatever dy is.
+        pairs = replace(few, unit_row=True, linear=True)
+        assert configure(pairs, cpu.device).neighbours == 0
 
 
 def test_pairs_are_for_floats_of_a_cpu_that_are_neighbours(cpu):

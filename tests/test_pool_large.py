@@ -57,14 +57,15 @@ OVERLAPPING = (
 
 
 def test_scattering_gives_the_bits_of_gathering(cpu, plans, monkeypatch):
-    """In one band, and in bands of a few rows or depths."""
+    """In one band, and in bands of a few rows or depths; in dx itself, and in scratch memory."""
     generator = np.random.default_rng(1)
     known = cpu.machine.device
     bands = set()
+    in_place = pool_crowded._sums_in_place
 
     def scattered(*arguments, original=pool_crowded.configure_scatter):
         chosen = original(*arguments)
-        bands.add(None if chosen is None else chosen.bands != (1, 1))
+        bands.add(None if chosen is None else (chosen.bands != (1, 1), chosen.direct))
         return chosen
 
     monkeypatch.setattr(pool_crowded, "configure_scatter", scattered)
@@ -72,9 +73,15 @@ def test_scattering_gives_the_bits_of_gathering(cpu, plans, monkeypatch):
     monkeypatch.setattr(pool_crowded, "_SAVING", 10**9)  # fewer kernels
 
     def gradients(dy, x, options):
-        rooms = known.shared_limit, known.shared_limit, 12288
-        for gathers, room in zip((True, False, False), rooms, strict=True):
+        whole = known.shared_limit
+        for gathers, room, direct in (
+            (True, whole, in_place),
+            (False, whole, in_place),
+            (False, 12288, in_place),
+            (False, 12288, lambda *problem: False),
+        ):
             monkeypatch.setattr(pool_crowded, "gathers", lambda *problem, found=gathers: found)
+            monkeypatch.setattr(pool_crowded, "_sums_in_place", direct)
             monkeypatch.setattr(cpu.machine, "device", replace(known, shared_limit=room))
             plans.clear()
             yield nnk.max_pool_backward(dy, x, **options)
@@ -94,7 +101,56 @@ def test_scattering_gives_the_bits_of_gathering(cpu, plans, monkeypatch):
                     assert_same_bits(dx, gathered, f"{shape} {options}")
 
     cpu.precompiled(body)
-    assert bands == {None, False, True}
+    assert bands == {None, *product((False, True), repeat=2)}
+
+
+def test_sums_in_dx_stay_within_it(cpu, plans, monkeypatch):
+    """Planes that are no multiple of a vector, of which a thread has some, and their neighbours."""
+    monkeypatch.setattr(pool_crowded, "gathers", lambda *problem: False)
+    generator = np.random.default_rng(7)
+    for layout, planes in product(LAYOUTS[:2], (3, 37)):
+        x = layout(image(generator, (4, planes, 7, 5), ties=True))
+        y, taps = nnk.max_pool(x, 3, stride=2, return_indices="taps")
+        dy = layout(image(generator, y.shape))
+        dx = nnk.max_pool_backward(dy, x, 3, stride=2, taps=taps)
+        # The last images but one, between others that have been written.
+        around = layout(np.full(x.shape, 7, np.float32))
+        some = slice(1, 3)
+        nnk.max_pool_backward(
+            dy[some], x[some], 3, stride=2, taps=taps[some], out=around[some]
+        )  # fmt: skip
+        assert_same_bits(around[some], dx[some], f"{planes} planes")
+        assert np.all(around[::3] == 7)
+        # What is no tap of a window goes nowhere, whatever it is.
+        taps[0], dy[0] = 255, np.nan
+        dx[0] = 0
+        again = nnk.max_pool_backward(dy, x, 3, stride=2, taps=taps)
+        assert_same_bits(again, dx, f"{planes} planes, taps that are none")
+
+
+def test_sums_are_in_dx_where_it_lies_as_they_do():
+    axes = three_axes(Windows.checked(2, 3, 2, 1, 1).axes((9, 7)))
+    for change, itemsize, wanted in (
+        (np.ascontiguousarray, 4, True),
+        (channels_last, 4, True),
+        (every_other, 4, False),
+        (np.ascontiguousarray, 2, False),
+    ):
+        dtype = np.float32 if itemsize == 4 else np.float16
+        strides = five_strides(change(np.empty((2, 6, 9, 7), dtype)).strides)
+        problem = config.PoolProblem(
+            axes=axes, adaptive=False, backward=True, planes=(2, 6), strides=(strides,) * 3,
+            images=(True, False, False), itemsizes=(itemsize,) * 3, compute_itemsize=4, result=0,
+            alignment=64, index="i", labelled=True,
+        )  # fmt: skip
+        lanes = config.adjacent_lanes(problem)
+        beside = 6 if lanes else 1
+        found = pool_crowded._sums_in_place(problem, lanes or "channels", beside, 1)
+        assert found == wanted
+    # Planes so far apart that 32 bits do not reach all of a group.
+    far = replace(problem, itemsizes=(4,) * 3, strides=((2**40, 2**30, 252, 28, 4),) * 3)
+    assert pool_crowded._sums_in_place(far, "channels", 1, 1)
+    assert not pool_crowded._sums_in_place(far, "channels", 1, 4)
 
 
 def test_scattering_of_any_layout(cpu, plans, monkeypatch):

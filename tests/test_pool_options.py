@@ -78,6 +78,16 @@ def test_every_way_to_make_a_vector(name, cpu, choices):
     assert pieces[-1] == wanted[2]
 
 
+def test_small_images_are_not_fetched_ahead(cpu, choices):
+    generator = np.random.default_rng(33)
+    for channels, fetched in ((4, False), (130, True)):
+        x = channels_last(image(generator, (8, channels, 13, 14)))
+        choices.clear()
+        y = nnk.avg_pool(x, 3, stride=2, padding=1)
+        assert [c.fetches for c in choices] == [fetched]
+        assert_close(y, expected("avg_pool", x, 3, stride=2, padding=1), 9)
+
+
 def test_groups_of_planes(cpu, choices):
     """As many as a vector holds, all of whose results are made before those of the next."""
     generator = np.random.default_rng(32)

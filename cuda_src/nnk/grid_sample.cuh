@@ -13,8 +13,9 @@ namespace nnk {
 // Across: lanes are points, else channels, which are adjacent then
 // UnitY: points of y are adjacent (Across)
 // Paired: taps that are neighbours are loaded together (of a CPU, Across, linear, of float)
+// Neighbours: all channels, which are adjacent in x and y, are loaded together (so, too), or 0
 template <class T, class TG, class S, int Rank, int Mode, int Outside, int N, bool Across,
-          int Points, class Index, bool UnitY, bool Paired = false>
+          int Points, class Index, bool UnitY, bool Paired = false, int Neighbours = 0>
 struct GridSample {
   static_assert(!Paired || (Across && Mode == grid_linear), "the two taps of the last axis");
   static constexpr int taps = all_taps(Mode, Rank);
@@ -78,7 +79,8 @@ struct GridSample {
       for (int p = group.rank(); p < Points; p += G::threads) find_taps(args, tile, p);
     }
     group.barrier();
-    if constexpr (Across) sample_points(group, args, tile);
+    if constexpr (Neighbours > 0) sample_neighbours(args, tile);
+    else if constexpr (Across) sample_points(group, args, tile);
     else sample_channels(group, args, tile);
   }
 
@@ -104,34 +106,16 @@ struct GridSample {
 
   // ---- N points at once, for one thread ---------------------------------------------------
 
-  using Places = LinearPlaces<Rank, Outside, S, N>;
   using VI = Vec<Index, N>;
 
-  // Of the points of a tile from p on; lanes past the last point repeat it.
+  // Of the points of a tile from p on.
   static NNK_FN auto places_of(const Args& args, const Tile& tile, int p) {
-    const auto& points = args.grid_points;
-    const Index point = tile.first + p;
-    const bool whole = p + N <= tile.count && follow(points.by_shape, points.stride);
-    const TG* image = byte_offset(args.grid, tile.image * points.batch);
-    const auto number = [&](int a) NNK_INLINE {
-      const Index from = Index(Rank - 1 - a) * points.last, step = points.stride[Rank - 1];
-      if (whole)
-        return convert<S>(
-            nnk::load_strided<N>(byte_offset(image, from + point * step), step, N, TG()));
-      TG lane[N];
-      for (int i = 0; i < N; ++i) {
-        const Index last = tile.first + (p + i < tile.count ? p + i : tile.count - 1);
-        lane[i] = nnk::load<1>(byte_offset(image, from + points.at(last, points.stride)))[0];
-      }
-      return convert<S>(nnk::load<N>(&lane[0]));
-    };
-    set_targets(args, tile, p);
-    return Places(number, points.size, points.align != 0);
-  }
-  static NNK_FN void set_targets(const Args& args, const Tile& tile, int p) {
-    const auto& points = args.grid_points;
-    for (int i = 0; i < (UnitY ? 1 : N) && p + i < tile.count; ++i)
-      tile.target.store(p + i, points.at(tile.first + p + i, args.y_stride));
+    const int left = tile.count - p;
+    const PointVector<N, TG, Rank, Index> points{args.grid_points, tile.first + p,
+                                                 left < N ? left : N};
+    if constexpr (UnitY) tile.target.store(p, args.grid_points.at(points.first, args.y_stride));
+    else points.offsets(args.y_stride, tile.target.data + p);
+    return points.template places<Outside, S>(args.grid, tile.image);
   }
 
   static NNK_FN void find_tap_vectors(const Args& args, const Tile& tile, int p) {
@@ -140,9 +124,9 @@ struct GridSample {
     for (int t = 0; t < taps; ++t) {
       const auto tap = places.template tap<Rank>(t, args.x_stride, args.x_plane_low);
       nnk::store(tile.offset.data + t * Points + p,
-                 where(tap.there, tap.bytes, VI::splat(Index(-1))));
+                 where(tap.there(), tap.bytes, VI::splat(Index(-1))));
       nnk::store(tile.weight.data + t * Points + p,
-                 where(bit_cast<Mask<S, N>>(tap.there), tap.weight, V::splat(S(0))));
+                 where(bit_cast<Mask<S, N>>(tap.there()), tap.weight, V::splat(S(0))));
     }
   }
   template <class Flags>
@@ -155,10 +139,10 @@ struct GridSample {
       const auto row = places.template tap<Rank - 1>(t / 2, args.x_stride, args.x_plane_low);
       const VI from = row.bytes + pair.first * Index(sizeof(T));
       nnk::store(tile.offset.data + t / 2 * Points + p,
-                 where(row.there, from, VI::splat(Index(0))));
+                 where(row.there(), from, VI::splat(Index(0))));
       NNK_UNROLL
       for (int e = 0; e < 2; ++e) {
-        const auto is_tap = row.there & pair.there[e];
+        const auto is_tap = (row.outside | pair.outside[e]) > Index(-1);
         nnk::store(
             tile.weight.data + (t + e) * Points + p,
             where(bit_cast<Mask<S, N>>(is_tap), row.weight * pair.weight[e], V::splat(S(0))));
@@ -213,6 +197,27 @@ struct GridSample {
         }
         store(args, tile, c, p, sum);
       }
+    }
+  }
+
+  // All channels of N points, for one thread.
+  static NNK_FN void sample_neighbours(const Args& args, const Tile& tile) {
+    const T* plane = byte_offset(args.x, tile.image * args.x_batch + args.x_plane_low);
+    T* y = byte_offset(args.y, tile.image * args.y_batch);
+    for (int p = 0; p < tile.count; p += N) {
+      V sum[Neighbours];
+      NNK_UNROLL
+      for (int c = 0; c < Neighbours; ++c) sum[c] = V::splat(S(0));
+      NNK_UNROLL
+      for (int t = 0; t < taps; ++t) {
+        V x[Neighbours];
+        load_taps(plane, tile.offset.template load_vec<N>(t * Points + p), x);
+        const auto weight = tile.weight.template load_vec<N>(t * Points + p);
+        NNK_UNROLL
+        for (int c = 0; c < Neighbours; ++c) sum[c] = fma_always(weight, x[c], sum[c]);
+      }
+      const int left = tile.count - p;
+      store_neighbours(y, tile.target.data + p, sum, left < N ? left : N);
     }
   }
 

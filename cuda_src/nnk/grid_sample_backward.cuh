@@ -10,7 +10,7 @@
 // plane over again, so a GPU is well used only where there are many channels.
 #pragma once
 #include "nnk/axis_tables.cuh"
-#include "nnk/grid_taps.cuh"
+#include "nnk/grid_taps_vectors.cuh"
 
 namespace nnk {
 
@@ -18,8 +18,11 @@ namespace nnk {
 // Planes: a thread goes through x plane by plane (of a CPU, where elements of a row are adjacent)
 // Paired: taps that are neighbours are loaded together, as in grid_sample.cuh (Planes)
 // UnitDy: points of dy are adjacent (Planes)
+// Neighbours: all channels, which are adjacent in x and dy, are loaded together (of a CPU, of
+// float), or 0
 template <class T, class TG, class S, int Rank, int Mode, int Outside, int N, int Points,
-          class Index, bool Planes = false, bool Paired = false, bool UnitDy = false>
+          class Index, bool Planes = false, bool Paired = false, bool UnitDy = false,
+          int Neighbours = 0>
 struct GridSampleBackwardGrid {
   static constexpr int taps = all_taps(Mode, Rank);
   using V = Vec<S, N>;
@@ -51,26 +54,35 @@ struct GridSampleBackwardGrid {
     const Index first = (Index(group.block()) - image * args.tiles) * Points;
     const int count =
         args.grid_points.points - first < Points ? int(args.grid_points.points - first) : Points;
-    for (int p = group.rank(); p < Points; p += G::threads) {
-      const Index point = first + (p < count ? p : count - 1);
-      const auto found = args.grid_points.template taps<Mode, Outside, S>(args.grid, image, point);
-      if constexpr (Paired) {
-        find_pairs(args, found, offsets, slopes, there_of(group), p);
-      } else {
-        NNK_UNROLL
-        for (int t = 0; t < taps; ++t) {
-          const Index offset = found.offset(t, args.x_stride, args.x_plane_low);
-          offsets.store(t * Points + p, offset);
+    if constexpr (by_vectors<G>) {
+      for (int p = 0; p < count; p += N)
+        find_vectors(group, args, image, first + p, count - p, offsets, slopes, dy_offsets, p);
+    } else {
+      const int points = G::threads == 1 ? (count + N - 1) / N * N : Points;
+      for (int p = group.rank(); p < points; p += G::threads) {
+        const Index point = first + (p < count ? p : count - 1);
+        const auto found =
+            args.grid_points.template taps<Mode, Outside, S>(args.grid, image, point);
+        if constexpr (Paired) {
+          find_pairs(args, found, offsets, slopes, there_of(group), p);
+        } else {
           NNK_UNROLL
-          for (int a = 0; a < Rank; ++a)
-            slopes.store((a * taps + t) * Points + p, offset < 0 ? S(0) : found.slope(t, a));
+          for (int t = 0; t < taps; ++t) {
+            const Index offset = found.offset(t, args.x_stride, args.x_plane_low);
+            offsets.store(t * Points + p, offset);
+            NNK_UNROLL
+            for (int a = 0; a < Rank; ++a)
+              slopes.store((a * taps + t) * Points + p, offset < 0 ? S(0) : found.slope(t, a));
+          }
         }
+        dy_offsets.store(p, args.grid_points.at(point, args.dy_stride) - args.dy_plane_low);
       }
-      dy_offsets.store(p, args.grid_points.at(point, args.dy_stride) - args.dy_plane_low);
     }
     group.barrier();
     if constexpr (Planes) {
       sum_planes(group, args, offsets, slopes, dy_offsets, image, first, count);
+    } else if constexpr (Neighbours > 0) {
+      sum_neighbours(args, offsets, slopes, dy_offsets, image, first, count);
     } else {
       for (int p = group.rank() * N; p < count; p += G::threads * N) {
         V total[Rank];
@@ -103,8 +115,24 @@ struct GridSampleBackwardGrid {
   }
 
  private:
+  // Whether taps are found for vectors of points.
+  template <class G>
+  static constexpr bool by_vectors = G::threads == 1 && N > 1 && Points % N == 0 &&
+                                     sizeof(Index) == sizeof(S) && has_tap_vectors(Mode, Outside);
+
   static NNK_FN void write(const Args& args, Index image, Index first, int p, int count,
                            const V (&total)[Rank]) {
+    if constexpr (Planes || Neighbours > 0) {
+      if (follow(args.grid_points.by_shape, args.dgrid_stride)) {
+        const Index step = args.dgrid_stride[Rank - 1];
+        TG* to = byte_offset(args.dgrid, image * args.dgrid_batch + (first + p) * step);
+        NNK_UNROLL
+        for (int a = 0; a < Rank; ++a)
+          nnk::store_strided(byte_offset(to, Index(Rank - 1 - a) * args.dgrid_last), step,
+                             convert<TG>(total[a]), count - p < N ? count - p : N);
+        return;
+      }
+    }
     for (int i = 0; i < N && p + i < count; ++i) {
       TG* to = byte_offset(args.dgrid, image * args.dgrid_batch +
                                            args.grid_points.at(first + p + i, args.dgrid_stride));
@@ -114,6 +142,43 @@ struct GridSampleBackwardGrid {
         one.set(0, convert_scalar<TG>(total[a][i]));
         nnk::store(byte_offset(to, Index(Rank - 1 - a) * args.dgrid_last), one);
       }
+    }
+  }
+
+  // All channels of N points at once, for one thread; sums have the order of those by planes.
+  template <class Offsets, class Slopes>
+  static NNK_FN void sum_neighbours(const Args& args, const Offsets& offsets, const Slopes& slopes,
+                                    const Offsets& dy_offsets, Index image, Index first,
+                                    int count) {
+    const T* plane = byte_offset(args.x, image * args.x_batch + args.x_plane_low);
+    const T* of_dy = byte_offset(args.dy, image * args.dy_batch + args.dy_plane_low);
+    for (int p = 0; p < count; p += N) {
+      V sum[Rank][Neighbours], total[Rank];
+      NNK_UNROLL
+      for (int a = 0; a < Rank; ++a) {
+        NNK_UNROLL
+        for (int c = 0; c < Neighbours; ++c) sum[a][c] = V::splat(S(0));
+        total[a] = V::splat(S(0));
+      }
+      NNK_UNROLL
+      for (int t = 0; t < taps; ++t) {
+        V x[Neighbours];
+        load_taps(plane, offsets.template load_vec<N>(t * Points + p), x);
+        NNK_UNROLL
+        for (int a = 0; a < Rank; ++a) {
+          const auto slope = slopes.template load_vec<N>((a * taps + t) * Points + p);
+          NNK_UNROLL
+          for (int c = 0; c < Neighbours; ++c) sum[a][c] = fma_always(slope, x[c], sum[a][c]);
+        }
+      }
+      V dy[Neighbours];
+      load_neighbours(of_dy, dy_offsets.data + p, dy);
+      NNK_UNROLL
+      for (int a = 0; a < Rank; ++a) {
+        NNK_UNROLL
+        for (int c = 0; c < Neighbours; ++c) total[a] = fma_always(dy[c], sum[a][c], total[a]);
+      }
+      write(args, image, first, p, count, total);
     }
   }
 
@@ -177,6 +242,51 @@ struct GridSampleBackwardGrid {
                                        : nnk::load_partial<N>(from, count - p, T()));
     } else {
       return convert<S>(load_or_zero(of_dy, dy_offsets.template load_vec<N>(p)));
+    }
+  }
+  // The taps of N points from `point` on, of which there are `left`, for one thread.
+  template <class G, class Offsets, class Slopes>
+  static NNK_FN void find_vectors(G& group, const Args& args, Index image, Index point, int left,
+                                  const Offsets& offsets, const Slopes& slopes,
+                                  const Offsets& dy_offsets, int p) {
+    using VI = Vec<Index, N>;
+    const PointVector<N, TG, Rank, Index> points{args.grid_points, point, left < N ? left : N};
+    points.offsets(args.dy_stride, dy_offsets.data + p);
+    for (int i = 0; i < N; ++i) dy_offsets.data[p + i] -= args.dy_plane_low;
+    const auto places = points.template places<Outside, S>(args.grid, image);
+    const V none = V::splat(S(0));
+    if constexpr (Paired) {
+      const auto pair = places.pair();
+      NNK_UNROLL
+      for (int t = 0; t < taps; t += 2) {
+        const auto row = places.template tap<Rank - 1>(t / 2, args.x_stride, args.x_plane_low);
+        nnk::store(offsets.data + t / 2 * Points + p,
+                   where(row.there(), row.bytes + pair.first * Index(sizeof(T)), VI::splat(0)));
+        NNK_UNROLL
+        for (int e = 0; e < 2; ++e) {
+          const auto is_tap = (row.outside | pair.outside[e]) > Index(-1);
+          nnk::store(there_of(group).data + (t + e) * Points + p,
+                     bits_as<uint32>(where(is_tap, VI::splat(-1), VI::splat(0))));
+          NNK_UNROLL
+          for (int a = 0; a < Rank; ++a) {
+            const V of_row = places.template slope<Rank - 1>(t / 2, a);
+            const V slope = of_row * (a == Rank - 1 ? pair.slope[e] : pair.weight[e]);
+            nnk::store(slopes.data + (a * taps + t + e) * Points + p,
+                       where(bit_cast<Mask<S, N>>(is_tap), slope, none));
+          }
+        }
+      }
+    } else {
+      NNK_UNROLL
+      for (int t = 0; t < taps; ++t) {
+        const auto tap = places.template tap<Rank>(t, args.x_stride, args.x_plane_low);
+        nnk::store(offsets.data + t * Points + p, where(tap.there(), tap.bytes, VI::splat(-1)));
+        NNK_UNROLL
+        for (int a = 0; a < Rank; ++a)
+          nnk::store(
+              slopes.data + (a * taps + t) * Points + p,
+              where(bit_cast<Mask<S, N>>(tap.there()), places.template slope<Rank>(t, a), none));
+      }
     }
   }
   template <class G> static NNK_FN auto there_of(G& group) {

@@ -6,7 +6,7 @@
 // which waits for that of the point before it. Points come in order: results have the same bits.
 #pragma once
 #include "nnk/axis_tables.cuh"
-#include "nnk/grid_taps.cuh"
+#include "nnk/grid_taps_vectors.cuh"
 
 namespace nnk {
 
@@ -60,19 +60,43 @@ struct GridSampleScatter {
   // Elements of a plane in scratch memory: squares of N by N are turned.
   static NNK_FN Index padded(const Args& args) { return (args.elements + N - 1) / N * N; }
 
+  // Taps are found for so many points at once.
+  static constexpr int lanes = 64 / int(sizeof(S));
+  static constexpr bool by_vectors =
+      Points % lanes == 0 && sizeof(Index) == sizeof(S) && has_tap_vectors(Mode, Outside);
+
+  static NNK_FN void find_vectors(const Args& args, Index image, Index point, int left,
+                                  Index* elements, S* weights) {
+    using VI = Vec<Index, lanes>;
+    const PointVector<lanes, TG, Rank, Index> points{args.grid_points, point,
+                                                     left < lanes ? left : lanes};
+    const auto places = points.template places<Outside, S>(args.grid, image);
+    NNK_UNROLL
+    for (int t = 0; t < taps; ++t) {
+      const auto tap = places.template tap<Rank>(t, args.row, Index(0));
+      nnk::store(elements + t * Points, where(tap.there(), tap.bytes, VI::splat(-1)));
+      nnk::store(weights + t * Points, tap.weight);
+    }
+  }
+
   template <class G>
   static NNK_FN void add_tile(G& group, const Args& args, Index image, const T* dy, Index first,
                               int count, int channels, S* sums) {
     const auto elements = group.template shared<Index, taps * Points, ElementTag>();
     const auto weights = group.template shared<S, taps * Points, WeightTag>();
     S* given = group.template shared<S, N * Points, DyTag>().data;
-    for (int p = 0; p < count; ++p) {
-      const auto found =
-          args.grid_points.template taps<Mode, Outside, S>(args.grid, image, first + p);
-      NNK_UNROLL
-      for (int t = 0; t < taps; ++t) {
-        elements.store(p * taps + t, found.offset(t, args.row, Index(0)));
-        weights.store(p * taps + t, found.weight(t));
+    if constexpr (by_vectors) {
+      for (int p = 0; p < count; p += lanes)
+        find_vectors(args, image, first + p, count - p, elements.data + p, weights.data + p);
+    } else {
+      for (int p = 0; p < count; ++p) {
+        const auto found =
+            args.grid_points.template taps<Mode, Outside, S>(args.grid, image, first + p);
+        NNK_UNROLL
+        for (int t = 0; t < taps; ++t) {
+          elements.store(t * Points + p, found.offset(t, args.row, Index(0)));
+          weights.store(t * Points + p, found.weight(t));
+        }
       }
     }
     load_tile(args, dy, first, count, channels, given);
@@ -80,10 +104,10 @@ struct GridSampleScatter {
       const V g = nnk::load<N>(given + p * N);
       NNK_UNROLL
       for (int t = 0; t < taps; ++t) {
-        const Index e = elements.load(p * taps + t);
+        const Index e = elements.load(t * Points + p);
         if (e < 0) continue;
         S* to = sums + e * N;
-        nnk::store(to, fma_always(V::splat(weights.load(p * taps + t)), g, nnk::load<N>(to)));
+        nnk::store(to, fma_always(V::splat(weights.load(t * Points + p)), g, nnk::load<N>(to)));
       }
     }
   }

@@ -1,7 +1,8 @@
 // Elements moved along tables of axes, as in gather_move.cuh, by the one thread of a block.
 //
-// The host has cut a row into segments: equal steps through x, one value, or offsets from a table.
-// An item is a segment of a row.
+// The host has cut a row into segments: equal steps through x, one value, offsets from a table, or
+// vectors that are picked from registers at some places of x (nnkernels/dispatch/axis_picks.py). An
+// item is a segment of a row.
 #pragma once
 #include "nnk/axis_tables.cuh"
 
@@ -11,7 +12,16 @@ namespace nnk {
 constexpr int move_ahead = 4096;
 
 // What a segment says about itself.
-enum : int { segment_to, segment_from, segment_count, segment_step, segment_offsets, segment_size };
+enum : int {
+  segment_to,
+  segment_from,
+  segment_count,
+  segment_step,
+  segment_offsets,     // where in the table; or negative
+  segment_pairs,       // of registers for each vector; or 0
+  segment_first_pair,  // number of the first of them
+  segment_size
+};
 
 // UnitOut: elements along the row are adjacent in y
 // Streaming: segments are whole vectors at whole vectors of y, which go past the caches
@@ -24,10 +34,12 @@ struct MoveRows {
     T* out;
     const T* in;
     const Index* table;
-    int64 items;  // segments of all rows
-    int64 tile;   // of one block
+    const int8* lanes;  // of each pair of registers
+    int64 items;        // segments of all rows
+    int64 tile;         // of one block
     Index segments;
-    Index at;  // where in the table the segments are
+    Index at;         // where in the table the segments are
+    Index registers;  // and the places of pairs of registers
     Index out_step;
     Divisor<Index> by_segments;
     Outer outer;
@@ -67,6 +79,13 @@ struct MoveRows {
       const Index* offset = args.table + segment[segment_offsets];
       each(args, to, count,
            [&](Index i, int n) NNK_INLINE { return load_offsets<N>(from, offset + i, n); });
+    } else if (segment[segment_pairs] == 1) {  // so that there is no loop
+      each(args, to, count,
+           [&](Index i, int) NNK_INLINE { return picked(args, segment, from, i, Index(1)); });
+    } else if (segment[segment_pairs] > 0) {
+      const Index pairs = segment[segment_pairs];
+      each(args, to, count,
+           [&](Index i, int) NNK_INLINE { return picked(args, segment, from, i, pairs); });
     } else if (step == Index(sizeof(T))) {
       each(args, to, count, [&](Index i, int n) NNK_INLINE {
         const T* p = byte_offset(from, i * Index(sizeof(T)));
@@ -86,6 +105,17 @@ struct MoveRows {
         return nnk::load_strided<N>(byte_offset(from, i * step), step, n, T());
       });
     }
+  }
+  // The vector that begins with element i of a segment; the last one begins anywhere.
+  static NNK_FN V picked(const Args& args, const Index* segment, const T* from, Index i,
+                         Index pairs) {
+    const Index first = segment[segment_first_pair] + (i + N - 1) / N * pairs;
+    const Index* place = args.table + args.registers + 2 * first;
+    const int8* lanes = args.lanes + N * first;
+    V v = V::splat(args.fill);
+    for (Index p = 0; p < pairs; ++p, place += 2, lanes += N)
+      v = load_picked(byte_offset(from, place[0]), byte_offset(from, place[1]), lanes, v);
+    return v;
   }
   // Every Step-th of neighbours: with the step a constant, what a short segment begins with is not
   // half of its time.

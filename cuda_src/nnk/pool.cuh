@@ -16,8 +16,9 @@ constexpr int pool_ahead = 2048;
 // S         the computing type
 // Step      unit_step or any_step: of all operands along the lanes
 // Streaming results go past the caches
+// Fetches   images are fetched ahead (by a block of one thread)
 template <class Mode, class T, class U, class S, int Step, int N, class Index, bool Adaptive,
-          bool Streaming>
+          bool Streaming, bool Fetches = true>
 struct PoolWindows {
   using V = Vec<S, N>;
   using I = PoolLabel<S>;
@@ -65,9 +66,9 @@ struct PoolWindows {
     Place place;
     begin_row(args, row, o, place);
     for (o[2] = 0; o[2] < args.axis[2].out; ++o[2]) {
-      place.window[2] = args.axis[2].window(o[2]);
+      place.window[2] = args.axis[2].next_window(o[2]);
       const Place here = at_window(args, o, place);
-      if constexpr (Step == unit_step) fetch_ahead(args, here);
+      if constexpr (Step == unit_step && Fetches) fetch_ahead(args, here);
       const Index whole = args.lanes / N;
       for (Index v = 0; v < whole; ++v) make<true>(args, here, v * N, N);
       if (whole < args.lane_vectors)
@@ -142,14 +143,15 @@ struct PoolWindows {
         store<2, U, Whole>(args, args.labels, place.labels, lane, count, label);
     } else {
       const V total = reduce<Whole>(args, place, lane, count);
-      const V y = Mode::finish(args.parameters, total, V::splat(window_count(args, place.window)));
+      V y;
+      if constexpr (Mode::counts) y = Mode::share(total, window_count(args, place.window));
+      else y = Mode::finish(args.parameters, total, V::splat(S(1)));
       store<1, T, Whole>(args, args.y, place.y, lane, count, y);
     }
   }
 
   // The number by which an average divides.
   static NNK_FN S window_count(const Args& args, const Window (&w)[3]) {
-    if constexpr (!Mode::counts) return S(1);
     if (args.include_pad) return S(w[0].padded * w[1].padded * w[2].padded);
     return S(w[0].inside() * w[1].inside() * w[2].inside());
   }

@@ -16,7 +16,12 @@ template <class Index> struct PoolWindow {
 };
 
 // The windows [first, last) that may contain one element.
-template <class Index> struct PoolCover { Index first, last; };
+template <class Index> struct PoolCover {
+  Index first, last;
+  NNK_FN bool operator==(const PoolCover& other) const {
+    return first == other.first && last == other.last;
+  }
+};
 
 // The windows along one axis. Adaptive ones divide the image: window o sees the elements from
 // floor(o size / out) to ceil((o + 1) size / out).
@@ -40,6 +45,15 @@ template <class Index, bool Adaptive> struct PoolAxis {
       w.padded = taps_before(padded - w.start);
     }
     return w;
+  }
+  // The same, with nothing divided for a window inside the image: for one thread, which goes from
+  // window to window.
+  NNK_FN PoolWindow<Index> next_window(Index o) const {
+    if constexpr (!Adaptive) {
+      const Index start = o * stride - low;
+      if (start >= 0 && start + reach < size) return {start, 0, kernel, kernel};
+    }
+    return window(o);
   }
   NNK_FN Index step() const { return Adaptive ? Index(1) : dilation; }
 
@@ -156,6 +170,11 @@ struct PoolSums {
 
 // y = sum x / count, and 0 for nothing.  dx = sum dy / count.
 struct PoolAverage : PoolSums {
+  // Of one count for all lanes. (A comparison of lanes may become a load of 1 under a mask. While
+  // no lane wants it, and nothing else of its page was read, that load takes 400 cycles on Zen 4.)
+  template <class V, class S> static NNK_FN V share(const V& total, S count) {
+    return total / V::splat(count == S(0) ? S(1) : count);
+  }
   static constexpr bool counts = true;
   template <class V, class S> static NNK_FN V add(const S*, const V& column, const V& x) {
     return column + x;

@@ -43,22 +43,36 @@ struct PoolGather {
     Index p[3];
     PoolCover<Index> cover[3];
     Index plane[4];
+    Index rows;  // from p[1] on, which the same windows see
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const int64 first = group.block() * args.tile;
     const int64 last = lesser_of(first + args.tile, args.units);
     if constexpr (G::threads == 1) {
-      for (Index row = Index(first); row < Index(last); ++row) walk_row(args, row);
+      for (Index row = Index(first); row < Index(last);) row += walk_rows(args, row, Index(last));
     } else {
       for (int64 unit = first + group.rank(); unit < last; unit += G::threads)
         make_one(args, Index(unit));
     }
   }
 
-  static NNK_FN void walk_row(const Args& args, Index row) {
+  // A row of elements, with those after it whose sums are the same: how many.
+  static NNK_FN Index walk_rows(const Args& args, Index row, Index last) {
     Place place;
     begin_row(args, row, place);
+    place.rows = 1;
+    if constexpr (!by_labels) {
+      const auto& axis = args.axis[1];
+      const Index most = lesser_of(last - row, axis.size - place.p[1]);
+      if (axis.step() == 1)
+        while (place.rows < most && axis.cover(place.p[1] + place.rows) == place.cover[1])
+          ++place.rows;
+    }
+    walk_row(args, place);
+    return place.rows;
+  }
+  static NNK_FN void walk_row(const Args& args, Place& place) {
     if constexpr (!Adaptive)
       if (args.axis[2].dilation == 1 && walk_windows(args, place)) return;
     if constexpr (!by_labels) return walk_runs(args, place);
@@ -154,7 +168,7 @@ struct PoolGather {
       for (Index o = first; o < last; ++o) {
         Index taps = 1;
         if constexpr (Mode::counts) {
-          const Window w = args.axis[2].window(o);
+          const Window w = args.axis[2].next_window(o);
           taps = args.include_pad ? w.padded : w.inside();
         }
         V column = V::splat(S(0));
@@ -168,8 +182,15 @@ struct PoolGather {
         total = total + column;
       }
     }
+    write_alike<Whole>(args, place, begin, end, lane, count, total);
+  }
+  // One sum, for the elements [begin, end) of all rows that have it.
+  template <bool Whole>
+  static NNK_FN void write_alike(const Args& args, const Place& place, Index begin, Index end,
+                                 Index lane, int count, const V& total) {
     Index at[3] = {place.p[0], place.p[1], begin};
-    for (; at[2] < end; ++at[2]) write<Whole>(args, place, at, lane, count, total);
+    for (; at[1] < place.p[1] + place.rows; ++at[1])
+      for (at[2] = begin; at[2] < end; ++at[2]) write<Whole>(args, place, at, lane, count, total);
   }
   // What a row of windows has for window o, in some lanes.
   template <int Operand, bool Whole, class To = S, class From>
@@ -188,8 +209,7 @@ struct PoolGather {
     for (place.p[2] = 0; place.p[2] < axis.size; place.p[2] = end) {
       const auto cover = place.cover[2] = axis.cover(place.p[2]);
       for (end = place.p[2] + 1; end < axis.size && axis.step() == 1; ++end) {
-        const auto next = axis.cover(end);
-        if (next.first != cover.first || next.last != cover.last) break;
+        if (!(axis.cover(end) == cover)) break;
       }
       for (Index v = 0; v < whole; ++v) make_run<true>(args, place, end, v * N, N);
       if (whole < args.lane_vectors)
@@ -200,8 +220,7 @@ struct PoolGather {
   static NNK_FN void make_run(const Args& args, const Place& place, Index end, Index lane,
                               int count) {
     const V total = sums<Whole>(args, place, lane, count);
-    Index at[3] = {place.p[0], place.p[1], place.p[2]};
-    for (; at[2] < end; ++at[2]) write<Whole>(args, place, at, lane, count, total);
+    write_alike<Whole>(args, place, place.p[2], end, lane, count, total);
   }
 
   static NNK_FN void make_one(const Args& args, Index unit) {

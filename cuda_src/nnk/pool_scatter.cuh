@@ -13,13 +13,16 @@ namespace nnk {
 // S         the computing type
 // Adjacent  whether all planes of the lanes lie element beside element, in all operands: they are
 //           one plane here, of elements as wide; else Lanes planes are made at once
+// Direct    whether sums are made in dx itself, of type S: its elements lie in C order, also those
+//           that are adjacent; else in scratch memory, from where they are written
 // Places are found for N windows at once, whose terms are then added one by one. Neighbouring
 // windows often have one maximum, and each sum waits for the one before it: several planes at once
 // give the processor something else to do meanwhile.
 template <class T, class U, class S, int Lanes, int N, class Index, bool Adjacent, bool Adaptive,
-          bool Streaming>
+          bool Streaming, bool Direct = false>
 struct PoolScatter {
   static_assert(!Adjacent || Lanes == 1, "adjacent planes are one");
+  static_assert(!Direct || (is_same<T, S> && !Streaming), "dx has its sums, and stays in a cache");
   using V = Vec<S, N>;
   using I = PoolLabel<S>;
   using VI = Vec<I, N>;
@@ -32,7 +35,7 @@ struct PoolScatter {
     int64 tile;
     Index lanes;      // planes along the lanes
     Index extent[2];  // depths and rows of a band: all rows where there are several depths
-    Index capacity;   // sums of a band, rounded up to Vecs
+    Index capacity;   // sums of a band, rounded up to Vecs; Direct: from one plane to the next
     Index run[2];     // rows of windows that follow each other in dy and labels; windows of them
     Divisor<Index> by_groups, by_planes;
     Divisor<Index> by_depths, by_rows;    // bands of a plane along either axis
@@ -47,7 +50,7 @@ struct PoolScatter {
   struct Plan {
     S* sums;
     I* starts;
-    I nowhere;  // the sum of what no element of a band has
+    I nowhere;  // the sum of what no element of a band has (Direct: any one, to which 0 is added)
     I step[3];
     I share[2];  // 2^16 by the rows of taps, and by the taps of a row
   };
@@ -61,27 +64,38 @@ struct PoolScatter {
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const int64 first = group.block() * args.tile;
     const int64 last = lesser_of(first + args.tile, args.units);
-    const Plan plan = plan_of(group, args);
+    Plan plan = plan_of(group, args);
     for (Index unit = Index(first); unit < Index(last); ++unit) {
       const Band band = band_of(args, unit);
-      for (Index e = 0; e < args.capacity * Lanes; e += N)
-        nnk::store(plan.sums + e, V::splat(S(0)));
+      if constexpr (Direct) {
+        plan.sums = byte_offset(static_cast<S*>(args.dx), band.bytes[0]) + band.low;
+        for (int l = 0; l < band.count; ++l) clear(plan.sums + l * args.capacity, band.size);
+      } else {
+        clear(plan.sums, args.capacity * Lanes);
+      }
       if (band.count == Lanes) add_windows<true>(args, plan, band);
       else add_windows<false>(args, plan, band);
-      write(args, plan, band);
+      if constexpr (!Direct) write(args, plan, band);
     }
   }
 
  private:
+  static NNK_FN void clear(S* sums, Index count) {
+    Index e = 0;
+    for (; e + N <= count; e += N) nnk::store(sums + e, V::splat(S(0)));
+    if (e < count) nnk::store_partial(sums + e, V::splat(S(0)), int(count - e));
+  }
+
   // Numbers that lie beside each other for one element.
   static NNK_FN Index beside(const Args& args) { return Adjacent ? args.lanes : Index(1); }
 
   template <class G> static NNK_FN Plan plan_of(G& group, const Args& args) {
     const auto &high = args.axis[1], &wide = args.axis[2];
     Plan plan{};
-    plan.sums = group.template dynamic_shared<S>(0, int(args.capacity) * Lanes).data;
-    plan.nowhere = I(args.capacity * Lanes);
-    plan.starts = reinterpret_cast<I*>(plan.sums + args.capacity * Lanes + N);
+    const Index sums = Direct ? 0 : args.capacity * Lanes;
+    plan.sums = group.template dynamic_shared<S>(0, int(sums)).data;
+    plan.nowhere = I(sums);
+    plan.starts = reinterpret_cast<I*>(plan.sums + sums + N);
     plan.step[2] = I(wide.step() * beside(args));
     plan.step[1] = I(high.step() * wide.size * beside(args));
     plan.step[0] = I(args.axis[0].step() * high.size * wide.size * beside(args));
@@ -161,9 +175,11 @@ struct PoolScatter {
       const auto inside = (e > I(-1)) & (e < I(band.size));
       const auto there = inside & (tap > I(-1)) & (tap < I(args.taps));
       nnk::store(&places[l][0], where(there, e + I(l * args.capacity), VI::splat(plan.nowhere)));
-      nnk::store(&terms[l][0],
-                 convert<S>(some<All>(byte_offset(dy, i * step[0] + l * args.at[1].lane), step[0],
-                                      count)));
+      const V term =
+          convert<S>(some<All>(byte_offset(dy, i * step[0] + l * args.at[1].lane), step[0], count));
+      if constexpr (Direct)
+        nnk::store(&terms[l][0], where(bit_cast<Mask<S, N>>(there), term, V::splat(S(0))));
+      else nnk::store(&terms[l][0], term);
     }
     const auto add_one = [&](int k) NNK_INLINE {
       NNK_UNROLL

@@ -41,6 +41,33 @@ template <int Bytes, class R, class I> NNK_FN R look_up_narrow(R table, I index)
   else asm("vpermw %1, %2, %0" : "=v"(r) : "v"(table), "v"(index));
   return r;
 }
+// Four elements in memory, for the lanes of each group of four whose bits are set; the others stay.
+// What no lane wants is not touched.
+template <class R> NNK_FN R load_group(const void* p, uint16 bits, R otherwise) {
+  const auto& m = memory_at<Register<float, 4>>(p);
+  asm("vbroadcastf32x4 %2, %0%{%1%}" : "+v"(otherwise) : "Yk"(bits), "m"(m));
+  return otherwise;
+}
+// Signed bytes in memory as lanes of a register.
+template <class I, int L> NNK_FN Register<I, L> load_bytes_as(const int8* p) {
+  Register<I, L> r;
+  const auto& m = memory_at<Register<int8, L>>(p);
+  if constexpr (sizeof(I) == 1) r = load_register<I, L>(p);
+  else if constexpr (sizeof(I) == 2) asm("vpmovsxbw %1, %0" : "=v"(r) : "m"(m));
+  else if constexpr (sizeof(I) == 4) asm("vpmovsxbd %1, %0" : "=v"(r) : "m"(m));
+  else asm("vpmovsxbq %1, %0" : "=v"(r) : "m"(m));
+  return r;
+}
+// Lane index[i] of two registers laid end to end; the bits of the index above are not looked at.
+template <int ElementBytes, class R, class I> NNK_FN R pick(R low, R high, I index) {
+  if constexpr (ElementBytes == 1) asm("vpermi2b %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
+  else if constexpr (ElementBytes == 2)
+    asm("vpermi2w %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
+  else if constexpr (ElementBytes == 4)
+    asm("vpermi2d %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
+  else asm("vpermi2q %2, %1, %0" : "+v"(index) : "v"(low), "v"(high));
+  return bit_cast<R>(index);
+}
 #endif
 
 }  // namespace x86
@@ -109,6 +136,44 @@ NNK_FN Vec<T, N> load_or_zero(const T* p, const Vec<Index, N>& offset) {
   return load<N>(static_cast<const T*>(lane));
 }
 
+// Whether one instruction picks lanes of two registers.
+template <class T, int N>
+constexpr bool picks =
+#if defined(__AVX512VBMI__)
+    NNK_AVX512 && is_native<T> && N * sizeof(T) == register_bytes;
+#else
+    NNK_AVX512 && is_native<T> && sizeof(T) > 1 && N * sizeof(T) == register_bytes;
+#endif
+template <int Bytes> struct SignedImpl;
+template <> struct SignedImpl<1> { using type = int8; };
+template <> struct SignedImpl<2> { using type = int16; };
+template <> struct SignedImpl<4> { using type = int32; };
+template <> struct SignedImpl<8> { using type = int64; };
+
+// Lane i is lane[i] of N elements at `low` and N at `high`, laid end to end, or otherwise[i] where
+// it is negative.
+template <class T, int N>
+NNK_FN Vec<T, N> load_picked(const T* low, const T* high, const int8* lane,
+                             const Vec<T, N>& otherwise) {
+#if NNK_AVX512
+  if constexpr (picks<T, N>) {
+    using I = typename SignedImpl<sizeof(T)>::type;
+    const auto index = x86::load_bytes_as<I, N>(lane);
+    const auto found =
+        x86::pick<sizeof(T)>(load_register<T, N>(low), load_register<T, N>(high), index);
+    return {{index < 0 ? otherwise.reg[0] : found}};
+  }
+#endif
+  T found[N];
+  store(static_cast<T*>(found), otherwise);
+  NNK_UNROLL
+  for (int i = 0; i < N; ++i)
+    if (lane[i] >= 0)
+      found[i] = bit_cast<T>(load_register<T, 1>(lane[i] < N ? lane_address(low, lane[i])
+                                                             : lane_address(high, lane[i] - N)));
+  return load<N>(static_cast<const T*>(found));
+}
+
 // Lanes First, First + 2, ... of two registers laid end to end.
 template <class T, int L, int First, int... I>
 NNK_FN Register<T, L> every_second(const Register<T, L>& low, const Register<T, L>& high,
@@ -136,6 +201,66 @@ NNK_FN void load_pairs(const float* p, const Index* offset, Vec<float, N>& first
     const auto high = load_twos<L>(bytes, offset + i + L / 2, range<L / 2>());
     first.reg[i / L] = every_second<float, L, 0>(low, high, range<L>());
     second.reg[i / L] = every_second<float, L, 1>(low, high, range<L>());
+  }
+}
+
+// Lane Channel of each group of four, of four registers laid end to end.
+template <int Channel, int... I>
+NNK_FN Register<float, 16> every_fourth(const Register<float, 16> (&four)[4], Ints<I...>) {
+  const auto low = shuffle<float, 16>(four[0], four[1], Ints<(4 * (I % 8) + Channel)...>());
+  const auto high = shuffle<float, 16>(four[2], four[3], Ints<(4 * (I % 8) + Channel)...>());
+  return shuffle<float, 16>(low, high, Ints<(I < 8 ? I : I + 8)...>());
+}
+#if NNK_AVX512
+template <int C, int... K>
+NNK_FN Register<float, 16> load_groups(const char* p, const int32* offset, Ints<K...>) {
+  Register<float, 16> r{};
+  ((r = x86::load_group(p + offset[K], uint16(low_bits(C) << 4 * K), r)), ...);
+  return r;
+}
+template <int C, int N, int... K>
+NNK_FN void each_of_groups(const Register<float, 16> (&four)[4], Vec<float, N> (&x)[C],
+                           Ints<K...>) {
+  ((x[K].reg[0] = every_fourth<K>(four, range<16>())), ...);
+}
+#endif
+
+// Of C elements from p + offset[i] bytes on, x[c] has the c-th.
+template <class Index, int N, int C>
+NNK_FN void load_neighbours(const float* p, const Index* offset, Vec<float, N> (&x)[C]) {
+  const char* bytes = reinterpret_cast<const char*>(p);
+  if constexpr (C == 2) {
+    load_pairs(p, offset, x[0], x[1]);
+    return;
+  }
+#if NNK_AVX512
+  if constexpr (C > 2 && C <= 4 && N == 16 && is_same<Index, int32>) {
+    Register<float, 16> four[4];
+    NNK_UNROLL
+    for (int i = 0; i < 4; ++i) four[i] = load_groups<C>(bytes, offset + 4 * i, range<4>());
+    each_of_groups(four, x, range<C>());
+    return;
+  }
+#endif
+  float lane[C][N];
+  for (int i = 0; i < N; ++i) {
+    NNK_UNROLL
+    for (int c = 0; c < C; ++c) lane[c][i] = load_register<float, 1>(bytes + offset[i] + 4 * c);
+  }
+  NNK_UNROLL
+  for (int c = 0; c < C; ++c) x[c] = load<N>(static_cast<const float*>(lane[c]));
+}
+// The other way round, of the first `count` lanes.
+template <class Index, int N, int C>
+NNK_FN void store_neighbours(float* p, const Index* offset, const Vec<float, N> (&x)[C],
+                             int count) {
+  float lane[C][N];
+  NNK_UNROLL
+  for (int c = 0; c < C; ++c) store(static_cast<float*>(lane[c]), x[c]);
+  for (int i = 0; i < count; ++i) {
+    NNK_UNROLL
+    for (int c = 0; c < C; ++c)
+      store_register<float, 1>(reinterpret_cast<char*>(p) + offset[i] + 4 * c, lane[c][i]);
   }
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nnkernels.config.blocks import units_of_a_block
 from nnkernels.config.device import Device
 from nnkernels.dispatch.axes import largest_power_of_two
 
@@ -53,6 +54,28 @@ class GatherProblem:
 
 
 @dataclass(frozen=True)
+class MoveCycles:
+    """What a vector of `MoveRows` costs.
+
+    Attributes
+    ----------
+    gathered : int
+        By offsets, or by steps that have no code of their own.
+    picked : int
+        From one pair of registers.
+    """
+
+    gathered: int
+    picked: int
+
+
+# With AVX-512: a gather of 16 floats on Zen 4; two loads and a permutation.
+_BY_INSTRUCTIONS = MoveCycles(55, 6)
+# Otherwise, and of elements that no register holds, for each lane.
+_BY_LANES = MoveCycles(2, 3)
+
+
+@dataclass(frozen=True)
 class GatherConfig:
     """The kernel of a call.
 
@@ -68,6 +91,8 @@ class GatherConfig:
         Elements of the result that a block makes, about.
     part, columns : int
         Limits of a part of a row, of `ResampleRows`.
+    cycles : MoveCycles
+        Of `MoveRows`.
     streaming : bool
         Whether whole vectors of the result go past the caches, if all are whole (`MoveRows`).
     """
@@ -80,6 +105,7 @@ class GatherConfig:
     tile: int
     part: int = _PART
     columns: int = _SCRATCH_BYTES
+    cycles: MoveCycles = _BY_INSTRUCTIONS
     streaming: bool = False
 
 
@@ -90,9 +116,13 @@ def configure(problem: GatherProblem, device: Device) -> GatherConfig:
     if problem.moves:
         vector = device.vector_bytes // problem.itemsize
         streaming = problem.traffic >= device.cache_bytes
+        cycles = _BY_INSTRUCTIONS
+        if device.vector_bytes < 64 or problem.itemsize > 8:
+            cycles = MoveCycles(_BY_LANES.gathered * vector, _BY_LANES.picked * vector)
+        tile = units_of_a_block(problem.rows * problem.row, 1, device)
         return GatherConfig(
-            "MoveRows", problem.row > 1, vector, 1, 1, _CPU_TILE, streaming=streaming
-        )
+            "MoveRows", problem.row > 1, vector, 1, 1, tile, cycles=cycles, streaming=streaming
+        )  # fmt: skip
     lanes = max(device.vector_bytes // problem.compute_itemsize, 1)
     if problem.row >= _LONG_ROW:
         # Up to four registers, where the row has them: terms are looked up once for all.

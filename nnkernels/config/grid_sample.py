@@ -21,6 +21,8 @@ _GPU_CHANNELS = 64
 _CPU_SCATTERED = 128
 _CPU_BLOCKS = 8
 _LEAST_LANES = 2
+# Adjacent channels that are loaded together, for a vector of points.
+_MOST_NEIGHBOURS = 4
 # A thread owns at least so many elements of a plane of dx: each goes through all points.
 _LEAST_RANGE = 16
 
@@ -73,6 +75,7 @@ class GridConfig:
     ranges: int = 1
     range_groups: int = 1
     paired: bool = False
+    neighbours: int = 0
     planes: bool = False
     scatters: bool = False
     scratch_bytes: int = 0
@@ -85,6 +88,16 @@ def loads_pairs(problem: GridProblem, device: Device) -> bool:
     """
     neighbours = problem.unit_row and problem.linear
     return not device.is_gpu and neighbours and problem.itemsize == 4
+
+
+def _neighbours(problem: GridProblem, device: Device, lanes: int) -> int:
+    """Channels of a pixel that a CPU loads at once, for a vector of points; 0 if it does not.
+
+    They take the place of a gather for each channel.
+    """
+    if device.is_gpu or not problem.channels_adjacent or problem.itemsize != 4:
+        return 0
+    return problem.channels if problem.channels <= _MOST_NEIGHBOURS and lanes > 1 else 0
 
 
 def _points(problem: GridProblem, device: Device, most: int) -> int:
@@ -120,7 +133,8 @@ def configure(problem: GridProblem, device: Device) -> GridConfig:
     if not across:  # up to four registers: a tap is looked up once for all
         lanes *= largest_power_of_two(4, max(channels // lanes, 1))
     paired = across and loads_pairs(problem, device)
-    return GridConfig(1, lanes, points, across, channels, paired=paired)
+    neighbours = _neighbours(problem, device, lanes) if across and not paired else 0
+    return GridConfig(1, lanes, points, across, channels, paired=paired, neighbours=neighbours)
 
 
 def configure_grid_gradient(problem: GridProblem, device: Device) -> GridConfig:
@@ -132,6 +146,7 @@ def configure_grid_gradient(problem: GridProblem, device: Device) -> GridConfig:
     return GridConfig(
         1, lanes, _points(problem, device, _CPU_POINTS), True, problem.channels,
         paired=loads_pairs(problem, device), planes=problem.unit_row,
+        neighbours=0 if problem.unit_row else _neighbours(problem, device, lanes),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from nnkernels.config import pool
 from nnkernels.config.device import Device
 from nnkernels.config.elementwise import UNIT_STEP
 from nnkernels.config.pool import PoolProblem
+from nnkernels.dispatch.axes import INT32_MAX
 from nnkernels.dispatch.windows import Axis
 
 # What gradients of maxima take, in cycles of Zen 4. Scattered, for an element, and for a window.
@@ -172,7 +173,9 @@ class ScatterConfig:
     extent : tuple of int
         Depths and rows of a band: all rows where there are several depths.
     capacity : int
-        Sums of a plane in scratch memory.
+        Sums of a plane in scratch memory, or elements from a plane of dx to the next.
+    direct : bool
+        Whether sums are made in dx itself.
     run : int
         Rows of windows that follow each other in memory.
     """
@@ -188,12 +191,18 @@ class ScatterConfig:
     extent: tuple[int, int]
     bands: tuple[int, int]
     capacity: int
+    direct: bool
     run: int
 
     @property
     def beside(self) -> int:
         """Numbers that lie beside each other for one element."""
         return self.lane_count if self.adjacent else 1
+
+    @property
+    def sums(self) -> int:
+        """In scratch memory."""
+        return 0 if self.direct else self.capacity * self.group
 
     @property
     def groups(self) -> int:
@@ -231,6 +240,11 @@ def configure_scatter(problem: PoolProblem, device: Device) -> ScatterConfig | N
     if extent is None or _visits(problem.axes, extent) > _VISITS:
         return None
     depth, height, width = problem.axes
+    streaming = pool.streams(problem, device)
+    direct = not streaming and _sums_in_place(problem, lanes, beside, group)
+    capacity = _whole(prod(extent) * width.size * beside, vector)
+    if direct:
+        capacity = pool.lane_stride(problem.strides[0], lanes) // problem.itemsizes[0]
     return ScatterConfig(
         lanes=lanes,
         planes=pool.planes_beside(problem, lanes),
@@ -239,10 +253,11 @@ def configure_scatter(problem: PoolProblem, device: Device) -> ScatterConfig | N
         vector=vector,
         adjacent=bool(adjacent),
         index=problem.index,
-        streaming=pool.streams(problem, device),
+        streaming=streaming,
         extent=extent,
         bands=(-(-depth.size // extent[0]), -(-height.size // extent[1])),
-        capacity=_whole(prod(extent) * width.size * beside, vector),
+        capacity=capacity,
+        direct=direct,
         run=_rows_of_a_run(problem, beside),
     )
 
@@ -253,6 +268,19 @@ def _is_dense(problem: PoolProblem, lanes: str, count: int) -> bool:
         pool.lane_stride(s, lanes) == size and s[4] == count * size
         for s, size in zip(problem.strides, problem.itemsizes, strict=True)
     )
+
+
+def _sums_in_place(problem: PoolProblem, lanes: str, beside: int, group: int) -> bool:
+    """Whether the elements of planes of dx lie as their sums do, and are of the computing type."""
+    size = problem.itemsizes[0]
+    strides = problem.strides[0]
+    step = size * beside
+    for axis, stride in zip(problem.axes[::-1], strides[:1:-1], strict=True):
+        if axis.size > 1 and stride != step:
+            return False
+        step *= axis.size
+    between = abs(pool.lane_stride(strides, lanes))
+    return size == problem.compute_itemsize and group * between <= INT32_MAX
 
 
 def _rows_of_a_run(problem: PoolProblem, beside: int) -> int:

@@ -14,7 +14,7 @@ from nnkernels.dispatch.axis_maps import AxisMap
 
 # Stands for an offset where there is no element: see cuda_src/nnk/axis_tables.cuh.
 MISSING = {"i": -(2**31), "q": -(2**63)}
-_NOWHERE = MISSING["q"]
+NOWHERE = MISSING["q"]
 _NUMPY = {"i": np.int32, "q": np.int64}
 
 
@@ -81,7 +81,7 @@ def with_plain(table: Table, size: int, out_stride: int, in_stride: int) -> Tabl
 
 def single_sources(table: Table) -> np.ndarray:
     """The one source of each element of the result, or a mark where there is none."""
-    found = np.full(table.size, _NOWHERE)
+    found = np.full(table.size, NOWHERE)
     found[np.diff(table.begin) > 0] = table.source
     return found
 
@@ -90,20 +90,22 @@ def crossed(slow: np.ndarray, fast: np.ndarray, marked: bool = False) -> np.ndar
     """Offsets of two axes as those of one; with marks of what is missing."""
     both = np.add.outer(slow, fast)
     if marked:
-        both[slow == _NOWHERE] = _NOWHERE
-        both[:, fast == _NOWHERE] = _NOWHERE
+        both[slow == NOWHERE] = NOWHERE
+        both[:, fast == NOWHERE] = NOWHERE
     return both.reshape(-1)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a row: elements in equal steps, or by offsets, or missing ones."""
+    """A piece of a row: elements in equal steps, or by offsets, or picked, or missing ones."""
 
     to: int
     source: int
     count: int
     step: int
     gathered: int = -1  # where in the row its offsets begin
+    pairs: int = 0  # of registers that a vector is picked from: see axis_picks.py
+    first_pair: int = 0
 
 
 # Runs of fewer elements that are not adjacent are better gathered, all together.
@@ -125,7 +127,7 @@ def segments(
     vector : int
         Elements that are moved at once.
     """
-    gone = source == _NOWHERE
+    gone = source == NOWHERE
     next_to = np.diff(to) == out_step
     joined = next_to & (gone[1:] == gone[:-1])
     step = np.where(gone[1:] | gone[:-1], 0, np.diff(source))
@@ -179,7 +181,7 @@ def _equal(
 
 
 def _step(source: np.ndarray, a: int) -> int | None:
-    if source[a] == _NOWHERE or source[a + 1] == _NOWHERE:
+    if source[a] == NOWHERE or source[a + 1] == NOWHERE:
         return 0 if source[a] == source[a + 1] else None
     return int(source[a + 1] - source[a])
 
@@ -318,7 +320,7 @@ class Assembly:
         """Append some; where they begin."""
         at = self.size
         flat = np.asarray(numbers, np.int64).reshape(-1)
-        self._pieces.append(np.where(flat == _NOWHERE, MISSING[self.index], flat))
+        self._pieces.append(np.where(flat == NOWHERE, MISSING[self.index], flat))
         self.size += flat.size
         return at
 

@@ -12,7 +12,7 @@ import numpy as np
 from nnkernels.compile.instance import Instance
 from nnkernels.config import gathers as config
 from nnkernels.config.gathers import GatherConfig, GatherProblem
-from nnkernels.dispatch import axis_tables, machines
+from nnkernels.dispatch import axis_picks, axis_tables, machines
 from nnkernels.dispatch.axes import (
     INT32_MAX,
     Shape,
@@ -23,7 +23,8 @@ from nnkernels.dispatch.axes import (
     merge,
 )
 from nnkernels.dispatch.axis_maps import AxisMap
-from nnkernels.dispatch.axis_tables import Assembly, Table
+from nnkernels.dispatch.axis_picks import Picks
+from nnkernels.dispatch.axis_tables import Assembly, Segment, Table
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, require
 from nnkernels.dispatch.gathers import Gather, Geometry, Mapped
 from nnkernels.dispatch.packing import Packer, pointer_struct
@@ -382,9 +383,12 @@ def _move_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:
         source = axis_tables.crossed(slow[1], source, marked=True)
     unit = size in np.diff(to)
     out_step = size if unit or to.size == 1 else int(to[1] - to[0])
-    found, gathered = axis_tables.segments(to, source, out_step, _LONGEST_JOINED, chosen.vector)
-    records = [(s.to, s.source, s.count, s.step, s.gathered) for s in found]
-    _finish_rows(call, plan, chosen, plain, mapped, records, source if gathered else None, out_step)
+    found, _ = axis_tables.segments(to, source, out_step, _LONGEST_JOINED, chosen.vector)
+    found, picked = axis_picks.cheapest(
+        found, source, out_step, chosen.vector, size, chosen.cycles, _LONGEST_JOINED
+    )
+    gathered = source if any(s.gathered >= 0 for s in found) else None
+    _finish_rows(call, plan, chosen, plain, mapped, found, gathered, picked, out_step)
     return None
 
 
@@ -392,12 +396,13 @@ def _move_long_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig, mapped:
     """A long row that is only copied, in pieces: no table of all its elements is needed."""
     row = call.row
     assert row is not None
-    records = [
-        (a * row.out_stride, a * row.in_stride, min(row.size - a, _LONGEST_JOINED),
-         row.in_stride, -1)
+    pieces = [
+        Segment(
+            a * row.out_stride, a * row.in_stride, min(row.size - a, _LONGEST_JOINED), row.in_stride
+        )
         for a in range(0, row.size, _LONGEST_JOINED)
-    ]  # fmt: skip
-    _finish_rows(call, plan, chosen, call.plain, mapped, records, None, row.out_stride)
+    ]
+    _finish_rows(call, plan, chosen, call.plain, mapped, pieces, None, (), row.out_stride)
 
 
 def _smallest_step(to: np.ndarray) -> int:
@@ -410,24 +415,35 @@ def _finish_rows(
     chosen: GatherConfig,
     plain: Sequence[Plain],
     mapped: Sequence[tuple[np.ndarray, np.ndarray]],
-    records: Sequence[tuple[int, int, int, int, int]],
+    segments: Sequence[Segment],
     gathered: np.ndarray | None,
+    picked: Sequence[Picks],
     out_step: int,
 ) -> None:
     size = call.found.itemsize
     plain = plain or [_ONE]
-    elements = sum(r[2] for r in records)
-    index = call.index(5 * len(records) + 2 * sum(m[0].size for m in mapped) + elements)
+    elements = sum(s.count for s in segments)
+    index = call.index(7 * len(segments) + 2 * sum(m[0].size for m in mapped) + 3 * elements)
     table = Assembly(index)
     firsts = [table.add(axis_tables.pairs(to, source)) for to, source in mapped]
     base = 0 if gathered is None else table.add(gathered)
-    at = table.add([(*r[:4], r[4] + base if r[4] >= 0 else -1) for r in records])
-    items = prod(p.size for p in plain) * prod(m[0].size for m in mapped) * len(records)
-    tile = max(1, chosen.tile * len(records) // elements)
-    packer = Packer(3, index)
+    registers = table.size
+    for picks in picked:
+        table.add(picks.registers)
+    at = table.add(
+        [
+            (s.to, s.source, s.count, s.step, s.gathered + base if s.gathered >= 0 else -1, s.pairs,
+             s.first_pair)
+            for s in segments
+        ]
+    )  # fmt: skip
+    lanes = np.concatenate([*(p.lanes.reshape(-1) for p in picked), np.zeros(1, np.int8)])
+    items = prod(p.size for p in plain) * prod(m[0].size for m in mapped) * len(segments)
+    tile = max(1, chosen.tile * len(segments) // elements)
+    packer = Packer(4, index)
     packer.add("q", items, tile)
-    packer.add_index(len(records), at, out_step)
-    packer.add_divisor(len(records))
+    packer.add_index(len(segments), at, registers, out_step)
+    packer.add_divisor(len(segments))
     axes = [Table(to, to, source, None) for to, source in mapped]
     _pack_outer(packer, plain, axes, firsts)
     _add_fill(packer, call)
@@ -437,27 +453,28 @@ def _finish_rows(
         chosen.streaming
         and out_step == size
         and gathered is None
-        and _are_whole(plain, mapped, records, vector, size)
+        and _are_whole(plain, mapped, segments, vector, size)
     )
     kernel = (
         f"MoveRows<{element}, {vector}, {len(plain)}, {len(mapped)}, "
         f"{_cpp_index(index)}, {_bool(out_step == size)}{', true' if streaming else ''}>"
     )
-    _finish(call, plan, Instance("move_rows", kernel, 1), items, tile, [table.array()], packer)
+    arrays = [table.array(), lanes]
+    _finish(call, plan, Instance("move_rows", kernel, 1), items, tile, arrays, packer)
 
 
 def _are_whole(
     plain: Sequence[Plain],
     mapped: Sequence[tuple[np.ndarray, np.ndarray]],
-    records: Sequence[tuple[int, int, int, int, int]],
+    segments: Sequence[Segment],
     vector: int,
     size: int,
 ) -> bool:
     """Whether all segments are whole vectors, at multiples of them from the first element on."""
-    places = [*(p.out_stride for p in plain if p.size > 1), *(r[0] for r in records)]
+    places = [*(p.out_stride for p in plain if p.size > 1), *(s.to for s in segments)]
     places += [int(np.gcd.reduce(to)) for to, _ in mapped]
     whole = all(place % (vector * size) == 0 for place in places)
-    return whole and all(r[2] % vector == 0 for r in records)
+    return whole and all(s.count % vector == 0 for s in segments)
 
 
 def _resample_rows(call: _Call, plan: GatherPlan, chosen: GatherConfig) -> None:

@@ -91,9 +91,10 @@ def _bool(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _flags(*values: bool) -> str:
+def _flags(*values: bool, neighbours: int = 0) -> str:
     """The last template arguments, where they are not those that are left out."""
-    return "".join(f", {_bool(v)}" for v in values) if any(values) else ""
+    flags = "".join(f", {_bool(v)}" for v in values) if any(values) or neighbours else ""
+    return f"{flags}, {neighbours}" if neighbours else flags
 
 
 # ---- values -------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def values_plan(
     kernel = (
         f"GridSample<{_types(x, grid, sampling)}, {chosen.vector}, {_bool(chosen.across)}, "
         f"{chosen.points}, {_cpp_index(index)}, {_bool(unit and chosen.across)}"
-        f"{_flags(chosen.paired)}>"
+        f"{_flags(chosen.paired, neighbours=chosen.neighbours)}>"
     )
     traffic = prod(shape) * size * (1 + taps)
     plan.start = machine.prepare(
@@ -173,7 +174,10 @@ def grid_gradient_plan(sampling: Sampling, dy: Any, x: Any, grid: Any, machine: 
         (grid.shape, strides),
     )  # fmt: skip
     taps = sampling.taps(rank)
-    problem = problem_of(sampling, x, grid, _element(x), index, (taps + 1, rank * taps))
+    adjacent = x.shape[1] > 1 and x.strides[1] == dy.strides[1] == x.dtype.itemsize
+    problem = problem_of(
+        sampling, x, grid, _element(x), index, (taps + 1, rank * taps), channels_adjacent=adjacent
+    )
     chosen = config.configure_grid_gradient(problem, machine.device)
     tiles = -(-problem.points // chosen.points)
     packer = Packer(4, index)
@@ -187,7 +191,8 @@ def grid_gradient_plan(sampling: Sampling, dy: Any, x: Any, grid: Any, machine: 
     unit = not machine.device.is_gpu and _is_row(dy.shape[2:], dy.strides[2:], dy.dtype.itemsize)
     kernel = (
         f"GridSampleBackwardGrid<{_types(x, grid, sampling)}, {chosen.vector}, {chosen.points}, "
-        f"{_cpp_index(index)}{_flags(chosen.planes, chosen.paired, unit)}>"
+        f"{_cpp_index(index)}"
+        f"{_flags(chosen.planes, chosen.paired, unit, neighbours=chosen.neighbours)}>"
     )
     traffic = dy.size * (1 + taps) * _element(x).itemsize
     instance = Instance("grid_sample_backward", kernel, chosen.threads)

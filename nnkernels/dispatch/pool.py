@@ -26,7 +26,7 @@ from nnkernels.dispatch.pool_plan import (
 from nnkernels.dispatch.results import Allocation, adopt_out, check_memory, check_out, reach
 from nnkernels.dispatch.windows import Axis, Windows, out_shape
 from nnkernels.errors import DTypeError, ShapeError
-from nnkernels.interop.libraries import adopt_all
+from nnkernels.interop.libraries import NUMPY, adopt_all
 
 MAX = Mode("Max")
 
@@ -125,10 +125,11 @@ def call(
     machine, address = machines.for_array(views[0])
     given = None if out is None else adopt_out(out, "out", library, like)
     addresses = [address(v) for v in views]
-    known = [*views] if given is None else [*views, given]
-    alignment = alignment_of(*addresses, *([] if given is None else [address(given)]))
-    key = (*key, tuple((v.shape, v.strides, v.dtype) for v in known), given is None)
+    known = views if given is None else [*views, given]
+    alignment = 1
+    key = (key, given is None, *[(v.shape, v.strides, v.dtype) for v in known])
     if machine.device.machine != "cpu":  # on a CPU, kernels do not depend on it
+        alignment = alignment_of(*addresses, *([] if given is None else [address(given)]))
         key = (*key, alignment)
     plans = machine.plans
     plan = plans.get(key)
@@ -142,15 +143,16 @@ def call(
     if given is not None:
         places = [address(given), *addresses]
         check_memory(given, "out", views, names, False, places, plan.reaches)
-    results = [
-        given if i == 0 and given is not None else r.make(machine)
-        for i, r in enumerate(plan.results)
-    ]
+    results = [r.make(machine) for r in plan.results[0 if given is None else 1 :]]
+    if given is not None:
+        results.insert(0, given)
     workspace = None if plan.workspace is None else plan.workspace.make(machine)
-    pointers = addresses + [address(r) for r in results]
+    pointers = [*addresses, *[address(r) for r in results]]
     pointers += [0 if workspace is None else address(workspace), 0]
     for run, pack, numbers, tail in plan.launches:
         run(pack(*[pointers[n] for n in numbers]) + tail)
+    if library is NUMPY:
+        return tuple(results)
     return tuple(
         out if i == 0 and out is not None else library.restore(r, like)
         for i, r in enumerate(results)

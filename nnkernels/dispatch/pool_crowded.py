@@ -7,7 +7,7 @@ from typing import Any
 
 from nnkernels.compile.instance import Instance
 from nnkernels.config import pool_crowded as config
-from nnkernels.config.pool import units_of_a_block
+from nnkernels.config.blocks import units_of_a_block
 from nnkernels.config.pool_crowded import ScatterConfig, SearchConfig
 from nnkernels.dispatch.dtypes import Element
 from nnkernels.dispatch.packing import Packer, pointer_struct
@@ -86,12 +86,14 @@ def _add_scatter(
     assert dx is not None
     assert labels is not None
     index = "int32" if chosen.index == "i" else "int64"
-    flags = (chosen.adjacent, launch.adaptive, chosen.streaming)
+    flags = [chosen.adjacent, launch.adaptive, chosen.streaming]
+    if chosen.direct:
+        flags.append(True)
     text = f"{dx.element.storage}, {labels.element.storage}, {compute.storage}, {chosen.group}, "
     text += f"{chosen.vector}, {index}, " + ", ".join(str(flag).lower() for flag in flags)
     instance = Instance("pool_scatter", f"PoolScatter<{text}>", 1)
-    sums = chosen.capacity * chosen.group
-    tile = units_of_a_block(chosen.units, sums, machine.device)
+    elements = prod(chosen.extent) * launch.axes[2].size * chosen.beside * chosen.group
+    tile = units_of_a_block(chosen.units, elements, machine.device)
     kernels = [axis.kernel for axis in launch.axes]
     packer = Packer(3, chosen.index)
     packer.add("q", chosen.units, tile)
@@ -104,6 +106,6 @@ def _add_scatter(
         pack_axis(packer, axis, launch.adaptive)
     for operand in operands:
         pack_strides(packer, operand, chosen.lanes, 0)
-    scratch = (sums + run + 2 * chosen.vector) * compute.itemsize
+    scratch = (chosen.sums + run + 2 * chosen.vector) * compute.itemsize
     launched = machine.prepare(instance, -(-chosen.units // tile), scratch, traffic_of(launch))
     plan.launches.append((launched, pointer_struct(3).pack, launch.pointers[:3], packer.finish()))

@@ -279,6 +279,8 @@ def _instance(launch: Launch, chosen: PoolConfig, compute: Element) -> Instance:
     if not chosen.rows or launch.backward:
         text += ", true" if launch.adaptive else ", false"
     text += f", {streaming}"
+    if not (chosen.fetches or launch.backward):
+        text += ", false"
     header, struct = {
         (False, False): ("pool", "PoolWindows"),
         (False, True): ("pool_rows", "PoolRows"),

@@ -7,9 +7,9 @@ from math import prod
 from typing import Any
 
 from nnkernels.compile.instance import Instance
+from nnkernels.config.blocks import units_of_a_block
 from nnkernels.config.device import Device
 from nnkernels.config.elementwise import ANY_STEP, UNIT_STEP
-from nnkernels.config.pool import units_of_a_block
 from nnkernels.dispatch.axes import (
     INT32_MAX,
     Shape,

@@ -100,6 +100,8 @@ def per_axis(value: Any, rank: int, name: str, least: int = 1) -> tuple[int, ...
 
 def whole(value: Any, name: str, least: int) -> int:
     """An integer of at least `least`."""
+    if type(value) is int and least <= value <= _MOST:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(
             f"{name} must be an integer or a tuple of integers, not "

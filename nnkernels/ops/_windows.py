@@ -18,6 +18,8 @@ _MOST = 2**31 - 1
 
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
     """One of some names."""
+    if type(value) is str and value in known:
+        return value
     listed = ", ".join(f'"{k}"' for k in known)
     if not isinstance(value, str):
         raise TypeError(
@@ -36,6 +38,8 @@ def shape_of(x: Any, name: str = "x") -> tuple[int, ...]:
     DTypeError
         If it is none.
     """
+    if type(x) is np.ndarray:
+        return x.shape
     library_of(x, name)
     return tuple(int(n) for n in x.shape)
 
@@ -63,21 +67,23 @@ def pad_widths(pad_width: Any, rank: int) -> tuple[tuple[int, int], ...]:
     ShapeError
         For another number of pairs than axes.
     """
-    if isinstance(pad_width, (tuple, list)):
-        entries = [
-            tuple(_width(n) for n in entry) if isinstance(entry, (tuple, list)) else _width(entry)
-            for entry in pad_width
-        ]
-    else:
-        entries = [_width(pad_width)]
-    try:
-        widths = np.broadcast_to(np.array(entries or 0, np.int64), (rank, 2))
-    except ValueError:
+    several = isinstance(pad_width, (tuple, list))
+    entries = pad_width if several else (pad_width,)
+    pairs = [e for e in entries if isinstance(e, (tuple, list))]
+    if not pairs and len(entries) <= 2:
+        pairs = [entries or (0, 0)]
+    elif len(pairs) != len(entries):  # some are numbers
+        pairs = []
+    widths = [(_width(pair[0]), _width(pair[-1])) for pair in pairs if 1 <= len(pair) <= 2]
+    if len(widths) == 1:
+        widths *= rank
+    lengths = {len(pair) for pair in pairs}
+    if len(widths) != rank or lengths not in ({1}, {2}):
         raise ShapeError(
             f"pad_width {pad_width!r:.80} does not fit an array of rank {rank}: give an integer, "
             "one (low, high), or one such pair for each axis"
-        ) from None
-    return tuple((int(low), int(high)) for low, high in widths)
+        )
+    return tuple(widths)
 
 
 def _width(value: Any) -> int:

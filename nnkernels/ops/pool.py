@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from nnkernels._typing import Array
 from nnkernels.dispatch import pool, unpool
 from nnkernels.dispatch.pool import MAX, Pooling
@@ -506,7 +508,7 @@ def _shape_like(x: Array, shape: Any, name: str) -> tuple[int, ...]:
     rank = spatial_rank(x, "x")
     if not isinstance(shape, (tuple, list)):
         raise TypeError(f"{name} must be a tuple of integers, not {type(shape).__name__}")
-    planes = tuple(int(n) for n in x.shape[:2])
+    planes = x.shape[:2] if type(x) is np.ndarray else tuple(int(n) for n in x.shape[:2])
     spatial = shape
     if len(shape) == rank + 2:
         spatial = shape[2:]
