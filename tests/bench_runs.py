@@ -1,4 +1,7 @@
-"""Runs the bench within the process of the tests: its scripts as a user would, and single rows."""
+"""Runs the bench within the process of the tests: its scripts as a user would, and single rows.
+
+Fixtures: import `module`, and `bench`, where a test takes them.
+"""
 
 import importlib
 import importlib.util
@@ -6,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from nnkernels.registry import all_ops
 
@@ -36,6 +40,18 @@ def runner(module, script, monkeypatch, capsys):
         return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """A module of the bench by name."""
+    return importer(monkeypatch)
+
+
+@pytest.fixture
+def bench(module, monkeypatch, capsys):
+    """Run the bench in this process: its exit status, output and messages."""
+    return runner(module, "bench", monkeypatch, capsys)
 
 
 def small_problem(module, op, dtype="float32", **choices):

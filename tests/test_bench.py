@@ -7,22 +7,13 @@ import sys
 
 import bench_runs
 import pytest
+from bench_runs import bench, module
 
 from nnkernels.registry import all_ops
 
+_ = bench, module  # fixtures
+
 PEERS = [name for name in ("numpy", "torch") if bench_runs.importable(name)]
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """A module of the bench by name."""
-    return bench_runs.importer(monkeypatch)
-
-
-@pytest.fixture
-def bench(module, monkeypatch, capsys):
-    """Run the bench in this process: its exit status, output and messages."""
-    return bench_runs.runner(module, "bench", monkeypatch, capsys)
 
 
 def run_script(*arguments, **environment):

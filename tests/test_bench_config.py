@@ -6,18 +6,9 @@ import sys
 
 import bench_runs
 import pytest
+from bench_runs import bench, module
 
-
-@pytest.fixture
-def module(monkeypatch):
-    """A module of the bench by name."""
-    return bench_runs.importer(monkeypatch)
-
-
-@pytest.fixture
-def bench(module, monkeypatch, capsys):
-    """Run the bench in this process: its exit status, output and messages."""
-    return bench_runs.runner(module, "bench", monkeypatch, capsys)
+_ = bench, module  # fixtures
 
 
 @pytest.fixture

@@ -3,13 +3,9 @@
 import bench_runs
 import numpy as np
 import pytest
+from bench_runs import module
 
-
-@pytest.fixture
-def module(monkeypatch):
-    """A module of the bench by name."""
-    return bench_runs.importer(monkeypatch)
-
+_ = module  # fixtures
 
 CONVOLUTIONS = [
     ("conv", (5, 40, 6, 7), "36 3x2/2"),

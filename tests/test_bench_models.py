@@ -9,21 +9,12 @@ from types import SimpleNamespace
 import bench_runs
 import numpy as np
 import pytest
+from bench_runs import bench, module
 
 from nnkernels.dispatch.machines import for_reference
 from nnkernels.registry import all_ops
 
-
-@pytest.fixture
-def module(monkeypatch):
-    """A module of the bench by name."""
-    return bench_runs.importer(monkeypatch)
-
-
-@pytest.fixture
-def bench(module, monkeypatch, capsys):
-    """Run the bench in this process: its exit status, output and messages."""
-    return bench_runs.runner(module, "bench", monkeypatch, capsys)
+_ = bench, module  # fixtures
 
 
 def small_bench(module, *peers):

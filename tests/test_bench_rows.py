@@ -6,15 +6,11 @@ import math
 import bench_runs
 import numpy as np
 import pytest
+from bench_runs import module
 
 from nnkernels.registry import all_ops
 
-
-@pytest.fixture
-def module(monkeypatch):
-    """A module of the bench by name."""
-    return bench_runs.importer(monkeypatch)
-
+_ = module  # fixtures
 
 # ---- peers ----------------------------------------------------------------------------------
 

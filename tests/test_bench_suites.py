@@ -1,22 +1,12 @@
 """Suites of the bench hold what was asked for."""
 
-import bench_runs
 import numpy as np
 import pytest
+from bench_runs import bench, module
 
 from nnkernels.registry import all_ops
 
-
-@pytest.fixture
-def module(monkeypatch):
-    """A module of the bench by name."""
-    return bench_runs.importer(monkeypatch)
-
-
-@pytest.fixture
-def bench(module, monkeypatch, capsys):
-    """Run the bench in this process: its exit status, output and messages."""
-    return bench_runs.runner(module, "bench", monkeypatch, capsys)
+_ = bench, module  # fixtures
 
 
 def test_suites_hold_what_was_asked_for(module):
