@@ -530,8 +530,8 @@ def test_an_interrupt_keeps_what_was_done(arch, own_cache, tmp_path):
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED)
     listing = [
-        sys.executable, str(script), "inspect", "--all", "--op", "relu,gelu", "--dtype", "float32",
-        "--arch", arch, "--json", "--jobs", "1",
+        sys.executable, str(script), "inspect", "--all", "--op", "relu,gelu,silu,tanh",
+        "--dtype", "float32", "--arch", arch, "--json", "--jobs", "1",
     ]  # fmt: skip
     with (
         (tmp_path / "errors").open("w") as file,
