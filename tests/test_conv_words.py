@@ -264,9 +264,9 @@ def test_what_pixels_see_counts_once(layout, way):
 def test_processors_without_tile_registers(forms):
     rng = np.random.default_rng(7)
     x, weight = (make_numbers(rng, s, "bfloat16") for s in ((1, 19, 12, 13), (9, 19, 3, 3)))
-    for settings in ({"features": set()}, {"features": FEATURES, "refuses_tiles": True}):
+    for chosen in ({"features": set()}, {"features": FEATURES, "refuses_tiles": True}):
         forms.clear()
-        with processor(**settings):
+        with processor(**chosen):
             check_all(x, weight, np.ascontiguousarray, padding=1)
         assert "MatmulPacked" in forms
         assert "ConvWeight" in forms
