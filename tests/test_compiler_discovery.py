@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -95,6 +96,29 @@ def test_variable_that_names_nothing(monkeypatch, value):
     with pytest.raises(BackendError, match="NNKERNELS_CXX is") as caught:
         relu_in(CpuMachine())
     assert repr(value) in str(caught.value)
+
+
+# A convolution needs more scratch memory where registers have fewer lanes.
+OLDER_PROCESSOR = """
+import numpy as np
+import nnkernels as nnk
+from nnkernels.dispatch import machines
+x = np.random.default_rng(0).integers(-4, 5, (2, 19, 9, 10)).astype(np.complex64)
+w = np.random.default_rng(1).integers(-4, 5, (7, 19, 3, 3)).astype(np.complex64)
+y = nnk.conv(x, w, padding=1)
+with nnk.use_backend("reference"):
+    assert (nnk.conv(x, w, padding=1) == y).all()
+print(machines.machine_named("cpu").device.vector_bytes)
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names of processors of x86")
+@pytest.mark.parametrize(("processor", "most"), [("x86-64-v3", 32), ("x86-64-v2", 16)])
+def test_registers_are_those_that_the_flags_name(processor, most):
+    flags = f"-O1 -march={processor}"
+    found = run_python(OLDER_PROCESSOR, NNKERNELS_CXXFLAGS=flags, NNKERNELS_GUARD_SCRATCH="1")
+    assert int(found) == min(most, CpuMachine().device.vector_bytes)
 
 
 def test_flags_that_cannot_be_split(monkeypatch):

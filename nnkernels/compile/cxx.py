@@ -138,6 +138,28 @@ def flags_for(machine: str, defines: tuple[str, ...]) -> list[str]:
     return [*_COMMON, *_FOR_MACHINE[machine], *defines, *include_options(), *extra]
 
 
+def target_macros() -> frozenset[str] | None:
+    """Names of the compiler's own macros where ``$NNKERNELS_CXXFLAGS`` may name another processor.
+
+    None where kernels for a CPU are compiled for this one, or nothing can be found out.
+
+    Raises
+    ------
+    BackendError
+        If the variable cannot be split into words.
+    """
+    compiler = find_compiler() if os.environ.get("NNKERNELS_CXXFLAGS") else None
+    if compiler is None:
+        return None
+    import subprocess
+
+    command = [*compiler.command, *flags_for("cpu", ()), "-dM", "-E", "-x", "c++", os.devnull]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:  # a kernel will say why
+        return None
+    return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.count(" ") >= 1)
+
+
 def load(text: str, machine: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
     """A source text as a loaded library: from the cache, or compiled now.
 

@@ -55,10 +55,12 @@ def _default_threads() -> int:
 
 
 def _simd_bytes() -> int:
-    model = cxx.cpu_model().split()
-    if "avx512f" in model:
-        return 64
-    return 32 if "avx" in model else 16
+    """Of the registers that kernels use: how much scratch memory they need depends on it."""
+    model, macros = cxx.cpu_model().split(), cxx.target_macros()
+    for name, macro, size in (("avx512f", "__AVX512F__", 64), ("avx", "__AVX__", 32)):
+        if name in model and (macros is None or macro in macros):
+            return size
+    return 16
 
 
 # Instructions for products, as /proc/cpuinfo names them.
