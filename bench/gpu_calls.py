@@ -15,6 +15,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,25 @@ import numpy as np
 
 from nnkernels import registry
 from nnkernels.cli.selftest import Case, cases
+from nnkernels.registry import Example
 
 # Beside an op's first dtype of these, those whose kernels are other ones: matrix instructions.
 _DTYPES = ("float32", "int32")
 _ALSO = {"matmul": ("float16", "int8"), "conv": ("float16",)}
+# Results of 64 rows and columns or more, which warpgroups make, and edges of their tiles.
+_IMAGES, _WEIGHTS = (2, 64, 14, 14), (72, 64, 3, 3)
+_RESULTS = (2, 72, 14, 14)
+_LARGE = {
+    "matmul": (("float16", "int8"), Example(((200, 136), (136, 264)))),
+    "linear": (("float16",), Example(((200, 130), (72, 130), (72,)))),
+    "conv": (("float16",), Example((_IMAGES, _WEIGHTS, (72,)), {"padding": 1})),
+    "conv_backward_data": (
+        ("float16",), Example((_RESULTS, _WEIGHTS), {"x_shape": _IMAGES, "padding": 1}),
+    ),
+    "conv_backward_weight": (
+        ("float16",), Example((_RESULTS, _IMAGES), {"weight_shape": _WEIGHTS, "padding": 1}),
+    ),
+}  # fmt: skip
 ANNOUNCEMENT = "op: "
 
 
@@ -63,7 +79,7 @@ def main() -> int:
 
 
 def chosen(names: str | None) -> Iterator[Case]:
-    """The first example of each op, in one or two element types."""
+    """The first example of each op, in one or two element types; of products a larger one."""
     for op in registry.all_ops().values():
         if names is not None and op.name not in names.split(","):
             continue
@@ -71,6 +87,9 @@ def chosen(names: str | None) -> Iterator[Case]:
         for dtype in dict.fromkeys((first, *_ALSO.get(op.family, ()))):
             if dtype in op.dtypes:
                 yield next(cases([op], [dtype], quick=True))
+        large, example = _LARGE.get(op.name, ((), None))
+        for dtype in large:
+            yield next(cases([replace(op, examples=(example,))], [dtype], quick=True))
 
 
 def _arguments(cupy: Any, case: Case, seed: int) -> tuple[list[Any], dict[str, Any]]:

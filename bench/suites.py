@@ -303,6 +303,8 @@ def gpu() -> list[Problem]:
     found.append(Problem("softmax", (4096, 16384), "float32", 0))
     found += [Problem(op, (8192, 8192), "float16") for op in ("gelu", "gelu_backward", "relu")]
     found.append(Problem("gelu", (8192, 8192), "float32", layout="transposed"))
+    for op in ("mlp", "mlp_backward"):
+        found.append(Problem(op, (262144, 64, 64, 64), "float16", target=_times_torch(2.0)))
     image = (64, 64, 56, 56)
     for layout in ("contiguous", "channels_last"):
         for op in ("batch_norm", "batch_norm_backward"):
@@ -317,7 +319,7 @@ def gpu() -> list[Problem]:
 
 
 def warpgroups() -> list[Problem]:
-    """On a GPU of compute capability 9.0: what sm_90a (NNKERNELS_GPU_ARCH) makes otherwise."""
+    """On a GPU of compute capability 9.0: what NNKERNELS_GPU_ARCH=sm_90 makes otherwise."""
     target = Target("times torch", 0.8)
     found = [
         Problem("matmul", (size,) * 3, dtype, layout=layout, target=target)

@@ -18,6 +18,7 @@ from nnkernels.config import (
     elementwise,
     gemv,
     matmul,
+    matmul_atoms,
     matmul_small,
     matmul_tensor,
     matmul_tiles,
@@ -181,7 +182,7 @@ def small_products_by_warpgroups(request, monkeypatch):
     if machine is None or machine.name != WARPGROUPS:
         yield
         return
-    monkeypatch.setattr(matmul_tensor, "_LEAST_OF_WARPGROUP", 16)
+    monkeypatch.setattr(matmul_atoms, "_LEAST_OF_WARPGROUP", 16)
     machine.machine.plans.clear()
     yield
     machine.machine.plans.clear()

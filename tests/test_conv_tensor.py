@@ -12,7 +12,7 @@ from test_matmul_tensor import layouts_in_shared_memory
 
 import nnkernels as nnk
 from nnkernels.compile import cxx
-from nnkernels.config import conv_tensor
+from nnkernels.config import conv_tensor, matmul_warpgroup
 from nnkernels.config import matmul_tensor as tensor
 from nnkernels.config.conv_tensor import ConvTensorConfig
 from nnkernels.config.device import PROFILES
@@ -415,15 +415,13 @@ def test_rows_of_pixels_fill_a_gpu(channels, side, blocks, chosen):
     assert found.blocks == blocks
 
 
-@pytest.mark.parametrize("tile", conv_tensor._MORE_TILES)
-@pytest.mark.dtypes(of=float16_on("sm_80"))
-def test_tiles_of_other_heights(tile, dtype, simulator, monkeypatch):
+def check_more_tiles(module, name, tile, simulator, monkeypatch):
     """Images of 13 x 17 leave rows of every tile without pixels."""
-    monkeypatch.setattr(conv_tensor, "_MORE_TILES", (tile,))
+    monkeypatch.setattr(module, name, (tile,))
     monkeypatch.setattr(tensor, "_cycles", lambda p, d, a, t, *_: 0.0 if t is tile else 1.0)
     simulator.machine.plans.clear()
     generator = np.random.default_rng(7)
-    x, w = (laid(generator, s, dtype, True) for s in ((1, 16, 13, 17), (136, 16, 3, 3)))
+    x, w = (laid(generator, s, "float16", True) for s in ((1, 16, 13, 17), (136, 16, 3, 3)))
     used = []
 
     def body():
@@ -433,6 +431,31 @@ def test_tiles_of_other_heights(tile, dtype, simulator, monkeypatch):
     simulator.precompiled(body)
     assert_right(FORWARD, [x, w, None], {"padding": 1}, used[-1], 144)
     simulator.machine.plans.clear()
+
+
+@pytest.mark.parametrize("tile", conv_tensor._MORE_TILES)
+@pytest.mark.dtypes(of=float16_on("sm_80"))
+def test_tiles_of_other_heights(tile, dtype, simulator, monkeypatch, chosen):
+    check_more_tiles(conv_tensor, "_MORE_TILES", tile, simulator, monkeypatch)
+    assert {c.product.tile_m for c in chosen} == {tile.m}
+
+
+@pytest.mark.warpgroups
+@pytest.mark.dtypes(of=float16_on("sm_90a"))
+@pytest.mark.parametrize("tile", matmul_warpgroup.MORE_TILES)
+def test_three_warpgroups(tile, dtype, simulator, monkeypatch, chosen):
+    check_more_tiles(matmul_warpgroup, "MORE_TILES", tile, simulator, monkeypatch)
+    assert {c.product.tile_m for c in chosen} == {tile.m}
+
+
+def test_three_warpgroups_fill_a_gpu():
+    """Of three, as 25088 pixels are 131 tiles of 192; with splits, or not chunks, it is another."""
+    sizes = {(128, 28): 192, (256, 14): 128, (64, 56): 128}
+    for (channels, side), rows in sizes.items():
+        x = channels_last((32, channels, side, side), np.dtype(np.float16))
+        w = channels_last((channels, channels, 3, 3), x.dtype)
+        (found,) = launches(nnk.conv, (x, w), {"padding": 1}, PROFILES["sm_90a"])
+        assert found.blocks == -(-32 * side * side // rows) * -(-channels // 128)
 
 
 # ---- shared memory ------------------------------------------------------------------------------

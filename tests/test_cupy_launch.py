@@ -24,7 +24,9 @@ from nnkernels.reference.tolerance import assert_close
 
 
 @pytest.fixture
-def cupy() -> Iterator[Any]:
+def cupy(monkeypatch) -> Iterator[Any]:
+    """A device whose kernels CuPy compiles; others: `warpgroups`."""
+    monkeypatch.setenv("NNKERNELS_GPU_ARCH", "sm_90")
     with fake_cupy.installed() as module:
         yield module
 
@@ -371,7 +373,7 @@ def test_hip_never_asks_for_shared_memory():
 @pytest.fixture
 def warpgroups(monkeypatch):
     """A device for which kernels with the instructions of warpgroups are compiled."""
-    monkeypatch.setenv("NNKERNELS_GPU_ARCH", "sm_90a")
+    monkeypatch.delenv("NNKERNELS_GPU_ARCH", raising=False)
     with fake_cupy.installed() as module:
         yield module
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import fake_cupy
 import pytest
 
+from nnkernels.launch import gpu
+
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 
 
@@ -65,6 +67,18 @@ def test_every_op_is_called(module):
     assert {case.dtype for case in found if case.op.name == "matmul"} == {
         "float32", "float16", "int8"
     }  # fmt: skip
+
+
+def test_products_of_warpgroups_are_called(module, monkeypatch):
+    """Each of them with a kernel that fills tiles of 64 x 64."""
+    calls = module("gpu_calls")
+    with fake_cupy.installed() as cupy:
+        for name in calls._LARGE:
+            case = list(calls.chosen(name))[-1]
+            before = len(gpu.machine_of(0)._kernels._values)
+            assert not calls._call(cupy, case)
+            kernels = list(gpu.machine_of(0)._kernels._values)[before:]
+            assert any("MmaSm90" in kernel.kernel for kernel in kernels), name
 
 
 @pytest.mark.parametrize("what", ["calls", "graphs"])
@@ -235,7 +249,7 @@ def test_products_of_warpgroups_are_timed_beside_the_others(module, monkeypatch,
 
     monkeypatch.setattr(steps, "_timed", timed)
     outcomes = steps._bench(settings(module, warpgroups=warpgroups))
-    both = [("warpgroups", None), ("warpgroups", {"NNKERNELS_GPU_ARCH": "sm_90a"})]
+    both = [("warpgroups", {"NNKERNELS_GPU_ARCH": "sm_90"}), ("warpgroups", None)]
     assert asked == [("calls", None), *(both if warpgroups else []), ("gpu", None)]
     assert len({outcome.name for outcome in outcomes}) == len(outcomes)
 

@@ -14,6 +14,7 @@ from strategies import make_numbers
 
 import nnkernels as nnk
 from nnkernels.compile import cxx
+from nnkernels.config import matmul_atoms as atoms
 from nnkernels.config import matmul_tensor as tensor
 from nnkernels.config.device import PROFILES
 from nnkernels.config.matmul_problem import MatmulProblem
@@ -33,7 +34,7 @@ FLOATS = {
 
 def square(backend):
     """The tile of 64 x 64 sums."""
-    atom = tensor.atom_of(problem_of("float16"), backend.device)
+    atom = atoms.atom_of(problem_of("float16"), backend.device)
     return next(t for t in tensor.tiles_of(atom, PROFILES[arch_of(backend)]) if t.m == t.n == 64)
 
 
@@ -95,10 +96,10 @@ def test_every_tile_of_every_atom(simulator, chosen, one_tile):
     def body():
         # The tiles of bfloat16 are those of float16.
         for dtype in (dtype for dtype in FLOATS[arch] if dtype != "bfloat16"):
-            atom = tensor.atom_of(problem_of(dtype), simulator.device)
+            atom = atoms.atom_of(problem_of(dtype), simulator.device)
             for tile in tensor.tiles_of(atom, simulator.device):
                 one_tile(simulator, tile)
-                tile_k = tensor.tile_k(atom, tile)
+                tile_k = atoms.tile_k(atom, tile)
                 # Slices beyond those that are in shared memory at once.
                 k = (tile.stages + 1) * tile_k + 8
                 a, b = operands(1, tile.m + 8, tile.n + 8, k, dtype)
@@ -243,7 +244,7 @@ def types_of_lines(arch):
 @pytest.mark.dtypes(of=types_of_lines)
 def test_lines_that_begin_anywhere(dtype, simulator, chosen):
     """Each operand comes in the widest accesses that its lines permit; the bits are the same."""
-    atom = tensor.atom_of(problem_of(dtype), simulator.device)
+    atom = atoms.atom_of(problem_of(dtype), simulator.device)
     options = {"out_dtype": "int32"} if dtype == "int8" else {}
     seen = set()
 
@@ -618,13 +619,13 @@ def test_precision_is_checked():
 
 
 ATOMS = (
-    ("sm_80", tensor._NVIDIA["half"]),
-    ("sm_80", tensor._NVIDIA["int8"]),
-    ("sm_80", tensor._NVIDIA_TF32),
-    ("sm_80", tensor._NVIDIA_DOUBLE),
-    *(("gfx90a", tensor._CDNA["gfx90a"][name]) for name in ("half", "int8", "float", "double")),
-    ("gfx1100", tensor._RDNA["half"]),
-    ("gfx1100", tensor._RDNA["int8"]),
+    ("sm_80", atoms._NVIDIA["half"]),
+    ("sm_80", atoms._NVIDIA["int8"]),
+    ("sm_80", atoms._NVIDIA_TF32),
+    ("sm_80", atoms._NVIDIA_DOUBLE),
+    *(("gfx90a", atoms._CDNA["gfx90a"][name]) for name in ("half", "int8", "float", "double")),
+    ("gfx1100", atoms._RDNA["half"]),
+    ("gfx1100", atoms._RDNA["int8"]),
 )
 
 
@@ -645,7 +646,7 @@ def layouts_in_shared_memory():
             threads = tile.m // tile.warp_m * (tile.n // tile.warp_n) * atom.lanes
             for rows in (tile.m, tile.n):
                 for way in ways_of(atom):
-                    key = (arch, atom, rows, tensor.tile_k(atom, tile), threads, way)
+                    key = (arch, atom, rows, atoms.tile_k(atom, tile), threads, way)
                     found[key] = None
     return list(found)
 

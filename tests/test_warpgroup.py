@@ -20,6 +20,7 @@ from test_matmul_tensor import problem_of
 import nnkernels as nnk
 from nnkernels.compile import nvrtc
 from nnkernels.compile.instance import source_text
+from nnkernels.config import matmul_atoms as atoms
 from nnkernels.config import matmul_tensor as tensor
 from nnkernels.config.device import PROFILES
 from nnkernels.dispatch.dtypes import numpy_dtype
@@ -98,7 +99,7 @@ def test_a_product_finds_its_operands(library, symbol):
             place = place_of(row, shifted, size, is_turned, column_bytes)
             place += 1024 * base + (step if is_turned else 0)
             memory[place : place + size] = matrix[row, term].reshape(1).view(np.uint8)
-    at = np.array([begins[0] // size, begins[1] // size, *[column_bytes // size] * 2], np.int32)
+    at = np.array([*begins, column_bytes, column_bytes], np.int32) // 16
     out = np.zeros((128, columns // 2), np.float32 if dtype == "float16" else np.int32)
     data = np.concatenate([memory, at.view(np.uint8)])
     assert not launch(library, symbol, out, data, memory.size, shared=memory.size, limit=232448)
@@ -150,18 +151,18 @@ def test_sums_are_there_after_the_wait_alone(library):
 def test_what_fills_a_step_is_of_a_warpgroup(dtype):
     for m, n, together in ((64, 64, True), (4096, 64, True), (63, 4096, False), (4096, 63, False)):
         problem = problem_of(dtype, m, n)
-        atom = tensor.atom_of(problem, HOPPER)
+        atom = atoms.atom_of(problem, HOPPER)
         assert (atom.warps > 1) == together
         # Other chips have no such step.
-        assert tensor.atom_of(problem, PROFILES["sm_90"]).warps == 1
-        assert tensor.atom_of(problem, PROFILES["sm_120"]).warps == 1
+        assert atoms.atom_of(problem, PROFILES["sm_90"]).warps == 1
+        assert atoms.atom_of(problem, PROFILES["sm_120"]).warps == 1
 
 
 def test_floats_and_doubles_are_left_to_the_other_atoms():
     tf32 = replace(problem_of("float32", 512, 512), tf32=True)
     for problem in (tf32, problem_of("float64", 512, 512)):
-        assert tensor.atom_of(problem, HOPPER) == tensor.atom_of(problem, PROFILES["sm_90"])
-    assert tensor.atom_of(problem_of("float32", 512, 512), HOPPER) is None
+        assert atoms.atom_of(problem, HOPPER) == atoms.atom_of(problem, PROFILES["sm_90"])
+    assert atoms.atom_of(problem_of("float32", 512, 512), HOPPER) is None
 
 
 @pytest.mark.parametrize("alignment", [16, 8, 2])

@@ -66,7 +66,7 @@ struct GatheredTaps : Base {
     this->rank = thread;
     this->first_row = first, this->rows = row_count;
     geometry = &g;
-    const auto pixel = Pixel<Index>::of(g, this->clamped(this->row_of(0)));
+    const auto pixel = Pixel<Index>::of(g, this->read_row(this->row_of(0)));
     image = static_cast<const char*>(data) + int64(pixel.in_image(g));
     seen = Seen(g, pixel);
     radix = Radix<Index>::template taps<ChannelsFast>(g);
@@ -196,7 +196,7 @@ template <class Base, class Index, bool ChannelsFast, bool SeesAll> struct Gathe
     table = memory;
     const Geometry& g = *geometry;
     for (int row = int(this->rank); row < Base::rows_of_tile; row += threads) {
-      const auto tap = Tap<Index, ChannelsFast>::of(g, this->clamped(row));
+      const auto tap = Tap<Index, ChannelsFast>::of(g, this->read_row(row));
       Index offset = tap.offset(g);
       NNK_UNROLL
       for (int axis = 0; axis < 3; ++axis) {

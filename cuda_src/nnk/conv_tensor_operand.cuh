@@ -91,7 +91,7 @@ template <class Base, class Index, bool FewTaps> struct WindowTaps : Base {
     image = static_cast<const char*>(data);
     NNK_UNROLL
     for (int i = 0; i < units; ++i) {
-      const auto pixel = Pixel<Index>::of(g, this->clamped(this->row_of(i)));
+      const auto pixel = Pixel<Index>::of(g, this->read_row(this->row_of(i)));
       offset[i] = pixel.in_image(g);
       seen[i] = Seen(g, pixel);
     }
@@ -105,10 +105,9 @@ template <class Base, class Index, bool FewTaps> struct WindowTaps : Base {
     const bool whole = !Partial || this->term_of(0) >= missing;
     NNK_UNROLL
     for (int i = 0; i < units; ++i) {
-      if (!this->is_there(i)) continue;
-      const bool there = whole && seen[i](*geometry, tap);
-      if (wanted && there) check(site);
-      copy_async_if<chunk>(wanted, memory, first + this->place(i), source(i), there, site);
+      const bool copied = wanted && this->is_there(i), there = whole && seen[i](*geometry, tap);
+      if (copied && there) check(site);
+      copy_async_if<chunk>(copied, memory, first + this->place(i), source(i), there, site);
     }
     if (whole) places.advance(0, 0);
   }
@@ -155,6 +154,7 @@ template <class Base, class Index, bool SeesAll> struct WindowPixels : Base {
   static constexpr int chunk = Base::chunk, units = Base::units_of_thread, run = Base::depth;
   static_assert(Base::way == async_rows || Base::way == vector_rows, "chunks of rows");
   static_assert(Base::threads >= Base::units_aside, "units of a thread are of the same rows");
+  static_assert(units == 1 || Base::units % Base::threads == 0, "threads have as many units each");
   static constexpr int apart = Base::threads / Base::units_aside * run;  // terms to the next unit
 
   const Geometry* geometry;
@@ -167,7 +167,7 @@ template <class Base, class Index, bool SeesAll> struct WindowPixels : Base {
     this->rank = thread;
     this->first_row = first, this->rows = row_count;
     geometry = &g;
-    const auto tap = Tap<Index, true>::of(g, this->clamped(this->row_of(0)));
+    const auto tap = Tap<Index, true>::of(g, this->read_row(this->row_of(0)));
     Index offset = tap.offset(g);
     NNK_UNROLL
     for (int axis = 0; axis < 3; ++axis) {
@@ -183,10 +183,10 @@ template <class Base, class Index, bool SeesAll> struct WindowPixels : Base {
                    Site site = NNK_HERE) {
     NNK_UNROLL
     for (int i = 0; i < units; ++i) {
-      if (!this->is_there(i)) continue;
       const bool whole = !Partial || this->term_of(i) >= missing, there = whole && sees();
-      if (wanted && there) check(site);
-      copy_async_if<chunk>(wanted, memory, first + this->place(i), source(), there, site);
+      const bool copied = wanted && this->is_there(i);
+      if (copied && there) check(site);
+      copy_async_if<chunk>(copied, memory, first + this->place(i), source(), there, site);
       if (whole) places.advance(i, 0);
     }
   }

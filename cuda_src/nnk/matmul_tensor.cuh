@@ -11,7 +11,7 @@
 // Where K is no multiple of TileK, the first slice begins with zeros: all later ones are whole, and
 // the loop asks for no edge. Which terms are multiplied in one step follows from K alone, so that
 // tiles of any size, and operands of any strides, give the same bits. Rows past an edge are copies
-// of the last one; what is made of them is not written.
+// of others; what is made of them is not written.
 #pragma once
 #include "nnk/matmul_args.cuh"
 #include "nnk/matmul_epilogue.cuh"
@@ -64,9 +64,12 @@ struct MatmulTensor {
   static constexpr bool any_asynchronous = A::asynchronous || B::asynchronous;
   static_assert(Stages >= 2, "one slice is read while another one is written");
   // Left alone, a compiler saves registers for warps that shared memory has no room for, and
-  // spills: three blocks of 128 threads, or two with 64 x 64 sums of a warp, or one of 256.
+  // spills: three blocks of 128 threads, or two with 64 x 64 sums of a warp, or one of 256. Where
+  // there are no fragments, and few addresses, 64 sums leave room for four.
+  static constexpr bool few_registers =
+      by_warpgroup && A::asynchronous && B::asynchronous && BytesA == 16 && BytesB == 16;
   static constexpr int register_budget =
-      WarpM * WarpN * int(sizeof(Sum)) <= 64 * 32 * 4 ? 168 : 255;
+      WarpM * WarpN * int(sizeof(Sum)) > 64 * 32 * 4 ? 255 : few_registers ? 128 : 168;
 
   using Product = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>;
   using Args = typename Form::template Args<Product, Index>;
@@ -277,14 +280,16 @@ struct MatmulTensor {
     Atom::Team::begin(NNK_HERE);
     NNK_UNROLL
     for (int step = 0; step < steps; ++step) {
-      const int a = A::turned ? row / A::column_line * A::column : row * TileK;
-      const TilesOfStep at{from + a + term_at<A>(step), from + A::elements + term_at<B>(step),
-                           A::column, B::column};
+      const int row_at = A::turned ? row / A::column_line * A::column : row * TileK;
+      const int a = chunks(from) + chunks(row_at) + chunks(term_at<A>(step));
+      const int b = chunks(from) + chunks(A::elements + term_at<B>(step));
+      const TilesOfStep at{a, b, chunks(A::column), chunks(B::column)};
       Atom::Team::template add<TileN, A::turned, B::turned>(memory, at, sums.part[0][0].x,
                                                             NNK_HERE);
     }
     Atom::Team::commit(NNK_HERE);
   }
+  static constexpr NNK_FN int chunks(int elements) { return int(unsigned(elements) / A::chunk); }
   // The first term of a step.
   template <class Operand> static constexpr NNK_FN int term_at(int step) {
     return step * Atom::k * (Operand::turned ? Operand::column_line : 1);

@@ -56,9 +56,9 @@ struct TensorOperand {
 
   static constexpr int pitch = turned ? Rows : TileK;
   static constexpr int line_chunks = pitch / chunk;
-  static_assert(is_power_of_two(TileK) && is_power_of_two(Threads) &&
-                    (is_power_of_two(Rows) || Way == async_terms),
-                "tiles and blocks are powers of two, but for rows that no threads are numbered by");
+  static_assert(is_power_of_two(TileK) &&
+                    (asynchronous || (is_power_of_two(Threads) && is_power_of_two(Rows))),
+                "tiles and blocks that registers are filled for are powers of two");
   static_assert(line_chunks >= 1, "a line has whole chunks");
   // Elements of a line of a column, and from a column to the next.
   static constexpr int column_line = 128 / int(sizeof(T)), column = column_line * TileK;
@@ -69,7 +69,7 @@ struct TensorOperand {
   // more change nothing but the first term, and keeps one address for many.
   static NNK_FN int slot(int line, int at) {
     if constexpr (InColumns)
-      return at / 8 * column + line * column_line + (at % 8 ^ line % 8) * chunk;
+      return at / 8 * column + line * column_line + (at % 8 ^ int(unsigned(line) % 8)) * chunk;
     constexpr int lines_of_128_bytes = line_chunks < 8 ? 8 / line_chunks : 1;
     constexpr int exchanged = line_chunks < 8 ? line_chunks : 8;
     unsigned pattern = unsigned(line) / lines_of_128_bytes;
@@ -102,7 +102,7 @@ struct TensorOperand {
                                      : Way == single_rows                    ? Rows
                                                                              : TileK / piece;
 
-  // Where units lie: addresses, or (see addresses_have_parts) bytes from a place that all threads
+  // Where units lie: addresses, or (in parts) bytes from a place that all threads
   // share, which moves on with the tiles, to one that no thread's is before.
   using Offset = conditional<sizeof(Index) == 4, uint32, uint64>;
   // Where units of a thread are so many terms of the same rows apart, the first one's is enough.
@@ -112,8 +112,13 @@ struct TensorOperand {
   static constexpr bool by_rows =
       Way == async_terms && piece < chunk && Threads >= units_aside && !addresses_have_parts;
   static constexpr int froms = in_step || by_rows ? 1 : units_of_thread;
-  conditional<addresses_have_parts, Offset, const char*> from[froms];
-  static_assert(!(in_step && addresses_have_parts), "offsets of a unit before term 0 do not count");
+  // A warpgroup's threads, with 128 sums each, have no registers to spare, nor time to move many
+  // addresses on.
+  static constexpr bool in_parts =
+      addresses_have_parts ||
+      (InColumns && Way == async_terms && !by_rows && sizeof(Offset) == 4);
+  conditional<in_parts, Offset, const char*> from[froms];
+  static_assert(!(in_step && in_parts), "offsets of a unit before term 0 do not count");
   const char* shared_from;
   Index step, row_step, rows_left;  // steps: bytes between terms, and rows
   // If shifted, by how many bytes a unit's first chunk begins after a multiple of 4: a number of
@@ -129,11 +134,11 @@ struct TensorOperand {
     rank = thread;
     step = term_stride, row_step = row_stride;
     first_row = first, rows = row_count, term = -missing, terms = term_count;
-    rows_left = row_count - 1 - clamped(row_of(0));
+    rows_left = row_count - 1 - read_row(row_of(0));
     // 64 bits: an index need not hold the offsets of terms that are not read.
     shared_from = static_cast<const char*>(data) + int64(first) * row_stride;
     int64 least = 0;
-    if constexpr (addresses_have_parts) {
+    if constexpr (in_parts) {
       const Index last_row = row_count - first < Rows ? row_count - first - 1 : Rows - 1;
       const Index last_term = only_tile() ? term_count - 1 : TileK - 1;
       if (row_stride < 0) least += int64(last_row) * row_stride;
@@ -145,13 +150,13 @@ struct TensorOperand {
     }
     NNK_UNROLL
     for (int i = 0; i < froms; ++i) {
-      const Index row = clamped(row_of(i));
+      const Index row = read_row(row_of(i));
       check_access(row, row_chunk, rows, NNK_HERE);
       const int64 of_row = int64(row - first) * row_stride;
       if constexpr (shifted)
         past_words[i] = uint32(reinterpret_cast<uint64>(data)) + uint32(row) * uint32(row_stride) +
                         uint32(term_of(i) - missing) * uint32(term_stride);
-      if constexpr (addresses_have_parts)
+      if constexpr (in_parts)
         from[i] = Offset(of_row - least + int64(first_term(i, missing)) * term_stride);
       else from[i] = shared_from + of_row + int64(term_of(i)) * term_stride;
     }
@@ -166,14 +171,14 @@ struct TensorOperand {
     if constexpr (by_rows) row_step = opaque(row_step), rows_left = opaque(rows_left);
     NNK_UNROLL
     for (int i = 0; i < units_of_thread; ++i) {
-      if (!is_there(i)) continue;
       const int to = first + place(i);
       const T* source = reinterpret_cast<const T*>(address<Partial>(i, 0, missing));
       if constexpr (Partial) {
-        copy_async<piece>(memory, to, source, term_of(i) >= missing, site);
-      } else {
-        if (wanted) check(i, site);
-        copy_async_if<piece>(wanted, memory, to, source, site);
+        if (is_there(i)) copy_async<piece>(memory, to, source, term_of(i) >= missing, site);
+      } else {  // without a branch, which products under way would have to be waited for
+        const bool copied = wanted && is_there(i);
+        if (copied) check(i, site);
+        copy_async_if<piece>(copied, memory, to, source, site);
       }
     }
     advance();
@@ -221,11 +226,20 @@ struct TensorOperand {
 
   // Where in the tile unit i begins, or row r of one that is transposed.
   NNK_FN int place(int i, int r = 0) const {
+    if constexpr (in_one_pattern) return place_of(0, 0) + i * (Threads / units_aside) * column_line;
+    else return place_of(i, r);
+  }
+
+ protected:
+  // Whether units of a thread lie a multiple of 8 lines apart: a number of the machine code, which
+  // compilers do not find, as they make bits of sums.
+  static constexpr bool in_one_pattern =
+      InColumns && asynchronous && Threads % (8 * units_aside) == 0;
+  NNK_FN int place_of(int i, int r) const {
     if constexpr (turned) return slot(term_of(i), row_of(i) / chunk) + row_of(i) % chunk;
     else return slot(row_of(i) + r, term_of(i) / chunk) + term_of(i) % chunk;
   }
 
- protected:
   NNK_FN bool is_there(int i) const {
     return units % Threads == 0 || int(rank) + i * Threads < units;
   }
@@ -257,10 +271,20 @@ struct TensorOperand {
     else if constexpr (Way == single_rows) return across(i) * chunk;
     else return aside(i) * piece;
   }
-  // Rows past the last one read that again: what is made of them is not written.
-  NNK_FN Index clamped(int row) const {
+  // Which row is read for one of the tile. Those past the last one read others again, and not all
+  // the same one, which many processors would ask one part of the level-2 cache for. What is made
+  // of them is not written.
+  NNK_FN Index read_row(int row) const {
     const Index last = rows - row_chunk;
-    return first_row + row < last ? first_row + row : last;
+    return first_row + row <= last ? first_row + row : first_row + (row & repeated_rows());
+  }
+  // One less than the largest power of two of rows, at most as many as the tile has.
+  NNK_FN int repeated_rows() const {
+    const Index left = rows - first_row;
+    unsigned bits = unsigned(left < Rows ? left : Rows);
+    NNK_UNROLL
+    for (int shift = 1; shift < 16; shift *= 2) bits |= bits >> shift;
+    return int(bits >> 1);
   }
 
   // Terms that are missing in the only tile may lie farther away than an offset holds. There,
@@ -275,14 +299,14 @@ struct TensorOperand {
   // Of a term of a unit.
   template <bool Partial = false>
   NNK_FN const char* address(int i, int more_terms = 0, int missing = 0) const {
-    if constexpr (Partial && addresses_have_parts) more_terms -= too_early(i, missing);
+    if constexpr (Partial && in_parts) more_terms -= too_early(i, missing);
     if constexpr (in_step) more_terms += i * (Threads / units_aside);
     int64 more = int64(more_terms) * step;
     if constexpr (by_rows) {
       const Index more_rows = i * (Threads / units_aside);
       more = int64(more_rows < rows_left ? more_rows : rows_left) * row_step;
     }
-    if constexpr (addresses_have_parts) return shared_from + more + from[froms == 1 ? 0 : i];
+    if constexpr (in_parts) return shared_from + more + from[froms == 1 ? 0 : i];
     else return from[froms == 1 ? 0 : i] + more;
   }
 
@@ -313,7 +337,7 @@ struct TensorOperand {
     const int zeros = Partial ? missing - term_of(unit) - first : 0;
     if (Partial && zeros >= (rows_aside ? 1 : chunk)) return {};
     const char* source = address<Partial>(unit, first, missing);
-    const Index left = rows - clamped(row_of(unit));
+    const Index left = rows - read_row(row_of(unit));
     return load_words < !Partial || rows_aside,
            !rows_aside > (source, past_word(unit, first), Partial && zeros > 0 ? zeros * size : 0,
                           left < chunk ? int(left) * size - 1 : 15);
@@ -339,7 +363,7 @@ struct TensorOperand {
   NNK_FN void advance() {
     constexpr bool adjacent = Way == async_terms || Way == vector_terms;
     const int64 next = int64(TileK) * (adjacent ? int64(sizeof(T)) : int64(step));
-    if constexpr (addresses_have_parts) {
+    if constexpr (in_parts) {
       shared_from += next;
     } else {
       NNK_UNROLL

@@ -16,8 +16,8 @@ constexpr int warpgroup_rows = 64;
 // Whether an atom is of a warpgroup, to which operands stay in shared memory.
 template <class Atom> constexpr bool of_warpgroup = false;
 
-// Where the operands of one step lie: the first element of each, and elements from one column of
-// lines to the next, which counts where they are turned.
+// Where the operands of one step lie, in chunks of 16 bytes: the first one of each, and so many from
+// one column of lines to the next, which counts where they are turned.
 struct TilesOfStep { int a, b, column_a, column_b; };
 
 // What all threads of a warpgroup do together, on the machines that have it

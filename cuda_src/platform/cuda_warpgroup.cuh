@@ -7,10 +7,11 @@ namespace nnk {
 
 // PTX ISA, "Matrix Descriptor Format" of wgmma: addresses and distances in units of 16 bytes, and
 // the swizzle of 128 bytes. Eight lines are 1024 bytes.
-NNK_FN uint64 tile_descriptor(const void* first, int column_bytes) {
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(first));
-  return uint64((address & 0x3ffffu) >> 4) | uint64(column_bytes >> 4) << 16 |
-         uint64(1024 >> 4) << 32 | uint64(1) << 62;
+// (Parts of a sum, so that steps differ in a number that is added: addresses are below 2^18.)
+NNK_FN uint64 tile_descriptor(const void* memory, int first, int column) {
+  const unsigned chunk = static_cast<unsigned>(__cvta_generic_to_shared(memory)) >> 4;
+  const unsigned low = chunk + unsigned(first) + (unsigned(column) << 16);
+  return uint64(1024 >> 4 | 1u << 30) << 32 | low;
 }
 
 // Operands of an asm statement: 8 sums, and the numbers of 8.
@@ -70,9 +71,8 @@ template <class T> struct Warpgroup {
   static NNK_FN void add(const Shared<Element>& memory, const TilesOfStep& at, Sum* sums, Site) {
     static_assert(N == 64 || N == 128 || N == 256, "the widths that are here");
     static_assert(sizeof(T) == 2 || !(TurnedA || TurnedB), "16-bit elements alone can be turned");
-    constexpr int size = int(sizeof(Element));
-    const uint64 a_tile = tile_descriptor(memory.data + at.a, at.column_a * size);
-    const uint64 b_tile = tile_descriptor(memory.data + at.b, at.column_b * size);
+    const uint64 a_tile = tile_descriptor(memory.data, at.a, at.column_a);
+    const uint64 b_tile = tile_descriptor(memory.data, at.b, at.column_b);
     if constexpr (is_same<T, half>) {
       NNK_WGMMA_FLOAT("f16.f16");
     } else if constexpr (is_same<T, bfloat16>) {

@@ -32,15 +32,15 @@ template <class T, bool Turned> inline int address_of(int first, int column, int
   return first + row / 8 * 1024 + row % 8 * 128 + term * size;
 }
 
-// Rows of an operand as values, terms together; `first` and `column` in elements.
+// Rows of an operand as values, terms together; `first` and `column` in chunks.
 template <class T, bool Turned, int Rows, int Terms, class Value>
 inline void read_operand(const Product& product, int first, int column, int from, Value* values) {
   constexpr int size = int(sizeof(T)), chunk = 16 / size;
-  const int start = int(product.memory.offset) + first * size;
+  const int start = int(product.memory.offset) + first * 16;
   constexpr int rows_at_once = Turned ? chunk : 1, terms_at_once = Turned ? 1 : chunk;
   for (int row = 0; row < Rows; row += rows_at_once)
     for (int term = 0; term < Terms; term += terms_at_once) {
-      const int address = swizzled(address_of<T, Turned>(start, column * size, from + row, term));
+      const int address = swizzled(address_of<T, Turned>(start, column * 16, from + row, term));
       const char* bytes = touch_array(product.memory, (address - int(product.memory.offset)) / size,
                                       chunk, 16, Touch::read, product.site);
       for (int i = 0; i < chunk; ++i) {

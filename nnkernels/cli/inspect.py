@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--dtype", help="comma-separated (default: float32; with --all: every one)")
     parser.add_argument(
         "--arch",
-        help=f"comma-separated, among {', '.join(PROFILES)} (default: sm_90; with --all: all; "
+        help=f"comma-separated, among {', '.join(PROFILES)} (default: sm_90a; with --all: all; "
         "with a table: those that it has)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead")
@@ -171,12 +171,12 @@ def _dtypes(arguments: argparse.Namespace, ops: list[Op]) -> list[str] | None:
 
 
 def _archs(arguments: argparse.Namespace) -> list[str]:
-    # Its kernels are those of sm_90, but for products.
-    known, all_of = list(PROFILES), [arch for arch in PROFILES if arch != "sm_90a"]
+    # What the chips of sm_90 run is compiled for sm_90a.
+    known, all_of = list(PROFILES), [arch for arch in PROFILES if arch != "sm_90"]
     if arguments.update is not None or arguments.compare is not None:
         known = all_of = static.archs()
     if arguments.arch is None:
-        return all_of if arguments.all else ["sm_90"]
+        return all_of if arguments.all else ["sm_90a"]
     names = _words(arguments.arch)
     wrong = [name for name in names if name not in known]
     if wrong or not names:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from nnkernels.config import matmul_tensor
+from nnkernels.config import matmul_tensor, matmul_warpgroup
 from nnkernels.config.conv import COLUMNS, ROWS, TERMS, ConvProblem
 from nnkernels.config.device import Device
+from nnkernels.config.matmul_atoms import Atom, Tile, atom_for, atom_of
 from nnkernels.config.matmul_problem import index_kind
 from nnkernels.config.matmul_tensor import (
     ASYNC_ROWS,
@@ -16,10 +17,8 @@ from nnkernels.config.matmul_tensor import (
     SINGLE_TERMS,
     VECTOR_ROWS,
     VECTOR_TERMS,
-    Atom,
     Delays,
     TensorConfig,
-    Tile,
     Way,
 )
 from nnkernels.dispatch.axes import largest_power_of_two
@@ -33,8 +32,10 @@ _LEAST_SHARE = 4
 # on with every slice, one after the other. (On an H100 a block of 128 x 128 alone takes 920 cycles
 # for a slice of pixels that are rows, 1107 where they are terms, and 874 of matrices.)
 _DELAYS = {
-    COLUMNS: Delays(100, 0, 4000), ROWS: Delays(100, 0, 4000), TERMS: Delays(100, 190, 4000)
-}  # fmt: skip
+    COLUMNS: Delays(100, 0, 4000, "b"),
+    ROWS: Delays(100, 0, 4000, "a"),
+    TERMS: Delays(100, 190, 4000, "b"),
+}
 # More tiles, of pixels that are rows whose channels come in chunks, asynchronously: 96 and 192 rows
 # fill 132 processors where 128 leave a quarter of them idle (32 images of 14x14 or 28x28), and 8
 # warps of a block that is alone wait less than 4.
@@ -109,7 +110,7 @@ class ConvTensorConfig:
 def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     """The tiles for a problem on a GPU, or None if ordinary arithmetic is to make it."""
     product = problem.product
-    atom = matmul_tensor.atom_of(product, device)
+    atom = atom_of(product, device)
     if atom is None or min(product.m, product.n) * _LEAST_SHARE < atom.m:
         return None
     few_taps = problem.pixels == TERMS or prod(problem.kernel) <= _FEW_TAPS
@@ -118,7 +119,10 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
     ways = _ways(problem, atom)
     chunks = problem.pixels == ROWS and all(way.alignment == 16 for way in ways)
     chunks = chunks and ways[0].way == ASYNC_TERMS and ways[1].way in (ASYNC_TERMS, ASYNC_ROWS)
-    takes_more = atom.itemsize == 2 and atom.warps == 1
+    if atom.warps > 1:
+        more = matmul_warpgroup.MORE_TILES
+    else:
+        more = _MORE_TILES if atom.itemsize == 2 else ()
     chosen = matmul_tensor.tiled(
         product,
         replace(device, shared_limit=device.shared_limit - _TABLE_BYTES),
@@ -127,7 +131,7 @@ def configure(problem: ConvProblem, device: Device) -> ConvTensorConfig | None:
         _wide_c(problem),
         many_places,
         delays=_DELAYS[problem.pixels],
-        more_tiles=_MORE_TILES if chunks and not many_places and takes_more else (),
+        more_tiles=more if chunks and not many_places else (),
     )
     if chosen is None:
         return None
@@ -156,7 +160,7 @@ def joins_phases(element: str, rows: int, phases: int, device: Device) -> bool:
     rows : int
         Of a phase.
     """
-    atom = matmul_tensor.atom_for(element, device)
+    atom = atom_for(element, device)
     if atom is None or phases == 1:
         return False
     return rows * _LEAST_SHARE < atom.m <= rows * phases * _LEAST_SHARE

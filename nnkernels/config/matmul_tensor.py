@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from nnkernels.config import matmul_warpgroup
 from nnkernels.config.device import Device
+from nnkernels.config.matmul_atoms import (
+    Atom,
+    Tile,
+    atom_of,
+    blocks_of,
+    shared_bytes,
+    tile_k,
+    warps_of,
+)
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind, round_up
 from nnkernels.dispatch.axes import largest_power_of_two
 
@@ -30,61 +40,6 @@ class Way(NamedTuple):
 
     way: int
     alignment: int = 16
-
-
-@dataclass(frozen=True)
-class Atom:
-    """One step of a warp on a matrix core: see ``cuda_src/nnk/mma_*.cuh``.
-
-    Attributes
-    ----------
-    header, name : str
-        Where it is, and its C++ type.
-    lanes : int
-        Of the warp.
-    m, n, k : int
-        Sums and terms of a step.
-    asynchronous : bool
-        Whether the machine copies from global to shared memory without registers.
-    transposes : bool
-        Whether fragments can be read from a tile that lies by terms as fast as from another.
-    rate : int
-        Multiplications of a processor in a cycle.
-    itemsize, sum_itemsize : int
-        Of an element in shared memory, and of a sum.
-    warps : int
-        That make a step together, each its own rows, of what lies in shared memory.
-    """
-
-    header: str
-    name: str
-    lanes: int
-    m: int
-    n: int
-    k: int
-    asynchronous: bool
-    transposes: bool
-    rate: int
-    itemsize: int
-    sum_itemsize: int = 4
-    warps: int = 1
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Sums of a block and of a warp, the bytes of terms of a slice, and the slices in flight.
-
-    ``efficiency`` is the share of the matrix cores' rate that it may reach: the larger a tile, the
-    less it reads from shared memory for a product.
-    """
-
-    m: int
-    n: int
-    warp_m: int
-    warp_n: int
-    slice_bytes: int
-    stages: int
-    efficiency: float
 
 
 @dataclass(frozen=True)
@@ -133,89 +88,6 @@ class TensorConfig:
         return self.tile_m // self.warp_m * (self.tile_n // self.warp_n) * self.atom.lanes
 
 
-def _nvidia(element: str, size: int, rate: int) -> Atom:
-    name = f"MmaSm80<{element}>"
-    return Atom("mma_sm80", name, 32, 16, 16, 32 // size, True, size == 2, rate, size)
-
-
-def _warpgroup(element: str, size: int, rate: int) -> Atom:
-    name = f"MmaSm90<{element}>"
-    return Atom("mma_sm90", name, 32, 16, 16, 32 // size, True, size == 2, rate, size, warps=4)
-
-
-def _cdna(arch: str, element: str, size: int, rate: int) -> Atom:
-    name = f"MmaG{arch[1:]}<{element}>"
-    if size == 8:
-        return Atom("mma_gfx90a", name, 64, 16, 16, 8, False, False, rate, size, 8)
-    return Atom("mma_gfx90a", name, 64, 32, 32, 32 // size, False, False, rate, size)
-
-
-def _rdna(element: str, size: int) -> Atom:
-    return Atom("mma_gfx1100", f"MmaGfx1100<{element}>", 32, 16, 16, 16, False, False, 512, size)
-
-
-# By the element type of both operands. Rates: white papers of A100 and of CDNA 2 (MI200), ISA
-# manual of RDNA 3; of later chips the ratios are much the same.
-_NVIDIA = {
-    "half": _nvidia("half", 2, 1024),
-    "bfloat16": _nvidia("bfloat16", 2, 1024),
-    "int8": _nvidia("int8", 1, 2048),
-    "uint8": _nvidia("uint8", 1, 2048),
-}
-_NVIDIA_TF32 = _nvidia("Tf32", 4, 512)
-# Other chips multiply doubles on matrix cores no faster than elsewhere. NVIDIA H100 white paper,
-# table 2; A100 has half of it.
-_NVIDIA_DOUBLE = Atom("mma_sm80", "MmaSm80<double>", 32, 16, 16, 4, True, True, 128, 8, 8)
-_WITH_DOUBLE = ("sm_80", "sm_90", "sm_90a", "sm_100")
-# NVIDIA H100 white paper, table 2: twice those of A100. Floats are cut off, not rounded, to Tf32,
-# so these are left to the other atom; so are sums that would fill less than one step.
-_WARPGROUP = {
-    "half": _warpgroup("half", 2, 2048),
-    "bfloat16": _warpgroup("bfloat16", 2, 2048),
-    "int8": _warpgroup("int8", 1, 4096),
-    "uint8": _warpgroup("uint8", 1, 4096),
-}
-_LEAST_OF_WARPGROUP = 64
-_CDNA = {
-    arch: {
-        "half": _cdna(arch, "half", 2, 1024),
-        "bfloat16": _cdna(arch, "bfloat16", 2, 1024),
-        "int8": _cdna(arch, "int8", 1, 1024),
-        "float": _cdna(arch, "float", 4, 256),
-        "double": _cdna(arch, "double", 8, 128),
-    }
-    for arch in ("gfx90a", "gfx942")
-}
-_RDNA = {name: _rdna(name, size) for name, size in (("half", 2), ("bfloat16", 2), ("int8", 1))}
-
-
-def atom_of(problem: MatmulProblem, device: Device) -> Atom | None:
-    """The matrix-core step for a problem on a device, if there is one."""
-    if problem.compute_itemsize != (8 if problem.element == "double" else 4):
-        return None  # wider sums were asked for than the core makes
-    least = min(problem.m, problem.n)
-    if device.arch == "sm_90a" and least >= _LEAST_OF_WARPGROUP and problem.element in _WARPGROUP:
-        return _WARPGROUP[problem.element]
-    if _is_nvidia(device) and problem.element == "float" and problem.tf32:
-        return _NVIDIA_TF32
-    return atom_for(problem.element, device)
-
-
-def _is_nvidia(device: Device) -> bool:
-    return device.arch.startswith("sm_") and int(device.arch[3:].rstrip("a")) >= 80
-
-
-def atom_for(element: str, device: Device) -> Atom | None:
-    """The matrix-core step for operands of one C++ type on a device, if there is one."""
-    if element == "double" and device.arch in _WITH_DOUBLE:
-        return _NVIDIA_DOUBLE
-    if _is_nvidia(device):
-        return _NVIDIA.get(element)
-    if device.arch in _CDNA:
-        return _CDNA[device.arch].get(element)
-    return _RDNA.get(element) if device.arch == "gfx1100" else None
-
-
 # Where asynchronous copies keep three or four slices under way. A warp of 64 x 64 reads the fewest
 # fragments for a product; its 128 sums of a lane leave room for two sets of them. Short slices
 # suffice where there are many sums; longer ones have fewer barriers.
@@ -244,17 +116,6 @@ _ASYNC_WIDE_TILES: tuple[Tile, ...] = (
     Tile(16, 128, 16, 32, 128, 3, 0.25),
     Tile(32, 32, 16, 16, 128, 3, 0.2),
 )
-# Of a warpgroup, lines of 128 bytes of terms: its 64 rows and all columns of a tile. One slice more
-# than others is in shared memory, which a warpgroup that is behind still reads. (The efficiencies
-# are guesses: no device has run them.)
-_WARPGROUP_TILES: tuple[Tile, ...] = (
-    Tile(128, 256, 16, 256, 128, 4, 0.85),
-    Tile(128, 128, 16, 128, 128, 4, 0.8),
-    Tile(128, 64, 16, 64, 128, 4, 0.6),
-    Tile(64, 128, 16, 128, 128, 4, 0.6),
-    Tile(64, 64, 16, 64, 128, 4, 0.45),
-)
-_LEAST_STAGES_OF_WARPGROUP = 3
 # Where operands come through registers: one slice in shared memory is multiplied, the next one is
 # stored beside it. Beside sums and two sets of fragments of 64 x 64 there would not be room.
 _STAGED_TILES = (
@@ -307,11 +168,14 @@ class Delays(NamedTuple):
         Of a slice, in which the warps of a block wait for that, and other blocks may multiply.
     block : int
         Of a block: its first slices from memory, its results.
+    gathered : str
+        Which operand is seen through windows: "a" or "b".
     """
 
     addresses: int = 0
     waits: int = 0
     block: int = 2000
+    gathered: str = ""
 
 
 OF_MATRICES = Delays()
@@ -374,12 +238,12 @@ def tiles_of(atom: Atom, device: Device) -> list[Tile]:
     staged = _STAGED_TILES if atom.lanes == 32 else _WAVE_TILES
     copied = _ASYNC_TILES if atom.sum_itemsize == 4 else _ASYNC_WIDE_TILES
     if atom.warps > 1:
-        copied = _WARPGROUP_TILES
+        copied = matmul_warpgroup.TILES
     return [
         tile
         for tile in (copied if atom.asynchronous else staged)
         if tile.warp_m % atom.m == tile.warp_n % atom.n == 0
-        and _shared_bytes(atom, tile) <= device.shared_limit
+        and shared_bytes(atom, tile) <= device.shared_limit
     ]
 
 
@@ -401,7 +265,7 @@ def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bo
     if not atom.asynchronous or (all(copied) and not narrow and not many_places):
         return tile
     if atom.warps > 1:  # whose threads have all columns
-        stages = tile.stages if any(copied) else _LEAST_STAGES_OF_WARPGROUP
+        stages = tile.stages if any(copied) else matmul_warpgroup.LEAST_STAGES
         columns = min(tile.n, 128)
         return replace(tile, n=columns, warp_n=columns, stages=stages)
     # Twice as many threads, each with half as many sums, have registers for what they load, or for
@@ -412,18 +276,6 @@ def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bo
     if tile.warp_m > tile.warp_n:
         return replace(tile, warp_m=tile.warp_m // 2)
     return replace(tile, warp_n=max(tile.warp_n // 2, atom.n))
-
-
-def tile_k(atom: Atom, tile: Tile) -> int:
-    """Terms of a slice: at least two steps, as two sets of fragments take turns."""
-    return max(tile.slice_bytes // atom.itemsize, 2 * atom.k)
-
-
-def _shared_bytes(atom: Atom, tile: Tile) -> int:
-    """What the slices in flight need, or the sums on their way to C in their place."""
-    slices = tile.stages * (tile.m + tile.n) * tile_k(atom, tile) * atom.itemsize
-    warps = tile.m // tile.warp_m * (tile.n // tile.warp_n)
-    return max(slices, warps * atom.m * tile.warp_n * atom.sum_itemsize)
 
 
 def _config(
@@ -445,7 +297,7 @@ def _config(
         *ways[0],
         *ways[1],
         wide_c=wide_c,
-        shared=_shared_bytes(atom, tile) // atom.sum_itemsize,
+        shared=shared_bytes(atom, tile) // atom.sum_itemsize,
         index=index_kind(problem.reach),
         splits=splits,
     )
@@ -498,10 +350,6 @@ def is_wide(problem: MatmulProblem) -> bool:
 # ---- how long it takes --------------------------------------------------------------------------
 
 
-def _blocks(problem: MatmulProblem, tile: Tile) -> int:
-    return problem.batches * -(-problem.m // tile.m) * -(-problem.n // tile.n)
-
-
 def _splits(problem: MatmulProblem, device: Device, atom: Atom, tile: Tile) -> Iterator[int]:
     """Numbers of splits: powers of two, and those of which so many blocks fill the processors."""
     most = min(-(-problem.k // tile_k(atom, tile)) // _LEAST_SLICES, _MOST_SPLITS)
@@ -510,25 +358,23 @@ def _splits(problem: MatmulProblem, device: Device, atom: Atom, tile: Tile) -> I
         yield splits
         splits *= 2
     for each in range(1, _resident(device, atom, tile) + 1):
-        full = each * device.processors // _blocks(problem, tile)
+        full = each * device.processors // blocks_of(problem, tile)
         if 1 < full <= most:
             yield full
 
 
 def _resident(device: Device, atom: Atom, tile: Tile) -> int:
     """Blocks that a processor has at the same time."""
+    if atom.warps > 1:
+        return matmul_warpgroup.blocks_at_once(device, atom, tile)
     few = tile.warp_m * tile.warp_n * atom.sum_itemsize <= 64 * 32 * 4
     registers = _FEW_SUMS if few else _MANY_SUMS
-    of_registers = _REGISTERS // (_warps(tile) * atom.lanes * registers)
+    of_registers = _REGISTERS // (warps_of(tile) * atom.lanes * registers)
     return max(1, min(of_registers, device.shared_limit // _shared_of(atom, tile)))
 
 
 def _shared_of(atom: Atom, tile: Tile) -> int:
-    return _shared_bytes(atom, tile) + _SHARED_OF_BLOCK
-
-
-def _warps(tile: Tile) -> int:
-    return tile.m // tile.warp_m * (tile.n // tile.warp_n)
+    return shared_bytes(atom, tile) + _SHARED_OF_BLOCK
 
 
 def _cycles(
@@ -539,11 +385,13 @@ def _cycles(
     A block alone leaves the matrix cores idle while it waits; several take turns with them, and
     with what is read.
     """
+    if atom.warps > 1:
+        return matmul_warpgroup.cycles(problem, device, atom, tile, splits, delays.gathered)
     terms = tile_k(atom, tile)
     slices = -(-problem.k // (terms * splits))
     multiplying = tile.m * tile.n * terms / (atom.rate * tile.efficiency)
     reading = (tile.m + tile.n) * terms * atom.itemsize / _READ_OF_CYCLE
-    warps = _warps(tile) / _CORES
+    warps = warps_of(tile) / _CORES
     alone = multiplying * max(1.0, 1 / warps) + _SLICE_CYCLES / warps
     alone += delays.addresses + delays.waits
 
@@ -551,7 +399,7 @@ def _cycles(
         together = max(blocks * (max(multiplying, reading) + delays.addresses), alone)
         return slices * together + delays.block if blocks else 0.0
 
-    own = max(1, -(-_blocks(problem, tile) * splits // device.processors))
+    own = max(1, -(-blocks_of(problem, tile) * splits // device.processors))
     resident = min(own, _resident(device, atom, tile))
     cycles = own // resident * turn(resident) + turn(own % resident)
     if splits > 1:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nnkernels.config.device import Device
+from nnkernels.config.matmul_atoms import Atom, atom_for
 from nnkernels.config.matmul_packed import micro_tile
 from nnkernels.config.matmul_problem import round_up
-from nnkernels.config.matmul_tensor import Atom, atom_for
 from nnkernels.dispatch.axes import INT32_MAX, Strides, largest_power_of_two
 
 # The widest layer whose activations stay on the chip, and the most layers that the arguments of a

@@ -32,7 +32,7 @@ _TITLE = "# nnkernels static report"
 DTYPES = ("float32", "float16")
 FAMILIES: dict[str, tuple[str, ...]] = {
     "sm_80": ("matmul", "conv"),
-    "sm_90": (),  # all
+    "sm_90a": (),  # all
     "gfx90a": (),
 }
 

@@ -202,14 +202,14 @@ def _device(cupy: Any, index: int) -> Device:
 
 
 def _architecture(own: str) -> str:
-    """What to compile for on a device: ``$NNKERNELS_GPU_ARCH``, if it is of its kind."""
+    """What to compile for on a device: with all its instructions, or ``$NNKERNELS_GPU_ARCH``."""
     asked = os.environ.get("NNKERNELS_GPU_ARCH", "")
     can = [own, *(arch for arch in _NAMED_BY_US if arch == f"{own}a")]
     if asked and asked not in can:
         raise BackendError(
             f"NNKERNELS_GPU_ARCH is {asked!r}, and this device runs {' and '.join(can)}"
         )
-    return asked or own
+    return asked or can[-1]
 
 
 _machines: dict[int, GpuMachine] = {}

@@ -47,8 +47,8 @@ struct Begun {
   float sums[32];
 };
 using Team = nnk::Warpgroup<half>;
-constexpr int tile = 64 * 64;  // elements: two of them
-constexpr nnk::TilesOfStep first_step{0, tile, tile, tile};
+constexpr int tile = 64 * 64, chunk = 8;  // elements; there are two tiles
+constexpr nnk::TilesOfStep first_step{0, tile / chunk, tile / chunk, tile / chunk};
 
 template <class G> Begun begun(G& group) {
   Begun b{Team::memory<half>(group, 2 * tile), {}};
@@ -102,7 +102,7 @@ SIM_TEST(two_sets_of_sums, 128) {
 SIM_TEST(different_tiles, 128) {
   Begun b = begun(group);
   nnk::TilesOfStep at = first_step;
-  at.b += group.rank() == 77 ? 16 : 0;
+  at.b += group.rank() == 77 ? 2 : 0;
   Team::add<64, false, false>(b.memory, at, b.sums, NNK_HERE);  // at: different tiles
   Team::commit(NNK_HERE);
   Team::wait<0>(NNK_HERE);
@@ -118,7 +118,7 @@ SIM_TEST(overwritten_too_early, 128) {
 SIM_TEST(out_of_bounds, 128) {
   Begun b = begun(group);
   nnk::TilesOfStep at = first_step;
-  at.b += tile / 2;
+  at.b += tile / 2 / chunk;
   Team::add<64, false, false>(b.memory, at, b.sums, NNK_HERE);  // at: beyond the end
   Team::commit(NNK_HERE);
   Team::wait<0>(NNK_HERE);

@@ -1,0 +1,88 @@
+"""The tiles of warpgroups of compute capability 9.0, and how long products with them take."""
+
+from __future__ import annotations
+
+from nnkernels.config.device import Device
+from nnkernels.config.matmul_atoms import Atom, Tile, blocks_of, shared_bytes, tile_k, warps_of
+from nnkernels.config.matmul_problem import MatmulProblem
+
+
+def _tile(m: int, n: int, stages: int) -> Tile:
+    """A warp has 16 of its warpgroup's 64 rows, and all columns; a line of 128 bytes is a slice."""
+    return Tile(m, n, 16, n, 128, stages)
+
+
+# One slice more than others is in shared memory, which a warpgroup that is behind still reads.
+# Where a processor has one block, many slices under way hide how long each takes; with four, there
+# is room for two blocks or more.
+TILES = (
+    _tile(128, 256, 4),
+    _tile(256, 128, 4),
+    _tile(128, 128, 6),
+    _tile(128, 64, 8),
+    _tile(128, 64, 4),
+    _tile(64, 128, 8),
+    _tile(64, 128, 4),
+    _tile(64, 64, 6),
+    _tile(64, 64, 4),
+)
+# Where both operands are copied, and the rows of A are pixels: 131 blocks of 132 processors for 32
+# images of 28 x 28.
+MORE_TILES = (_tile(192, 128, 5),)
+LEAST_STAGES = 3
+
+# The rest was fitted to 700 products of an H100 (19 tiles, up to 10 splits, of 15 products of
+# matrices and over windows; docs/measured-gpu.md): the tiles it chooses take 1.04 times as long as
+# the fastest ones, on average. The share of the matrix cores' rate that a block may reach; what a
+# processor reads in a cycle, of an operand that lies there and of one that is gathered.
+_EFFICIENCY, _READ_OF_CYCLE, _GATHERED_OF_CYCLE = 0.85, 49, 30
+# Cycles from the copy of a slice until it is there; of a slice in which a block alone waits; of a
+# block, for its first slices and its results, and for the places of windows.
+_LATENCY, _WAIT, _BLOCK, _WINDOWS = 1700, 120, 3500, 1100
+# A second launch, and the bytes of partial sums that all processors together write or read in a
+# cycle.
+_SPLIT, _BYTES_OF_CYCLE = 3000, 2150
+_REGISTERS, _MANY_SUMS, _FEW_SUMS = 1 << 16, 256, 128
+_SHARED_OF_BLOCK = 1 << 10
+
+
+def cycles(
+    problem: MatmulProblem, device: Device, atom: Atom, tile: Tile, splits: int, gathered: str
+) -> float:
+    """Roughly, how long it takes: the processor with the most blocks, some at a time.
+
+    Parameters
+    ----------
+    gathered : str
+        Which operands are seen through windows: "", "a" or "b".
+    """
+    terms = tile_k(atom, tile)
+    slices = -(-problem.k // (terms * splits))
+    multiplying = tile.m * tile.n * terms / (atom.rate * _EFFICIENCY)
+    line = terms * atom.itemsize
+    reading = line * (
+        tile.m / (_GATHERED_OF_CYCLE if gathered == "a" else _READ_OF_CYCLE)
+        + tile.n / (_GATHERED_OF_CYCLE if gathered == "b" else _READ_OF_CYCLE)
+    )
+    busy = max(multiplying, reading)
+    once = _BLOCK + (_WINDOWS if gathered else 0)
+
+    def turn(blocks: int) -> float:
+        slowest = max(_LATENCY / (tile.stages - 1), blocks * busy, multiplying + _WAIT)
+        return slices * slowest + once if blocks else 0.0
+
+    own = max(1, -(-blocks_of(problem, tile) * splits // device.processors))
+    resident = min(own, blocks_at_once(device, atom, tile))
+    found = own // resident * turn(resident) + turn(own % resident)
+    if splits > 1:
+        sums = problem.batches * problem.m * problem.n * atom.sum_itemsize
+        found += _SPLIT + 2 * splits * sums / _BYTES_OF_CYCLE
+    return found
+
+
+def blocks_at_once(device: Device, atom: Atom, tile: Tile) -> int:
+    """Blocks that a processor has at the same time."""
+    registers = _MANY_SUMS if tile.n > 128 else _FEW_SUMS
+    of_registers = _REGISTERS // (warps_of(tile) * atom.lanes * registers)
+    of_shared = device.shared_limit // (shared_bytes(atom, tile) + _SHARED_OF_BLOCK)
+    return max(1, min(of_registers, of_shared))
