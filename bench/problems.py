@@ -484,6 +484,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
     }
     if op.family == "fusion":
         fused_functions.with_usual_sums(arrays)
+    elif op.family == perceptrons.FAMILY:
+        perceptrons.scale_weights(arrays)
     if "grid" in arrays:
         arrays["grid"] = windows.grid(random, arrays["grid"].shape).astype(dtype)
     for name in op.positive:
