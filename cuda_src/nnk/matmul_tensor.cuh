@@ -44,7 +44,10 @@ struct MatmulTensor {
   static_assert(sizeof(TA) == sizeof(Element) && sizeof(TB) == sizeof(Element),
                 "operands are copied bit by bit");
   static constexpr int warps_n = TileN / WarpN, warps = TileM / WarpM * warps_n;
-  static constexpr int threads = warps * Atom::lanes;
+  // Threads that make sums, after which others, if there are any, copy slices for them. Then the
+  // first ones have nothing to do between two slices but to begin the next one.
+  static constexpr int multipliers = warps * Atom::lanes, copiers = copiers_of<Atom>;
+  static constexpr int threads = multipliers + copiers, copying = copiers > 0 ? copiers : threads;
   static constexpr int parts_m = WarpM / Atom::m, parts_n = WarpN / Atom::n;
   static constexpr int steps = TileK / Atom::k;
   static_assert(steps >= 2 && steps % 2 == 0, "two sets of fragments take turns within a slice");
@@ -57,19 +60,23 @@ struct MatmulTensor {
                                   TileM % warpgroup_rows == 0),
                 "a warpgroup has 64 rows and all columns");
   template <int Rows, int Way, int Bytes>
-  using Operand = TensorOperand<Element, Index, Rows, TileK, threads, Way, Bytes, by_warpgroup>;
+  using Operand = TensorOperand<Element, Index, Rows, TileK, copying, Way, Bytes, by_warpgroup>;
   using A = typename Form::template A<Operand<TileM, WayA, BytesA>, Index>;
   using B = typename Form::template B<Operand<TileN, WayB, BytesB>, Index>;
   static constexpr int stage = A::elements + B::elements;
   static constexpr bool any_asynchronous = A::asynchronous || B::asynchronous;
   static_assert(Stages >= 2, "one slice is read while another one is written");
+  static_assert(copiers == 0 || (by_warpgroup && A::asynchronous && B::asynchronous),
+                "those that copy do so without registers, and without others");
   // Left alone, a compiler saves registers for warps that shared memory has no room for, and
   // spills: three blocks of 128 threads, or two with 64 x 64 sums of a warp, or one of 256. Where
   // there are no fragments, and few addresses, 64 sums leave room for four.
   static constexpr bool few_registers =
       by_warpgroup && A::asynchronous && B::asynchronous && BytesA == 16 && BytesB == 16;
-  static constexpr int register_budget =
-      WarpM * WarpN * int(sizeof(Sum)) > 64 * 32 * 4 ? 255 : few_registers ? 128 : 168;
+  static constexpr int register_budget = copiers > 0 ? 65536 / threads / 8 * 8
+                                         : WarpM * WarpN * int(sizeof(Sum)) > 64 * 32 * 4 ? 255
+                                         : few_registers                                  ? 128
+                                                                                          : 168;
 
   using Product = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>;
   using Args = typename Form::template Args<Product, Index>;
@@ -82,9 +89,18 @@ struct MatmulTensor {
     const Index terms = terms_of_split(args, split);
     const Index slices = ceil_div(terms, Index(TileK));
     const int missing = int(slices * TileK - terms);
+    if constexpr (copiers > 0) {
+      if (group.rank() < multipliers) {
+        Sums sums;
+        clear(sums);
+        if (slices > 0) multiply_slices(group, slices, sums);
+        finish(group, args, Work(args, opaque(int32(group.block()))), sums);
+        return;
+      }
+    }
     A a;
     B b;
-    const unsigned rank = unsigned(group.rank());
+    const unsigned rank = unsigned(group.rank() - (copiers > 0 ? multipliers : 0));
     const TA* const from_a = byte_offset(args.a, offset[0]);
     const TB* const from_b = byte_offset(args.b, offset[1]);
     if constexpr (A::gathers)
@@ -93,14 +109,20 @@ struct MatmulTensor {
     if constexpr (B::gathers)
       b.begin(Form::geometry_b(args), rank, from_b, place.n, args.n, split * args.terms, missing);
     else b.begin(rank, from_b, place.n, args.n, terms, args.stride_b[1], args.stride_b[0], missing);
-    Sums sums;
-    clear(sums);
-    if (slices > 0) {
-      if constexpr (by_warpgroup) accumulate_together(group, a, b, slices, missing, sums);
-      else accumulate(group, a, b, slices, missing, sums);
+    if constexpr (copiers > 0) {
+      if (slices > 0) copy_slices(group, a, b, slices, missing);
+      if constexpr (WideC) wait_for_results(group);
+    } else {
+      Sums sums;
+      clear(sums);
+      if (slices > 0) {
+        if constexpr (by_warpgroup) accumulate_together(group, a, b, slices, missing, sums);
+        else accumulate(group, a, b, slices, missing, sums);
+      }
+      // Where the sums go is found once more: from before the loop, registers would have to hold
+      // it.
+      finish(group, args, Work(args, opaque(int32(group.block()))), sums);
     }
-    // Where the sums go is found once more: from before the loop, registers would have to hold it.
-    finish(group, args, Work(args, opaque(int32(group.block()))), sums);
   }
 
  private:
@@ -274,6 +296,41 @@ struct MatmulTensor {
     }
     Team::template wait<0>(NNK_HERE);
   }
+  // The same by threads that copy, and threads that multiply. They meet at barriers that stand in
+  // different places.
+  static NNK_FN Site between_slices() { return NNK_HERE; }
+  static NNK_FN Site between_results() { return NNK_HERE; }
+  template <class G>
+  static NNK_FN void copy_slices(G& group, A& a, B& b, Index slices, int missing) {
+    using Team = typename Atom::Team;
+    const auto memory = Team::template memory<Element>(group, Stages * stage);
+    static_assert(A::table_words + B::table_words == 0, "what is looked up is for all threads");
+    fill(memory, a, b, missing, slices);
+    int free = ahead * stage;
+    NNK_NO_UNROLL
+    for (Index left = slices; left != 0; --left) {
+      copy_async_wait<ahead - 1>();
+      Team::publish();
+      group.barrier(between_slices());
+      copy(memory, a, b, free, left > ahead);
+      free = after(free);
+    }
+    copy_async_wait<0>();
+  }
+  template <class G> static NNK_FN void multiply_slices(G& group, Index slices, Sums& sums) {
+    using Team = typename Atom::Team;
+    const auto memory = Team::template memory<Element>(group, Stages * stage);
+    const int row = group.rank() / warpgroup_threads * warpgroup_rows;
+    int now = 0;
+    NNK_NO_UNROLL
+    for (Index left = slices; left != 0; --left) {
+      group.barrier(between_slices());
+      multiply_slice(memory, now, row, sums);
+      now = after(now);
+      Team::template wait<1>(NNK_HERE);
+    }
+    Team::template wait<0>(NNK_HERE);
+  }
   static NNK_FN int after(int at) { return at == (Stages - 1) * stage ? 0 : at + stage; }
 
   static NNK_FN void multiply_slice(const Shared<Element>& memory, int from, int row, Sums& sums) {
@@ -419,9 +476,9 @@ struct MatmulTensor {
     const int own = group.rank() / Atom::lanes * size;
     NNK_UNROLL
     for (int i = 0; i < parts_m; ++i) {
-      group.barrier();
+      group.barrier(between_results());
       put(memory, own, warp.lane, sums.part[i]);
-      group.barrier();
+      group.barrier(between_results());
       for (int u = warp.lane; u < Atom::m * wides; u += Atom::lanes) {
         const int r = u / wides, j = u % wides * wide;
         const Index row = place.m + warp.m + i * Atom::m + r, column = place.n + warp.n + j;
@@ -432,6 +489,10 @@ struct MatmulTensor {
         line.store(column, convert<TC>(y));
       }
     }
+  }
+  // What a thread without sums does meanwhile.
+  template <class G> static NNK_FN void wait_for_results(G& group) {
+    for (int i = 0; i < 2 * parts_m; ++i) group.barrier(between_results());
   }
   static NNK_FN void put(const Shared<Sum>& memory, int own, int lane,
                          const typename Atom::C (&parts)[parts_n]) {

@@ -15,6 +15,8 @@ constexpr int warpgroup_rows = 64;
 
 // Whether an atom is of a warpgroup, to which operands stay in shared memory.
 template <class Atom> constexpr bool of_warpgroup = false;
+// Threads that copy for it, after those that multiply.
+template <class Atom> constexpr int copiers_of = 0;
 
 // Where the operands of one step lie, in chunks of 16 bytes: the first one of each, and so many from
 // one column of lines to the next, which counts where they are turned.

@@ -51,7 +51,7 @@ class Tile:
     """Sums of a block and of a warp, the bytes of terms of a slice, and the slices in flight.
 
     ``efficiency`` is the share of the matrix cores' rate that it may reach: the larger a tile, the
-    less it reads from shared memory for a product.
+    less it reads from shared memory for a product. ``copiers``: threads that copy for the others.
     """
 
     m: int
@@ -61,6 +61,7 @@ class Tile:
     slice_bytes: int
     stages: int
     efficiency: float = 1.0
+    copiers: int = 0
 
 
 def _nvidia(element: str, size: int, rate: int) -> Atom:

@@ -56,6 +56,8 @@ class TensorConfig:
         Accumulator-type elements of shared memory of a block.
     splits : int
         Ranges of terms that are summed apart, and then added up in a second launch.
+    copiers : int
+        Threads that copy for those that make sums.
     """
 
     atom: Atom
@@ -73,6 +75,7 @@ class TensorConfig:
     shared: int
     index: str
     splits: int = 1
+    copiers: int = 0
 
     def shared_elements(self, k: int) -> int:
         """Accumulator-type elements of shared memory of a block, for sums of `k` terms."""
@@ -85,7 +88,13 @@ class TensorConfig:
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return self.tile_m // self.warp_m * (self.tile_n // self.warp_n) * self.atom.lanes
+        warps = self.tile_m // self.warp_m * (self.tile_n // self.warp_n)
+        return warps * self.atom.lanes + self.copiers
+
+    @property
+    def atom_type(self) -> str:
+        """C++ type of the atom."""
+        return self.atom.name.replace(">", f", {self.copiers}>") if self.copiers else self.atom.name
 
 
 # Where asynchronous copies keep three or four slices under way. A warp of 64 x 64 reads the fewest
@@ -267,7 +276,7 @@ def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bo
     if atom.warps > 1:  # whose threads have all columns
         stages = tile.stages if any(copied) else matmul_warpgroup.LEAST_STAGES
         columns = min(tile.n, 128)
-        return replace(tile, n=columns, warp_n=columns, stages=stages)
+        return replace(tile, n=columns, warp_n=columns, stages=stages, copiers=0)
     # Twice as many threads, each with half as many sums, have registers for what they load, or for
     # the places of two or four times as many copies.
     tile = replace(tile, n=min(tile.n, 128), stages=tile.stages if any(copied) else 2)
@@ -300,6 +309,7 @@ def _config(
         shared=shared_bytes(atom, tile) // atom.sum_itemsize,
         index=index_kind(problem.reach),
         splits=splits,
+        copiers=tile.copiers,
     )
 
 

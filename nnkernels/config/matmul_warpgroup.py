@@ -7,9 +7,9 @@ from nnkernels.config.matmul_atoms import Atom, Tile, blocks_of, shared_bytes, t
 from nnkernels.config.matmul_problem import MatmulProblem
 
 
-def _tile(m: int, n: int, stages: int) -> Tile:
+def _tile(m: int, n: int, stages: int, copiers: int = 0) -> Tile:
     """A warp has 16 of its warpgroup's 64 rows, and all columns; a line of 128 bytes is a slice."""
-    return Tile(m, n, 16, n, 128, stages)
+    return Tile(m, n, 16, n, 128, stages, copiers=copiers)
 
 
 # One slice more than others is in shared memory, which a warpgroup that is behind still reads.
@@ -83,6 +83,7 @@ def cycles(
 def blocks_at_once(device: Device, atom: Atom, tile: Tile) -> int:
     """Blocks that a processor has at the same time."""
     registers = _MANY_SUMS if tile.n > 128 else _FEW_SUMS
-    of_registers = _REGISTERS // (warps_of(tile) * atom.lanes * registers)
+    threads = warps_of(tile) * atom.lanes + tile.copiers
+    of_registers = _REGISTERS // (threads * registers)
     of_shared = device.shared_limit // (shared_bytes(atom, tile) + _SHARED_OF_BLOCK)
     return max(1, min(of_registers, of_shared))

@@ -99,7 +99,7 @@ def _simt(call: Call, chosen: SimtConfig) -> _Template:
 
 def _tensor(call: Call, chosen: TensorConfig) -> _Template:
     options = (
-        f"{chosen.atom.name}, {chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.warp_m}, "
+        f"{chosen.atom_type}, {chosen.tile_m}, {chosen.tile_n}, {chosen.tile_k}, {chosen.warp_m}, "
         f"{chosen.warp_n}, {chosen.stages}, {chosen.way_a}, {chosen.alignment_a}, {chosen.way_b}, "
         f"{chosen.alignment_b}, {_flags(chosen.wide_c)}"
     )
