@@ -37,6 +37,8 @@ _ROWWISE = (
     *("layer_norm", "rms_norm"),
 )
 _ALL_ROWS, _CHECKED_ROWS = 1 << 22, 256
+# Those of which a row of the result is made of one row of the first operand.
+_OF_ROWS = ("matmul", "linear", "fused_linear", "mlp")
 # Of a window, or windows of an element: more than any that is timed has.
 _POOL_TAPS = 256
 
@@ -205,16 +207,19 @@ def _expected(problem: Problem, operands: list[np.ndarray]) -> tuple[Any, tuple[
         part, operands, chosen = convolutions.sample(problem.op, operands, problem.options)
         positional, options = op.arguments(operands, chosen)
         return part, as_tuple(op.reference(*positional, **options))
+    rows: Any = ...
+    if problem.op in _OF_ROWS and operands[0].ndim == 2 and len(operands[0]) > 2 * _CHECKED_ROWS:
+        rows = _sampled_rows(len(operands[0]))
+        operands = [operands[0][rows], *operands[1:]]
     if op.family == "matmul" and _fits_float64(problem):
         positional, options = op.arguments(
             [x.astype(np.float64) for x in operands],
             {name: value for name, value in problem.options.items() if name != "out_dtype"},
         )
-        return ..., as_tuple(op.reference(*positional, **options))
+        return rows, as_tuple(op.reference(*positional, **options))
     size = math.prod(problem.shape)
     if problem.op in _ROWWISE and size > _ALL_ROWS and (problem.axis or 0) % len(problem.shape):
-        rows = np.random.default_rng(2).integers(0, problem.shape[0], _CHECKED_ROWS)
-        rows = np.concatenate([[0], rows, [problem.shape[0] - 1]])
+        rows = _sampled_rows(problem.shape[0])
         sampled = [x[rows] if x.shape == problem.shape else x for x in operands]
         positional, options = op.arguments(sampled, problem.options)
         return rows, as_tuple(op.reference(*positional, **options))
@@ -222,12 +227,18 @@ def _expected(problem: Problem, operands: list[np.ndarray]) -> tuple[Any, tuple[
     alike = len({x.shape for x in operands}) == 1 and problem.axis is None
     if not (op.family == "elementwise" and large and alike):
         positional, options = op.arguments(operands, problem.options)
-        return ..., as_tuple(op.reference(*positional, **options))
+        return rows, as_tuple(op.reference(*positional, **options))
     # The two ends, where a kernel handles what is left of a vector, and a sample between.
     sample = np.random.default_rng(2).integers(0, size, _CHECKED_ELEMENTS)
     flat = np.concatenate([np.arange(1024), sample, np.arange(size - 1024, size)])
     index = np.unravel_index(flat, problem.shape)
     return index, as_tuple(op.reference(*(x[index] for x in operands)))
+
+
+def _sampled_rows(count: int) -> np.ndarray:
+    """The first row, the last one, and some between."""
+    rows = np.random.default_rng(2).integers(0, count, _CHECKED_ROWS)
+    return np.concatenate([[0], rows, [count - 1]])
 
 
 def _fits_float64(problem: Problem) -> bool:
