@@ -343,7 +343,9 @@ def _bench(settings: Settings) -> list[Outcome]:
     if settings.warpgroups:  # the same rows by both kinds of kernels
         share = 0.2 * (end - time.monotonic())
         variables = {"NNKERNELS_GPU_ARCH": "sm_90"}
-        outcomes.append(_timed("speed without warpgroups", "warpgroups", settings, share, variables))
+        outcomes.append(
+            _timed("speed without warpgroups", "warpgroups", settings, share, variables)
+        )
         outcomes.append(_timed("speed with warpgroups", "warpgroups", settings, share))
     return [*outcomes, _timed("speed", "gpu", settings, end - time.monotonic())]
 
