@@ -442,10 +442,32 @@ def test_tiles_of_other_heights(tile, dtype, simulator, monkeypatch, chosen):
 
 @pytest.mark.warpgroups
 @pytest.mark.dtypes(of=float16_on("sm_90a"))
-@pytest.mark.parametrize("tile", matmul_warpgroup.MORE_TILES)
-def test_three_warpgroups(tile, dtype, simulator, monkeypatch, chosen):
+@pytest.mark.parametrize("tile", [*matmul_warpgroup.MORE_TILES, matmul_warpgroup.TILES[3]])
+def test_three_warpgroups_and_one_that_copies(tile, dtype, simulator, monkeypatch, chosen):
     check_more_tiles(matmul_warpgroup, "MORE_TILES", tile, simulator, monkeypatch)
-    assert {c.product.tile_m for c in chosen} == {tile.m}
+    assert {(c.product.tile_m, c.product.copiers) for c in chosen} == {(tile.m, tile.copiers)}
+
+
+@pytest.mark.warpgroups
+@pytest.mark.dtypes(of=float16_on("sm_90a"))
+def test_many_pixels_of_few_channels(dtype, simulator, monkeypatch, chosen):
+    """512 threads, of which a thread gathers elements of one of 256 pixels."""
+    tile = next(t for t in matmul_warpgroup.TILES if (t.m, t.n) == (128, 64))
+    monkeypatch.setattr(tensor, "_tiles", lambda problem, device, atom: [tile])
+    monkeypatch.setattr(matmul_warpgroup, "_LEAST_TURNS", 0)
+    simulator.machine.plans.clear()
+    generator = np.random.default_rng(8)
+    x, w = (laid(generator, s, "float16", True) for s in ((2, 3, 27, 31), (65, 3, 5, 5)))
+    used = []
+
+    def body():
+        with simulator.context(2):
+            used.append(nnk.conv(x, w, stride=2, padding=2))
+
+    simulator.precompiled(body)
+    assert_right(FORWARD, [x, w, None], {"stride": 2, "padding": 2}, used[-1], 75)
+    assert {(c.product.tile_m, c.product.threads) for c in chosen} == {(256, 512)}
+    simulator.machine.plans.clear()
 
 
 def test_three_warpgroups_fill_a_gpu():

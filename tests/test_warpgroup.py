@@ -171,10 +171,76 @@ def test_a_warpgroup_has_all_columns(alignment):
     problem = replace(problem_of("float16", 4096, 4096, 4096), alignments=narrow)
     c = tensor.configure(problem, HOPPER)
     assert (c.warp_m, c.warp_n) == (16, c.tile_n)
-    assert c.threads == 2 * c.tile_m
+    assert c.copiers == (128 if alignment == 16 else 0)
+    assert c.threads == 2 * c.tile_m + c.copiers
+    assert c.atom_type == ("MmaSm90<half, 128>" if alignment == 16 else "MmaSm90<half>")
     assert c.stages == (4 if alignment > 2 else 3)
     assert c.tile_n == (256 if alignment == 16 else 128)
     assert c.shared * 4 <= HOPPER.shared_limit
+
+
+def size_of(m, n, k, turned=False):
+    """The tile, splits and copiers of a product of float16; A by terms, or `turned`."""
+    problem = problem_of("float16", m, n, k)
+    if turned:
+        problem = replace(problem, strides_a=(2, 2 * m))
+    c = tensor.configure(problem, HOPPER)
+    return (c.tile_m, c.tile_n, c.stages), c.splits, c.copiers
+
+
+def test_sizes_of_products():
+    """As an H100 is fastest, of those tried (docs/measured-gpu.md)."""
+    assert size_of(4096, 4096, 4096) == ((128, 256, 4), 1, 128)
+    assert size_of(2048, 2048, 2048) == ((128, 256, 4), 1, 128)
+    assert size_of(1024, 1024, 1024) == ((64, 128, 8), 1, 128)
+    assert size_of(512, 512, 512) == ((64, 64, 6), 1, 0)
+    assert size_of(256, 4096, 4096) == ((64, 128, 8), 1, 128)
+    # Where A lies by rows, all threads copy.
+    assert size_of(4096, 4096, 4096, turned=True) == ((128, 256, 4), 1, 0)
+    # Few blocks, and long sums.
+    assert size_of(128, 128, 65536)[1] > 16
+
+
+def tile_of(function, *operands, **options):
+    (found,) = [c for c in configs_of(function, operands, options) if c is not None]
+    return (found.tile_m, found.tile_n, found.stages), found.copiers
+
+
+def configs_of(function, operands, options):
+    found = []
+
+    def recording(*arguments, **others):
+        found.append(tiled(*arguments, **others))
+        return found[-1]
+
+    tiled = tensor.tiled
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensor, "tiled", recording)
+        launches(function, operands, options, HOPPER)
+    return found
+
+
+def test_sizes_of_convolutions():
+    half = numpy_dtype("float16")
+
+    def last(*shapes):
+        return [channels_last(shape, half) for shape in shapes]
+
+    small = last((32, 512, 7, 7), (512, 512, 3, 3))
+    # Windows are gathered by half of the threads, if any copy for others.
+    assert tile_of(nnk.conv, *small, padding=1) == ((64, 128, 8), 128)
+    assert tile_of(nnk.conv, *last(IMAGE, WEIGHT), padding=1) == ((192, 128, 5), 0)
+    many = last((32, 256, 28, 28), (256, 256, 3, 3))
+    assert tile_of(nnk.conv, *many, padding=1)[1] == 0
+    # Element by element, of many pixels and of few.
+    stem = last((32, 3, 224, 224), (64, 3, 7, 7))
+    assert tile_of(nnk.conv, *stem, stride=2, padding=3) == ((256, 64, 3), 0)
+    stem[0] = stem[0][:1, :, :112]
+    assert tile_of(nnk.conv, *stem, stride=2, padding=3)[0][0] < 256
+    # Of 64 rows through registers, no more columns.
+    images = [contiguous(shape, half) for shape in ((32, 64, 56, 56), (32, 256, 56, 56))]
+    weight = (64, 256, 1, 1)
+    assert tile_of(nnk.conv_backward_weight, *images, weight) == ((64, 64, 3), 0)
 
 
 # ---- as NVRTC makes them ------------------------------------------------------------------------

@@ -238,7 +238,10 @@ def tiled(
         for other in more_tiles:
             if (found := _cycles(problem, device, atom, other, 1, delays)) < cycles:
                 cycles, tile = found, other
-    tile = _for_operands(atom, tile, ways, many_places)
+    if atom.warps > 1:
+        tile = _of_warpgroup(problem, device, tile, ways, many_places, delays.gathered)
+    else:
+        tile = _for_operands(atom, tile, ways, many_places)
     return _config(problem, atom, tile, splits, ways, wide_c)
 
 
@@ -269,14 +272,9 @@ def _tiles(problem: MatmulProblem, device: Device, atom: Atom) -> list[Tile]:
 
 def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bool) -> Tile:
     """The tile, or one that suits operands that come through registers; of as many terms."""
-    copied = [way in (ASYNC_TERMS, ASYNC_ROWS) for way, _ in ways]
-    narrow = any(alignment < 16 for _, alignment in ways)
-    if not atom.asynchronous or (all(copied) and not narrow and not many_places):
+    copied = _are_copied(ways)
+    if not atom.asynchronous or (_in_chunks(ways) and not many_places):
         return tile
-    if atom.warps > 1:  # whose threads have all columns
-        stages = tile.stages if any(copied) else matmul_warpgroup.LEAST_STAGES
-        columns = min(tile.n, 128)
-        return replace(tile, n=columns, warp_n=columns, stages=stages, copiers=0)
     # Twice as many threads, each with half as many sums, have registers for what they load, or for
     # the places of two or four times as many copies.
     tile = replace(tile, n=min(tile.n, 128), stages=tile.stages if any(copied) else 2)
@@ -285,6 +283,30 @@ def _for_operands(atom: Atom, tile: Tile, ways: tuple[Way, Way], many_places: bo
     if tile.warp_m > tile.warp_n:
         return replace(tile, warp_m=tile.warp_m // 2)
     return replace(tile, warp_n=max(tile.warp_n // 2, atom.n))
+
+
+def _of_warpgroup(
+    problem: MatmulProblem,
+    device: Device,
+    tile: Tile,
+    ways: tuple[Way, Way],
+    many_places: bool,
+    gathered: str,
+) -> Tile:
+    """The same, of warps that have all columns."""
+    if _in_chunks(ways) and not many_places:
+        return matmul_warpgroup.for_copies(tile, ways[0].way == ASYNC_TERMS, gathered)
+    single = gathered == "a" and ways[0].way == SINGLE_ROWS
+    return matmul_warpgroup.for_registers(tile, any(_are_copied(ways)), single, problem, device)
+
+
+def _are_copied(ways: tuple[Way, Way]) -> list[bool]:
+    return [way in (ASYNC_TERMS, ASYNC_ROWS) for way, _ in ways]
+
+
+def _in_chunks(ways: tuple[Way, Way]) -> bool:
+    """Whether both operands are copied asynchronously, 16 bytes at a time."""
+    return all(_are_copied(ways)) and all(alignment == 16 for _, alignment in ways)
 
 
 def _config(
