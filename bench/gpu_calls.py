@@ -87,9 +87,10 @@ def chosen(names: str | None) -> Iterator[Case]:
         for dtype in dict.fromkeys((first, *_ALSO.get(op.family, ()))):
             if dtype in op.dtypes:
                 yield next(cases([op], [dtype], quick=True))
-        large, example = _LARGE.get(op.name, ((), None))
-        for dtype in large:
-            yield next(cases([replace(op, examples=(example,))], [dtype], quick=True))
+        if op.name in _LARGE:
+            large, example = _LARGE[op.name]
+            for dtype in large:
+                yield next(cases([replace(op, examples=(example,))], [dtype], quick=True))
 
 
 def _arguments(cupy: Any, case: Case, seed: int) -> tuple[list[Any], dict[str, Any]]:

@@ -258,3 +258,29 @@ def test_a_layout_is_compared_with_contiguous_arrays(module):
     assert not row(1.2, [contiguous], case="4 3", layout="channels_last")["target"]["met"]
     assert row(1.1, [contiguous], case="5 3", layout="channels_last")["target"]["met"] is None
     assert row(1.1, [], case="4 3", layout="channels_last")["target"]["met"] is None
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "dtype"),
+    [
+        ("matmul", (700, 9, 11), "float16"),
+        ("matmul", (700, 9, 11), "int8"),
+        ("linear", (700, 9, 11), "float32"),
+        ("mlp", (700, 5, 8, 3), "float16"),
+    ],
+)
+def test_products_of_many_rows_are_checked_by_some_of_them(module, op, shape, dtype):
+    measure, problems = module("measure"), module("problems")
+    problem = problems.Problem(op, shape, dtype)
+    operands = problems.random_operands(problem, None)
+    rows, (part,) = measure._expected(problem, operands)
+    assert len(rows) < len(operands[0]) == 700
+    assert (rows[0], rows[-1]) == (0, 699)
+    positional, options = problem.record.arguments(operands, problem.options)
+    result = problem.record.function(*positional, **options)
+    assert np.isfinite(result.astype(np.float64)).all()
+    assert measure._error((rows, (part,)), [result], problem) <= 1
+    for row in rows[[0, 7, -1]]:
+        spoiled = result.copy()
+        spoiled[row, -1] += 100
+        assert measure._error((rows, (part,)), [spoiled], problem) > 1

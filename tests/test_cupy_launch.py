@@ -335,6 +335,7 @@ def test_a_grid_that_is_too_large(cupy):
 
 
 def test_a_device_of_an_unknown_architecture(cupy, monkeypatch):
+    monkeypatch.delenv("NNKERNELS_GPU_ARCH")
     properties = cupy.cuda.runtime.getDeviceProperties(0) | {"major": 15, "minor": 3}
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda index: properties)
     device = gpu.machine_of(0).device

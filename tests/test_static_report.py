@@ -183,10 +183,10 @@ def test_tables_that_are_none(tmp_path):
 
 
 def test_the_command_on_another_table(tmp_path, capsys):
-    (tmp_path / "sm_90.csv").write_text("# nnkernels static report 9; sm_90; NVRTC 13.0\n")
-    assert main(["inspect", "--all", "--compare", str(tmp_path), "--arch", "sm_90,gfx90a"]) == 2
+    (tmp_path / "sm_90a.csv").write_text("# nnkernels static report 9; sm_90a; NVRTC 13.0\n")
+    assert main(["inspect", "--all", "--compare", str(tmp_path), "--arch", "sm_90a,gfx90a"]) == 2
     errors = capsys.readouterr().err
-    assert "sm_90.csv: a static report of version 9, and this nnkernels reads 1" in errors
+    assert "sm_90a.csv: a static report of version 9, and this nnkernels reads 1" in errors
     assert "gfx90a.csv cannot be read" in errors
 
 

@@ -73,9 +73,14 @@ struct MatmulTensor {
   // there are no fragments, and few addresses, 64 sums leave room for four.
   static constexpr bool few_registers =
       by_warpgroup && A::asynchronous && B::asynchronous && BytesA == 16 && BytesB == 16;
+  // What comes through registers beside them, of both operands or byte by byte, leaves room for
+  // two.
+  static constexpr bool many_registers =
+      by_warpgroup && !few_registers && (!any_asynchronous || sizeof(Element) == 1);
   static constexpr int register_budget = copiers > 0 ? 65536 / threads / 8 * 8
                                          : WarpM * WarpN * int(sizeof(Sum)) > 64 * 32 * 4 ? 255
                                          : few_registers                                  ? 128
+                                         : many_registers                                 ? 200
                                                                                           : 168;
 
   using Product = ProductArgs<TA, TB, TC, Index, BatchRank, Epilogue, BandGrid>;

@@ -115,8 +115,7 @@ struct TensorOperand {
   // A warpgroup's threads, with 128 sums each, have no registers to spare, nor time to move many
   // addresses on.
   static constexpr bool in_parts =
-      addresses_have_parts ||
-      (InColumns && Way == async_terms && !by_rows && sizeof(Offset) == 4);
+      addresses_have_parts || (InColumns && Way == async_terms && !by_rows && sizeof(Offset) == 4);
   conditional<in_parts, Offset, const char*> from[froms];
   static_assert(!(in_step && in_parts), "offsets of a unit before term 0 do not count");
   const char* shared_from;

@@ -18,8 +18,8 @@ template <class Atom> constexpr bool of_warpgroup = false;
 // Threads that copy for it, after those that multiply.
 template <class Atom> constexpr int copiers_of = 0;
 
-// Where the operands of one step lie, in chunks of 16 bytes: the first one of each, and so many from
-// one column of lines to the next, which counts where they are turned.
+// Where the operands of one step lie, in chunks of 16 bytes: the first one of each, and so many
+// from one column of lines to the next, which counts where they are turned.
 struct TilesOfStep { int a, b, column_a, column_b; };
 
 // What all threads of a warpgroup do together, on the machines that have it

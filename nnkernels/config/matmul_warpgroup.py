@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nnkernels.config.device import Device
 from nnkernels.config.matmul_atoms import Atom, Tile, blocks_of, shared_bytes, tile_k, warps_of
-from nnkernels.config.matmul_problem import MatmulProblem
+from nnkernels.config.matmul_problem import MatmulProblem, index_kind
 
 
 def _tile(m: int, n: int, stages: int, copiers: int = 0) -> Tile:
@@ -32,7 +32,7 @@ TILES = (
 )
 # Where both operands are copied, and the rows of A are pixels: 131 blocks of 132 processors for 32
 # images of 28 x 28.
-MORE_TILES = (_tile(192, 128, 5),)
+MORE_TILES: tuple[Tile, ...] = (_tile(192, 128, 5),)
 # Of operands that are loaded to registers, slices that are in shared memory: one is multiplied, one
 # may still be read, and one is stored. Beside one that is copied, more would leave room for fewer
 # blocks.
@@ -132,8 +132,10 @@ def for_registers(
         Whether rows of A are gathered element by element.
     """
     columns = min(tile.n, 128 if tile.m > 64 else 64)
+    # Places of 64 bits leave registers for half as many columns of a thread.
+    rows = max(tile.m, 128) if index_kind(problem.reach) == "q" else tile.m
     stages = min(tile.stages, _MIXED_STAGES) if any_copied else _LEAST_STAGES
-    tile = replace(tile, n=columns, warp_n=columns, stages=stages, copiers=0)
+    tile = replace(tile, m=rows, n=columns, warp_n=columns, stages=stages, copiers=0)
     high = replace(tile, m=_GATHERED_ROWS)
     enough = blocks_of(problem, high) >= _LEAST_TURNS * device.processors
     return high if gathers_elements and tile.m == 128 and columns == 64 and enough else tile
