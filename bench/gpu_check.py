@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--jobs",
         type=selection.positive,
-        help="test files at a time (default: half the processors, at most 8)",
+        help="test files at a time (default: most of the processors, at most 12)",
     )
     parser.add_argument(
         "--tests",
@@ -94,19 +94,16 @@ def main() -> int:
 
 def _check(arguments: argparse.Namespace, device: dict[str, Any] | None) -> int:
     report = gpu_report.begun(arguments.folder, device, arguments.backend)
-    jobs = arguments.jobs or max(1, min(8, (os.cpu_count() or 2) // 2))
+    jobs = arguments.jobs or max(1, min(12, 3 * (os.cpu_count() or 2) // 4))
     # Each part gets its share of the time that is left when it begins.
     end = time.monotonic() + 60 * arguments.minutes * len(arguments.part) / len(PARTS)
     left = list(arguments.part)
-    warpgroups = device is not None and device["compute_capability"] == "9.0"
     status = 0
     try:
         for part in arguments.part:
             share = gpu_steps.SHARES[part] / sum(gpu_steps.SHARES[name] for name in left)
             seconds = max(10.0, (end - time.monotonic()) * share)
-            settings = gpu_steps.Settings(
-                arguments.backend, seconds, jobs, arguments.tests or [], warpgroups
-            )
+            settings = gpu_steps.Settings(arguments.backend, seconds, jobs, arguments.tests or [])
             report.put(part, gpu_steps.run(part, settings))
             report.write()  # what is there is kept if the next part is interrupted
             left.remove(part)

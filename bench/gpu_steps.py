@@ -15,7 +15,7 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ OK, FAILED, SKIPPED, CUT = "ok", "FAILED", "skipped", "out of time"
 SHARES = {"tests": 0.5, "sanitizer": 0.25, "bench": 0.25}
 # How long a process has to write what it knows, once it is told to stop.
 _GRACE_SECONDS = 15.0
-_SELFTEST_SHARE = 0.3
+_SELFTEST = "selftest"
 _TOOLS = ("memcheck", "racecheck", "synccheck")
 _LONGEST_MESSAGE = 4000  # characters: the end of a traceback, where the error stands
 _COMMON_PLACES = ("/usr/local/cuda/bin", "/opt/cuda/bin")
@@ -40,16 +40,12 @@ _COMMON_PLACES = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 
 @dataclass(frozen=True)
 class Settings:
-    """``seconds`` is what a part may take; ``words`` choose test files.
-
-    ``warpgroups``: whether the device runs kernels for ``sm_90a``, and others besides.
-    """
+    """``seconds`` is what a part may take; ``words`` choose test files."""
 
     backend: str
     seconds: float
     jobs: int
     words: Sequence[str] = ()
-    warpgroups: bool = False
 
 
 @dataclass
@@ -103,15 +99,13 @@ class _Processes:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
 
-    def run(
-        self, command: Sequence[Any], seconds: float, variables: Mapping[str, str] | None = None
-    ) -> _Done:
+    def run(self, command: Sequence[Any], seconds: float) -> _Done:
         """A Python script, or another command, from the checkout; both its outputs as one."""
         # The output of pytest is read, and options of a user's own may change it. The usual cache
         # directory takes a package that nothing else here needs.
         cache = Path(tempfile.gettempdir()) / "nnkernels-gpu-check"
         environment = {"NNKERNELS_CACHE_DIR": str(cache), **os.environ}
-        environment |= {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": "", **(variables or {})}
+        environment |= {"PYTHONUNBUFFERED": "1", "PYTEST_ADDOPTS": ""}
         paths = [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         start = time.monotonic()
@@ -171,10 +165,8 @@ def _in_parallel(jobs: int, work: Callable[[Any], Any], items: Sequence[Any]) ->
             raise
 
 
-def _alone(
-    command: Sequence[Any], seconds: float, variables: Mapping[str, str] | None = None
-) -> _Done:
-    done: _Done = _in_parallel(1, lambda one: _PROCESSES.run(one, seconds, variables), [command])[0]
+def _alone(command: Sequence[Any], seconds: float) -> _Done:
+    done: _Done = _in_parallel(1, lambda one: _PROCESSES.run(one, seconds), [command])[0]
     return done
 
 
@@ -197,25 +189,31 @@ def _of_process(name: str, done: _Done, summary: str = "", **data: Any) -> Outco
 
 def _tests(settings: Settings) -> list[Outcome]:
     end = time.monotonic() + settings.seconds
-    command = [sys.executable, "-m", "nnkernels", "selftest", "--backend", settings.backend]
-    if settings.words:  # of some tests, a glance at the rest
-        command.append("--quick")
-    done = _alone(command, settings.seconds * _SELFTEST_SHARE)
-    lines = [line for line in done.output.strip().splitlines() if " ops are right" in line]
-    outcomes = [_of_process("selftest", done, lines[-1] if lines else "")]
     counts, failure = _collected(settings)
-    if failure is not None:
-        return [*outcomes, failure]
     # The longest first, so that none is left alone at the end.
-    files = sorted(counts, key=lambda name: -counts[name])
-    with tqdm(total=len(files), unit="file", desc="tests", disable=None, file=sys.stderr) as bar:
+    names = [_SELFTEST, *sorted(counts, key=lambda name: -counts[name])]
+    with tqdm(total=len(names), unit="file", desc="tests", disable=None, file=sys.stderr) as bar:
 
         def test(name: str) -> Outcome:
-            outcome = _tested(name, counts[name], settings, end - time.monotonic())
+            seconds = end - time.monotonic()
+            if name == _SELFTEST:
+                outcome = _selftest(settings, seconds)
+            else:
+                outcome = _tested(name, counts[name], settings, seconds)
             bar.update()
             return outcome
 
-        return [*outcomes, *_in_parallel(settings.jobs, test, files)]
+        outcomes = _in_parallel(settings.jobs, test, names)
+    return outcomes if failure is None else [*outcomes, failure]
+
+
+def _selftest(settings: Settings, seconds: float) -> Outcome:
+    command = [sys.executable, "-m", "nnkernels", "selftest", "--backend", settings.backend]
+    if settings.words:  # of some tests, a glance at the rest
+        command.append("--quick")
+    done = _PROCESSES.run(command, seconds)
+    lines = [line for line in done.output.strip().splitlines() if " ops are right" in line]
+    return _of_process(_SELFTEST, done, lines[-1] if lines else "")
 
 
 def _pytest(settings: Settings, *more: Any) -> list[Any]:
@@ -340,13 +338,6 @@ def _bench(settings: Settings) -> list[Outcome]:
         _graphs(settings, end - time.monotonic()),
         _timed("dispatch", "calls", settings, 0.3 * (end - time.monotonic())),
     ]
-    if settings.warpgroups:  # the same rows by both kinds of kernels
-        share = 0.2 * (end - time.monotonic())
-        variables = {"NNKERNELS_GPU_ARCH": "sm_90"}
-        outcomes.append(
-            _timed("speed without warpgroups", "warpgroups", settings, share, variables)
-        )
-        outcomes.append(_timed("speed with warpgroups", "warpgroups", settings, share))
     return [*outcomes, _timed("speed", "gpu", settings, end - time.monotonic())]
 
 
@@ -376,7 +367,6 @@ def _timed(
     suite: str,
     settings: Settings,
     seconds: float,
-    variables: Mapping[str, str] | None = None,
 ) -> Outcome:
     """A suite of the bench."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -385,7 +375,7 @@ def _timed(
         command = [sys.executable, BENCH / "bench.py", "--backend", settings.backend, *options]
         if settings.backend == "cupy" and suite != "calls":
             command += ["--peer", "torch,cupy"]
-        done = _alone(command, seconds, variables)
+        done = _alone(command, seconds)
         result = _json(saved)
     if result is None:
         return _of_process(name, done)

@@ -238,30 +238,6 @@ def test_a_suite_of_the_bench(module):
     assert outcome.data["result"]["complete"]
 
 
-@pytest.mark.parametrize("warpgroups", [False, True])
-def test_products_of_warpgroups_are_timed_beside_the_others(module, monkeypatch, warpgroups):
-    steps = module("gpu_steps")
-    asked = []
-
-    def timed(name, suite, settings, seconds, variables=None):
-        asked.append((suite, variables))
-        return steps.Outcome(name, "ok")
-
-    monkeypatch.setattr(steps, "_timed", timed)
-    outcomes = steps._bench(settings(module, warpgroups=warpgroups))
-    both = [("warpgroups", {"NNKERNELS_GPU_ARCH": "sm_90"}), ("warpgroups", None)]
-    assert asked == [("calls", None), *(both if warpgroups else []), ("gpu", None)]
-    assert len({outcome.name for outcome in outcomes}) == len(outcomes)
-
-
-def test_variables_of_a_step_are_those_of_its_process(module):
-    script = "import os; print(os.environ['NNKERNELS_GPU_ARCH'])"
-    done = module("gpu_steps")._alone(
-        [sys.executable, "-c", script], 60.0, {"NNKERNELS_GPU_ARCH": "sm_90a"}
-    )
-    assert done.output.strip() == "sm_90a"
-
-
 # ---- the report ----------------------------------------------------------------------------
 
 

@@ -237,6 +237,13 @@ def test_sizes_of_convolutions():
     assert tile_of(nnk.conv, *stem, stride=2, padding=3) == ((256, 64, 3), 0)
     stem[0] = stem[0][:1, :, :112]
     assert tile_of(nnk.conv, *stem, stride=2, padding=3)[0][0] < 256
+    # Pixels are terms, whose few channels are loaded alone: by warps, whatever the strides are.
+    dy = last((32, 64, 112, 112))[0]
+    for dense in (True, False):
+        x = contiguous((32, 3, 224, 224), half) if dense else last((32, 3, 224, 224))[0]
+        function = partial(nnk.conv_backward_weight, stride=2, padding=3)
+        (found,) = configs_of(function, (dy, x, (64, 3, 7, 7)), {})
+        assert found.atom.warps == 1
     # Of 64 rows through registers, no more columns.
     images = [contiguous(shape, half) for shape in ((32, 64, 56, 56), (32, 256, 56, 56))]
     weight = (64, 256, 1, 1)
