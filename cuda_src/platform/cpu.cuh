@@ -164,8 +164,8 @@ __attribute__((constructor)) static void read_pages() {
   if (begin == nullptr) return;
   const ElfHeader& header = __ehdr_start;
   for (int i = 0; i < header.segment_count; ++i) {
-    const auto& segment = *reinterpret_cast<const ElfSegment*>(
-        begin + header.segments + uint64(i) * header.segment_size);
+    const auto& segment = *reinterpret_cast<const ElfSegment*>(begin + header.segments +
+                                                               uint64(i) * header.segment_size);
     constexpr uint32 loaded = 1, readable = 4;
     if (segment.type != loaded || (segment.flags & readable) == 0) continue;
     for (uint64 at = 0; at < segment.file_bytes; at += 4096)
