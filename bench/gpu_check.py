@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -80,6 +81,9 @@ def main() -> int:
     unknown = [part for part in arguments.part if part not in PARTS]
     if unknown or not arguments.part:
         parser.error(f"no part is called {(unknown or [''])[0]!r}; there are {', '.join(PARTS)}")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job ignores it, and what this starts would too, out of time.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     import session
     from problems import UsageError
 

@@ -24,6 +24,7 @@ from nnkernels.config import (
     matmul_tiles,
     rows,
 )
+from nnkernels.dispatch import machines
 
 DEFAULT_BACKENDS = ("cpu", "sim:sm_80", "sim:sm_90", "sim:gfx90a", "sim:gfx1100")
 # Its kernels are those of sm_90, but for the products that tests with the marker `warpgroups` make.
@@ -43,6 +44,19 @@ settings.register_profile("ci", max_examples=16, derandomize=True, database=None
 # Hours: python -m pytest --hypothesis-profile=deep
 settings.register_profile("deep", max_examples=3000, **_COMMON)
 settings.load_profile("ci")
+
+# Files of tests with many kernels for a CPU, and with properties of the source: in profile "ci"
+# these are compiled with less optimization, which takes two thirds of the time. As users have them,
+# kernels of the same templates are run by the tests of models, convergence, examples and selftest.
+QUICKLY_COMPILED = {
+    *("test_conv", "test_conv_complex", "test_conv_direct", "test_conv_joined", "test_conv_lines"),
+    *("test_conv_pointwise", "test_conv_runs", "test_conv_weight", "test_conv_weight_lines"),
+    *("test_conv_winograd", "test_conv_words", "test_epilogues", "test_matmul_dot"),
+    *("test_matmul_regimes", "test_pool", "test_pool_large", "test_batch_norm", "test_elementwise"),
+    *("test_norm_backward", "test_windows", "test_vjp"),
+    "test_interop_torch",
+}
+CXXFLAGS = "NNKERNELS_CXXFLAGS"
 
 
 def pytest_addoption(parser):
@@ -186,6 +200,29 @@ def small_products_by_warpgroups(request, monkeypatch):
     machine.machine.plans.clear()
     yield
     machine.machine.plans.clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_compiled(request):
+    """Less optimization where QUICKLY_COMPILED says so.
+
+    Kernels are not mixed, as the others contract products and sums, which gives other bits.
+    """
+    chosen = request.path.stem in QUICKLY_COMPILED and CXXFLAGS not in os.environ
+    if not (chosen and settings.default.derandomize):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CXXFLAGS, "-O1")
+        _forget_kernels()
+        yield
+    _forget_kernels()
+
+
+def _forget_kernels():
+    machine = machines.cpu_machine()
+    machine.set_num_threads(machine.num_threads)
+    machine._kernels._values.clear()
 
 
 # ---- what is chosen ------------------------------------------------------------------------------

@@ -126,7 +126,9 @@ def test_a_graph_that_keeps_old_numbers_is_found(calls, monkeypatch):
 
 def test_a_process_out_of_time_keeps_its_output(module):
     steps = module("gpu_steps")
-    script = "import time; print('so far'); time.sleep(60)"
+    # (What was begun in the background ignores the signal, and so would this.)
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"{heeds}; import time; print('so far'); time.sleep(60)"
     start = time.monotonic()
     done = steps._alone([sys.executable, "-c", script], 2.0)
     assert time.monotonic() - start < 20
