@@ -53,10 +53,13 @@ QUICKLY_COMPILED = {
     *("test_conv_pointwise", "test_conv_runs", "test_conv_weight", "test_conv_weight_lines"),
     *("test_conv_winograd", "test_conv_words", "test_epilogues", "test_matmul_dot"),
     *("test_matmul_regimes", "test_pool", "test_pool_large", "test_batch_norm", "test_elementwise"),
-    *("test_norm_backward", "test_windows", "test_vjp"),
+    *("test_norm", "test_norm_backward", "test_windows", "test_grid_sample", "test_vjp"),
     "test_interop_torch",
 }
 CXXFLAGS = "NNKERNELS_CXXFLAGS"
+# The second one lets GCC contract products and sums, as it does in kernels that users have: those
+# of one function that differ in how they read memory give the same bits then.
+QUICKLY = "-O1 -fexpensive-optimizations"
 
 
 def pytest_addoption(parser):
@@ -204,16 +207,13 @@ def small_products_by_warpgroups(request, monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly_compiled(request):
-    """Less optimization where QUICKLY_COMPILED says so.
-
-    Kernels are not mixed, as the others contract products and sums, which gives other bits.
-    """
+    """Less optimization where QUICKLY_COMPILED says so; kernels are not mixed with others."""
     chosen = request.path.stem in QUICKLY_COMPILED and CXXFLAGS not in os.environ
     if not (chosen and settings.default.derandomize):
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CXXFLAGS, "-O1")
+        patch.setenv(CXXFLAGS, QUICKLY)
         _forget_kernels()
         yield
     _forget_kernels()
