@@ -16,6 +16,7 @@ import nnkernels as nnk
 from nnkernels.compile import cxx
 from nnkernels.config import matmul_atoms as atoms
 from nnkernels.config import matmul_tensor as tensor
+from nnkernels.config import matmul_warpgroup
 from nnkernels.config.device import PROFILES
 from nnkernels.config.matmul_problem import MatmulProblem
 from nnkernels.config.matmul_tensor import TensorConfig
@@ -443,6 +444,38 @@ def test_splits(n, simulator, chosen, one_tile):
 
     simulator.precompiled(body)
     assert chosen[-1].splits == 3
+
+
+@pytest.mark.warpgroups
+@pytest.mark.dtypes(of=lambda arch: ("float16", "int8") if arch == "sm_90a" else ())
+@pytest.mark.parametrize("splits", [1, 3])
+def test_a_warpgroup_that_copies(dtype, splits, simulator, chosen, one_tile):
+    """Results that are written 16 bytes at a time, and through which threads meet, and others."""
+    tile = next(t for t in matmul_warpgroup.TILES if t.copiers and t.m == 64)
+    one_tile(simulator, tile, splits=splits)
+    # Of int8, B lies by terms: by rows it would come through registers.
+    m, n, k = 72, 136, 10 * (64 if dtype == "float16" else 128)
+    a, b = operands(10, m, n, k, dtype)
+    b = placed(b, "terms", turned=True)
+    kind = np.int32 if dtype == "int8" else a.dtype
+    options = {"out_dtype": "int32"} if dtype == "int8" else {}
+    outs = [np.empty((m, n), kind), np.empty((m, 2 * n), kind)[:, ::2]]
+
+    def body():
+        for out in outs:
+            out[...] = 77
+            with simulator.context(11):
+                nnk.matmul(a, b, out=out, **options)
+            if simulator.recording:
+                continue
+            if dtype == "int8":
+                assert np.array_equal(out, wide(a) @ wide(b))
+            else:
+                assert_right(out, a, b)
+
+    simulator.precompiled(body)
+    assert {(c.copiers, c.splits) for c in chosen} == {(128, splits)}
+    assert {c.wide_c for c in chosen} == {True, False}
 
 
 # ---- results ------------------------------------------------------------------------------------
