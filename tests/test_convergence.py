@@ -79,7 +79,14 @@ def torch_curve(module, model, dtype):
     return losses, masters, statistics
 
 
-@pytest.mark.parametrize("model", ["lenet", "resnet8"])
+# Profile deep: both networks in all types.
+WIDE, NARROW = ["lenet"], [("resnet8", "bfloat16")]
+if not settings.default.derandomize:
+    WIDE.append("resnet8")
+    NARROW += [("lenet", "float16"), ("lenet", "bfloat16"), ("resnet8", "float16")]
+
+
+@pytest.mark.parametrize("model", WIDE)
 def test_float32(model, module, cpu):
     cpu.precompiled(lambda: curve(module, model, "float32", steps=1))
     ours, masters, statistics = curve(module, model, "float32")
@@ -90,12 +97,6 @@ def test_float32(model, module, cpu):
         np.testing.assert_allclose(x, their_masters[name].detach(), rtol=0.02, atol=2e-3)
     for name, x in statistics.items():
         np.testing.assert_allclose(x, their_statistics[name], rtol=1e-3, atol=1e-4)
-
-
-# Profile deep: the smaller network, too.
-NARROW = [("resnet8", "bfloat16")]
-if not settings.default.derandomize:
-    NARROW.append(("lenet", "float16"))
 
 
 @pytest.mark.parametrize(("model", "dtype"), NARROW)
