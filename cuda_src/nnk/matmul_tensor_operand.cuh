@@ -174,7 +174,7 @@ struct TensorOperand {
       const T* source = reinterpret_cast<const T*>(address<Partial>(i, 0, missing));
       if constexpr (Partial) {
         if (is_there(i)) copy_async<piece>(memory, to, source, term_of(i) >= missing, site);
-      } else {  // without a branch, which products under way would have to be waited for
+      } else {  // a condition of the copy, and no branch in the loop
         const bool copied = wanted && is_there(i);
         if (copied) check(i, site);
         copy_async_if<piece>(copied, memory, to, source, site);

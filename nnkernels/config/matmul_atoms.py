@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nnkernels.config.device import Device
@@ -166,3 +167,24 @@ def warps_of(tile: Tile) -> int:
 def blocks_of(problem: MatmulProblem, tile: Tile) -> int:
     """Blocks of a launch, if sums are not split."""
     return problem.batches * -(-problem.m // tile.m) * -(-problem.n // tile.n)
+
+
+def cycles_of_blocks(
+    blocks: int, device: Device, at_once: int, turn: Callable[[int], float]
+) -> float:
+    """Of the processor with the most blocks; ``turn(n)`` is how long n of them take together.
+
+    Parameters
+    ----------
+    at_once : int
+        Blocks that a processor has at the same time.
+    """
+    own = max(1, -(-blocks // device.processors))
+    resident = min(own, at_once)
+    rest = own % resident
+    return own // resident * turn(resident) + (turn(rest) if rest else 0.0)
+
+
+def bytes_of_partial_sums(problem: MatmulProblem, atom: Atom, splits: int) -> int:
+    """Written by the first launch of sums that are split, and read by the second one."""
+    return 2 * splits * problem.batches * problem.m * problem.n * atom.sum_itemsize

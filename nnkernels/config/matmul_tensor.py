@@ -13,6 +13,8 @@ from nnkernels.config.matmul_atoms import (
     Tile,
     atom_of,
     blocks_of,
+    bytes_of_partial_sums,
+    cycles_of_blocks,
     shared_bytes,
     tile_k,
     warps_of,
@@ -429,12 +431,10 @@ def _cycles(
 
     def turn(blocks: int) -> float:
         together = max(blocks * (max(multiplying, reading) + delays.addresses), alone)
-        return slices * together + delays.block if blocks else 0.0
+        return slices * together + delays.block
 
-    own = max(1, -(-blocks_of(problem, tile) * splits // device.processors))
-    resident = min(own, _resident(device, atom, tile))
-    cycles = own // resident * turn(resident) + turn(own % resident)
+    blocks = blocks_of(problem, tile) * splits
+    cycles = cycles_of_blocks(blocks, device, _resident(device, atom, tile), turn)
     if splits > 1:
-        sums = problem.batches * problem.m * problem.n * atom.sum_itemsize
-        cycles += _SPLIT_CYCLES + 2 * splits * sums / _BYTES_OF_CYCLE
+        cycles += _SPLIT_CYCLES + bytes_of_partial_sums(problem, atom, splits) / _BYTES_OF_CYCLE
     return cycles

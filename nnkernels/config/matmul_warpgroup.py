@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nnkernels.config.device import Device
-from nnkernels.config.matmul_atoms import Atom, Tile, blocks_of, shared_bytes, tile_k, warps_of
+from nnkernels.config.matmul_atoms import (
+    Atom,
+    Tile,
+    blocks_of,
+    bytes_of_partial_sums,
+    cycles_of_blocks,
+    shared_bytes,
+    tile_k,
+    warps_of,
+)
 from nnkernels.config.matmul_problem import MatmulProblem, index_kind
 
 
@@ -81,14 +90,12 @@ def cycles(
 
     def turn(blocks: int) -> float:
         slowest = max(_LATENCY / (tile.stages - 1), blocks * busy, multiplying + _WAIT)
-        return slices * slowest + once if blocks else 0.0
+        return slices * slowest + once
 
-    own = max(1, -(-blocks_of(problem, tile) * splits // device.processors))
-    resident = min(own, blocks_at_once(device, atom, tile))
-    found = own // resident * turn(resident) + turn(own % resident)
+    blocks = blocks_of(problem, tile) * splits
+    found = cycles_of_blocks(blocks, device, blocks_at_once(device, atom, tile), turn)
     if splits > 1:
-        sums = problem.batches * problem.m * problem.n * atom.sum_itemsize
-        found += _SPLIT + 2 * splits * sums / _BYTES_OF_CYCLE
+        found += _SPLIT + bytes_of_partial_sums(problem, atom, splits) / _BYTES_OF_CYCLE
     return found
 
 
@@ -124,7 +131,7 @@ def for_copies(tile: Tile, by_terms: bool, gathered: str) -> Tile:
 def for_registers(
     tile: Tile, any_copied: bool, gathers_elements: bool, problem: MatmulProblem, device: Device
 ) -> Tile:
-    """The tile for operands of which at least one comes through registers, or in narrow pieces.
+    """The tile where an operand comes through registers, in narrow pieces, or from many places.
 
     Parameters
     ----------
