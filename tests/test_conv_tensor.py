@@ -8,16 +8,13 @@ from convolving import BY_DATA, BY_WEIGHT, FORWARD, Geometry, assert_right, geom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import examples, make_numbers
-from test_matmul_tensor import layouts_in_shared_memory
 
 import nnkernels as nnk
-from nnkernels.compile import cxx
 from nnkernels.config import conv_tensor, matmul_warpgroup
 from nnkernels.config import matmul_tensor as tensor
 from nnkernels.config.conv_tensor import ConvTensorConfig
 from nnkernels.config.device import PROFILES
 from nnkernels.dispatch.dtypes import numpy_dtype
-from nnkernels.inspection.bank_conflicts import extra_phases
 from nnkernels.inspection.problems import channels_last, images_far_apart
 from nnkernels.inspection.record import launches
 
@@ -415,22 +412,27 @@ def test_rows_of_pixels_fill_a_gpu(channels, side, blocks, chosen):
     assert found.blocks == blocks
 
 
-def check_more_tiles(module, name, tile, simulator, monkeypatch):
-    """Images of 13 x 17 leave rows of every tile without pixels."""
-    monkeypatch.setattr(module, name, (tile,))
-    monkeypatch.setattr(tensor, "_cycles", lambda p, d, a, t, *_: 0.0 if t is tile else 1.0)
+def check_forward(simulator, shapes, terms, **options):
+    """A convolution of an image and weights with channels last, by plans that are new."""
     simulator.machine.plans.clear()
     generator = np.random.default_rng(7)
-    x, w = (laid(generator, s, "float16", True) for s in ((1, 16, 13, 17), (136, 16, 3, 3)))
+    x, w = (laid(generator, shape, "float16", True) for shape in shapes)
     used = []
 
     def body():
         with simulator.context(2):
-            used.append(nnk.conv(x, w, padding=1))
+            used.append(nnk.conv(x, w, **options))
 
     simulator.precompiled(body)
-    assert_right(FORWARD, [x, w, None], {"padding": 1}, used[-1], 144)
+    assert_right(FORWARD, [x, w, None], options, used[-1], terms)
     simulator.machine.plans.clear()
+
+
+def check_more_tiles(module, name, tile, simulator, monkeypatch):
+    """Images of 13 x 17 leave rows of every tile without pixels."""
+    monkeypatch.setattr(module, name, (tile,))
+    monkeypatch.setattr(tensor, "_cycles", lambda p, d, a, t, *_: 0.0 if t is tile else 1.0)
+    check_forward(simulator, ((1, 16, 13, 17), (136, 16, 3, 3)), 144, padding=1)
 
 
 @pytest.mark.parametrize("tile", conv_tensor._MORE_TILES)
@@ -442,7 +444,10 @@ def test_tiles_of_other_heights(tile, dtype, simulator, monkeypatch, chosen):
 
 @pytest.mark.warpgroups
 @pytest.mark.dtypes(of=float16_on("sm_90a"))
-@pytest.mark.parametrize("tile", [*matmul_warpgroup.MORE_TILES, matmul_warpgroup.TILES[3]])
+@pytest.mark.parametrize(
+    "tile",
+    [*matmul_warpgroup.MORE_TILES, *(t for t in matmul_warpgroup.TILES if t.copiers and t.m == 64)],
+)
 def test_three_warpgroups_and_one_that_copies(tile, dtype, simulator, monkeypatch, chosen):
     check_more_tiles(matmul_warpgroup, "MORE_TILES", tile, simulator, monkeypatch)
     assert {(c.product.tile_m, c.product.copiers) for c in chosen} == {(tile.m, tile.copiers)}
@@ -455,19 +460,8 @@ def test_many_pixels_of_few_channels(dtype, simulator, monkeypatch, chosen):
     tile = next(t for t in matmul_warpgroup.TILES if (t.m, t.n) == (128, 64))
     monkeypatch.setattr(tensor, "_tiles", lambda problem, device, atom: [tile])
     monkeypatch.setattr(matmul_warpgroup, "_LEAST_TURNS", 0)
-    simulator.machine.plans.clear()
-    generator = np.random.default_rng(8)
-    x, w = (laid(generator, s, "float16", True) for s in ((2, 3, 27, 31), (65, 3, 5, 5)))
-    used = []
-
-    def body():
-        with simulator.context(2):
-            used.append(nnk.conv(x, w, stride=2, padding=2))
-
-    simulator.precompiled(body)
-    assert_right(FORWARD, [x, w, None], {"stride": 2, "padding": 2}, used[-1], 75)
+    check_forward(simulator, ((2, 3, 27, 31), (65, 3, 5, 5)), 75, stride=2, padding=2)
     assert {(c.product.tile_m, c.product.threads) for c in chosen} == {(256, 512)}
-    simulator.machine.plans.clear()
 
 
 def test_three_warpgroups_fill_a_gpu():
@@ -478,51 +472,3 @@ def test_three_warpgroups_fill_a_gpu():
         w = channels_last((channels, channels, 3, 3), x.dtype)
         (found,) = launches(nnk.conv, (x, w), {"padding": 1}, PROFILES["sm_90a"])
         assert found.blocks == -(-32 * side * side // rows) * -(-channels // 128)
-
-
-# ---- shared memory ------------------------------------------------------------------------------
-
-
-def gathering_operands():
-    """(architecture, atom, rows, terms, threads) of every operand of which pixels are terms."""
-    found = {}
-    for arch, atom, rows, terms, threads, way in layouts_in_shared_memory():
-        if way == tensor.SINGLE_TERMS:
-            found[arch, atom, rows, terms, threads] = None
-    return list(found)
-
-
-def test_pixels_are_stored_without_bank_conflicts():
-    cases = gathering_operands()
-    text = [
-        '#include "platform/sim.cuh"',
-        '#include "nnk/conv_tensor_gather.cuh"',
-        "using namespace nnk;",
-    ]
-    for number, (_, atom, rows, terms, threads) in enumerate(cases):
-        element = {1: "int8", 2: "half", 4: "float", 8: "double"}[atom.itemsize]
-        base = f"TensorOperand<{element}, int, {rows}, {terms}, {threads}, single_terms>"
-        text += [
-            f"using O{number} = GatheredPixels<{base}, int, false, false>;",
-            'extern "C" __attribute__((visibility("default")))',
-            f"int place{number}(int t, int i) {{",
-            f"  O{number} operand;",
-            "  operand.rank = unsigned(t);",
-            "  return operand.place(i);",
-            "}",
-            'extern "C" __attribute__((visibility("default")))',
-            f"int units{number}() {{ return O{number}::units; }}",
-        ]
-    library = cxx.load("\n".join(text) + "\n", "sim", ("-DNNK_SIM_WARP=32",))
-    for number, (arch, atom, rows, terms, threads) in enumerate(cases):
-        place, units = getattr(library, f"place{number}"), getattr(library, f"units{number}")()
-        run = max(4 // atom.itemsize, 1)
-        stored = [
-            place(t, i) for t in range(min(threads, rows * terms // run)) for i in range(units)
-        ]
-        assert len({*stored}) * run == rows * terms
-        for warp in range(0, threads, atom.lanes):
-            for i in range(units):
-                lanes = [place(warp + lane, i) for lane in range(atom.lanes)]
-                extra = extra_phases(lanes, atom.itemsize, run * atom.itemsize, arch, write=True)
-                assert extra == 0, (arch, atom, rows, terms, threads)
