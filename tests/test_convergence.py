@@ -79,7 +79,8 @@ def torch_curve(module, model, dtype):
     return losses, masters, statistics
 
 
-# Profile deep: both networks in all types.
+# Profile deep: both networks in all types. Otherwise each network once, as most of the 10 to 16 s
+# of a training from cold are its kernels, which are compiled for each type.
 WIDE, NARROW = ["lenet"], [("resnet8", "bfloat16")]
 if not settings.default.derandomize:
     WIDE.append("resnet8")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -71,14 +72,17 @@ def test_every_op_is_called(module):
 
 def test_products_of_warpgroups_are_called(module, monkeypatch):
     """Each of them with a kernel that fills tiles of 64 x 64."""
+    monkeypatch.delenv("NNKERNELS_GPU_ARCH", raising=False)
     calls = module("gpu_calls")
     with fake_cupy.installed() as cupy:
-        for name in calls._LARGE:
-            case = list(calls.chosen(name))[-1]
-            before = len(gpu.machine_of(0)._kernels._values)
-            assert not calls._call(cupy, case)
-            kernels = list(gpu.machine_of(0)._kernels._values)[before:]
-            assert any("MmaSm90" in kernel.kernel for kernel in kernels), name
+        for name, (dtypes, example) in calls._LARGE.items():
+            large = [case for case in calls.chosen(name) if case.op.examples == (example,)]
+            assert [case.dtype for case in large] == list(dtypes)
+            for case in large:
+                before = len(gpu.machine_of(0)._kernels._values)
+                assert not calls._call(cupy, case)
+                kernels = list(gpu.machine_of(0)._kernels._values)[before:]
+                assert any("MmaSm90" in kernel.kernel for kernel in kernels), (name, case.dtype)
 
 
 @pytest.mark.parametrize("what", ["calls", "graphs"])
@@ -318,3 +322,20 @@ def test_requests_that_cannot_be(check):
         status, _, err = check()
         assert status == 2
         assert "needs CuPy" in err
+
+
+def test_a_background_job_can_be_told_to_stop(module, check, monkeypatch):
+    """A shell lets it ignore the signal by which steps that are out of time are ended."""
+    seen = []
+
+    def run(part, settings):
+        seen.append(signal.getsignal(signal.SIGINT))
+        return [module("gpu_steps").Outcome(part, "ok")]
+
+    monkeypatch.setattr(module("gpu_steps"), "run", run)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert check("--backend", "cpu", "--part", "bench")[0] == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.default_int_handler]

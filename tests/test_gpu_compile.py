@@ -115,7 +115,7 @@ def reports(chosen: list[Choice], arch: str) -> list[Report]:
 @gpu_compilers.needs_nvdisasm
 def test_instances(arch, share):
     chosen = selected(arch, share)
-    assert len(chosen) > 10
+    assert len(chosen) > 10  # of half as many as when one in 36 was compiled: more than 15 then
     faults = [fault for row in reports(chosen, arch) for fault in faults_of(row)]
     assert not faults, "\n".join(faults)
 
