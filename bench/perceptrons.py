@@ -8,11 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from nnkernels import registry
 from nnkernels.registry import Op
-from nnkernels.registry.mlp import network
+from nnkernels.registry.mlp import network, scales
 
 Shape = tuple[int, ...]
 
@@ -27,6 +25,7 @@ def _deep(op: Op) -> Op:
     return replace(
         op,
         arrays=(*first, *names["weight"], *names["bias"]),
+        scaled=scales(names["weight"]),
         lists={"weights": names["weight"], "biases": names["bias"]},
         outputs=1 if op.outputs == 1 else 1 + 2 * (HIDDEN + 1),
     )
@@ -46,16 +45,6 @@ def operand_shapes(op: str, shape: Shape, case: str) -> tuple[Shape, ...]:
     rows, inputs, width, outputs = shape
     shapes = network((rows,), (inputs, *(width,) * HIDDEN, outputs))
     return ((rows, outputs), *shapes) if op.endswith("_backward") else shapes
-
-
-def scale_weights(arrays: dict[str, np.ndarray]) -> None:
-    """Let activations stay as large as the inputs: float16 does not hold what grows by layers.
-
-    By the square root of 2 / inputs: He et al., "Delving deep into rectifiers", equation 10.
-    """
-    for name, array in arrays.items():
-        if name.startswith("weight"):
-            array *= np.sqrt(2 / array.shape[-1]).astype(array.dtype)
 
 
 def obstacle(op: str, shape: Shape, case: str) -> str:

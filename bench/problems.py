@@ -484,8 +484,8 @@ def random_operands(problem: Problem, forward: Any) -> list[np.ndarray]:
     }
     if op.family == "fusion":
         fused_functions.with_usual_sums(arrays)
-    elif op.family == perceptrons.FAMILY:
-        perceptrons.scale_weights(arrays)
+    for name, size in op.scaled.items():
+        arrays[name] *= dtype.type(size(arrays[name].shape))
     if "grid" in arrays:
         arrays["grid"] = windows.grid(random, arrays["grid"].shape).astype(dtype)
     for name in op.positive:

@@ -217,6 +217,24 @@ def test_selftest_draws_the_same_numbers_for_a_seed():
     assert not np.array_equal(first[0], first[1])
 
 
+@pytest.mark.parametrize("layout", selftest.LAYOUTS, ids=lambda layout: layout.name)
+def test_selftest_scales_the_weights_of_networks(layout):
+    case = selftest.Case(registry.find("mlp_backward"), "float64", 2, layout)
+    drawn = dict(zip(case.op.arrays, case.bases(0), strict=True))
+    shapes = dict(zip(case.op.arrays, case.op.examples[2].shapes, strict=True))
+    for name in ("weight0", "weight1", "weight2"):
+        # Within some three times what the deviation of so many numbers is off by.
+        close = 2 / np.sqrt(drawn[name].size)
+        assert np.std(drawn[name]) == pytest.approx(np.sqrt(2 / shapes[name][-1]), rel=close)
+    assert np.std(drawn["x"]) == pytest.approx(1, rel=2 / np.sqrt(drawn["x"].size))
+
+
+def test_selftest_of_networks_has_derivatives_left(capsys):
+    # Those of a sigmoid, where sums were as large as unscaled weights make them.
+    assert status("selftest", "--op", "mlp_backward", "--dtype", "float32") == 0
+    assert "1 of 1 ops are right; 9 calls" in capsys.readouterr().out
+
+
 def test_selftest_without_cupy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert status("selftest", "--backend", "cupy") == 2

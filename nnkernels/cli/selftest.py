@@ -106,10 +106,11 @@ class Case:
             else _random(generator, self.layout.base(shape), self.dtype)
             for name, shape in zip(self.op.arrays, shapes, strict=False)
         ]
-        return [
-            abs(array) if name in self.op.positive else array
-            for name, array in zip(self.op.arrays, drawn, strict=False)
-        ]
+        named = list(zip(self.op.arrays, shapes, drawn, strict=False))
+        for name, shape, array in named:
+            if name in self.op.scaled:
+                array *= array.dtype.type(self.op.scaled[name](shape))
+        return [abs(array) if name in self.op.positive else array for name, _, array in named]
 
     def _special(self, name: str, generator: np.random.Generator) -> np.ndarray:
         """The base of an array whose numbers are not arbitrary."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Callable
+from math import prod, sqrt
 from typing import Any
 
 from nnkernels.ops import mlp
@@ -24,6 +25,20 @@ def network(batch: Shape, widths: tuple[int, ...]) -> tuple[Shape, ...]:
     """
     pairs = list(zip(widths[1:], widths[:-1], strict=True))
     return ((*batch, widths[0]), *pairs, *((n,) for n in widths[1:]))
+
+
+def scales(op_arrays: tuple[str, ...]) -> dict[str, Callable[[Shape], float]]:
+    """Of weights, for records: activations stay as large as the inputs, whatever the layers.
+
+    Else they grow until float16 does not hold them, and a sigmoid of them is 1 but for a rounding,
+    of which nothing is left in its derivative. The size is that of He et al., "Delving deep into
+    rectifiers", equation 10.
+
+    >>> scales(("x", "weight0"))["weight0"]((5, 8))
+    0.5
+    """
+    weights = [name for name in op_arrays if name.startswith("weight")]
+    return dict.fromkeys(weights, lambda shape: sqrt(2 / shape[-1]))
 
 
 def _flops(shapes: tuple[Shape, ...], options: dict[str, Any]) -> float:
@@ -51,6 +66,7 @@ OPS: tuple[Op, ...] = (
         function=mlp.mlp,
         reference=reference.mlp,
         arrays=("x", *_WEIGHTS, *_BIASES),
+        scaled=scales(_WEIGHTS),
         dtypes=FLOATING,
         examples=tuple(
             Example(network(batch, widths), options) for batch, widths, options in _FORWARD
@@ -66,6 +82,7 @@ OPS: tuple[Op, ...] = (
         function=mlp.mlp_backward,
         reference=reference.mlp_backward,
         arrays=("dy", "x", *_WEIGHTS, *_BIASES),
+        scaled=scales(_WEIGHTS),
         dtypes=FLOATING,
         examples=tuple(
             Example(((*batch, widths[-1]), *network(batch, widths)), options)

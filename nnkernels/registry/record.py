@@ -60,6 +60,9 @@ class Op:
     special : dict
         For an array whose numbers are not arbitrary, as indices, by name: a function of a random
         generator, the shapes of all arrays and the options, which gives it.
+    scaled : dict
+        For an array whose random numbers are best of another size than 1, by name: a function of
+        its shape, which gives their standard deviation.
     positive : tuple of str
         Those arrays that must not be negative.
     adjoint : str or tuple of str
@@ -99,6 +102,7 @@ class Op:
     outputs: int = 1
     number: tuple[str, int] | tuple[tuple[str, int], ...] | None = None
     special: Mapping[str, Special] = field(default_factory=dict)
+    scaled: Mapping[str, Callable[[Shape], float]] = field(default_factory=dict)
     positive: tuple[str, ...] = ()
     adjoint: str | tuple[str, ...] = ""
     gradient_of: str = ""
