@@ -155,6 +155,10 @@ class MemoryPointer:
     ptr: int
     device: Any
 
+    @property
+    def device_id(self) -> int:
+        return int(self.device.id)
+
     def __add__(self, bytes_: int) -> MemoryPointer:
         return MemoryPointer(self.ptr + bytes_, self.device)
 
@@ -184,7 +188,8 @@ class ndarray:
     nbytes = property(lambda self: self._host.nbytes)
     itemsize = property(lambda self: self._host.itemsize)
     flags = property(lambda self: Flags(self._host.flags))
-    device = property(lambda self: self._device)
+    # A new one each time, as in CuPy.
+    device = property(lambda self: type(self._device)(self._device.id))
 
     @property
     def data(self) -> MemoryPointer:

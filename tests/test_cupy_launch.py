@@ -133,6 +133,24 @@ def test_points_of_a_grid(cupy):
     check_all(cupy, gradients, registry.find("grid_sample_backward").reference(dy, x, grid))
 
 
+@pytest.mark.parametrize("name", ["relu", "softmax", "matmul", "swiglu"])
+def test_a_repeated_call_makes_no_device_objects(cupy, name, monkeypatch):
+    """Which is what `array.device` does in CuPy."""
+    arrays = [
+        cupy.asarray(numbers((16, 16), seed=i)) for i in range(len(registry.find(name).arrays))
+    ]
+    function = getattr(nnk, name)
+    wanted = function(*arrays).get()
+    # Those of the stand-in's own memory are made before.
+    memory = cupy.empty(16 * 16, "f4")
+    monkeypatch.setattr(cupy, "empty", lambda shape, dtype: memory.view(dtype))
+    made = []
+    monkeypatch.setattr(cupy.cuda.Device, "__init__", lambda self, *_: made.append(self))
+    result = function(*arrays)
+    assert not made
+    assert np.array_equal(result.get().reshape(wanted.shape), wanted)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_dtypes(cupy, dtype):
     host = numbers((6, 40), dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ from processes import run_python
 import nnkernels as nnk
 from nnkernels import DTypeError
 from nnkernels.interop import libraries
+from nnkernels.ops._public import on_cpu
 
 X = np.linspace(-2, 2, 24, dtype=np.float32).reshape(4, 6)
 
@@ -90,6 +92,21 @@ def test_torch_complex(torch, machine, dtype):
     assert np.array_equal(result.numpy(), nnk.tanh(tensor.numpy()))
 
 
+def test_whose_memory_a_tensor_has_is_asked_and_not_taken(torch):
+    """To share it takes as long as all the rest of a small call."""
+
+    class OnGpu(torch.Tensor):
+        def __dlpack_device__(self):
+            return 2, 0
+
+        def __dlpack__(self, **options):
+            raise AssertionError("shared")
+
+    assert not on_cpu((torch.ones(2).as_subclass(OnGpu),))
+    assert on_cpu((torch.ones(2),))
+    assert on_cpu((torch.ones(2, device="meta"),))  # none: the function says so
+
+
 def test_torch_tensors_are_not_copied(torch, monkeypatch):
     """The kernel reads and writes the tensors' own memory."""
     seen = []
@@ -100,7 +117,7 @@ def test_torch_tensors_are_not_copied(torch, monkeypatch):
         seen.append((view.ctypes.data, x.data_ptr()))
         return view
 
-    recording = libraries.Library(library.name, record, library.restore)
+    recording = replace(library, adopt=record)
     monkeypatch.setitem(libraries._KNOWN, torch.Tensor, recording)
     for dtype in (torch.float32, torch.bfloat16, torch.int32):
         tensor = torch.arange(24).reshape(4, 6).to(dtype)[1:, ::2]

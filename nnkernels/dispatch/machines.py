@@ -15,7 +15,7 @@ from nnkernels.compile.cxx import find_compiler
 from nnkernels.compile.instance import Instance
 from nnkernels.config.device import SIMULATED, Device
 from nnkernels.errors import BackendError
-from nnkernels.launch import simulation_seed
+from nnkernels.launch import gpu, simulation_seed
 from nnkernels.launch.addresses import numpy_address as numpy_address
 from nnkernels.launch.cpu import CpuMachine
 from nnkernels.launch.single_flight import SingleFlight
@@ -295,6 +295,5 @@ def for_array(array: Any) -> tuple[Any, Any]:
     """The machine for a NumPy or CuPy array, and the function that gives its address."""
     if isinstance(array, np.ndarray):
         return for_numpy(), numpy_address
-    from nnkernels.launch import gpu
-
-    return gpu.machine_of(array.device.id), cupy_address
+    # Not `array.device.id`: CuPy would make a Device at every call.
+    return gpu.machine_of(array.data.device_id), cupy_address

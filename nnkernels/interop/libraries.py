@@ -30,11 +30,14 @@ class Library:
         message calls it.
     restore : callable
         ``restore(array, like)`` is the array as one of the library and device of ``like``.
+    on_gpu : callable
+        ``on_gpu(x)`` is whether the memory is a GPU's.
     """
 
     name: str
     adopt: Callable[[Any, str], Any]
     restore: Callable[[Any, Any], Any]
+    on_gpu: Callable[[Any], bool]
 
 
 def _same(x: Any, argument: str) -> Any:
@@ -49,10 +52,18 @@ def _same_like(array: Any, like: Any) -> Any:
     return array
 
 
-NUMPY = Library("numpy", _same, _same_like)
+def _never(x: Any) -> bool:
+    return False
+
+
+def _always(x: Any) -> bool:
+    return True
+
+
+NUMPY = Library("numpy", _same, _same_like, _never)
 # Subclasses (memmap, matrix) and NumPy scalars are taken as plain arrays.
-_NUMPY_KIND = Library("numpy", _plain, _same_like)
-CUPY = Library("cupy", _same, _same_like)
+_NUMPY_KIND = Library("numpy", _plain, _same_like, _never)
+CUPY = Library("cupy", _same, _same_like, _always)
 
 _KNOWN: dict[type, Library] = {np.ndarray: NUMPY}
 
@@ -113,13 +124,21 @@ def _identify(x: Any) -> Library | None:
         except TypeError:  # results could not be given back as what came in
             return None
         name = namespace.__name__.removeprefix("array_api_compat.").partition(".")[0]
-        return Library(name, partial(_adopt_dlpack, namespace), partial(_restore_dlpack, namespace))
+        adopt, restore = partial(_adopt_dlpack, namespace), partial(_restore_dlpack, namespace)
+        return Library(name, adopt, restore, _on_gpu_dlpack)
     return None
 
 
 # DLPack's device types.
 _CPU_DEVICES = (1, 3)  # kDLCPU, kDLCUDAHost
 _GPU_DEVICES = (2, 10, 13)  # kDLCUDA, kDLROCM, kDLCUDAManaged
+
+
+def _on_gpu_dlpack(x: Any) -> bool:
+    try:
+        return int(x.__dlpack_device__()[0]) in _GPU_DEVICES
+    except (BufferError, TypeError, RuntimeError, ValueError):  # no memory: `adopt` says so
+        return False
 
 
 def _adopt_dlpack(namespace: Any, x: Any, argument: str) -> Any:
@@ -226,11 +245,16 @@ def adopt_all(arrays: Sequence[Any], names: Sequence[str]) -> tuple[list[Any], L
     BackendError
         For arrays on two devices.
     """
-    for x in arrays:
-        if type(x) is not np.ndarray:
-            break
-    else:
-        return [*arrays], NUMPY, arrays[0]
+    first = arrays[0]
+    kind = type(first)
+    alike = NUMPY if kind is np.ndarray else _KNOWN.get(kind)
+    if alike is NUMPY or alike is CUPY:  # the usual calls, which nothing need be asked of
+        device = None if alike is NUMPY else first.data.device_id
+        for x in arrays:
+            if type(x) is not kind or (device is not None and x.data.device_id != device):
+                break
+        else:
+            return [*arrays], alike, first
     library: Library | None = None
     like: Any = None
     like_name = ""
@@ -250,9 +274,9 @@ def adopt_all(arrays: Sequence[Any], names: Sequence[str]) -> tuple[list[Any], L
     if library is None:
         raise DTypeError(f"one of {', '.join(names)} must be an array; got only Python numbers")
     if scalars:
-        first = next(view for view in views if view is not None)
+        array = next(view for view in views if view is not None)
         for position in scalars:
-            views[position] = _weak_scalar(arrays[position], names[position], first)
+            views[position] = _weak_scalar(arrays[position], names[position], array)
     return views, library, like
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from nnkernels.dispatch import machines
-from nnkernels.errors import BackendError, DTypeError, TraceError
+from nnkernels.errors import DTypeError, TraceError
 from nnkernels.interop.libraries import library_of
 from nnkernels.ops._documentation import documented
 
@@ -50,11 +50,7 @@ def on_cpu(arrays: Sequence[Any]) -> bool:
             return True
         if not isinstance(x, (int, float, complex)):
             try:
-                return isinstance(library_of(x, "").adopt(x, ""), np.ndarray)
-            except (
-                DTypeError,
-                BackendError,
-                TraceError,
-            ):  # said again, and better, by the function itself
+                return not library_of(x, "").on_gpu(x)
+            except (DTypeError, TraceError):  # said again, and better, by the function itself
                 return True
     return True
