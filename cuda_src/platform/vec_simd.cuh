@@ -281,15 +281,20 @@ template <class T, int N> NNK_FN Vec<T, 2 * N> interleaved(const Vec<T, N>& a, c
   return r;
 }
 
-// The other way round: a[First], a[First + 2], ... of a Vec of at least two registers.
+// The other way round: a[First], a[First + 2], ...
 template <int First, class T, int N, int... I>
 NNK_FN Vec<T, N / 2> every_second(const Vec<T, N>& a, Ints<I...>) {
   constexpr int L = Vec<T, N>::lanes;
-  static_assert(Vec<T, N / 2>::lanes == L, "half of them fill registers");
   Vec<T, N / 2> r;
-  NNK_UNROLL
-  for (int k = 0; k < Vec<T, N / 2>::registers; ++k)
-    r.reg[k] = shuffle<T, L>(a.reg[2 * k], a.reg[2 * k + 1], Ints<(2 * I + First)...>());
+  if constexpr (Vec<T, N>::registers == 1) {
+    Vec<T, N> both;
+    both.reg[0] = shuffle<T, L>(a.reg[0], a.reg[0], Ints<((2 * I + First) % L)...>());
+    r = lower_half(both);
+  } else {
+    NNK_UNROLL
+    for (int k = 0; k < Vec<T, N / 2>::registers; ++k)
+      r.reg[k] = shuffle<T, L>(a.reg[2 * k], a.reg[2 * k + 1], Ints<(2 * I + First)...>());
+  }
   return r;
 }
 template <int First, class T, int N> NNK_FN Vec<T, N / 2> every_second(const Vec<T, N>& a) {

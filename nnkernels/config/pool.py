@@ -262,13 +262,14 @@ def _with_lanes(problem: PoolProblem, lanes: str, vector: int, device: Device) -
         units=rows * width * vectors if device.is_gpu else rows,
         tile=_GPU_THREADS if device.is_gpu else units_of_a_block(rows, width * count, device),
         group=group,
-        fetches=device.is_gpu or _image_bytes(problem) > _NEAR_BYTES,
+        fetches=device.is_gpu or is_far(problem),
     )
 
 
-def _image_bytes(problem: PoolProblem) -> int:
+def is_far(problem: PoolProblem) -> bool:
+    """Whether the image, or its gradient, is too large to be near a core of a CPU."""
     sizes = (axis.size for axis in problem.axes)
-    return prod(problem.planes) * prod(sizes) * problem.itemsizes[0]
+    return prod(problem.planes) * prod(sizes) * problem.itemsizes[0] > _NEAR_BYTES
 
 
 def has_high_windows(problem: PoolProblem) -> bool:

@@ -10,8 +10,7 @@ from nnkernels.dispatch import machines
 from nnkernels.dispatch.axes import Shape, Strides, contiguous_strides, memory_order
 from nnkernels.dispatch.dtypes import ELEMENTS, Element, numpy_dtype, require
 from nnkernels.dispatch.elementwise import alignment_of, remember
-from nnkernels.dispatch.pool_bands import add_launch
-from nnkernels.dispatch.pool_crowded import add_gradient, add_search
+from nnkernels.dispatch.pool_pairs import add_gradient, add_launch, add_pairs, add_search
 from nnkernels.dispatch.pool_plan import (
     Launch,
     Mode,
@@ -222,13 +221,10 @@ def _backward_of_max(
     result, strides = _gradient(x.shape, x.dtype, memory_order(x.shape, x.strides), given)
     three = three_axes(axes)
     element = label_element(three)
-    workspace = None
+    label_strides: Strides
     if taps:
         _check_taps(taps[0], dy, element)
-        label_strides: Strides = taps[0].strides
-    else:
-        workspace, label_strides = ordered(dy.shape, numpy_dtype(element.name), x)
-    plan = PoolPlan((result,), workspace)
+    plan = PoolPlan((result,))
     if 0 in x.shape:
         return plan
     common: dict[str, Any] = {
@@ -241,6 +237,17 @@ def _backward_of_max(
         Operand(found, five_strides(s), is_image)
         for s, is_image in ((x.strides, True), (strides, True), (dy.strides, False))
     )
+    if taps:
+        label_strides = taps[0].strides
+    elif add_pairs(
+        plan,
+        Launch(**common, backward=True, operands=(dx, windows, None, image), pointers=(2, 0, 3, 1)),
+        machine,
+        alignment,
+    ):
+        return plan
+    else:
+        plan.workspace, label_strides = ordered(dy.shape, numpy_dtype(element.name), x)
     labels = Operand(element, five_strides(label_strides), False)
     if not taps and 0 not in dy.shape:
         places = Launch(
