@@ -25,6 +25,8 @@ from nnkernels.interop import libraries
 from nnkernels.launch import gpu
 from nnkernels.launch.sim import _SimLaunch
 
+# What the current stream is called by the driver.
+STREAM = 7
 # What a block gets without asking.
 DEFAULT_SHARED = 48 * 1024
 _ENTRY = re.compile(r"NNK_ENTRY\((\w+), (\d+), ")
@@ -50,6 +52,9 @@ class Recorded:
     looked_up: list[str] = field(default_factory=list)  # RawModule.get_function
     programs: list[tuple[str, ...]] = field(default_factory=list)  # options of nvrtc
     functions: dict[int, Any] = field(default_factory=dict)  # by what the driver calls them
+    # Threads and devices for which CuPy has seen to a context of the driver.
+    contexts: set[tuple[int, int]] = field(default_factory=set)
+    by_driver: int = 0  # launches past CuPy
     # Calls of a stream that is being recorded, instead of their results.
     graph: list[Any] | None = None
     # Device and memory of every array, kept so that no address is used twice.
@@ -290,7 +295,15 @@ class Function:
         assert isinstance(argument, np.ndarray)
         assert argument.size == 1
         address = argument.__array_interface__["data"][0]
-        content = ctypes.string_at(address, argument.nbytes)
+        self.nbytes = argument.nbytes
+        raw.recorded.contexts.add((threading.get_ident(), current))
+        self.launch(ctypes.string_at(address, argument.nbytes), grid, block, shared_mem)
+
+    def launch(
+        self, content: bytes, grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int
+    ) -> None:
+        raw = self._module.raw
+        current = self._module.device
         assert raw.recorded.devices_of(content) == {current}, "memory of another device"
         raw.recorded.launches.append(Launch(current, self.symbol, grid, block, shared_mem))
         if raw.recorded.graph is None:
@@ -522,6 +535,21 @@ def make(hip: bool = False, devices: int = 2) -> Any:
         assert value <= 232448
         recorded.functions[function].granted = value
 
+    def launch_kernel(
+        function: int, x: int, y: int, z: int, threads: int, threads_y: int, threads_z: int,
+        shared: int, stream: int, parameters: int, extra: int,
+    ) -> None:  # fmt: skip
+        known = recorded.functions[function]
+        assert (y, z, threads_y, threads_z, stream, extra) == (1, 1, 1, 1, STREAM, 0)
+        assert (threading.get_ident(), known._module.device) in recorded.contexts, "no context"
+        assert runtime.getDevice() == known._module.device, "a function of another device"
+        assert threads == known._module.threads[known.symbol]
+        assert shared <= known.granted
+        address = ctypes.c_void_p.from_address(parameters).value
+        assert address is not None
+        recorded.by_driver += 1
+        known.launch(ctypes.string_at(address, known.nbytes), (x,), (threads,), shared)
+
     cupy.RawModule = type("RawModule", (RawModule,), {"runtime": runtime, "recorded": recorded})
     cupy.cuda = types.SimpleNamespace(
         runtime=runtime,
@@ -533,7 +561,8 @@ def make(hip: bool = False, devices: int = 2) -> Any:
         function=types.SimpleNamespace(
             Module=type("Module", (Module,), {"raw_module": cupy.RawModule})
         ),
-        driver=types.SimpleNamespace(funcSetAttribute=set_attribute),
+        driver=types.SimpleNamespace(funcSetAttribute=set_attribute, launchKernel=launch_kernel),
+        get_current_stream=lambda: types.SimpleNamespace(ptr=STREAM),
     )
     cupy.__version__ = "14.2.0"
     cupy.recorded = recorded

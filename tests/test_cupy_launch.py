@@ -7,6 +7,7 @@ right kernel gets the right arguments, on the right device.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,6 +150,62 @@ def test_a_repeated_call_makes_no_device_objects(cupy, name, monkeypatch):
     result = function(*arrays)
     assert not made
     assert np.array_equal(result.get().reshape(wanted.shape), wanted)
+
+
+def test_repeated_launches_are_one_call_of_the_driver(cupy):
+    """But for the first one of a thread, and those of a device that is not the current one."""
+    host = numbers((5, 16))
+    x = cupy.asarray(host)
+    counts = []
+
+    def call():
+        counts.append(cupy.recorded.by_driver)
+        assert np.array_equal(nnk.relu(x).get(), np.maximum(host, 0))
+        counts[-1] = cupy.recorded.by_driver - counts[-1]
+
+    for _ in range(3):
+        call()
+    thread = threading.Thread(target=lambda: (call(), call()))
+    thread.start()
+    thread.join()
+    with cupy.cuda.Device(1):
+        call()
+    call()
+    assert counts == [0, 1, 1, 0, 1, 0, 1]
+    assert len(cupy.recorded.launches) == len(counts)
+    assert {launch.shared for launch in cupy.recorded.launches} == {0}
+
+
+def test_threads_do_not_share_arguments(cupy, monkeypatch):
+    """The driver takes those of one launch from a place that all launches of a kernel have."""
+    stream = cupy.cuda.get_current_stream
+    # Other threads run in the meantime.
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: (time.sleep(1e-5), stream())[1])
+    nnk.relu(cupy.asarray(numbers((6, 8))))  # makes the plan that all have
+    hosts = [numbers((6, 8), seed=seed) for seed in range(4)]
+    wrong: list[int] = []
+
+    def call(seed):
+        x = cupy.asarray(hosts[seed])
+        for _ in range(50):
+            if not np.array_equal(nnk.relu(x).get(), np.maximum(hosts[seed], 0)):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert cupy.recorded.by_driver == 4 * 49  # and the first of each thread
+
+
+def test_hip_launches_through_cupy():
+    with fake_cupy.installed(hip=True) as cupy:
+        x = cupy.asarray(numbers(8))
+        for _ in range(3):
+            nnk.relu(x)
+        assert cupy.recorded.by_driver == 0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

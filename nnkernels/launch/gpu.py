@@ -6,16 +6,14 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
-
-import numpy as np
 
 from nnkernels.compile.instance import Instance, source_text
 from nnkernels.compile.sources import fingerprint, include_options
 from nnkernels.config.device import PROFILES, Device
 from nnkernels.errors import BackendError, CompileError
 from nnkernels.launch import cuda_module
+from nnkernels.launch.gpu_start import starting
 from nnkernels.launch.single_flight import SingleFlight
 
 # Without asking, a block gets this much shared memory.
@@ -36,12 +34,6 @@ class _Kernel:
 
     function: Any
     grant: Callable[[int], None]
-
-
-@cache
-def _one_of(size: int) -> np.dtype[Any]:
-    """The dtype of one element of that many bytes."""
-    return np.dtype((np.void, size))
 
 
 class GpuMachine:
@@ -76,22 +68,9 @@ class GpuMachine:
         self._check_grid(blocks, instance.threads)
         kernel = self._kernels.get(instance)
         self._grant_shared(instance, kernel, shared_bytes)
-        function = kernel.function
-        grid, block = (blocks,), (instance.threads,)
-        frombuffer, index = np.frombuffer, self.index
-        current_device = self._cupy.cuda.runtime.getDevice
-        device = self._cupy.cuda.Device(index)
-
-        def start(args: bytes) -> None:
-            # CuPy passes an array of one element by value: the whole argument struct.
-            packed = (frombuffer(args, _one_of(len(args))),)
-            if current_device() == index:
-                function(grid, block, packed, shared_mem=shared_bytes)
-            else:
-                with device:
-                    function(grid, block, packed, shared_mem=shared_bytes)
-
-        return start
+        return starting(
+            self._cupy, self.index, kernel.function, blocks, instance.threads, shared_bytes
+        )
 
     def _check_grid(self, blocks: int, threads: int) -> None:
         hip = self.device.machine == "hip"
