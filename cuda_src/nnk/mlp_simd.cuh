@@ -71,6 +71,7 @@ template <class Sum> struct MlpEnds {
 template <class T, int Rows, int Width, int MicroM, int N, bool Kept> struct MlpSimd {
   using Sum = Accumulator<T>;
   using Element = Sum;
+  using Wide = Sum;
   static constexpr int threads = 1, width = Width;
   static constexpr int rows = (Rows + MicroM - 1) / MicroM * MicroM;
   static constexpr int pitch = (Width + N - 1) / N * N;

@@ -13,6 +13,7 @@ namespace nnk {
 template <class T, int Rows, int Width, int Slice, int Threads> struct MlpSimtCore {
   using Sum = Accumulator<T>;
   using Element = Sum;
+  using Wide = Sum;
   static constexpr int chunk = 16 / int(sizeof(Element));
   static constexpr int term_multiple = chunk, output_multiple = 1;
   static constexpr int micro_n = Width >= 64 ? 8 : Width / 8;
