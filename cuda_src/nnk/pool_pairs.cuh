@@ -281,14 +281,26 @@ struct PoolPairsGradient {
           }
           const auto both = convert<T>(interleaved(even, odd));
           const auto row = to.at(a, b);
-          if (left < N) row.store_partial(2 * i, both, int(2 * left));
-          else if constexpr (Streaming) row.store_streaming(2 * i, both);
-          else row.store(2 * i, both);
+          if (!Streaming && left >= N) {
+            row.store(2 * i, both);
+          } else {
+            store_half(row, 2 * i, lower_half(both), 2 * left);
+            if (2 * left > N) store_half(row, 2 * i + N, upper_half(both), 2 * left - N);
+          }
         }
       }
     }
     for (Index a = 0; a < depths; ++a)
       for (Index b = 0; b < heights; ++b) clear(to.at(a, b), 2 * windows);
+  }
+
+  // Past the caches whole vectors are written, also those of the end of a row: where the line of
+  // one is fetched between lines that are not, all of them take four times as long.
+  template <class L, class V>
+  static NNK_FN void store_half(const L& row, Index i, const V& v, Index left) {
+    if (left < N) row.store_partial(i, v, int(left));
+    else if constexpr (Streaming) row.store_streaming(i, v);
+    else row.store(i, v);
   }
 
   // The number of the tap that was the maximum of each window.

@@ -13,6 +13,8 @@ from nnkernels.dispatch.windows import Axis
 
 # Windows of a vector, at least: their elements fill a register of 32 bytes, if they are of 4.
 _LEAST_VECTOR = 4
+# Bytes of a line of the cache.
+_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,25 @@ def configure(problem: PoolProblem, device: Device) -> PairsConfig | None:
     return PairsConfig(
         vector=_vector(width.out, device.vector_bytes // problem.compute_itemsize),
         index=problem.index,
-        streaming=pool.streams(problem, device),
+        streaming=pool.streams(problem, device) and _has_whole_lines(problem),
         fetches=pool.is_far(problem),
         units=units,
         tile=units_of_a_block(units, elements, device),
+    )
+
+
+def _has_whole_lines(problem: PoolProblem) -> bool:
+    """Whether rows of all results begin and end with a line of the cache.
+
+    Written past the caches, those of 64x64x60x100 take 7.1 ms for the gradient of averages on two
+    cores of Zen 4, and 5.2 otherwise; those of 32x64x128x128 3.6 and 7.1.
+    """
+    length = problem.axes[2].size if problem.backward else problem.axes[2].out
+    operands = list(zip(problem.strides, problem.itemsizes, strict=True))
+    results = operands[:1] if problem.backward else operands[1:]
+    return all(
+        length * size % _LINE == 0 and not any(step % _LINE for step in strides[:4])
+        for strides, size in results
     )
 
 
