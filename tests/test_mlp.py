@@ -275,6 +275,20 @@ def test_every_width_and_depth_has_tiles(arch, dtype):
                 assert chosen.capacity >= layers
 
 
+def test_blocks_are_as_many_as_there_is_room_for():
+    """By registers, on NVIDIA's matrix cores, and by shared memory."""
+    for arch, width, dtype, rows, blocks in (
+        ("sm_90a", 64, "float16", MANY, 3),
+        ("sm_90a", 128, "float16", MANY, 1),
+        ("sm_90a", 128, "float32", MANY, 2),
+        ("gfx90a", 128, "float16", MANY, 1),
+        ("sm_90a", 128, "float16", 129, 0),
+    ):
+        device = PROFILES[arch]
+        chosen = config.configure(problem(rows, (width,) * 7, dtype), device)
+        assert chosen.blocks == (blocks * device.processors or -(-rows // chosen.rows))
+
+
 def kernels(widths, batch=(40,), name="mlp", dtype="float32"):
     """Headers of the kernels of a call on the CPU."""
     op = FORWARD if name == "mlp" else BACKWARD
@@ -423,6 +437,9 @@ def test_machine_code(arch):
     for choice in found:
         code = compiled[choice.launch.instance.symbol]
         assert code.spill_bytes == code.local_bytes == 0, choice.launch.instance.kernel
+        if arch == "sm_80":
+            width = 64 if choice.problem.label == "width 64" else 128
+            assert code.registers <= config._REGISTERS_OF_THREAD[width]
         assert any(name.startswith(("HMMA", "v_mfma")) for name in code.mix)
         assert code.loads[16] >= 2  # rows and weights
         assert code.stores[16] >= 1

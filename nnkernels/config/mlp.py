@@ -22,6 +22,12 @@ _SIMT_THREADS = 128
 _GPU_ROWS = (128, 64, 32)
 _WARP_M, _WARP_N = 32, 64
 _LEAST_SLICE = 16
+# Registers of a processor of NVIDIA's, and those that a thread has where matrix cores multiply, by
+# the width of a tile (`python -m nnkernels inspect mlp --dtype float16`). Blocks that wait for room
+# leave the last ones alone: on an H100, 262144 rows of width 128 took 572 us with three blocks for
+# each processor, of which one is there at a time, and 512 with one.
+_REGISTERS = 65536
+_REGISTERS_OF_THREAD = {16: 56, 32: 96, 64: 168, 128: 240}
 # Rows of a tile of a CPU: those of 64 columns of float32, 12 KiB, stay in the nearest cache beside
 # the weights of a layer. Where weights are packed anew for each tile, which takes about as long as
 # to multiply 32 rows, there are more.
@@ -208,6 +214,8 @@ def _for_gpu(problem: MlpProblem, device: Device) -> MlpConfig:
     if atom is not None:
         threads = rows // _WARP_M * (width // warp_n) * atom.lanes
     resident = max(1, min(device.shared_limit // shared, 1024 // threads))
+    if atom is not None and device.machine == "cuda":
+        resident = max(1, min(resident, _REGISTERS // (threads * _REGISTERS_OF_THREAD[width])))
     return MlpConfig(
         rows=rows,
         width=width,
