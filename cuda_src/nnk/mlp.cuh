@@ -51,37 +51,17 @@ template <class Index, int BatchRank> struct MlpPlaces {
 // adjacent; Vector: elements at once, to which rows are aligned then (on a GPU); Streaming: whether
 // whole vectors are written past the caches
 template <class T, class Index, int Step, int Vector, bool Streaming = false> struct MlpRows {
-  // Vectors of which a thread of a GPU waits for the memory at once. (One after the other, a tile
-  // of 128 rows of 64 columns was 8 times as long on its way.)
-  static constexpr int together = lanes_are_simd ? 1 : 8;
-
   // Calls f(row, column) for the first column of each vector of some rows. by_rows: neighbouring
   // threads take neighbouring rows
   template <class Math, class G, class F>
   static NNK_FN void each(G& group, int rows, int columns, bool by_rows, F f) {
     constexpr int vectors = (Math::width + Vector - 1) / Vector;
     NNK_NO_UNROLL
-    for (int unit = group.rank(); unit < rows * vectors; unit += Math::threads)
-      at_unit<vectors>(unit, rows, columns, by_rows, f);
-  }
-  // The same in two steps: of some vectors loaded(row, column), which is read from memory, and
-  // then of these f(row, column, what was read).
-  template <class Math, class G, class Load, class F>
-  static NNK_FN void each_loaded(G& group, int rows, int columns, bool by_rows, Load loaded, F f) {
-    constexpr int vectors = (Math::width + Vector - 1) / Vector;
-    constexpr int units = (Math::rows * vectors + Math::threads - 1) / Math::threads;
-    constexpr int n = units < together ? units : together;
-    NNK_NO_UNROLL
-    for (int unit = group.rank(); unit < rows * vectors; unit += n * Math::threads) {
-      Vec<T, Vector> x[n];
-      NNK_UNROLL
-      for (int i = 0; i < n; ++i)
-        at_unit<vectors>(unit + i * Math::threads, rows, columns, by_rows,
-                         [&](int row, int column) { x[i] = loaded(row, column); });
-      NNK_UNROLL
-      for (int i = 0; i < n; ++i)
-        at_unit<vectors>(unit + i * Math::threads, rows, columns, by_rows,
-                         [&](int row, int column) { f(row, column, x[i]); });
+    for (int unit = group.rank(); unit < rows * vectors; unit += Math::threads) {
+      const bool turned = Step != unit_step && by_rows;
+      const int row = turned ? unit % rows : unit / vectors;
+      const int column = (turned ? unit / rows : unit % vectors) * Vector;
+      if (column < columns) f(row, column);
     }
   }
   static NNK_FN Vec<T, Vector> load(const T* row, Index step, int column, int columns) {
@@ -102,12 +82,10 @@ template <class T, class Index, int Step, int Vector, bool Streaming = false> st
   template <class Math, class G, class Rows>
   static NNK_FN void read(G& group, const typename Math::Memory& memory, const Rows& rows,
                           int columns, int count) {
-    each_loaded<Math>(
-        group, count, Math::padded(columns), rows.by_rows(),
-        [&](int row, int column) { return load(rows.at(row), rows.step(), column, columns); },
-        [&](int row, int column, const Vec<T, Vector>& x) {
-          memory.rows.store_vec(Math::slot(row, column), convert<typename Math::Element>(x));
-        });
+    each<Math>(group, count, Math::padded(columns), rows.by_rows(), [&](int row, int column) {
+      const auto x = load(rows.at(row), rows.step(), column, columns);
+      memory.rows.store_vec(Math::slot(row, column), convert<typename Math::Element>(x));
+    });
   }
   template <class Math, class G, class Rows>
   static NNK_FN void write(G& group, const typename Math::Memory& memory, const Rows& rows,
@@ -116,15 +94,6 @@ template <class T, class Index, int Step, int Vector, bool Streaming = false> st
       const auto y = memory.rows.template load_vec<Vector>(Math::slot(row, column));
       store(rows.at(row), rows.step(), column, columns, convert<T>(y));
     });
-  }
-
- private:
-  template <int Vectors, class F>
-  static NNK_FN void at_unit(int unit, int rows, int columns, bool by_rows, F f) {
-    const bool turned = Step != unit_step && by_rows;
-    const int row = turned ? unit % rows : unit / Vectors;
-    const int column = (turned ? unit / rows : unit % Vectors) * Vector;
-    if (unit < rows * Vectors && column < columns) f(row, column);
   }
 };
 

@@ -52,31 +52,26 @@ struct MlpDerivatives {
     constexpr int N = Math::vector;
     using Wide = typename Math::Wide;
     using Rows = MlpRows<T, Index, unit_step, N, Streaming>;
-    const auto* const scalars = reinterpret_cast<const Wide*>(parameters);
-    const auto* const activation = reinterpret_cast<const Wide*>(args.hidden);
     const int outputs = args.shapes[layer].outputs;
     const Index stride = args.shapes[layer].kept_stride, size = Index(sizeof(T));
-    const auto offset = [&](int row) { return Index((first + row) * stride); };
-    const auto product = [&](int row, int column, const Vec<T, N>& kept) {
+    Rows::template each<Math>(group, count, Math::padded(outputs), false, [&](int row, int column) {
       const int slot = Math::slot(row, column);
+      const Index offset = (first + row) * stride;
       auto dz = convert<Wide>(memory.rows.template load_vec<N>(slot));
       if constexpr (Keep != keep_nothing) {
-        const auto z = convert<Wide>(kept);
-        dz = Backward::apply(scalars, dz, z);
-        if constexpr (Again)
-          Rows::store(byte_offset(args.results[layer], offset(row)), size, column, outputs,
-                      convert<T>(Hidden::apply(activation, z)));
+        const T* const kept = byte_offset(args.kept[layer], offset);
+        const auto z = convert<Wide>(Rows::load(kept, size, column, outputs));
+        dz = Backward::apply(reinterpret_cast<const Wide*>(parameters), dz, z);
+        if constexpr (Again) {
+          const auto* const scalars = reinterpret_cast<const Wide*>(args.hidden);
+          Rows::store(byte_offset(args.results[layer], offset), size, column, outputs,
+                      convert<T>(Hidden::apply(scalars, z)));
+        }
       }
       const auto x = filled<typename Math::Element>(dz, column, outputs);
       memory.rows.store_vec(slot, x);
-      Rows::store(byte_offset(args.dz[layer], offset(row)), size, column, outputs, convert<T>(x));
-    };
-    const auto load = [&](int row, int column) {
-      if constexpr (Keep != keep_nothing)
-        return Rows::load(byte_offset(args.kept[layer], offset(row)), size, column, outputs);
-      else return Vec<T, N>::splat(T());
-    };
-    Rows::template each_loaded<Math>(group, count, Math::padded(outputs), false, load, product);
+      Rows::store(byte_offset(args.dz[layer], offset), size, column, outputs, convert<T>(x));
+    });
     group.barrier();
   }
 };
