@@ -27,6 +27,29 @@ template <class T, class Index> struct PoolPairRows {
   using Element = typename Line<T, Index, unit_step>::value_type;
 };
 
+// Those of one operand; `at` are the offsets of its plane and those of others.
+template <class T, class Args, class Index, int Operands>
+NNK_FN PoolPairRows<T, Index> pair_rows(const Args& args, T* data, int operand,
+                                        const Index (&at)[Operands], Index d, Index h) {
+  const auto& strides = args.at[operand];
+  const Index first = at[operand] + strides.at(d * args.axis[0].kernel, h * args.axis[1].kernel, 0);
+  return {byte_offset(data, first), {strides.space[0], strides.space[1]}, args.axis[2].size};
+}
+// What an operand has of the windows themselves.
+template <class T, class Args, class Index, int Operands>
+NNK_FN Line<T, Index, unit_step> window_row(const Args& args, T* data, int operand,
+                                            const Index (&at)[Operands], Index d, Index h) {
+  return {byte_offset(data, at[operand] + args.at[operand].at(d, h, 0)), args.axis[2].out,
+          Index(sizeof(T))};
+}
+// The first `left` of a vector, or all of it.
+template <bool Streaming, class L, class V, class Index>
+NNK_FN void store_some(const L& line, Index i, Index left, const V& v) {
+  if (left < V::size) line.store_partial(i, v, int(left));
+  else if constexpr (Streaming) line.store_streaming(i, v);
+  else line.store(i, v);
+}
+
 // Windows in order: f(offsets of the planes of operands, d, h).
 template <int Operands, class Args, class F>
 NNK_FN void each_row_of_windows(const Args& args, int64 block, F f) {
@@ -98,21 +121,12 @@ struct PoolPairs {
   using Rows = PoolPairRows<const T, Index>;
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const auto &deep = args.axis[0], &high = args.axis[1], &wide = args.axis[2];
     each_row_of_windows<2>(args, group.block(), [&](const auto& at, Index d, Index h) NNK_INLINE {
-      const Index x = at[0] + args.at[0].at(d * deep.kernel, h * high.kernel, 0);
-      const Rows rows{byte_offset(static_cast<const T*>(args.x), x),
-                      {args.at[0].space[0], args.at[0].space[1]},
-                      wide.size};
-      const Line<T, Index, unit_step> y{
-          byte_offset(static_cast<T*>(args.y), at[1] + args.at[1].at(d, h, 0)), wide.out,
-          Index(sizeof(T))};
-      for (Index i = 0; i < wide.out; i += N) {
-        const Index left = wide.out - i;
-        const auto result = convert<T>(reduced(args, rows, i, left));
-        if (left < N) y.store_partial(i, result, int(left));
-        else if constexpr (Streaming) y.store_streaming(i, result);
-        else y.store(i, result);
+      const Rows rows = pair_rows(args, static_cast<const T*>(args.x), 0, at, d, h);
+      const auto y = window_row(args, static_cast<T*>(args.y), 1, at, d, h);
+      for (Index i = 0; i < y.length; i += N) {
+        const Index left = y.length - i;
+        store_some<Streaming>(y, i, left, convert<T>(reduced(args, rows, i, left)));
       }
     });
   }
@@ -152,39 +166,21 @@ struct PoolPairsLabels {
   };
 
   template <class G> static NNK_FN void run(G& group, const Args& args) {
-    const auto &deep = args.axis[0], &high = args.axis[1], &wide = args.axis[2];
+    const auto &deep = args.axis[0], &high = args.axis[1];
     const auto& names = args.names;
     each_row_of_windows<3>(args, group.block(), [&](const auto& at, Index d, Index h) NNK_INLINE {
-      const Index first[2] = {d * deep.kernel, h * high.kernel};
-      const Index x = at[0] + args.at[0].at(first[0], first[1], 0);
-      const PoolPairRows<const T, Index> rows{byte_offset(static_cast<const T*>(args.x), x),
-                                              {args.at[0].space[0], args.at[0].space[1]},
-                                              wide.size};
-      const auto y = windows_of<T>(args, args.y, 1, at, d, h);
-      const auto labels = windows_of<U>(args, args.labels, 2, at, d, h);
-      for (Index i = 0; i < wide.out; i += N) {
-        const Index left = wide.out - i;
-        const VI window = lanes_in_order<I, N>() * I(2 * names.start[2]) +
-                          VI::splat(I(names.of_window(first[0], first[1], 2 * i)));
+      const auto rows = pair_rows(args, static_cast<const T*>(args.x), 0, at, d, h);
+      const auto y = window_row(args, static_cast<T*>(args.y), 1, at, d, h);
+      const auto labels = window_row(args, static_cast<U*>(args.labels), 2, at, d, h);
+      for (Index i = 0; i < labels.length; i += N) {
+        const Index left = labels.length - i;
+        const Index first = names.of_window(d * deep.kernel, h * high.kernel, 2 * i);
+        const VI window = lanes_in_order<I, N>() * I(2 * names.start[2]) + VI::splat(I(first));
         const Search found(rows, {deep.kernel, high.kernel}, names.tap, window, i, left);
-        if (args.y != nullptr) write(y, i, left, convert<T>(found.best));
-        write(labels, i, left, convert<U>(found.label));
+        if (args.y != nullptr) store_some<Streaming>(y, i, left, convert<T>(found.best));
+        store_some<Streaming>(labels, i, left, convert<U>(found.label));
       }
     });
-  }
-
- private:
-  template <class E>
-  static NNK_FN Line<E, Index, unit_step> windows_of(const Args& args, void* data, int operand,
-                                                     const Index (&at)[3], Index d, Index h) {
-    return {byte_offset(static_cast<E*>(data), at[operand] + args.at[operand].at(d, h, 0)),
-            args.axis[2].out, Index(sizeof(E))};
-  }
-  template <class L, class V>
-  static NNK_FN void write(const L& line, Index i, Index left, const V& v) {
-    if (left < N) line.store_partial(i, v, int(left));
-    else if constexpr (Streaming) line.store_streaming(i, v);
-    else line.store(i, v);
   }
 };
 
@@ -216,7 +212,7 @@ struct PoolPairsGradient {
   template <class G> static NNK_FN void run(G& group, const Args& args) {
     const auto &deep = args.axis[0], &high = args.axis[1];
     each_row_of_windows<3>(args, group.block(), [&](const auto& at, Index d, Index h) NNK_INLINE {
-      const auto to = rows_of<T>(args.dx, args, 0, at, d, h);
+      const auto to = pair_rows(args, static_cast<T*>(args.dx), 0, at, d, h);
       write_row(args, to, at, d, h);
       // Behind the last windows, what no window sees.
       const Index depths = d == deep.out - 1 ? deep.size - d * deep.kernel : deep.kernel;
@@ -228,23 +224,6 @@ struct PoolPairsGradient {
   }
 
  private:
-  template <class E>
-  static NNK_FN PoolPairRows<E, Index> rows_of(void* data, const Args& args, int operand,
-                                               const Index (&at)[3], Index d, Index h) {
-    const auto& strides = args.at[operand];
-    const Index first =
-        at[operand] + strides.at(d * args.axis[0].kernel, h * args.axis[1].kernel, 0);
-    return {byte_offset(static_cast<E*>(data), first),
-            {strides.space[0], strides.space[1]},
-            args.axis[2].size};
-  }
-  template <class E>
-  static NNK_FN Line<const E, Index, unit_step> windows_of(const void* data, const Args& args,
-                                                           int operand, const Index (&at)[3],
-                                                           Index d, Index h) {
-    return {byte_offset(static_cast<const E*>(data), at[operand] + args.at[operand].at(d, h, 0)),
-            args.axis[2].out, Index(sizeof(E))};
-  }
   template <class L> static NNK_FN auto vector_of(const L& line, Index i, Index left) {
     using E = typename L::value_type;
     if (left < N) return line.template load_partial<N>(i, int(left), E());
@@ -259,7 +238,7 @@ struct PoolPairsGradient {
                                const Index (&at)[3], Index d, Index h) {
     const Index depths = args.axis[0].kernel, heights = args.axis[1].kernel;
     const Index windows = args.axis[2].out;
-    const auto given = windows_of<T>(args.dy, args, 1, at, d, h);
+    const auto given = window_row(args, static_cast<const T*>(args.dy), 1, at, d, h);
     for (Index i = 0; i < windows; i += N) {
       const Index left = windows - i;
       const V dy = convert<S>(vector_of(given, i, left));
@@ -283,10 +262,12 @@ struct PoolPairsGradient {
           const auto row = to.at(a, b);
           if (!Streaming && left >= N) {
             row.store(2 * i, both);
-          } else {
-            store_half(row, 2 * i, lower_half(both), 2 * left);
-            if (2 * left > N) store_half(row, 2 * i + N, upper_half(both), 2 * left - N);
+            continue;
           }
+          // Past the caches whole vectors are written, also those of the end of a row: where the
+          // line of one is fetched between lines that are not, all take four times as long.
+          store_some<Streaming>(row, 2 * i, 2 * left, lower_half(both));
+          if (2 * left > N) store_some<Streaming>(row, 2 * i + N, 2 * left - N, upper_half(both));
         }
       }
     }
@@ -294,26 +275,18 @@ struct PoolPairsGradient {
       for (Index b = 0; b < heights; ++b) clear(to.at(a, b), 2 * windows);
   }
 
-  // Past the caches whole vectors are written, also those of the end of a row: where the line of
-  // one is fetched between lines that are not, all of them take four times as long.
-  template <class L, class V>
-  static NNK_FN void store_half(const L& row, Index i, const V& v, Index left) {
-    if (left < N) row.store_partial(i, v, int(left));
-    else if constexpr (Streaming) row.store_streaming(i, v);
-    else row.store(i, v);
-  }
-
   // The number of the tap that was the maximum of each window.
   static NNK_FN VI label_of(const Args& args, const Index (&at)[3], Index d, Index h, Index i,
                             Index left) {
     if constexpr (Labelled) {
-      return convert<I>(vector_of(windows_of<U>(args.second, args, 2, at, d, h), i, left));
+      const auto labels = window_row(args, static_cast<const U*>(args.second), 2, at, d, h);
+      return convert<I>(vector_of(labels, i, left));
     } else {
-      const auto rows = rows_of<const T>(const_cast<void*>(args.second), args, 2, at, d, h);
+      const auto rows = pair_rows(args, static_cast<const T*>(args.second), 2, at, d, h);
       const Index heights = args.axis[1].kernel;
-      return Search(rows, {args.axis[0].kernel, heights}, {2 * heights, 2, 1}, VI::splat(I(0)), i,
-                    left)
-          .label;
+      const Search found(rows, {args.axis[0].kernel, heights}, {2 * heights, 2, 1}, VI::splat(I(0)),
+                         i, left);
+      return found.label;
     }
   }
 };
