@@ -55,7 +55,8 @@ QUICKLY_COMPILED = {
     *("test_matmul_regimes", "test_pool", "test_pool_large", "test_batch_norm", "test_elementwise"),
     *("test_norm", "test_norm_backward", "test_windows", "test_grid_sample", "test_vjp"),
     *("test_gemm", "test_interop_torch", "test_matmul", "test_matmul_small", "test_matmul_splits"),
-    "test_mlp",
+    *("test_mlp", "test_rows", "test_functions_in_rows", "test_pool_options", "test_pool_pairs"),
+    *("test_fuse", "test_gemv", "test_interop_autograd"),
 }
 CXXFLAGS = "NNKERNELS_CXXFLAGS"
 # The second one lets GCC contract products and sums, as it does in kernels that users have: those
