@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -152,8 +153,7 @@ def test_every_dtype(cpu, plans, monkeypatch, dtype):
             x = image(generator, (2, 3, 7, width), dtype, ties=dtype != "float64")
             dy = None if "int" in dtype else image(generator, (2, 3, 2, width // 2), dtype)
             calls = 1 if dy is None else 4
-            found = lambda x=x, dy=dy: results(x, dy)  # noqa: E731
-            ours, others = both_ways(monkeypatch, plans, found, calls)
+            ours, others = both_ways(monkeypatch, plans, partial(results, x, dy), calls)
             if cpu.recording:
                 continue
             for name, result in ours.items():

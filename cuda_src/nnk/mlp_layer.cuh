@@ -29,8 +29,9 @@ template <class T, class Index = int32> struct MlpLayer {
 // it has to be: then the same 16 bytes of eight lines lie in banks of their own.
 //
 // Core: what multiplies (nnk/mlp_simt.cuh, nnk/mlp_tensor.cuh). Of it are used
-//     Element, Sum, Wide      types of what is multiplied, of sums, and in which activations
-//     compute padded, padded_outputs  multiples to which terms and outputs are filled up with zeros
+//     Element, Sum            types of what is multiplied, and of sums
+//     Wide                    in which activations compute
+//     padded, padded_outputs  multiples to which terms and outputs are filled up with zeros
 //     Sums, clear, multiply, write
 // Slice: terms of weights that are in shared memory at once, where they are not kept
 template <class T, class Core, int Rows, int Width, int Slice, int Threads, bool Kept>

@@ -27,17 +27,16 @@ def network(batch: Shape, widths: tuple[int, ...]) -> tuple[Shape, ...]:
     return ((*batch, widths[0]), *pairs, *((n,) for n in widths[1:]))
 
 
-def scales(op_arrays: tuple[str, ...]) -> dict[str, Callable[[Shape], float]]:
-    """Of weights, for records: activations stay as large as the inputs, whatever the layers.
+def scales(weights: tuple[str, ...]) -> dict[str, Callable[[Shape], float]]:
+    """Of weights by their names, for records: activations stay as large as the inputs.
 
     Else they grow until float16 does not hold them, and a sigmoid of them is 1 but for a rounding,
     of which nothing is left in its derivative. The size is that of He et al., "Delving deep into
     rectifiers", equation 10.
 
-    >>> scales(("x", "weight0"))["weight0"]((5, 8))
+    >>> scales(("weight0",))["weight0"]((5, 8))
     0.5
     """
-    weights = [name for name in op_arrays if name.startswith("weight")]
     return dict.fromkeys(weights, lambda shape: sqrt(2 / shape[-1]))
 
 
